@@ -1,0 +1,47 @@
+# SKD Edge: `make run` is the whole story, `make test` all checks and tests. Needs Python >= 3.10 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+.PHONY: help install run demo check test nightly clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv and install everything that trains, exports, serves and tests
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	@touch $@
+
+run: $(STAMP) ## train on the embedded digits, export, verify, build engines, classify
+	@$(BIN)/python training/run.py --arch mobilenetv2 --drg --dsr
+	@$(BIN)/python export/run.py
+	@if $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null; then $(BIN)/python export/build_trt.py; \
+	else echo 'tensorrt-rtx is not installed: no engines built (pip install "skd-edge[rtx]")'; fi
+	@$(BIN)/python -m runtime classify runs/latest/bundle/examples
+	@echo
+	@echo "run:     $$(readlink -f runs/latest)   (result.json, curves.png, confusion.png)"
+	@echo "bundle:  $$(readlink -f runs/latest)/bundle   (model.onnx, card.json, engines/)"
+	@echo "next:    $(BIN)/python demo/app.py              the page, on your own images"
+	@echo "         $(BIN)/python -m runtime bench         how fast it is here"
+	@echo "         $(BIN)/python training/run.py --help   your own data: --data FOLDER"
+
+demo: $(STAMP) ## open the page on the newest run
+	$(BIN)/python demo/app.py
+
+check: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest
+
+clean: ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,1 @@
+"""The page: classify, compare and explain on a bundle."""

@@ -1,0 +1,1 @@
+"""From a checkpoint to verified ONNX files and TensorRT engines."""

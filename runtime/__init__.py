@@ -1,0 +1,1 @@
+"""Torch-free inference: images in, labels out."""

@@ -1,0 +1,56 @@
+"""What all commands share: one-line errors and exit codes.
+
+0 done, 2 the user's mistake, 3 a verification failed, 1 anything else.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from runtime.errors import UserError, VerificationError
+
+EXIT_USER = 2
+EXIT_VERIFICATION = 3
+# A full disk or a folder that cannot be written is for the user to mend, no fault of the program.
+_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line, raised as UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists what is accepted")
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs `main(arguments)` and exits with its code, or with the code of the error it raised."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        code = fail(str(error), EXIT_USER)
+    except VerificationError as error:
+        code = fail(str(error), EXIT_VERIFICATION)
+    except KeyboardInterrupt:
+        code = fail("interrupted", 1)
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`); a second complaint at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in _USER_ERRNO:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        code = fail(
+            f"cannot write{where}: {error.strerror}; free some space or choose another folder", 2
+        )
+    sys.exit(code)
+
+
+def fail(message: str, code: int) -> int:
+    """Prints `message` as one line on stderr and returns `code`."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return code

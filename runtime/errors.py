@@ -1,0 +1,43 @@
+"""Every error that SKD Edge raises on purpose.
+
+SkdEdgeError
+├── UserError            the caller can mend it: received, expected, what to do (exit code 2)
+│   ├── BundleError      not a bundle, a corrupt card, a file that does not match its digest
+│   │   └── EngineMismatchError   an engine for another machine, version or ONNX file
+│   ├── ImageError       an image that cannot be decoded or is over a limit; names the image
+│   └── BackendError     a backend that was asked for and cannot run on this machine
+│       └── OverloadedError       the queue of a Batcher is full; try again later
+└── VerificationError    a model file does not equal what was trained (exit code 3)
+"""
+
+
+class SkdEdgeError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UserError(SkdEdgeError, ValueError):
+    """The caller's mistake, in one line: what came, what was expected, what to do."""
+
+
+class BundleError(UserError):
+    """A model file, bundle or card that cannot be opened."""
+
+
+class EngineMismatchError(BundleError):
+    """An engine whose record does not fit this machine; the message names the rebuild command."""
+
+
+class ImageError(UserError):
+    """An image that cannot be decoded or exceeds a limit; the message names it."""
+
+
+class BackendError(UserError):
+    """A backend that cannot run here."""
+
+
+class OverloadedError(BackendError):
+    """A bounded queue is full."""
+
+
+class VerificationError(SkdEdgeError):
+    """A model file differs from the trained student by more than its precision allows."""
