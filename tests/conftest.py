@@ -38,9 +38,8 @@ def command() -> Command:
             check=False,
         )
         if check and finished.returncode != 0:
-            raise AssertionError(
-                f"{arguments} exited with {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
-            )
+            output = f"{finished.stdout}\n{finished.stderr}"
+            raise AssertionError(f"{arguments} exited with {finished.returncode}\n{output}")
         return finished
 
     return run
