@@ -1,0 +1,101 @@
+"""Training batches: the order of an epoch, the share of a rank, and the seconds spent waiting."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.errors import UserError
+from training.data.feeds import fits, open_feed
+from training.data.waiting import open_clock
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of `count` that depends on nothing but seed and epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def ordered_batches(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order, for evaluation; the last batch may be smaller."""
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        # Copies, since torch refuses to look at read-only maps without a warning.
+        yield (
+            torch.from_numpy(np.array(images[rows])).to(device),
+            torch.from_numpy(np.array(labels[rows])).to(device),
+        )
+
+
+class Batches:
+    """The batches of every epoch: shuffled, the last incomplete one dropped, sharded by rank.
+
+    All ranks draw one permutation; of each `world_size * batch_size` images in its order, rank r
+    takes the r-th `batch_size`. So two ranks with batch b see what one process with batch 2b sees.
+
+    `resident` says whether the device holds the arrays; None: on CUDA if they take at most 40 % of
+    its free memory, on the CPU always, where it means that rows are read when they are asked for.
+    Otherwise a thread gathers the next batches meanwhile, on CUDA into pinned buffers.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        resident: bool | None = None,
+    ) -> None:
+        if not 1 <= batch_size * world_size <= len(images):
+            raise UserError(
+                f"batch size {batch_size} (on {world_size} processes) does not fit "
+                f"{len(images)} training images; expected 1 to {len(images) // world_size}"
+            )
+        self.resident = fits(images, device) if resident is None else resident
+        self._count = len(images)
+        self._shape = (len(images) // (batch_size * world_size), world_size, batch_size)
+        self._seed = seed
+        self._rank = rank
+        self._feed = open_feed(images, labels, device, resident=self.resident)
+        self._clock = open_clock(device)
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields uint8 (batch_size, H, W, 3) and int64 (batch_size,), both on the device.
+
+        A batch is valid for the work that is queued before the next one is asked for.
+        """
+        order = epoch_order(self._count, seed=self._seed, epoch=epoch)
+        used = order[: len(self) * self._shape[1] * self._shape[2]]
+        rows = used.reshape(self._shape)[:, self._rank]
+        self._clock.reset()
+        batches = self._feed.batches(rows)
+        try:
+            for _ in rows:
+                with self._clock.waiting():
+                    batch = next(batches)
+                yield batch
+        finally:
+            batches.close()
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds of the last epoch in which the device had no batch to work on.
+
+        On CUDA measured by events, from the end of the work queued so far to the arrival of the
+        next batch; reading it waits for the stream.
+        """
+        return self._clock.seconds()
