@@ -20,6 +20,7 @@ ENGINE_FOLDER = "engines"
 EXAMPLE_FOLDER = "examples"
 HOLDOUT_FILE = "holdout.npz"
 METADATA_KEY = "skd_edge_card"  # key of the card's JSON in an ONNX file's metadata
+PRECISION_KEY = "skd_edge_precision"  # key of the file's precision, beside it
 INPUT_NAME = "images"  # uint8 (N, size, size, 3), RGB
 OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
 

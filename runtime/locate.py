@@ -21,6 +21,11 @@ def is_model(path: Path) -> bool:
     )
 
 
+def looks_like_model(path: Path) -> bool:
+    """Whether `path` can only be meant as a model, although it is none (`find_model` says why)."""
+    return path.suffix == ".onnx" or (path / CHECKPOINT).is_file()
+
+
 def latest_run() -> Path:
     """The folder that `runs/latest` points to; UserError when nothing was trained here."""
     if not LATEST.exists():

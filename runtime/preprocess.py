@@ -12,11 +12,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (  # the plugins register themselves; Pillow would else import all of its forty
+    BmpImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError
 
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -26,6 +35,11 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _RGB_CHANNELS = 3
+# A progressive JPEG has about ten scans. Each scan walks over the whole picture, so that a few
+# hundred thousand empty ones in a small file would take hours.
+_MAX_SCANS = 200
+_START_OF_SCAN = b"\xff\xda"
+_UNDEFINED_RANGE = ("I", "F")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,42 +49,76 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int = 64_000_000
 
 
+DEFAULT_LIMITS = Limits()
+
+
 def preprocess(
-    source: ImageSource, spec: InputSpec, *, limits: Limits | None = None, name: str | None = None
+    source: ImageSource,
+    spec: InputSpec,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    name: str | None = None,
 ) -> NDArray[np.uint8]:
     """Returns uint8 RGB (size, size, 3); raises ImageError naming the image when it cannot."""
-    limits = limits or Limits()
+    return fit_image(decode_image(source, spec, limits=limits, name=name), spec)
+
+
+def decode_image(
+    source: ImageSource,
+    spec: InputSpec,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    name: str | None = None,
+) -> Image.Image:
+    """Returns the upright RGB image, possibly at 1/2, 1/4 or 1/8 if `spec` needs no more.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, or uint8 RGB (H, W, 3).
+        spec: the network's input, which bounds the scale that is decoded.
+        limits: what is refused with an ImageError before it is decoded.
+        name: what to call the image in an ImageError; default its path, or what it is.
+    """
     if isinstance(source, np.ndarray):
-        return _fit(_image_from_array(source, name or "array"), spec)
+        return _image_from_array(source, name or "array")
     if isinstance(source, Image.Image):
-        return _fit(_rgb(source), spec)
+        return _decode(source, spec, limits, name or "image")
     if isinstance(source, bytes):
-        return _fit(_decode(source, spec, limits, name or "image"), spec)
-    path = Path(source)
-    return _fit(_decode(_read(path, limits), spec, limits, name or str(path)), spec)
+        return _decode(source, spec, limits, name or "image")
+    if isinstance(source, (str, Path)):
+        return _decode(_read(Path(source), limits), spec, limits, name or str(source))
+    raise ImageError(
+        f"{name or 'image'}: received {type(source).__name__}, expected a path, bytes, "
+        "a PIL image or a uint8 array (H, W, 3)"
+    )
+
+
+def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Cuts and resizes an RGB image to the network's input: uint8 (size, size, 3)."""
+    width, height = image.size
+    side = min(width, height) * spec.crop / spec.resize
+    if (width, height) == (spec.size, spec.size) and side == spec.size:
+        return np.asarray(image)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    resized = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
+    return np.asarray(resized)
 
 
 def _read(path: Path, limits: Limits) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(limits.max_bytes + 1)
-    except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be read ({error.strerror}); expected an image file"
-        ) from error
-    return content
+            return file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{path}: cannot be read ({reason}); expected an image file") from error
 
 
-def _decode(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
-    if len(content) > limits.max_bytes:
-        raise ImageError(f"{name}: over {limits.max_bytes} bytes; send a smaller file")
+def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_pixels(image, limits, name)
-            # libjpeg decodes at 1/2, 1/4 or 1/8 for less; never below what the crop needs.
-            edge = math.ceil(spec.size * spec.resize / spec.crop)
-            image.draft(None, (edge, edge))
-            return _rgb(ImageOps.exif_transpose(image))
+        if isinstance(source, Image.Image):
+            _check_pixels(source, limits, name)
+            return _rgb(ImageOps.exif_transpose(source), name)
+        return _decode_bytes(source, spec, limits, name)
     except ImageError:
         raise
     except Exception as error:  # a hostile file makes Pillow raise almost anything
@@ -79,7 +127,25 @@ def _decode(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image
         ) from error
 
 
+def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
+    if not content:
+        raise ImageError(f"{name}: is empty; expected JPEG, PNG, WebP or BMP")
+    if len(content) > limits.max_bytes:
+        raise ImageError(f"{name}: over {limits.max_bytes} bytes; send a smaller file")
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        _check_pixels(image, limits, name)
+        if image.info.get("progressive") and content.count(_START_OF_SCAN) > _MAX_SCANS:
+            raise ImageError(f"{name}: has over {_MAX_SCANS} scans; save it again as plain JPEG")
+        # libjpeg decodes at 1/2, 1/4 or 1/8 for less; never below what the crop needs.
+        edge = math.ceil(spec.size * spec.resize / spec.crop)
+        image.draft(None, (edge, edge))
+        ImageOps.exif_transpose(image, in_place=True)  # loads the pixels
+        return _rgb(image, name)
+
+
 def _check_pixels(image: Image.Image, limits: Limits, name: str) -> None:
+    if 0 in image.size:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, expected at least one")
     if image.width * image.height > limits.max_pixels:
         raise ImageError(
             f"{name}: {image.width}x{image.height} pixels, the limit is {limits.max_pixels}"
@@ -92,17 +158,22 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, name: str) -> Image.Image:
     """RGB from grey, palette, alpha (over white), CMYK and 16 bit."""
     if image.mode == "RGB":
         return image
+    if image.mode in _UNDEFINED_RANGE:
+        raise ImageError(
+            f"{name}: mode {image.mode} has no defined range of values; convert it to 8 bit"
+        )
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow's own conversion clips at 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, coloured).convert("RGB")
+        background = Image.new("RGB", image.size, "white")
+        background.paste(coloured, mask=coloured.getchannel("A"))
+        return background
     return image.convert("RGB")
 
 
@@ -117,14 +188,3 @@ def _image_from_array(array: NDArray[np.uint8], name: str) -> Image.Image:
             f"{name}: received an empty array {array.shape}, expected at least one pixel"
         )
     return Image.fromarray(array)
-
-
-def _fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
-    width, height = image.size
-    side = min(width, height) * spec.crop / spec.resize
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    if (width, height) == (spec.size, spec.size) and side == spec.size:
-        return np.asarray(image)
-    resized = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
-    return np.asarray(resized)

@@ -1,0 +1,38 @@
+"""`python -m runtime COMMAND ...`: classify images and look at models, without torch."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from runtime.command import run_command
+from runtime.errors import UserError
+
+COMMANDS = {
+    "classify": "label images, folders of them, a video or a camera",
+    "info": "what a model says about itself",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Hands over to the module of the command, the only one that is imported."""
+    usage = "usage: python -m runtime COMMAND [OPTION ...]\n\n" + "".join(
+        f"  {name:<10} {text}\n" for name, text in COMMANDS.items()
+    )
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage + "\n`python -m runtime COMMAND --help` lists its options.\n")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+    result: int = import_module(f"runtime.commands.{name}").main(rest)
+    return result
+
+
+def command() -> NoReturn:
+    """Entry point of `skd-edge`."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

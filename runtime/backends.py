@@ -1,0 +1,105 @@
+"""Which backend and precision run a bundle on this machine, and why the others do not.
+
+An asked-for backend is used or refused, never replaced by another. Without one, the first of
+`options` that runs is used and says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.bundle import Bundle
+from runtime.card import EngineRecord, ModelFile
+from runtime.errors import BackendError, UserError
+from runtime.onnx_session import OnnxBackend, OnnxSession, Threads, missing_provider
+from runtime.session import BACKENDS, Backend, Session
+
+# The precisions of ONNX files that a provider may run, from the one chosen by itself onwards.
+# int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
+ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {
+    "onnx-cuda": ("fp16", "fp32", "int8"),
+    "onnx-cpu": ("fp32", "int8-cpu", "fp16", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file of a bundle on one backend; `problem` says why it cannot run here."""
+
+    backend: Backend
+    precision: str
+    record: ModelFile | EngineRecord
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The option that is used, and the reason in a few words."""
+
+    option: Option
+    reason: str
+
+
+def options(bundle: Bundle) -> list[Option]:
+    """Every backend and precision that the bundle has files for, from best to plainest."""
+    found: list[Option] = []
+    for backend, precisions in ONNX_PRECISIONS.items():
+        problem = missing_provider(backend)
+        for precision in precisions:
+            if record := bundle.card.file(precision):
+                found.append(Option(backend, precision, record, problem))
+    return found
+
+
+def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None = None) -> Choice:
+    """Picks the first option that was asked for; BackendError with the reasons if none runs."""
+    if backend is not None and backend not in BACKENDS:
+        raise unknown_backend(backend)
+    considered = [
+        option
+        for option in options(bundle)
+        if backend in (None, option.backend) and precision in (None, option.precision)
+    ]
+    for option in considered:
+        if option.problem is None:
+            return Choice(option, _reason(considered, option, asked=backend is not None))
+    raise BackendError(_refusal(bundle, backend, precision, considered))
+
+
+def unknown_backend(backend: str) -> UserError:
+    """The error for a word that is no backend."""
+    return UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = None) -> Session:
+    """Opens the option's file, after its digest has been checked."""
+    content = bundle.read(option.record)
+    source = str(bundle.path / option.record.path)
+    if option.backend == "onnx-cpu" or option.backend == "onnx-cuda":
+        return OnnxSession(content, source=source, backend=option.backend, threads=threads)
+    raise AssertionError(option.backend)
+
+
+def _reason(considered: Sequence[Option], used: Option, *, asked: bool) -> str:
+    if asked:
+        return "asked for"
+    skipped = {option.backend: option.problem for option in considered if option.problem}
+    absent = [name for name in BACKENDS if name not in {option.backend for option in considered}]
+    why = [f"{name}: {problem}" for name, problem in skipped.items() if name != used.backend]
+    why += [f"{name}: the bundle has no engine" for name in absent if name.startswith("tensorrt")]
+    return "the best that runs here" + (f" ({'; '.join(why)})" if why else "")
+
+
+def _refusal(
+    bundle: Bundle, backend: str | None, precision: str | None, considered: Sequence[Option]
+) -> str:
+    wanted = " ".join(word for word in (backend, precision) if word) or "any backend"
+    if considered:
+        problems = dict.fromkeys(f"{option.backend}: {option.problem}" for option in considered)
+        return f"{wanted} cannot run here: {'; '.join(problems)}; see `python -m runtime doctor`"
+    listed = [file.precision for file in bundle.card.files]
+    built = [f"{engine.flavor} {engine.precision}" for engine in bundle.card.engines]
+    return (
+        f"{wanted} has no file in {bundle.path}: it holds ONNX files of {', '.join(listed) or '-'} "
+        f"and engines of {', '.join(built) or '-'}; add one with `python export/run.py "
+        "--precision ...` or `python export/build_trt.py`"
+    )

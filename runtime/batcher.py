@@ -1,0 +1,211 @@
+"""Concurrent requests, collected into batches: more images a second at a bounded wait.
+
+accepted ──► decoding (a pool) ──► ready ──► a batch in the network ──► answered
+└───────────── at most `max_queue` images; beyond that OverloadedError ───────┘
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
+from runtime.errors import BackendError, OverloadedError, UserError
+from runtime.pipeline import usable_cores
+from runtime.preprocess import ImageSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SMOOTHING = 0.1  # weight of the newest batch in the running mean of seconds an image
+
+
+@dataclass(eq=False)
+class _Request:
+    source: ImageSource
+    name: str | None
+    top_k: int
+    future: "Future[Predictions]" = field(default_factory=Future)
+    image: "NDArray[np.uint8] | Any" = None  # set when decoded
+
+
+class Batcher:
+    """Answers images from many threads through one classifier. Does not close the classifier."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        max_batch: int = 16,
+        max_wait_ms: float = 5.0,
+        max_queue: int = 128,
+        decoders: int | None = None,
+        runners: int = 1,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Starts the threads.
+
+        Args:
+            classifier: what answers; stays the caller's.
+            max_batch: most images of one run of the network.
+            max_wait_ms: how long a decoded image waits for others that are being decoded. With
+                nothing on the way it does not wait at all.
+            max_queue: most images that are accepted and not yet answered.
+            decoders: threads that decode; default one a core.
+            runners: runs of the network at the same time; more than one pays on a CPU whose
+                session has fewer threads than there are cores.
+            on_batch: called with the size of each batch and the seconds that it took.
+        """
+        if min(max_batch, max_queue, runners) < 1 or max_wait_ms < 0:
+            raise UserError(
+                f"max_batch {max_batch}, max_queue {max_queue} and runners {runners} must be 1 or "
+                f"more, max_wait_ms {max_wait_ms} 0 or more"
+            )
+        self.classifier = classifier
+        self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
+        self.max_queue = max_queue
+        self._max_wait = max_wait_ms / 1e3
+        self._on_batch = on_batch
+        self._changed = threading.Condition()
+        self._ready: deque[_Request] = deque()
+        self._accepted = 0  # not yet answered
+        self._decoding = 0
+        self._seconds_an_image = 0.0
+        self._closed = False
+        self._decoders = ThreadPoolExecutor(decoders or usable_cores(), "decode")
+        self._runners = [
+            threading.Thread(target=self._serve, name=f"network-{i}", daemon=True)
+            for i in range(runners)
+        ]
+        for runner in self._runners:
+            runner.start()
+
+    @property
+    def waiting(self) -> int:
+        """Images that are accepted and not yet answered."""
+        return self._accepted
+
+    @property
+    def drain_seconds(self) -> float:
+        """About how long the present queue takes."""
+        return self._accepted * self._seconds_an_image
+
+    def submit(
+        self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K, name: str | None = None
+    ) -> "Future[Predictions]":
+        """Accepts an image or raises OverloadedError; the future may raise its ImageError."""
+        return self.submit_all([image], top_k=top_k, names=[name])[0]
+
+    def submit_all(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        names: Sequence[str | None] | None = None,
+    ) -> "list[Future[Predictions]]":
+        """Accepts all of the images or, with OverloadedError, none."""
+        check_top_k(top_k)
+        names = names if names is not None else [None] * len(images)
+        requests = [_Request(image, name, top_k) for image, name in zip(images, names, strict=True)]
+        with self._changed:
+            if self._closed:
+                raise BackendError("the batcher is closed and accepts no more images")
+            if self._accepted + len(requests) > self.max_queue:
+                raise OverloadedError(
+                    f"{self._accepted} images are waiting and {len(requests)} more came, the limit "
+                    f"is {self.max_queue}; try again in {self.drain_seconds:.1f} s"
+                )
+            self._accepted += len(requests)
+            self._decoding += len(requests)
+            for request in requests:
+                self._decoders.submit(self._prepare, request)
+        return [request.future for request in requests]
+
+    def close(self) -> None:
+        """Accepts nothing more, answers everything that was accepted, and ends the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._decoders.shutdown(wait=True)
+        for runner in self._runners:
+            runner.join()
+
+    def _prepare(self, request: _Request) -> None:
+        """Decodes one image, in a thread of the pool."""
+        wanted = request.future.set_running_or_notify_cancel()
+        failure: BaseException | None = None
+        if wanted:
+            try:
+                request.image = self.classifier.prepare(request.source, name=request.name)
+            except BaseException as error:  # the future is how its owner learns of it
+                failure = error
+        request.source = b""  # the file's content is not kept while the image waits
+        with self._changed:
+            self._decoding -= 1
+            if wanted and failure is None:
+                self._ready.append(request)
+            else:
+                self._accepted -= 1
+            self._changed.notify_all()
+        if failure is not None:
+            request.future.set_exception(failure)
+
+    def _serve(self) -> None:
+        """The loop of a runner."""
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            try:
+                self._answer(batch)
+            except BaseException as error:  # the next batch must be answered all the same
+                for request in batch:
+                    if not request.future.done():
+                        request.future.set_exception(error)
+            finally:
+                self._finish(batch, time.perf_counter() - started)
+
+    def _next_batch(self) -> list[_Request]:
+        """Waits for images; empty when the batcher is closed and everything is answered."""
+        with self._changed:
+            while not self._ready:
+                if self._closed and self._decoding == 0:
+                    return []
+                self._changed.wait()
+            deadline = time.perf_counter() + self._max_wait
+            while self._decoding > 0 and len(self._ready) < self.max_batch:
+                if not self._changed.wait(max(0.0, deadline - time.perf_counter())):
+                    break
+            size = min(self.max_batch, len(self._ready))
+            return [self._ready.popleft() for _ in range(size)]
+
+    def _answer(self, batch: list[_Request]) -> None:
+        probabilities = self.classifier.session.run(np.stack([r.image for r in batch]))
+        for request, row in zip(batch, probabilities, strict=True):
+            request.future.set_result(self.classifier.rank(row, request.top_k))
+
+    def _finish(self, batch: list[_Request], seconds: float) -> None:
+        each = seconds / len(batch) / len(self._runners)
+        with self._changed:
+            self._accepted -= len(batch)
+            known = self._seconds_an_image
+            self._seconds_an_image = known + _SMOOTHING * (each - known) if known else each
+            self._changed.notify_all()
+        if self._on_batch:
+            self._on_batch(len(batch), seconds)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,51 @@
+"""A bundle on disk: its card, and its files, each checked against the card when it is read."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.card import Card, EngineRecord, ModelFile, read_card
+from runtime.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a card."""
+
+    path: Path
+    card: Card
+
+    def read(self, record: ModelFile | EngineRecord) -> bytes:
+        """The content of a listed file; BundleError if it is missing or not what was listed.
+
+        What is returned is what was checked: a file that changes afterwards does no harm.
+        """
+        path = self.path / record.path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{path} is listed in the card and cannot be read ({error.strerror}); "
+                f"make it again: {rebuild_command(record)}"
+            ) from error
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != record.sha256:
+            raise BundleError(
+                f"{path} is not the file that the card lists (sha256 {digest[:12]}..., expected "
+                f"{record.sha256[:12]}...): it is damaged or was replaced; make it again: "
+                f"{rebuild_command(record)}"
+            )
+        return content
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle in the folder `path`; BundleError if it has no valid card."""
+    return Bundle(path=path, card=read_card(path))
+
+
+def rebuild_command(record: ModelFile | EngineRecord) -> str:
+    """The command, in backquotes, that makes the file of a record again."""
+    if isinstance(record, ModelFile):
+        precision = record.precision.removesuffix("-cpu")
+        return f"`python export/run.py --precision {precision}`"
+    return f"`python export/build_trt.py --precision {record.precision} --flavor {record.flavor}`"

@@ -1,0 +1,233 @@
+"""A model and its card: images in, labels out."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, overload
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import Card
+from runtime.errors import BundleError, ImageError, UserError
+from runtime.pipeline import in_chunks, usable_cores
+from runtime.preprocess import DEFAULT_LIMITS, ImageSource, Limits, decode_image, fit_image
+from runtime.session import Backend, Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_TOP_K = 5
+_CPU_CHUNK = 8
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One class with its calibrated probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one image went."""
+
+    decode_ms: float
+    preprocess_ms: float
+    network_ms: float
+
+
+Predictions = list[Prediction]  # from the most probable class downwards
+Answer = Predictions | ImageError
+
+
+class Classifier:
+    """An open model. Safe to share between threads; close it, or use it in a `with` statement.
+
+    Attributes:
+        card: what the model says about itself.
+        session: the open file, for callers that have uint8 arrays (N, size, size, 3).
+        precision: of the file that runs: fp32, fp16, int8 or int8-cpu; None: a lone ONNX file
+            that does not say.
+        source: the path of that file.
+        reason: why this backend and precision.
+        limits: of images that are decoded.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        card: Card,
+        *,
+        source: str,
+        precision: str | None = None,
+        reason: str = "given",
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Takes over `session`; BundleError if it is not the network that the card describes."""
+        if (session.num_classes, session.input_size) != (card.num_classes, card.input.size):
+            raise BundleError(
+                f"{source} gives {session.num_classes} classes from {session.input_size} px, its "
+                f"card lists {card.num_classes} from {card.input.size} px; export the run again"
+            )
+        self.session = session
+        self.card = card
+        self.source = source
+        self.precision = precision
+        self.reason = reason
+        self.limits = limits
+
+    @property
+    def backend(self) -> Backend:
+        return self.session.backend
+
+    def describe(self) -> str:
+        """One line: the network, its file, and why it runs where it runs."""
+        precision = self.precision or "unknown precision"
+        return f"{self.card.arch} {self.source}: {self.backend}, {precision} ({self.reason})"
+
+    def classify(self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K) -> Predictions:
+        """The `top_k` most probable classes of a path, bytes, PIL image or uint8 RGB (H, W, 3).
+
+        Raises ImageError, naming the image, when it cannot be decoded or is over a limit.
+        """
+        check_top_k(top_k)
+        return self.rank(self.session.run(self.prepare(image)[None])[0], top_k)
+
+    def classify_timed(
+        self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K
+    ) -> tuple[Predictions, Timing]:
+        """As `classify`, with the time of each stage."""
+        check_top_k(top_k)
+        started = time.perf_counter()
+        decoded = decode_image(image, self.card.input, limits=self.limits)
+        after_decode = time.perf_counter()
+        prepared = fit_image(decoded, self.card.input)
+        after_preprocess = time.perf_counter()
+        probabilities = self.session.run(prepared[None])
+        after_network = time.perf_counter()
+        timing = Timing(
+            decode_ms=1e3 * (after_decode - started),
+            preprocess_ms=1e3 * (after_preprocess - after_decode),
+            network_ms=1e3 * (after_network - after_preprocess),
+        )
+        return self.rank(probabilities[0], top_k), timing
+
+    @overload
+    def classify_batch(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        top_k: int = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> list[Predictions]: ...
+
+    @overload
+    def classify_batch(
+        self, images: Sequence[ImageSource], *, top_k: int = ..., on_error: Literal["return"]
+    ) -> list[Answer]: ...
+
+    def classify_batch(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> list[Predictions] | list[Answer]:
+        """Classifies many images on all cores; the answers are in order.
+
+        A broken image raises ImageError naming it (its place, if it has no path); with
+        `on_error="return"` its ImageError takes its place and the others are answered.
+        """
+        if on_error not in ("raise", "return"):
+            raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
+        chunk = min(self._chunk(), -(-len(images) // usable_cores()) or 1)
+        answers = list(self._stream(images, top_k=top_k, chunk=chunk))
+        if on_error == "return":
+            return answers
+        predictions: list[Predictions] = []
+        for answer in answers:
+            if isinstance(answer, ImageError):
+                raise answer
+            predictions.append(answer)
+        return predictions
+
+    def classify_stream(
+        self, images: Iterable[ImageSource], *, top_k: int = DEFAULT_TOP_K
+    ) -> Iterator[Answer]:
+        """Yields the answers in order while later images are decoded; never holds many at once."""
+        return self._stream(images, top_k=top_k, chunk=self._chunk())
+
+    def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
+        """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
+        return fit_image(
+            decode_image(image, self.card.input, limits=self.limits, name=name), self.card.input
+        )
+
+    def rank(self, probabilities: NDArray[np.float32], top_k: int) -> Predictions:
+        """The `top_k` largest of probabilities (num_classes,), or all when there are fewer."""
+        order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+        names = self.card.class_names
+        return [
+            Prediction(label=names[i], index=i, probability=float(probabilities[i])) for i in order
+        ]
+
+    def warm_up(self) -> None:
+        """Runs one black image, so that the next call is as fast as all later ones."""
+        size = self.session.input_size
+        self.session.run(np.zeros((1, size, size, 3), np.uint8))
+
+    def close(self) -> None:
+        """Releases the model."""
+        self.session.close()
+
+    def _chunk(self) -> int:
+        """Images of one `run` when there are many: what the backend is fastest with."""
+        return self.session.max_batch or _CPU_CHUNK
+
+    def _stream(self, images: Iterable[ImageSource], *, top_k: int, chunk: int) -> Iterator[Answer]:
+        check_top_k(top_k)
+
+        def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
+            return self._classify_chunk(items, top_k)
+
+        return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
+
+    def _classify_chunk(self, items: list[tuple[int, ImageSource]], top_k: int) -> list[Answer]:
+        size = self.session.input_size
+        batch = np.empty((len(items), size, size, 3), np.uint8)
+        answers: list[Answer] = []
+        rows = 0
+        for place, image in items:
+            name = None if isinstance(image, str) or hasattr(image, "__fspath__") else f"{place}"
+            try:
+                batch[rows] = self.prepare(image, name=name and f"image {name}")
+            except ImageError as error:
+                answers.append(error)
+            else:
+                answers.append([])
+                rows += 1
+        probabilities = iter(self.session.run(batch[:rows]) if rows else ())
+        return [
+            answer if isinstance(answer, ImageError) else self.rank(next(probabilities), top_k)
+            for answer in answers
+        ]
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_top_k(top_k: int) -> int:
+    """Returns `top_k`; UserError below 1."""
+    if top_k < 1:
+        raise UserError(f"top_k {top_k} is out of range; expected 1 or more")
+    return top_k

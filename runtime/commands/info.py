@@ -1,0 +1,89 @@
+"""`python -m runtime info [MODEL]`: what a model says about itself."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from runtime.bundle import open_bundle
+from runtime.card import Card, EngineRecord, ModelFile, Parity
+from runtime.command import CommandParser
+from runtime.locate import find_model, latest_run
+from runtime.opening import read_embedded_card
+
+_CLASSES_SHOWN = 10
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the card for people or, with --json, for programs."""
+    parser = CommandParser(prog="python -m runtime info", description=__doc__)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="a bundle, a run or an .onnx file (default: runs/latest)",
+    )
+    parser.add_argument("--json", action="store_true", help="the card as one JSON object")
+    options = parser.parse_args(arguments)
+    model = options.model
+    if model is None:
+        model = latest_run()
+        print(f"model: {model} (runs/latest)", file=sys.stderr if options.json else sys.stdout)
+    path = find_model(model)
+    card = read_embedded_card(path) if path.suffix == ".onnx" else open_bundle(path).card
+    if options.json:
+        print(msgspec.json.encode(card).decode())
+        return 0
+    for line in describe(path, card):
+        print(line)
+    return 0
+
+
+def describe(path: Path, card: Card) -> Iterator[str]:
+    """The card as lines for people."""
+    origin, spec = card.provenance, card.input
+    shown = ", ".join(card.class_names[:_CLASSES_SHOWN])
+    more = card.num_classes - _CLASSES_SHOWN
+    yield f"model        {path}"
+    yield f"network      {card.arch}, {origin.params:,} parameters, {origin.macs:,} MACs an image"
+    yield f"classes      {card.num_classes}: {shown}" + (f", ... ({more} more)" if more > 0 else "")
+    yield (
+        f"input        uint8 RGB {spec.size}x{spec.size} px: short side to {spec.resize}, "
+        f"centre {spec.crop}, {spec.interpolation}"
+    )
+    training = f"{origin.terms}, {origin.epochs} epochs, seed {origin.seed}"
+    yield f"trained on   {origin.data} with {training}"
+    yield (
+        f"accuracy     top-1 {origin.top1:.2%}, top-5 {origin.top5:.2%}, "
+        f"calibration error {origin.ece:.2%} (temperature {card.temperature:.3f})"
+    )
+    for file in card.files:
+        yield f"file         {_file(file)}"
+    for engine in card.engines:
+        yield f"engine       {_engine(engine)}"
+
+
+def _file(file: ModelFile) -> str:
+    calibration = f", calibrated by {file.calibration}" if file.calibration else ""
+    return f"{file.path}: {file.precision}, opset {file.opset}{calibration}; {_parity(file.parity)}"
+
+
+def _engine(engine: EngineRecord) -> str:
+    profile = engine.profile
+    gpu = f", {engine.gpu_name}" if engine.gpu_name else ""
+    return (
+        f"{engine.path}: {engine.precision}, {engine.flavor} {engine.tensorrt_version}, "
+        f"compute capability {engine.compute_capability}{gpu}, "
+        f"batch {profile.min}-{profile.max} (best at {profile.opt}); {_parity(engine.parity)}"
+    )
+
+
+def _parity(parity: Parity | None) -> str:
+    if parity is None:
+        return "not verified"
+    return (
+        f"top-1 {parity.top1:.2%} on {parity.images:,} images, agrees with the trained student on "
+        f"{parity.agreement:.2%}, differs by at most {parity.max_difference:.1e}"
+    )

@@ -1,0 +1,70 @@
+"""The NVIDIA GPU of this machine, asked of the driver itself: needs no CUDA package."""
+
+import ctypes
+import functools
+import sys
+from dataclasses import dataclass
+
+from runtime.errors import BackendError
+
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_NAME_LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first CUDA device."""
+
+    name: str
+    compute_capability: str  # "8.6"
+    memory_bytes: int
+    cuda_version: str  # newest CUDA that the driver supports, "13.0"
+
+
+@functools.cache
+def find_gpu() -> Gpu:
+    """The first CUDA device; BackendError saying what is missing if there is none."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        raise BackendError(f"no NVIDIA driver ({_DRIVER} is not found)") from None
+    _check(driver.cuInit(0), "cuInit")
+    count = _integer(driver.cuDeviceGetCount)
+    if count == 0:
+        raise BackendError("the NVIDIA driver finds no GPU")
+    version = _integer(driver.cuDriverGetVersion)
+    device = ctypes.c_int()
+    _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    name = ctypes.create_string_buffer(_NAME_LENGTH)
+    _check(driver.cuDeviceGetName(name, _NAME_LENGTH, device), "cuDeviceGetName")
+    memory = ctypes.c_size_t()
+    _check(driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device), "cuDeviceTotalMem")
+    major = _integer(driver.cuDeviceGetAttribute, _MAJOR, device)
+    minor = _integer(driver.cuDeviceGetAttribute, _MINOR, device)
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major}.{minor}",
+        memory_bytes=memory.value,
+        cuda_version=f"{version // 1000}.{version % 1000 // 10}",
+    )
+
+
+def missing_gpu() -> str | None:
+    """Why there is no usable GPU; None if there is one."""
+    try:
+        find_gpu()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _integer(function: "ctypes._NamedFuncPointer", *arguments: object) -> int:
+    value = ctypes.c_int()
+    _check(function(ctypes.byref(value), *arguments), function.__name__)
+    return value.value
+
+
+def _check(status: int, call: str) -> None:
+    if status != 0:
+        raise BackendError(f"the NVIDIA driver does not work ({call} gave error {status})")

@@ -1,0 +1,77 @@
+"""An open model that runs batches: what every backend offers, and the check of what it receives."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Backend = Literal["onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class Session(ABC):
+    """One model file, opened on one backend. Safe to share between threads.
+
+    Attributes:
+        backend: the word that chose it.
+        input_size: edge of the square input in pixels.
+        num_classes: columns of the output.
+        max_batch: most images of one `run`; None: any number.
+    """
+
+    backend: Backend
+    input_size: int
+    num_classes: int
+    max_batch: int | None = None
+    _CHANNELS: ClassVar[int] = 3
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, num_classes) of uint8 RGB images (N, size, size, 3).
+
+        The result is the caller's own. Raises UserError for another dtype or shape, before the
+        backend sees it.
+        """
+        self._check(images)
+        return self._run(np.ascontiguousarray(images))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases everything; a second call does nothing."""
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Runs a checked, contiguous batch."""
+
+    def _check(self, images: Any) -> None:
+        expected = (self.input_size, self.input_size, self._CHANNELS)
+        if not isinstance(images, np.ndarray):
+            raise UserError(
+                f"received {type(images).__name__}, expected a uint8 array (N, *{expected})"
+            )
+        if images.dtype != np.uint8 or images.shape[1:] != expected or len(images) == 0:
+            raise UserError(
+                f"received {images.dtype} {images.shape}, expected uint8 (N, {expected[0]}, "
+                f"{expected[1]}, {expected[2]}) with N >= 1"
+            )
+        if self.max_batch is not None and len(images) > self.max_batch:
+            raise UserError(
+                f"received {len(images)} images, this model takes at most {self.max_batch} at once"
+            )
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
