@@ -40,6 +40,9 @@ class Batches:
     All ranks draw one permutation; of each `world_size * batch_size` images in its order, rank r
     takes the r-th `batch_size`. So two ranks with batch b see what one process with batch 2b sees.
 
+    `subset` names the images that are trained on (None: all), so that some can be held out without
+    a copy of the others.
+
     `resident` says whether the device holds the arrays; None: on CUDA if they take at most 40 % of
     its free memory, on the CPU always, where it means that rows are read when they are asked for.
     Otherwise a thread gathers the next batches meanwhile, on CUDA into pinned buffers.
@@ -56,15 +59,17 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         resident: bool | None = None,
+        subset: NDArray[np.int64] | None = None,
     ) -> None:
-        if not 1 <= batch_size * world_size <= len(images):
+        self._subset = np.arange(len(images)) if subset is None else subset
+        count = len(self._subset)
+        if not 1 <= batch_size * world_size <= count:
             raise UserError(
                 f"batch size {batch_size} (on {world_size} processes) does not fit "
-                f"{len(images)} training images; expected 1 to {len(images) // world_size}"
+                f"{count} training images; expected 1 to {count // world_size}"
             )
         self.resident = fits(images, device) if resident is None else resident
-        self._count = len(images)
-        self._shape = (len(images) // (batch_size * world_size), world_size, batch_size)
+        self._shape = (count // (batch_size * world_size), world_size, batch_size)
         self._seed = seed
         self._rank = rank
         self._feed = open_feed(images, labels, device, resident=self.resident)
@@ -73,14 +78,15 @@ class Batches:
     def __len__(self) -> int:
         return self._shape[0]
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields uint8 (batch_size, H, W, 3) and int64 (batch_size,), both on the device.
 
-        A batch is valid for the work that is queued before the next one is asked for.
+        Starts with batch `first`, for a run that goes on inside an epoch. A batch is valid for the
+        work that is queued before the next one is asked for.
         """
-        order = epoch_order(self._count, seed=self._seed, epoch=epoch)
-        used = order[: len(self) * self._shape[1] * self._shape[2]]
-        rows = used.reshape(self._shape)[:, self._rank]
+        order = epoch_order(len(self._subset), seed=self._seed, epoch=epoch)
+        used = self._subset[order[: int(np.prod(self._shape))]]
+        rows = used.reshape(self._shape)[first:, self._rank]
         self._clock.reset()
         batches = self._feed.batches(rows)
         try:

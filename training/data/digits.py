@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.preprocess import preprocess
 from training.data.dataset import Dataset
-from training.data.geometry import whole_input
+from training.data.geometry import whole_images
 
 IMAGE_SIZE = 32
 NUM_TEST = 360
@@ -27,7 +27,7 @@ def load_digits(image_size: int, *, split_seed: int) -> Dataset:
     train, test = model_selection.train_test_split(
         np.arange(len(grey)), test_size=NUM_TEST, stratify=digits.target, random_state=split_seed
     )
-    spec = whole_input(image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3)
+    spec = whole_images(image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3).input
     rgb = np.repeat(grey[..., None], 3, axis=3)
 
     def images(rows: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -1,0 +1,131 @@
+"""Images to rows of a `.npy` file, in processes; this module imports no torch, so they start fast.
+
+Workers write their rows themselves: what goes between processes is paths one way and the names of
+broken images the other.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import InputSpec
+from runtime.errors import ImageError, UserError
+from runtime.preprocess import preprocess
+from training.data.source import Split
+
+# Below this many images, processes take longer to start than they save.
+_MIN_IMAGES_FOR_PROCESSES = 512
+# Small arrays are resized faster than they are sent.
+_MAX_SIZE_IN_PROCESS = 64
+_CHUNK_IMAGES = 64
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that could not be decoded: its row, and a message that names it."""
+
+    row: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring rows of one file, which start `offset` bytes into it."""
+
+    file: Path
+    offset: int
+    first_row: int
+    images: "list[Path] | NDArray[np.uint8]"
+    spec: InputSpec
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """How many images a chunk had, and which of them are broken."""
+
+    images: int
+    broken: list[Broken]
+
+
+def decode_split(split: Split, spec: InputSpec, file: Path) -> Iterator[Decoded]:
+    """Writes the images as uint8 (N, size, size, 3) to the `.npy` file, chunk by chunk.
+
+    Rows of broken images stay black.
+    """
+    shape = (len(split.images), spec.size, spec.size, 3)
+    rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    offset = int(rows.offset)
+    del rows
+    chunks = list(_chunks(split, spec, file, offset))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(cores or 1, len(chunks))
+    small = isinstance(split.images, np.ndarray) and spec.size <= _MAX_SIZE_IN_PROCESS
+    if small or workers == 1 or len(split.images) < _MIN_IMAGES_FOR_PROCESSES:
+        yield from map(decode_chunk, chunks)
+    else:
+        yield from _in_processes(chunks, workers)
+
+
+def decode_chunk(chunk: Chunk) -> Decoded:
+    """Decodes the images of one chunk and writes their rows."""
+    size = chunk.spec.size
+    rows = np.zeros((len(chunk.images), size, size, 3), dtype=np.uint8)
+    broken = []
+    for index, image in enumerate(chunk.images):
+        row = chunk.first_row + index
+        try:
+            rows[index] = preprocess(image, chunk.spec, name=_name(image, row))
+        except ImageError as error:
+            broken.append(Broken(row, str(error)))
+    with chunk.file.open("r+b") as file:
+        file.seek(chunk.offset)
+        file.write(rows.tobytes())
+    return Decoded(len(chunk.images), broken)
+
+
+def _name(image: "Path | NDArray[np.uint8]", row: int) -> str:
+    return str(image) if isinstance(image, Path) else f"image {row}"
+
+
+def _chunks(split: Split, spec: InputSpec, file: Path, offset: int) -> Iterator[Chunk]:
+    row_bytes = spec.size * spec.size * 3
+    step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // row_bytes))
+    for first in range(0, len(split.images), step):
+        images = split.images[first : first + step]
+        yield Chunk(
+            file=file,
+            offset=offset + first * row_bytes,
+            first_row=first,
+            images=images if isinstance(images, np.ndarray) else list(images),
+            spec=spec,
+        )
+
+
+def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:
+    # Spawned, not forked: the parent may have threads (torch) and a CUDA context.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    try:
+        for finished in as_completed([pool.submit(decode_chunk, chunk) for chunk in chunks]):
+            yield finished.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that decodes images was killed, perhaps for want of memory ({workers} "
+            "ran); close other programs and start again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leaves Ctrl-C to the parent, which ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,101 @@
+"""What a data set is before it is decoded: files or arrays with labels, and a fingerprint."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+
+MIN_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, as files or as one uint8 array (N, H, W, 3), and their int64 labels (N,)."""
+
+    images: Sequence[Path] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Both splits of a data set, not decoded yet."""
+
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    `fingerprint` changes when a file, a label or the split does. It is found without reading an
+    image, and `read` is called only when nothing with this fingerprint is in the cache.
+    """
+
+    name: str
+    fingerprint: str
+    read: Callable[[], Contents]
+
+
+def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
+    """SHA-256 of the files' names below `root`, sizes and times of change, and of `extra`."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            state = file.stat()
+            size, changed = state.st_size, state.st_mtime_ns
+        except FileNotFoundError:  # listed by the publisher and absent: decoding will name it
+            size, changed = -1, -1
+        digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0{changed}\n".encode())
+    for part in extra:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def source_of_files(name: str, root: Path, contents: Contents) -> Source:
+    """The source of a data set whose splits are lists of image files below `root`."""
+    files = [Path(image) for split in (contents.train, contents.test) for image in split.images]
+    labels = (contents.train.labels.tobytes(), contents.test.labels.tobytes())
+    fingerprint = fingerprint_of(
+        root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
+    )
+    return Source(name, fingerprint, lambda: contents)
+
+
+def split_of(images: Sequence[Path] | NDArray[np.uint8], labels: Sequence[int]) -> Split:
+    """A Split from any sequence of labels."""
+    return Split(images, np.asarray(labels, dtype=np.int64))
+
+
+def check_contents(name: str, contents: Contents) -> None:
+    """UserError if a label is out of range, a split is empty or a class has no training image."""
+    num_classes = len(contents.class_names)
+    if num_classes < MIN_CLASSES:
+        raise UserError(f"{name} has {num_classes} class; a classifier needs at least two")
+    for word, split in (("training", contents.train), ("test", contents.test)):
+        if len(split.labels) == 0:
+            raise UserError(f"{name} has no {word} images; expected at least one")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= num_classes:
+            raise UserError(
+                f"{name}: {word} labels are {low}..{high}, "
+                f"expected 0..{num_classes - 1} for {num_classes} classes"
+            )
+    counts = np.bincount(contents.train.labels, minlength=num_classes)
+    if not counts.all():
+        missing = contents.class_names[int(np.argmin(counts))]
+        raise UserError(f"{name}: class {missing!r} has no training images; add some or remove it")
+
+
+def unique_names(names: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that occur more than once told apart by their suffix in brackets."""
+    return tuple(
+        f"{name} ({suffix})" if names.count(name) > 1 else name
+        for name, suffix in zip(names, suffixes, strict=True)
+    )
