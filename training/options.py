@@ -1,0 +1,79 @@
+"""The command line of training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.command import CommandParser
+from training.archs import ARCHS
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `training/run.py` was asked for; None means the recipe's or the data's default."""
+
+    arch: str
+    drg: bool
+    dsr: bool
+    width: float
+    data: str
+    data_root: Path | None
+    image_size: int | None
+    recipe: str | None
+    epochs: int | None
+    batch_size: int | None
+    seed: int
+    out: Path | None
+    resume: bool
+    device: str
+    pretrained: bool
+    weights: Path | None
+
+    def overrides(self) -> dict[str, object]:
+        """The recipe's keys that were given on the command line."""
+        given = {"epochs": self.epochs, "batch_size": self.batch_size}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def option_parser() -> CommandParser:
+    """The parser whose result fits `Options`."""
+    parser = CommandParser(
+        prog="python training/run.py",
+        description="Trains a compact student with self-knowledge distillation.",
+        epilog="Example: python training/run.py --arch mobilenetv2 --drg --dsr",
+    )
+    add = parser.add_argument
+    add("--arch", required=True, metavar="ARCH", help=f"the student: {', '.join(ARCHS)}")
+    for flag, meaning in (
+        ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
+        ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
+    ):
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument(f"--{flag}", action="store_true", help=meaning)
+        group.add_argument(
+            f"--no-{flag}",
+            dest=flag,
+            action="store_false",
+            help=f"without {flag.upper()} (default)",
+        )
+    add(
+        "--width",
+        type=float,
+        default=1.0,
+        help="multiplies the channels: mobilenetv2 0.25-1.4, shufflenetv2 0.5, 1.0, 1.5 or 2.0",
+    )
+    add("--data", default="digits", metavar="NAME_OR_PATH", help="data set (default: digits)")
+    add("--data-root", type=Path, metavar="DIR", help="where a known data set lies, or is put")
+    add("--image-size", type=int, metavar="S", help="side in pixels (default: by data)")
+    add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
+    add("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--batch-size", type=int, metavar="N", help="instead of the recipe's; per process")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation")
+    add("--out", type=Path, metavar="DIR", help="run folder (default: one in runs/)")
+    add("--resume", action="store_true", help="go on from the run's checkpoint")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
+    )
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
+    return parser

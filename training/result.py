@@ -1,0 +1,112 @@
+"""The end of a run: calibration, figures on the test split, `result.json`, plots."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.files import write_atomic
+from runtime.locate import RESULT
+from training.calibration import fit_temperature
+from training.cost import cost_of
+from training.device import device_name
+from training.evaluation import (
+    confusion_matrix,
+    expected_calibration_error,
+    softmax,
+    top_k,
+)
+from training.plots import CONFUSION, CURVES, plot_confusion, plot_curves
+from training.students import build_student
+from training.trainer import Save, Trainer
+
+_PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
+
+
+def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any]:
+    """Calibrates, evaluates and writes the run's last files; returns the content of result.json.
+
+    result.json comes last: a folder that has it is a finished run.
+    """
+    dataset, plan = trainer.dataset, trainer.plan
+    validation_labels = dataset.train_labels[trainer.validation_rows]
+    temperature, validation_top1 = 1.0, None
+    if len(validation_labels):
+        validation_logits = trainer.validation_logits()
+        temperature = fit_temperature(validation_logits, validation_labels)
+        validation_top1 = top_k(validation_logits, validation_labels, 1)
+    logits, labels = trainer.test_logits(), dataset.test_labels
+    save(trainer.checkpoint(temperature=temperature, finished=True))
+    cost = cost_of(
+        build_student(
+            plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
+        ),
+        image_size=plan.input.size,
+    )
+    result = {
+        "arch": plan.arch,
+        "width": plan.width,
+        "image_size": plan.input.size,
+        "data": plan.data,
+        "terms": plan.terms,
+        "seed": plan.seed,
+        "epochs": plan.recipe.epochs,
+        "top1": top_k(logits, labels, 1),
+        "top5": top_k(logits, labels, 5),
+        "ece": expected_calibration_error(softmax(logits, temperature=temperature), labels),
+        "ece_uncalibrated": expected_calibration_error(softmax(logits), labels),
+        "temperature": temperature,
+        "validation_top1": validation_top1,
+        "params": cost.params,
+        "macs": cost.macs,
+        "auxiliary_params": trainer.auxiliary_params,
+        "train_images": len(trainer.train_rows),
+        "validation_images": len(validation_labels),
+        "test_images": len(labels),
+        "seconds": trainer.seconds,
+        "images_per_second": trainer.history[-1]["images_per_second"],
+        "device": device_name(trainer.device),
+        "processes": plan.processes,
+        "weights": plan.weights,
+        "versions": versions(),
+        "recipe": msgspec.to_builtins(plan.recipe),
+    }
+    title = f"{plan.arch} on {plan.data}, {plan.terms}, seed {plan.seed}"
+    plot_curves(folder / CURVES, trainer.history, title=title)
+    counts = confusion_matrix(logits, labels)
+    plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
+    write_atomic(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide a result."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The final table, for people."""
+    rows = [
+        ("student", f"{result['arch']} x{result['width']:g}, {result['image_size']} px"),
+        ("data", f"{result['data']}: {result['train_images']} train, {result['test_images']} test"),
+        ("terms", result["terms"]),
+        ("top-1", f"{result['top1']:.2%}"),
+        ("top-5", f"{result['top5']:.2%}"),
+        ("ECE", f"{result['ece']:.2%} (before calibration {result['ece_uncalibrated']:.2%})"),
+        ("temperature", _calibration_words(result)),
+        ("parameters", f"{result['params']:,}"),
+        ("MACs", f"{result['macs']:,} an image"),
+        ("time", f"{result['seconds']:.0f} s on {result['device']}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _calibration_words(result: dict[str, Any]) -> str:
+    count = result["validation_images"]
+    if not count:
+        return "1 (validation_fraction 0: not calibrated)"
+    return f"{result['temperature']:.3f}, fitted on {count} training images held out for it"

@@ -1,0 +1,29 @@
+"""Trains a student: `python training/run.py --arch mobilenetv2 --drg --dsr`."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from runtime.command import run_command
+from training.archs import check_arch
+from training.options import Options, option_parser
+from training.recipe import default_recipe, load_recipe
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains, and prints where the run is and what to do with it."""
+    options = Options(**vars(option_parser().parse_args(arguments)))
+    # Names and recipe are checked before torch, which takes seconds to import.
+    check_arch(options.arch, options.width)
+    recipe = load_recipe(options.recipe or default_recipe(options.data), options.overrides())
+
+    from training.session import train
+
+    return train(options, recipe)
+
+
+def command() -> NoReturn:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,92 @@
+"""Run folders: their names, who may write to them, and `runs/latest`."""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.errors import UserError
+from runtime.locate import CHECKPOINT, LATEST, RESULT, RUNS
+
+_LOCK = ".lock"
+
+
+class RunFolder(NamedTuple):
+    """A folder that one process trains in; `exists` if it has a checkpoint to go on from."""
+
+    path: Path
+    exists: bool
+    finished: bool
+
+
+def run_name(*, data: str, arch: str, terms: str, seed: int) -> str:
+    """`<data>-<arch>-<terms>-s<seed>`, with nothing in it that a file name cannot have."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', data)}-{arch}-{terms}-s{seed}"
+
+
+def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
+    """The folder of a new run, or with `resume` the one to continue.
+
+    A folder that holds a checkpoint is never trained over: a new run takes the next free number
+    (`...-2`). `resume` takes the newest unfinished run of that name, else the newest finished one,
+    else starts.
+    """
+    base = out if out is not None else RUNS / name
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; expected a folder, which may not exist yet")
+    series = _series(base)
+    if resume:
+        unfinished = [folder for folder in series if folder.exists and not folder.finished]
+        done = [folder for folder in series if folder.finished]
+        return (unfinished or done or [series[-1]])[-1]
+    return next(folder for folder in series if not folder.exists and not _is_locked(folder.path))
+
+
+def move_latest(run: Path) -> None:
+    """Points `runs/latest` at `run`, a folder in `runs/`, in one step: it is never absent."""
+    link = LATEST.with_name(f".{LATEST.name}.{os.getpid()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.name)
+    link.replace(LATEST)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it for this process; UserError if another one is training there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, or choose --out"
+            ) from None
+        yield
+
+
+def _series(base: Path) -> list[RunFolder]:
+    """`base`, `base-2`, ... up to and including the first that nobody has used."""
+    folders = []
+    number = 1
+    while True:
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        exists = (path / CHECKPOINT).is_file()
+        folders.append(RunFolder(path, exists, exists and (path / RESULT).is_file()))
+        if not exists and not _is_locked(path):
+            return folders
+        number += 1
+
+
+def _is_locked(folder: Path) -> bool:
+    path = folder / _LOCK
+    if not path.is_file():
+        return False
+    with path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
