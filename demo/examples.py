@@ -1,0 +1,68 @@
+"""The bundle's own example pictures, named by their true label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from demo.markup import picture_uri, text
+from demo.models import Models
+from demo.picture import LOSSLESS
+from runtime.card import EXAMPLE_FOLDER
+from runtime.preprocess import SUFFIXES
+
+THUMBNAIL = 96
+
+# One listener for all buttons; the index is all that comes back from the browser.
+CLICK_SCRIPT = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-index]");
+  if (button) trigger("click", { index: Number(button.dataset.index) });
+});
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A held-out test image; the name of the file is its label."""
+
+    path: Path
+    label: str
+
+
+def find_examples(models: Models) -> list[Example]:
+    """The examples of the first bundle; a lone ONNX file has none."""
+    folder = models.paths[0] / EXAMPLE_FOLDER
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    labels = {_key(label): label for label in models.choices[0].card.class_names}
+    return [Example(path, labels.get(_key(path.stem), path.stem)) for path in files]
+
+
+def _key(name: str) -> str:
+    """What remains of a label when it becomes a file's name."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def examples_html(examples: Sequence[Example]) -> str:
+    """A button for each example."""
+    if not examples:
+        return ""
+    items = "".join(
+        f'<li><button type="button" data-index="{number}" '
+        f'aria-label="Example: {text(example.label)}">'
+        f"{_thumbnail(example.path)}<span>{text(example.label)}</span></button></li>"
+        for number, example in enumerate(examples)
+    )
+    return f'<div class="examples"><p>Or try one of these</p><ul>{items}</ul></div>'
+
+
+def _thumbnail(path: Path) -> str:
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    kind = "tiny" if max(small.size) < THUMBNAIL else ""
+    quality = None if max(small.size) <= LOSSLESS else 80
+    return f'<img class="{kind}" src="{picture_uri(small, quality=quality)}" alt="">'

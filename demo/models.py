@@ -1,0 +1,154 @@
+"""The models that the page offers: opened when first asked for, then shared by all users."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from demo import words
+from runtime.backends import Option, choose, options
+from runtime.batcher import Batcher
+from runtime.bundle import Bundle, open_bundle
+from runtime.card import Card, InputSpec
+from runtime.classifier import Classifier
+from runtime.errors import BackendError, UserError
+from runtime.locate import find_model
+from runtime.opening import open_classifier
+from runtime.preprocess import Limits
+
+LIMITS = Limits(max_bytes=16 << 20)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry of the page's "Runs on": a file of a bundle on a backend that runs here."""
+
+    key: str
+    words: str
+    path: Path
+    card: Card
+    backend: str | None
+    precision: str | None
+
+
+class Model:
+    """An open choice. Safe to share between threads.
+
+    Attributes:
+        choice: what it is.
+        classifier: for single calls and for batches of arrays (N, size, size, 3).
+        batcher: takes prepared images, uint8 (size, size, 3), of all users at once.
+    """
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        self.classifier = open_classifier(
+            choice.path, backend=choice.backend, precision=choice.precision, limits=LIMITS
+        )
+        self.classifier.warm_up()
+        self.batcher = Batcher(_for_prepared_images(self.classifier))
+
+    @property
+    def card(self) -> Card:
+        return self.classifier.card
+
+    def close(self) -> None:
+        self.batcher.close()
+        self.classifier.close()
+
+
+class Models:
+    """All choices of one or two bundles (or lone ONNX files)."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Finds what can run; opens the first choice, so that a broken model is refused now."""
+        self.paths = tuple(find_model(path) for path in paths)
+        self.choices = tuple(
+            choice
+            for number, path in enumerate(self.paths)
+            for choice in _choices(path, prefix=f"{number}:", named=len(paths) > 1)
+        )
+        self._lock = threading.Lock()
+        self._open: dict[str, Model] = {}
+        for path in self.paths:
+            self.open(next(choice.key for choice in self.choices if choice.path == path))
+
+    @property
+    def first(self) -> Model:
+        return self.open(self.choices[0].key)
+
+    @property
+    def input_specs(self) -> tuple[InputSpec, ...]:
+        """The different inputs of the models, usually one."""
+        return tuple(dict.fromkeys(choice.card.input for choice in self.choices))
+
+    def open(self, key: str) -> Model:
+        """The model of that choice; UserError when there is no such choice or it cannot run."""
+        choice = next((choice for choice in self.choices if choice.key == key), None)
+        if choice is None:
+            raise UserError("this choice is not offered here; load the page again")
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = Model(choice)
+            return self._open[key]
+
+    def close(self) -> None:
+        with self._lock:
+            for model in self._open.values():
+                model.close()
+            self._open.clear()
+
+
+def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
+    """What of `path` runs here, the best first; BackendError when nothing does."""
+    if path.suffix == ".onnx":
+        with open_classifier(path, limits=LIMITS) as classifier:
+            card, precision, backend = (
+                classifier.card,
+                classifier.precision,
+                classifier.backend,
+            )
+        found = [(backend, precision)]
+    else:
+        bundle = open_bundle(path)
+        card = bundle.card
+        found = [(option.backend, option.precision) for option in _running(bundle)]
+    name = f"{path.parent.name if path.name == 'bundle' else path.name}: " if named else ""
+    return [
+        Choice(
+            key=f"{prefix}{backend}:{precision}",
+            words=f"{name}{words.precision(precision)}, {words.backend(backend)}",
+            path=path,
+            card=card,
+            backend=backend,
+            precision=precision,
+        )
+        for backend, precision in found
+    ]
+
+
+def _running(bundle: Bundle) -> list[Option]:
+    found = [option for option in options(bundle) if option.problem is None]
+    if not found:
+        choose(bundle)  # raises the runtime's own explanation
+        raise BackendError(f"nothing of {bundle.path} runs on this machine")
+    best = choose(bundle).option
+    return sorted(found, key=lambda option: option is not best)
+
+
+def _for_prepared_images(classifier: Classifier) -> Classifier:
+    """The same open session for images that have been cut and resized already.
+
+    The page prepares images itself, to show and to time the steps; cutting them again would lose
+    their border.
+    """
+    size = classifier.card.input.size
+    whole = msgspec.structs.replace(classifier.card.input, resize=size, crop=size)
+    return Classifier(
+        classifier.session,
+        msgspec.structs.replace(classifier.card, input=whole),
+        source=classifier.source,
+        precision=classifier.precision,
+    )
