@@ -7,6 +7,7 @@ centre", taken from the decoded image with `resize(box=...)`: one interpolation 
 
 import io
 import math
+import stat
 from pathlib import Path
 
 import msgspec
@@ -106,11 +107,22 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 def _read(path: Path, limits: Limits) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(limits.max_bytes + 1)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
+            raise ImageError(f"{path}: is not a regular file; expected an image file")
+        _check_bytes(status.st_size, limits, str(path))
+        with path.open("rb", buffering=0) as file:
+            return file.read(limits.max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        if isinstance(error, ImageError):
+            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"{path}: cannot be read ({reason}); expected an image file") from error
+
+
+def _check_bytes(size: int, limits: Limits, name: str) -> None:
+    if size > limits.max_bytes:
+        raise ImageError(f"{name}: {size} bytes, the limit is {limits.max_bytes}")
 
 
 def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
@@ -130,8 +142,7 @@ def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: 
 def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name}: is empty; expected JPEG, PNG, WebP or BMP")
-    if len(content) > limits.max_bytes:
-        raise ImageError(f"{name}: over {limits.max_bytes} bytes; send a smaller file")
+    _check_bytes(len(content), limits, name)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         _check_pixels(image, limits, name)
         if image.info.get("progressive") and content.count(_START_OF_SCAN) > _MAX_SCANS:

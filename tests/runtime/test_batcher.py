@@ -1,0 +1,166 @@
+"""The batcher: every accepted image is answered once, and no more are accepted than promised."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime import BackendError, Batcher, Classifier, ImageError, OverloadedError, UserError
+from runtime.opening import open_classifier
+from runtime.session import Session
+
+
+class GatedSession(Session):
+    """Passes images on to `inner`, one batch each time that the gate is opened."""
+
+    def __init__(self, inner: Session) -> None:
+        self.backend = inner.backend
+        self.input_size, self.num_classes = inner.input_size, inner.num_classes
+        self.inner = inner
+        self.gate = threading.Semaphore(0)
+        self.sizes: list[int] = []
+        self.fail = False
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert self.gate.acquire(timeout=20)
+        self.sizes.append(len(images))
+        if self.fail:
+            raise RuntimeError("out of memory")
+        return self.inner.run(images)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.fixture
+def classifier(toy_bundle: Path) -> Iterator[Classifier]:
+    with open_classifier(toy_bundle) as classifier:
+        yield classifier
+
+
+@pytest.fixture
+def gated(classifier: Classifier) -> GatedSession:
+    session = GatedSession(classifier.session)
+    classifier.session = session
+    return session
+
+
+def colour(name: str) -> NDArray[np.uint8]:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[..., ("red", "green", "blue").index(name)] = 255
+    return image
+
+
+def until(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_many_threads_get_their_own_answer(classifier: Classifier) -> None:
+    wrong = []
+
+    def client(name: str) -> None:
+        for _ in range(30):
+            if batcher.submit(colour(name)).result(timeout=20)[0].label != name:
+                wrong.append(name)
+
+    with Batcher(classifier, max_batch=4, runners=2) as batcher:
+        threads = [
+            threading.Thread(target=client, args=(name,)) for name in ("red", "green", "blue") * 4
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert batcher.waiting == 0
+
+
+def test_waiting_images_form_one_batch(classifier: Classifier, gated: GatedSession) -> None:
+    batches: list[int] = []
+    with Batcher(classifier, max_batch=4, on_batch=lambda n, _: batches.append(n)) as batcher:
+        first = batcher.submit(colour("red"))
+        until(lambda: batcher._decoding == 0 and not batcher._ready)  # it is in the network
+        rest = batcher.submit_all([colour("green")] * 6)
+        until(lambda: len(batcher._ready) == 6)
+        gated.gate.release(3)
+        wait([first, *rest], timeout=10)
+    assert gated.sizes == batches == [1, 4, 2]
+
+
+def test_a_lone_image_does_not_wait_for_others(classifier: Classifier) -> None:
+    with Batcher(classifier, max_wait_ms=5000) as batcher:
+        started = time.perf_counter()
+        batcher.submit(colour("blue")).result(timeout=4)
+        assert time.perf_counter() - started < 2
+
+
+def test_a_full_queue_refuses_and_recovers(classifier: Classifier, gated: GatedSession) -> None:
+    with Batcher(classifier, max_batch=2, max_queue=4) as batcher:
+        accepted = batcher.submit_all([colour("red")] * 4)
+        with pytest.raises(OverloadedError, match=r"4 images are waiting and 1 more came, .* is 4"):
+            batcher.submit(colour("red"))
+        gated.gate.release(4)
+        wait(accepted, timeout=10)
+        until(lambda: batcher.waiting == 0)
+        with pytest.raises(OverloadedError):  # all or none
+            batcher.submit_all([colour("red")] * 5)
+        assert batcher.waiting == 0
+        assert batcher.submit(colour("green")).result(timeout=10)[0].label == "green"
+
+
+def test_broken_images_and_failing_batches_spare_the_others(
+    classifier: Classifier, gated: GatedSession
+) -> None:
+    gated.gate.release(100)
+    with Batcher(classifier) as batcher:
+        broken, good = batcher.submit_all([b"text", colour("red")], names=["a.jpg", None])
+        with pytest.raises(ImageError, match=r"a\.jpg: not a readable image"):
+            broken.result(timeout=10)
+        assert good.result(timeout=10)[0].label == "red"
+        gated.fail = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            batcher.submit(colour("red")).result(timeout=10)
+        gated.fail = False
+        assert batcher.submit(colour("blue")).result(timeout=10)[0].label == "blue"
+        until(lambda: batcher.waiting == 0)
+
+
+def test_cancelled_images_are_dropped(classifier: Classifier, gated: GatedSession) -> None:
+    with Batcher(classifier, decoders=1) as batcher:
+        blocker = threading.Event()
+        batcher._decoders.submit(blocker.wait)
+        future = batcher.submit(colour("red"))
+        assert future.cancel()
+        blocker.set()
+        until(lambda: batcher.waiting == 0)
+    assert gated.sizes == []
+
+
+def test_closing_answers_what_was_accepted(classifier: Classifier, gated: GatedSession) -> None:
+    batcher = Batcher(classifier, max_batch=2)
+    futures = batcher.submit_all([colour("green")] * 5)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    until(lambda: batcher._closed)
+    with pytest.raises(BackendError, match="closed"):
+        batcher.submit(colour("red"))
+    gated.gate.release(5)
+    closing.join(timeout=10)
+    assert not closing.is_alive()
+    assert [future.result(timeout=0)[0].label for future in futures] == ["green"] * 5
+    batcher.close()
+
+
+def test_senseless_settings_are_refused(classifier: Classifier) -> None:
+    with pytest.raises(UserError, match="max_batch 0"):
+        Batcher(classifier, max_batch=0)
+    with Batcher(classifier) as batcher, pytest.raises(UserError, match="top_k 0"):
+        batcher.submit(colour("red"), top_k=0)
