@@ -43,5 +43,8 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest
 
+nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
+	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/test_hostile_images.py
+
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,226 @@
+"""Images of every kind, whole and damaged."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+
+def picture(width: int = 96, height: int = 64) -> Image.Image:
+    """A smooth picture whose quarters differ, so that a turn or a mirror shows."""
+    quarters = np.array(
+        [[[230, 40, 30], [30, 200, 60]], [[40, 60, 220], [240, 220, 70]]], dtype=np.uint8
+    )
+    return Image.fromarray(quarters).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def whole_images() -> dict[str, bytes]:
+    """One valid file of each kind that is accepted."""
+    image = picture()
+    alpha = image.convert("RGBA")
+    alpha.putalpha(Image.linear_gradient("L").resize(image.size))
+    frames = [image.filter(ImageFilter.GaussianBlur(r)) for r in (1, 2)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description"
+    return {
+        "baseline.jpg": encoded(image, "JPEG"),
+        "progressive.jpg": encoded(image, "JPEG", progressive=True),
+        "grey.jpg": encoded(image.convert("L"), "JPEG"),
+        "cmyk.jpg": encoded(image.convert("CMYK"), "JPEG"),
+        "turned.jpg": encoded(image, "JPEG", exif=exif),
+        "restarts.jpg": encoded(image, "JPEG", restart_marker_blocks=2),
+        "two.jpg": encoded(image, "MPO", save_all=True, append_images=frames),
+        "rgb.png": encoded(image, "PNG"),
+        "grey.png": encoded(image.convert("L"), "PNG"),
+        "alpha.png": encoded(alpha, "PNG"),
+        "grey-alpha.png": encoded(alpha.convert("LA"), "PNG"),
+        "palette.png": encoded(image.convert("P"), "PNG"),
+        "transparent-palette.png": encoded(image.convert("P"), "PNG", transparency=3),
+        "one-bit.png": encoded(image.convert("1"), "PNG"),
+        "sixteen-bit.png": encoded(
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"
+        ),
+        "animated.png": encoded(image, "PNG", save_all=True, append_images=frames),
+        "lossy.webp": encoded(image, "WEBP"),
+        "lossless.webp": encoded(image, "WEBP", lossless=True),
+        "alpha.webp": encoded(alpha, "WEBP"),
+        "animated.webp": encoded(image, "WEBP", save_all=True, append_images=frames),
+        "rgb.bmp": encoded(image, "BMP"),
+        "palette.bmp": encoded(image.convert("P"), "BMP"),
+        "one-bit.bmp": encoded(image.convert("1"), "BMP"),
+    }
+
+
+def hostile_images() -> dict[str, bytes]:
+    """Damaged, lying, foreign and oversized files, by a name that says what is wrong."""
+    corpus: dict[str, bytes] = {}
+    for name, content in whole_images().items():
+        corpus |= {f"cut at {cut} of {name}": content[:cut] for cut in cuts(name, content)}
+        corpus |= {f"flipped {i} in {name}": flipped(content, seed=i) for i in range(5)}
+        corpus[f"junk after {name}"] = content + b"\xff\xd8" * 1000
+        corpus[f"junk before {name}"] = b"\0" * 7 + content
+        corpus[f"emptied middle of {name}"] = content[:40] + b"\0" * 400 + content[440:]
+    return corpus | dict(lying_headers()) | dict(bombs()) | dict(foreign_files())
+
+
+def cuts(name: str, content: bytes) -> list[int]:
+    """Where a truncation hurts: in the header, before and after each marker or chunk, the end."""
+    places = {1, 2, 4, 8, 16, 30, len(content) // 2, len(content) - 2, len(content) - 1}
+    if name.endswith(".jpg"):
+        places |= {i for i in range(len(content) - 1) if content[i] == 255 and content[i + 1] > 191}
+    elif name.endswith(".png"):
+        for kind in (b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fdAT", b"IDAT", b"IEND"):
+            start = content.find(kind)
+            places |= {start - 4, start, start + 4, start + 9} if start > 0 else set()
+    return sorted(place for place in places if 0 < place < len(content))[:24]
+
+
+def flipped(content: bytes, *, seed: int) -> bytes:
+    """Some bits changed, the first two bytes kept so that the format is still recognised."""
+    rng = np.random.default_rng(seed)
+    changed = bytearray(content)
+    for place in rng.integers(2, len(content), 1 + len(content) // 200):
+        changed[place] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+def bmp(width: int, height: int, depth: int, compression: int) -> bytes:
+    """The header of a BMP whose pixels would follow."""
+    return struct.pack("<2sIII", b"BM", 1054, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, depth, compression, 0, 0, 0, 0, 0
+    )
+
+
+def lying_headers() -> Iterator[tuple[str, bytes]]:
+    """Files whose header names another size, depth or offset than the pixels have."""
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    huge = 2**31 - 1
+    sizes = ((0, 0), (0, 9), (9, 0), (huge, huge), (huge, 1), (1, huge), (9000, 9000))
+    for width, height in sizes:
+        yield f"png of {width}x{height}", png(width, height, pixels)
+        bmp = struct.pack(
+            "<2sIIIIiiHHIIiiII", b"BM", 1054, 0, 54, 40, width, height, 1, 24, *[0] * 6
+        )
+        yield f"bmp of {width}x{height}", bmp + b"\0" * 1000
+        yield f"bmp of {width}x{-height}", bmp[:22] + struct.pack("<i", -height) + bmp[26:]
+    for depth, colour in ((3, 2), (16, 3), (1, 2), (8, 1), (8, 7), (255, 255)):
+        yield (
+            f"png of depth {depth}, colour {colour}",
+            png(9, 9, pixels, depth=depth, colour=colour),
+        )
+    files = whole_images()
+    for name in ("baseline.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"):
+        content = files[name]
+        frame = max(content.find(marker) for marker in (b"\xff\xc0", b"\xff\xc2"))
+        for height, width in ((0, 0), (1, 1), (64, 65535), (65535, 65535), (7, 9000)):
+            size = struct.pack(">HH", height, width)
+            yield f"{name} of {width}x{height}", content[: frame + 5] + size + content[frame + 9 :]
+        for components in (0, 2, 5, 255):
+            changed = content[: frame + 9] + bytes([components]) + content[frame + 10 :]
+            yield f"{name} of {components} components", changed
+    for orientation in (0, 9, 65535):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        yield f"orientation {orientation}", encoded(picture(), "JPEG", exif=exif)
+    for place in range(0, 60, 4):
+        content = files["turned.jpg"]
+        start = content.find(b"Exif") + place
+        yield f"exif damaged at {place}", content[:start] + b"\xff" * 4 + content[start + 4 :]
+
+
+def bombs() -> Iterator[tuple[str, bytes]]:
+    """Small files that ask for much memory or time."""
+    rows = zlib.compress(b"\0" * 30_000_000, 9)
+    yield (
+        "png of 30000x8000 in 30 kB",
+        png(30000, 8000, png_chunk(b"IDAT", rows), depth=1, colour=0),
+    )
+    yield (
+        "png of 7900x7900 in 180 kB",
+        png(7900, 7900, png_chunk(b"IDAT", zlib.compress(b"\0" * (7900 * 3 + 1) * 7900, 9))),
+    )
+    for kind in (b"zTXt", b"iCCP", b"iTXt"):
+        prefix = b"key\0\0" if kind != b"iTXt" else b"key\0\1\0\0\0"
+        chunk = png_chunk(kind, prefix + zlib.compress(b"x" * 100_000_000, 1))
+        yield f"{kind.decode()} of 100 MB", png(9, 9, chunk)
+    many = b"".join(png_chunk(b"tEXt", b"key\0" + b"x" * 900) for _ in range(3000))
+    yield "png of 3000 comments", png(9, 9, many)
+    progressive = whole_images()["progressive.jpg"]
+    last = progressive.rfind(b"\xff\xda")
+    scan = progressive[last:-2]
+    yield "jpeg of 50000 scans", progressive[:-2] + scan * 50_000 + b"\xff\xd9"
+    yield "jpeg of 150 scans", progressive[:-2] + scan * 150 + b"\xff\xd9"
+    side = 8000
+    yield (
+        "bmp with run lengths",
+        struct.pack("<2sIIIIiiHHIIiiII", b"BM", 90, 0, 54, 40, side, side, 1, 8, 1, 36, 0, 0, 0, 0)
+        + b"\xff\0" * 18,
+    )
+    yield "webp of 16383x16383", encoded(Image.new("L", (16383, 1)), "WEBP", quality=0)
+
+
+def foreign_files() -> Iterator[tuple[str, bytes]]:
+    """Other formats, and nothing at all."""
+    image = picture(24, 16)
+    for kind in ("GIF", "TIFF", "ICO", "PPM", "TGA", "PCX", "ICNS", "PDF", "EPS", "SGI", "DDS"):
+        yield f"{kind} file", encoded(image, kind)
+    yield "animated GIF", encoded(image, "GIF", save_all=True, append_images=[image] * 3)
+    for text in (
+        "",
+        "\0",
+        "\n",
+        "hello",
+        "<svg/>",
+        "<html>",
+        "{}",
+        "%!PS-Adobe",
+        "#!/bin/sh",
+        "PK\3\4",
+    ):
+        yield f"text {text!r}", text.encode()
+    for magic in (
+        b"\xff\xd8",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\0\0\0\0WEBP",
+        b"BM",
+        b"\x7fELF",
+    ):
+        yield f"only {magic!r}", magic
+        yield f"{magic!r} and zeros", magic + b"\0" * 5000
+        yield f"{magic!r} and ones", magic + b"\xff" * 5000
+    rng = np.random.default_rng(0)
+    for length in (1, 10, 100, 1000, 10_000):
+        yield f"{length} random bytes", rng.bytes(length)
+        yield f"random bytes {length} after a JPEG's start", b"\xff\xd8\xff\xe0" + rng.bytes(length)
+
+
+@pytest.fixture(scope="session")
+def whole() -> dict[str, bytes]:
+    return whole_images()
+
+
+@pytest.fixture(scope="session")
+def hostile() -> dict[str, bytes]:
+    return hostile_images()
