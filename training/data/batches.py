@@ -17,23 +17,6 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def ordered_batches(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in order, for evaluation; the last batch may be smaller."""
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
-        # Copies, since torch refuses to look at read-only maps without a warning.
-        yield (
-            torch.from_numpy(np.array(images[rows])).to(device),
-            torch.from_numpy(np.array(labels[rows])).to(device),
-        )
-
-
 class Batches:
     """The batches of every epoch: shuffled, the last incomplete one dropped, sharded by rank.
 

@@ -80,16 +80,26 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     size = chunk.spec.size
     rows = np.zeros((len(chunk.images), size, size, 3), dtype=np.uint8)
     broken = []
-    for index, image in enumerate(chunk.images):
-        row = chunk.first_row + index
-        try:
-            rows[index] = preprocess(image, chunk.spec, name=_name(image, row))
-        except ImageError as error:
-            broken.append(Broken(row, str(error)))
+    if _has_input_size(chunk):
+        rows[:] = chunk.images
+    else:
+        for index, image in enumerate(chunk.images):
+            row = chunk.first_row + index
+            try:
+                rows[index] = preprocess(image, chunk.spec, name=_name(image, row))
+            except ImageError as error:
+                broken.append(Broken(row, str(error)))
     with chunk.file.open("r+b") as file:
         file.seek(chunk.offset)
         file.write(rows.tobytes())
     return Decoded(len(chunk.images), broken)
+
+
+def _has_input_size(chunk: Chunk) -> bool:
+    """Whether preprocessing would return every image as it is."""
+    size, images = chunk.spec.size, chunk.images
+    same_size = isinstance(images, np.ndarray) and images.shape[1:3] == (size, size)
+    return same_size and chunk.spec.crop == chunk.spec.resize
 
 
 def _name(image: "Path | NDArray[np.uint8]", row: int) -> str:

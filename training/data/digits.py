@@ -10,6 +10,7 @@ from runtime.preprocess import preprocess
 from training.data.dataset import Dataset
 from training.data.geometry import whole_images
 
+NAME = "digits"
 IMAGE_SIZE = 32
 NUM_TEST = 360
 _MAX_VALUE = 16  # the images hold 0..16
@@ -35,7 +36,7 @@ def load_digits(image_size: int, *, split_seed: int) -> Dataset:
 
     labels = digits.target.astype(np.int64)
     return Dataset(
-        name="digits",
+        name=NAME,
         class_names=tuple(str(name) for name in digits.target_names),
         input=spec,
         train_images=images(train),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import UserError
 
@@ -68,28 +68,36 @@ def source_of_files(name: str, root: Path, contents: Contents) -> Source:
     return Source(name, fingerprint, lambda: contents)
 
 
-def split_of(images: Sequence[Path] | NDArray[np.uint8], labels: Sequence[int]) -> Split:
+def split_of(images: Sequence[Path] | NDArray[np.uint8], labels: ArrayLike) -> Split:
     """A Split from any sequence of labels."""
     return Split(images, np.asarray(labels, dtype=np.int64))
 
 
-def check_contents(name: str, contents: Contents) -> None:
+def check_labels(
+    name: str,
+    class_names: Sequence[str],
+    train_labels: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+) -> None:
     """UserError if a label is out of range, a split is empty or a class has no training image."""
-    num_classes = len(contents.class_names)
-    if num_classes < MIN_CLASSES:
-        raise UserError(f"{name} has {num_classes} class; a classifier needs at least two")
-    for word, split in (("training", contents.train), ("test", contents.test)):
-        if len(split.labels) == 0:
+    num_classes = len(class_names)
+    if num_classes < MIN_CLASSES or len(set(class_names)) != num_classes:
+        raise UserError(
+            f"{name} has the class names {', '.join(class_names)}; "
+            "expected at least two, all different"
+        )
+    for word, labels in (("training", train_labels), ("test", test_labels)):
+        if len(labels) == 0:
             raise UserError(f"{name} has no {word} images; expected at least one")
-        low, high = int(split.labels.min()), int(split.labels.max())
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise UserError(
                 f"{name}: {word} labels are {low}..{high}, "
                 f"expected 0..{num_classes - 1} for {num_classes} classes"
             )
-    counts = np.bincount(contents.train.labels, minlength=num_classes)
+    counts = np.bincount(train_labels, minlength=num_classes)
     if not counts.all():
-        missing = contents.class_names[int(np.argmin(counts))]
+        missing = class_names[int(np.argmin(counts))]
         raise UserError(f"{name}: class {missing!r} has no training images; add some or remove it")
 
 

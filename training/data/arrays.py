@@ -1,0 +1,123 @@
+"""A folder of arrays: `{train,test}_{images,labels}.npy` and, if there is one, `classes.txt`.
+
+Images are uint8 (N, H, W, 3) in RGB order, labels integers (N,). Arrays that have the input's size
+already are mapped where they lie; others are brought to it in the cache.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+from training.data.cache import load_cached
+from training.data.dataset import Dataset
+from training.data.folders import name_of
+from training.data.geometry import (
+    MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
+    Channels,
+    check_image_size,
+    whole_images,
+)
+from training.data.source import Contents, Source, Split, check_labels, fingerprint_of, split_of
+
+CLASSES_FILE = "classes.txt"
+_TRAIN_IMAGES = "train_images.npy"
+_SPLITS = ("train", "test")
+_IMAGE_DIMENSIONS = 4
+_STATISTICS_IMAGES = 10_000
+_MIN_STD = 1 / 255  # of images that are all alike
+_DECIMALS = 4
+
+
+def is_array_folder(root: Path) -> bool:
+    """Whether the folder holds arrays rather than class folders."""
+    return (root / _TRAIN_IMAGES).exists()
+
+
+def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Dataset:
+    """The arrays in `root` at `image_size` pixels (None: the shorter side that they have)."""
+    name = name_of(root)
+    images = {split: _load(root / f"{split}_images.npy") for split in _SPLITS}
+    labels = {split: _load(root / f"{split}_labels.npy") for split in _SPLITS}
+    for split in _SPLITS:
+        _check_split(root, split, images[split], labels[split])
+    splits = [split_of(images[split], labels[split]) for split in _SPLITS]
+    contents = Contents(_class_names(root, splits), *splits)
+    check_labels(name, contents.class_names, *(split.labels for split in splits))
+
+    shapes = {array.shape[1:3] for array in images.values()}
+    side = min(images["train"].shape[1:3])
+    default = min(max(side, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)
+    size = check_image_size(default if image_size is None else image_size)
+    mean, std = channel_statistics(images["train"])
+    geometry = whole_images(size, mean=mean, std=std)
+    if shapes != {(size, size)}:
+        files = [root / f"{split}_{what}.npy" for split in _SPLITS for what in ("images", "labels")]
+        fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))
+        return load_cached(Source(name, fingerprint, lambda: contents), geometry, progress=progress)
+    return Dataset(
+        name=name,
+        class_names=contents.class_names,
+        input=geometry.input,
+        train_images=images["train"],
+        train_labels=splits[0].labels,
+        test_images=images["test"],
+        test_labels=splits[1].labels,
+    )
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
+    """Mean and standard deviation a channel, in [0, 1], of at most 10,000 images spread evenly."""
+    step = -(-len(images) // _STATISTICS_IMAGES)
+    pixels = np.asarray(images[::step]).reshape(-1, 3)
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in pixels.T:
+        counts = np.bincount(channel, minlength=len(values))
+        mean.append(float(np.average(values, weights=counts)))
+        variance = float(np.average((values - mean[-1]) ** 2, weights=counts))
+        std.append(max(_MIN_STD, variance**0.5))
+    return _channels(mean), _channels(std)
+
+
+def _channels(values: list[float]) -> Channels:
+    red, green, blue = (round(value, _DECIMALS) for value in values)
+    return red, green, blue
+
+
+def _load(file: Path) -> NDArray[Any]:
+    """A map of the array; UserError if the file is absent, truncated or holds no plain array."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} does not exist; expected train_images.npy, train_labels.npy, "
+            "test_images.npy and test_labels.npy in one folder"
+        ) from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{file} is not a whole .npy file of numbers ({error})") from error
+
+
+def _check_split(root: Path, split: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    if images.dtype != np.uint8 or images.ndim != _IMAGE_DIMENSIONS or images.shape[-1] != 3:  # noqa: PLR2004
+        raise UserError(
+            f"{root / f'{split}_images.npy'} is {images.dtype} {images.shape}, "
+            "expected uint8 (N, H, W, 3) in RGB order"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
+        raise UserError(
+            f"{root / f'{split}_labels.npy'} is {labels.dtype} {labels.shape}, "
+            f"expected integers ({len(images)},), one for each image"
+        )
+
+
+def _class_names(root: Path, splits: list[Split]) -> tuple[str, ...]:
+    """The lines of `classes.txt`, or the labels themselves."""
+    file = root / CLASSES_FILE
+    if file.exists():
+        return tuple(file.read_text(encoding="utf-8").strip().splitlines())
+    highest = max((int(split.labels.max()) for split in splits if len(split.labels)), default=-1)
+    return tuple(str(label) for label in range(highest + 1))

@@ -1,0 +1,121 @@
+"""The files of a published data set: found where the user has them, or downloaded and checked."""
+
+import socket
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from runtime.errors import UserError
+from training.data.cache_folder import cache_root
+from training.data.locks import locked
+from training.data.progress import report
+
+_TIMEOUT_SECONDS = 60.0
+_DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A publisher's archive; `into` is the folder that its content goes to."""
+
+    url: str
+    md5: str
+    into: str = "."
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a data set is published.
+
+    `folders` are the names under which its content may lie in a data root; `download` makes the
+    first of them in the folder that it is given. `is_complete` recognises the content.
+    """
+
+    url: str
+    folders: tuple[str, ...]
+    is_complete: Callable[[Path], bool]
+    download: Callable[[Path], None]
+    installed: Path | None = None  # where a package of the system puts it
+
+
+def obtain(name: str, published: Published, data_root: Path | None) -> Path:
+    """The folder with the content of the data set, downloaded if it is nowhere.
+
+    Looks in `data_root` (None: where the system's package puts it, then in the cache) for the
+    content itself or a folder of it. UserError, in one line, if it is absent and stays so.
+    """
+    if data_root is not None and not data_root.is_dir():
+        raise UserError(f"data root {data_root} is not a folder; make it or correct the path")
+    root = cache_root() / "downloads" if data_root is None else data_root
+    places = [root / folder for folder in (".", *published.folders)]
+    if data_root is None and published.installed is not None:
+        places.insert(0, published.installed)
+    target = root / published.folders[0]
+    found = _first_complete(places, published)
+    if found is None:
+        with locked(root / name):
+            found = _first_complete(places, published)  # another process may have got it
+            if found is None:
+                _download(name, published, root)
+                found = target
+    return found
+
+
+def download_archives(*archives: Archive) -> Callable[[Path], None]:
+    """A `Published.download` that fetches, checks and unpacks archives."""
+
+    def download(folder: Path) -> None:
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        for archive in archives:
+            into = folder / archive.into
+            download_and_extract_archive(
+                archive.url, str(folder), str(into), md5=archive.md5, remove_finished=True
+            )
+
+    return download
+
+
+def _first_complete(places: list[Path], published: Published) -> Path | None:
+    return next((place for place in places if published.is_complete(place)), None)
+
+
+def _download(name: str, published: Published, root: Path) -> None:
+    """Downloads beside the target, so that an interrupted download is not taken for the content."""
+    target = root / Path(published.folders[0]).parts[0]
+    if target.exists():
+        raise UserError(
+            f"{target} is not the whole of {name}; complete it from {published.url}, "
+            "or remove it to download it again"
+        )
+    report(f"downloading {name} to {target}")
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root) as temporary:
+        try:
+            with _timeout(_TIMEOUT_SECONDS):
+                published.download(Path(temporary))
+        except _DOWNLOAD_ERRORS as error:
+            raise UserError(
+                f"{name} is not in {root} and cannot be downloaded ({error}); get it from "
+                f"{published.url}, unpack it to {root / published.folders[0]} "
+                "or name its folder with --data-root"
+            ) from error
+        made = Path(temporary) / published.folders[0]
+        if not published.is_complete(made):
+            raise UserError(f"{published.url} does not hold what was expected of {name}")
+        (Path(temporary) / target.name).rename(target)
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """For urllib has no limit of its own, and torchvision gives none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,120 @@
+"""A folder of class folders: with `train/` and `test/` or `val/`, or one folder that is split here.
+
+A class is named after its folder; its images may lie in folders below it. Hidden files are left
+out, and so, with a word about it, are files whose names do not end like an image's.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runtime.errors import UserError
+from runtime.preprocess import SUFFIXES
+from training.data.progress import report
+from training.data.source import Contents, Source, Split, source_of_files, split_of
+
+TRAIN_FOLDER = "train"
+TEST_FOLDERS = ("test", "val")  # the first that there is
+TEST_SHARE = 0.2
+_EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
+
+
+def folder_source(root: Path, *, split_seed: int) -> Source:
+    """The images in `root`; without a test folder 20 % of each class are held out by the seed."""
+    train = root / TRAIN_FOLDER
+    test = next((root / word for word in TEST_FOLDERS if (root / word).is_dir()), None)
+    if train.is_dir() and test is not None:
+        contents = _two_folders(train, test)
+    elif train.is_dir() and class_folders(root) == [train]:
+        raise UserError(f"{root} has {TRAIN_FOLDER}/ but neither test/ nor val/; {_EXPECTED}")
+    else:
+        contents = _one_folder(root, split_seed=split_seed)
+    return source_of_files(name_of(root), root, contents)
+
+
+def name_of(root: Path) -> str:
+    """The folder's own name, fit for a file name: results state it, and never a whole path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-.") or "folder"
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in `folder` that are not hidden, in order of their names."""
+    return sorted(
+        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class folder, sorted; UserError if there is none."""
+    classes = {entry.name: _image_files(entry) for entry in class_folders(folder)}
+    if not classes:
+        raise UserError(f"{folder} has no class folders; {_EXPECTED}")
+    for name, (images, _) in classes.items():
+        if not images:
+            raise UserError(
+                f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
+            )
+    ignored = sum(others for _, others in classes.values())
+    if ignored:
+        report(f"{folder}: {ignored} files ignored, they do not end in {', '.join(SUFFIXES)}")
+    return {name: images for name, (images, _) in classes.items()}
+
+
+def labelled(classes: Sequence[list[Path]]) -> Split:
+    """The files of each class in turn, labelled with the class's position."""
+    labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes])
+    return split_of([image for images in classes for image in images], labels)
+
+
+def split_classes(
+    classes: dict[str, list[Path]], num_test: Sequence[int], *, split_seed: int
+) -> Contents:
+    """Of the n-th class the seed holds out `num_test[n]` images, whatever the other classes are."""
+    train, test = [], []
+    for (name, images), count in zip(classes.items(), num_test, strict=True):
+        order = np.random.default_rng((split_seed, *name.encode())).permutation(len(images))
+        test.append([images[i] for i in sorted(order[:count])])
+        train.append([images[i] for i in sorted(order[count:])])
+    return Contents(tuple(classes), labelled(train), labelled(test))
+
+
+def _two_folders(train: Path, test: Path) -> Contents:
+    train_classes, test_classes = images_by_class(train), images_by_class(test)
+    for name in train_classes.keys() ^ test_classes.keys():
+        there, absent = (train, test) if name in train_classes else (test, train)
+        raise UserError(f"class {name!r} is in {there} and not in {absent}; expected it in both")
+    names = tuple(train_classes)
+    return Contents(
+        names,
+        labelled([train_classes[name] for name in names]),
+        labelled([test_classes[name] for name in names]),
+    )
+
+
+def _one_folder(root: Path, *, split_seed: int) -> Contents:
+    classes = images_by_class(root)
+    for name, images in classes.items():
+        if len(images) == 1:
+            raise UserError(
+                f"{root / name} has one image; expected at least two, one to train and one to test"
+            )
+    num_test = [max(1, round(TEST_SHARE * len(images))) for images in classes.values()]
+    return split_classes(classes, num_test, split_seed=split_seed)
+
+
+def _image_files(folder: Path) -> tuple[list[Path], int]:
+    """The image files below `folder`, sorted, and how many other files there are."""
+    images, others = [], 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(SUFFIXES):
+                images.append(Path(parent, name))
+            else:
+                others += 1
+    return sorted(images), others

@@ -1,0 +1,131 @@
+"""Published data sets of small images of one size: Fashion-MNIST, CIFAR-10 and CIFAR-100."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+from training.data.fetch import Published, obtain
+from training.data.source import Contents, Source, fingerprint_of, split_of
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_FASHION_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_CIFAR_FILES = {
+    "cifar10": (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"),
+    "cifar100": ("train", "test", "meta"),
+}
+_CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_IDX_UINT8 = 8  # the type byte of an IDX file
+
+
+def fashion_mnist(name: str, data_root: Path | None, split_seed: int) -> Source:
+    """Fashion-MNIST from its four IDX files, gzipped (as Debian's package has them) or not."""
+    folder = obtain(name, _FASHION, data_root)
+    files = [_idx_file(folder, stem) for stem in _FASHION_FILES]
+
+    def read() -> Contents:
+        train_images, train_labels, test_images, test_labels = map(read_idx, files)
+        return Contents(
+            FASHION_CLASSES,
+            split_of(_rgb(train_images), train_labels),
+            split_of(_rgb(test_images), test_labels),
+        )
+
+    return Source(name, fingerprint_of(folder, files), read)
+
+
+def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
+    """CIFAR-10 or CIFAR-100 (fine labels), read and checked by torchvision."""
+    folder = obtain(name, _CIFAR[name], data_root)
+    files = [folder / file for file in _CIFAR_FILES[name]]
+
+    def read() -> Contents:
+        # Its own folder name is left out: the user's folder may have any.
+        local = type("Local", (_torchvision_class(name),), {"base_folder": ""})
+        try:
+            train, test = local(folder, train=True), local(folder, train=False)
+        except RuntimeError as error:  # torchvision's word for a checksum that differs
+            raise UserError(
+                f"{folder}: {error}; remove the folder or get it again from {_CIFAR_PAGE}"
+            ) from error
+        names = tuple(label.replace("_", " ") for label in train.classes)
+        return Contents(
+            names, split_of(train.data, train.targets), split_of(test.data, test.targets)
+        )
+
+    return Source(name, fingerprint_of(folder, files), read)
+
+
+def read_idx(file: Path) -> NDArray[np.uint8]:
+    """The array of an IDX file of bytes, gzipped or not; UserError if it is not whole."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        zeros, kind, rank = content[:2], content[2], content[3]
+        shape = np.frombuffer(content, ">u4", count=rank, offset=4).astype(np.int64)
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
+        if zeros != b"\0\0" or kind != _IDX_UINT8:
+            raise UserError(f"{file} is not an IDX file of bytes; get it again")
+        return values.reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is not a whole IDX file ({error}); get it again") from error
+
+
+def _idx_file(folder: Path, stem: str) -> Path:
+    plain = folder / stem
+    return plain if plain.exists() else folder / f"{stem}.gz"
+
+
+def _rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[..., None], 3, axis=3)
+
+
+def _torchvision_class(name: str) -> Any:
+    from torchvision import datasets  # seconds to import
+
+    return {
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+    }[name]
+
+
+def _published_cifar(name: str) -> Published:
+    return Published(
+        url=_CIFAR_PAGE,
+        folders=(_CIFAR_FOLDERS[name],),
+        is_complete=lambda folder: all((folder / file).is_file() for file in _CIFAR_FILES[name]),
+        download=lambda folder: _torchvision_class(name)(folder, download=True),
+    )
+
+
+_CIFAR = {name: _published_cifar(name) for name in _CIFAR_FILES}
+_FASHION = Published(
+    url="https://github.com/zalandoresearch/fashion-mnist",
+    folders=("FashionMNIST/raw", "fashion-mnist"),
+    is_complete=lambda folder: all(_idx_file(folder, stem).is_file() for stem in _FASHION_FILES),
+    download=lambda folder: _torchvision_class("fashion-mnist")(folder, download=True),
+    installed=Path("/usr/share/datasets/fashion-mnist"),
+)
