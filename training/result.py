@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from runtime.files import write_atomic
 from runtime.locate import RESULT
 from training.calibration import fit_temperature
-from training.cost import cost_of
+from training.cost import Cost, cost_of
 from training.device import device_name
 from training.evaluation import (
     confusion_matrix,
@@ -18,6 +19,7 @@ from training.evaluation import (
     softmax,
     top_k,
 )
+from training.plan import Plan
 from training.plots import CONFUSION, CURVES, plot_confusion, plot_curves
 from training.students import build_student
 from training.trainer import Save, Trainer
@@ -39,12 +41,7 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any]:
         validation_top1 = top_k(validation_logits, validation_labels, 1)
     logits, labels = trainer.test_logits(), dataset.test_labels
     save(trainer.checkpoint(temperature=temperature, finished=True))
-    cost = cost_of(
-        build_student(
-            plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-        ),
-        image_size=plan.input.size,
-    )
+    cost = _cost(plan)
     result = {
         "arch": plan.arch,
         "width": plan.width,
@@ -79,6 +76,14 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any]:
     plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
     write_atomic(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
     return result
+
+
+def _cost(plan: Plan) -> Cost:
+    with torch.device("meta"):  # shapes are all that counting needs
+        student = build_student(
+            plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
+        )
+    return cost_of(student, image_size=plan.input.size)
 
 
 def versions() -> dict[str, str]:

@@ -122,8 +122,9 @@ def channels_at(student: nn.Module, tap: str, image_size: int) -> int:
     was_training = student.training
     # Evaluation mode: a look at the shapes must not move the running statistics.
     student.eval()
+    device = next(student.parameters()).device
     with torch.no_grad():
-        student(torch.zeros(1, 3, image_size, image_size))
+        student(torch.zeros(1, 3, image_size, image_size, device=device))
     student.train(was_training)
     handle.remove()
     return shape[1]

@@ -76,7 +76,7 @@ class Trainer:
         return sum(p.numel() for p in auxiliary.parameters()) if auxiliary is not None else 0
 
     def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
-        """Trains to the last epoch; InterruptedRunError, a checkpoint left, if `stop` asks for it."""
+        """Trains to the last epoch, or to InterruptedRunError, a checkpoint left, if `stop` asks."""
         with closing(Journal(folder, self.history)) as journal:
             while self._epoch < self.plan.recipe.epochs:
                 progress.start_epoch(
