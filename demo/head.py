@@ -4,7 +4,9 @@ from demo import words
 from demo.markup import text
 from runtime.card import Card
 
-_SHOWN = 6  # class names in the sentence
+# Class names in the sentence: all, or a few of many.
+_ALL_SHOWN = 10
+_SOME_SHOWN = 6
 
 
 def head_html(card: Card) -> str:
@@ -26,6 +28,7 @@ def head_html(card: Card) -> str:
 
 
 def _classes(names: tuple[str, ...]) -> str:
-    listed = ", ".join(names[:_SHOWN])
-    rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"A compact network that tells {len(names)} classes apart: {listed}{rest}."
+    shown = len(names) if len(names) <= _ALL_SHOWN else _SOME_SHOWN
+    rest = f", and {len(names) - shown:,} more" if len(names) > shown else ""
+    listed = ", ".join(names[:shown])
+    return f"A compact network that tells {len(names):,} classes apart: {listed}{rest}."

@@ -80,6 +80,17 @@ class Models:
         return self.open(self.choices[0].key)
 
     @property
+    def menu(self) -> list[tuple[str, str]]:
+        """Words and key of every choice."""
+        return [(choice.words, choice.key) for choice in self.choices]
+
+    @property
+    def rival(self) -> str:
+        """The key of what the first choice is compared with: the second bundle, or file."""
+        others = [choice for choice in self.choices[1:] if choice.path != self.paths[0]]
+        return (others or self.choices[1:] or self.choices)[0].key
+
+    @property
     def input_specs(self) -> tuple[InputSpec, ...]:
         """The different inputs of the models, usually one."""
         return tuple(dict.fromkeys(choice.card.input for choice in self.choices))

@@ -9,6 +9,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from demo.guard import Application, Guard
 from demo.models import LIMITS, Models
 from demo.page import build_page
 from demo.theme import build_theme, head_script, style_sheet
@@ -16,7 +17,7 @@ from demo.theme import build_theme, head_script, style_sheet
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
 
 
-def build_application(models: Models, *, auth: tuple[str, str] | None) -> FastAPI:
+def build_application(models: Models, *, auth: tuple[str, str] | None) -> Application:
     """The page as an ASGI application."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
@@ -36,7 +37,7 @@ def build_application(models: Models, *, auth: tuple[str, str] | None) -> FastAP
         pwa=False,
         enable_monitoring=False,
     )
-    return application
+    return Guard(application)
 
 
 def serve(paths: Sequence[Path], listener: socket.socket, *, auth: tuple[str, str] | None) -> None:

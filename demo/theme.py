@@ -54,6 +54,7 @@ def build_theme() -> gr.themes.Base:
         block_shadow_dark="none",
         block_label_background_fill="transparent",
         block_label_border_width="0px",
+        button_border_width="1px",
         button_primary_shadow="none",
         input_shadow="none",
         input_shadow_focus="none",

@@ -22,13 +22,14 @@ _TERMS = {
     "drg+dsr": "self-distillation with reverse guidance and shape regularization (DRG + DSR)",
 }
 _BACKENDS = {
-    "onnx-cpu": "ONNX Runtime on the CPU",
-    "onnx-cuda": "ONNX Runtime on the GPU",
+    "onnx-cpu": "ONNX Runtime, CPU",
+    "onnx-cuda": "ONNX Runtime, GPU",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT for RTX",
 }
-_PRECISIONS = {"int8-cpu": "int8 for CPUs", "int8": "int8 for TensorRT"}
+_PRECISIONS = {"int8-cpu": "int8 (CPU)", "int8": "int8 (TensorRT)"}
 _SMALLEST_SHOWN = 0.0005
+_SMALLEST_POINTS = 1e-5
 
 
 def percent(fraction: float) -> str:
@@ -52,6 +53,13 @@ def count(value: float) -> str:
 
 def file_size(num_bytes: int) -> str:
     return _with_unit(num_bytes, (("MB", 1e6), ("kB", 1e3), ("bytes", 1)))
+
+
+def points(fraction: float) -> str:
+    """A difference of two fractions, in points of a hundred, with two digits."""
+    if 0 < fraction < _SMALLEST_POINTS:
+        return f"<{NARROW_SPACE}0.001 points"
+    return f"{100 * fraction:.2g} points"
 
 
 def square(edge: int) -> str:

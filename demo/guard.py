@@ -1,0 +1,163 @@
+"""What Gradio's server allows and this page does not need: shut off before a request reaches it.
+
+- Nothing is fetched for a visitor from anywhere else (Gradio would, for `file=http...`, `proxy=`,
+  and a file whose path is an address).
+- Only the calls that the page itself makes are answered, and only up to a size.
+- The browser is told to load nothing from outside this server (Content-Security-Policy).
+"""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Literal
+
+from fastapi.responses import PlainTextResponse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_CALL_BYTES = 512 << 10  # a click's inputs: file names and choices, never images
+MAX_UPLOAD_BYTES = 512 << 20  # one request with many pictures; each has its own limit
+_API = "/gradio_api"
+_UPLOAD = f"{_API}/upload"
+_CALLS = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", "/login")
+_FILE = f"{_API}/file="
+_PAGES = (
+    "/", "/config", "/favicon.ico", "/login", "/logout", "/manifest.json", "/robots.txt",
+    "/theme.css", f"{_API}/app_id", f"{_API}/login_check", f"{_API}/queue/data",
+    f"{_API}/startup-events", f"{_API}/theme.css", f"{_API}/upload_progress", f"{_API}/user",
+)  # fmt: skip
+_FOLDERS = ("/assets/", "/static/", f"{_API}/heartbeat/")
+_OUTSIDE = ("http:", "https:", "//")
+
+_POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio's templates need both
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    ]
+)
+HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Guard:
+    """ASGI middleware around Gradio's application."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        send = _with_headers(send)
+        kind = _kind(scope["method"], scope["path"])
+        refusal: Application | None = None
+        if kind == "refused":
+            refusal = PlainTextResponse("not found", status_code=404)
+        elif kind == "upload":
+            receive = _limited(receive, MAX_UPLOAD_BYTES)
+        elif kind == "call":
+            body = await _read(receive, MAX_CALL_BYTES)
+            if body is None:
+                refusal = PlainTextResponse("too large", status_code=413)
+            elif _names_outside_file(body):
+                refusal = PlainTextResponse("files come by upload", status_code=400)
+            else:
+                receive = _replay(body, receive)
+        await (refusal or self._application)(scope, receive, send)
+
+
+def _kind(method: str, path: str) -> Literal["read", "upload", "call", "refused"]:
+    plain = path.rstrip("/") or "/"
+    if method in ("GET", "HEAD"):
+        file = path.startswith(_FILE) and not path[len(_FILE) :].lower().startswith(_OUTSIDE)
+        return "read" if file or plain in _PAGES or path.startswith(_FOLDERS) else "refused"
+    if method == "POST" and plain == _UPLOAD:
+        return "upload"
+    return "call" if method == "POST" and plain in _CALLS else "refused"
+
+
+def _with_headers(send: Send) -> Send:
+    extra = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *extra]
+        await send(message)
+
+    return send_with_headers
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The whole body; None when it is over the limit, or the client has gone."""
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives `body` once, then whatever else arrives."""
+    pending = [body]
+
+    async def replay() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Ends the request, as if the client had gone, once it is over the limit."""
+    received = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        return message if received <= limit else {"type": "http.disconnect"}
+
+    return receive_within_limit
+
+
+def _names_outside_file(body: bytes) -> bool:
+    """Whether a call's inputs name a file by an address, or are too deeply nested to tell."""
+    try:
+        pending = [json.loads(body)]
+    except ValueError:
+        return False  # a login form; or not a call, which Gradio refuses itself
+    except RecursionError:
+        return True
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and path.strip().lower().startswith(_OUTSIDE):
+                return True
+            pending += value.values()
+    return False

@@ -1,0 +1,68 @@
+"""What all tabs use: our HTML in Gradio's page, and errors as a message in place of a result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from demo.markup import notice
+from runtime.errors import UserError
+
+# No event is an endpoint for programs: that is what /v1 is for.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Work that takes a second or more: a few at once, so that a quick answer always finds a thread.
+HEAVY: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "minimal",
+    "concurrency_id": "heavy",
+    "concurrency_limit": 2,
+}
+
+
+def panel(html: str = "", **options: Any) -> gr.HTML:
+    """Our HTML, styled by page.css alone."""
+    return gr.HTML(html, elem_classes="skd", apply_default_css=False, **options)
+
+
+def or_notice(answer: Callable[[], str]) -> str:
+    """The HTML that `answer` returns, or the message of its UserError."""
+    try:
+        return answer()
+    except UserError as error:
+        return notice("That did not work", str(error))
+
+
+def choice_box(
+    menu: list[tuple[str, str]], *, label: str, value: str | None = None, **options: Any
+) -> gr.Dropdown:
+    """A list of models; the first unless `value` says another. With but one, it is closed."""
+    return gr.Dropdown(
+        menu,
+        value=value or menu[0][1],
+        label=label,
+        interactive=len(menu) > 1,
+        filterable=False,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the server remembers of one browser tab: its last picture and the pane it shows."""
+
+    picture: gr.State
+    pane: gr.State
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Work that brings a pane up to date; it does little while the pane is not shown."""
+
+    function: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+    def after(self, event: Any) -> None:
+        """Does it after `event`, which may have changed the picture, the model or the pane."""
+        event.then(self.function, self.inputs, self.outputs, **HEAVY)
