@@ -77,29 +77,27 @@ def decode_split(split: Split, spec: InputSpec, file: Path) -> Iterator[Decoded]
 
 def decode_chunk(chunk: Chunk) -> Decoded:
     """Decodes the images of one chunk and writes their rows."""
-    size = chunk.spec.size
-    rows = np.zeros((len(chunk.images), size, size, 3), dtype=np.uint8)
-    broken = []
-    if _has_input_size(chunk):
-        rows[:] = chunk.images
+    images, spec = chunk.images, chunk.spec
+    broken: list[Broken] = []
+    if isinstance(images, np.ndarray) and _is_input(images, spec):
+        rows = images
     else:
-        for index, image in enumerate(chunk.images):
+        rows = np.zeros((len(images), spec.size, spec.size, 3), dtype=np.uint8)
+        for index, image in enumerate(images):
             row = chunk.first_row + index
             try:
-                rows[index] = preprocess(image, chunk.spec, name=_name(image, row))
+                rows[index] = preprocess(image, spec, name=_name(image, row))
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
     with chunk.file.open("r+b") as file:
         file.seek(chunk.offset)
         file.write(rows.tobytes())
-    return Decoded(len(chunk.images), broken)
+    return Decoded(len(images), broken)
 
 
-def _has_input_size(chunk: Chunk) -> bool:
+def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:
     """Whether preprocessing would return every image as it is."""
-    size, images = chunk.spec.size, chunk.images
-    same_size = isinstance(images, np.ndarray) and images.shape[1:3] == (size, size)
-    return same_size and chunk.spec.crop == chunk.spec.resize
+    return images.shape[1:3] == (spec.size, spec.size) and spec.crop == spec.resize
 
 
 def _name(image: "Path | NDArray[np.uint8]", row: int) -> str:
