@@ -1,6 +1,7 @@
 """`python -m runtime COMMAND ...`: classify images and look at models, without torch."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -11,6 +12,7 @@ from runtime.errors import UserError
 COMMANDS = {
     "classify": "label images, folders of them, a video or a camera",
     "info": "what a model says about itself",
+    "serve": "an HTTP API over a model",
 }
 
 
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage + "\n`python -m runtime COMMAND --help` lists its options.\n")
         return 0
+    # Pillow warns of damaged EXIF data and the like; users get an answer or an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     name, *rest = arguments
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")

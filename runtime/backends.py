@@ -83,10 +83,10 @@ def _reason(considered: Sequence[Option], used: Option, *, asked: bool) -> str:
     if asked:
         return "asked for"
     skipped = {option.backend: option.problem for option in considered if option.problem}
-    absent = [name for name in BACKENDS if name not in {option.backend for option in considered}]
     why = [f"{name}: {problem}" for name, problem in skipped.items() if name != used.backend]
-    why += [f"{name}: the bundle has no engine" for name in absent if name.startswith("tensorrt")]
-    return "the best that runs here" + (f" ({'; '.join(why)})" if why else "")
+    if not any(option.backend.startswith("tensorrt") for option in considered):
+        why.append("no engine in the bundle")
+    return "; ".join(["the best that runs here", *why])
 
 
 def _refusal(

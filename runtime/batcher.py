@@ -37,7 +37,11 @@ class _Request:
 
 
 class Batcher:
-    """Answers images from many threads through one classifier. Does not close the classifier."""
+    """Answers images from many threads through one classifier. Does not close the classifier.
+
+    Attributes:
+        observers: functions that are called with the size of each batch and its seconds.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,6 @@ class Batcher:
         max_queue: int = 128,
         decoders: int | None = None,
         runners: int = 1,
-        on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         """Starts the threads.
 
@@ -61,7 +64,6 @@ class Batcher:
             decoders: threads that decode; default one a core.
             runners: runs of the network at the same time; more than one pays on a CPU whose
                 session has fewer threads than there are cores.
-            on_batch: called with the size of each batch and the seconds that it took.
         """
         if min(max_batch, max_queue, runners) < 1 or max_wait_ms < 0:
             raise UserError(
@@ -72,7 +74,7 @@ class Batcher:
         self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
         self.max_queue = max_queue
         self._max_wait = max_wait_ms / 1e3
-        self._on_batch = on_batch
+        self.observers: list[Callable[[int, float], None]] = []
         self._changed = threading.Condition()
         self._ready: deque[_Request] = deque()
         self._accepted = 0  # not yet answered
@@ -97,6 +99,21 @@ class Batcher:
         """About how long the present queue takes."""
         return self._accepted * self._seconds_an_image
 
+    @property
+    def running(self) -> bool:
+        """Whether images are accepted and every runner lives."""
+        return not self._closed and all(runner.is_alive() for runner in self._runners)
+
+    def require_room(self, count: int) -> None:
+        """OverloadedError if `count` more images would be refused now, BackendError if closed."""
+        if self._closed:
+            raise BackendError("the batcher is closed and accepts no more images")
+        if self._accepted + count > self.max_queue:
+            raise OverloadedError(
+                f"{self._accepted} images are waiting and {count} more came, the limit is "
+                f"{self.max_queue}; try again in {self.drain_seconds:.1f} s"
+            )
+
     def submit(
         self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K, name: str | None = None
     ) -> "Future[Predictions]":
@@ -115,13 +132,7 @@ class Batcher:
         names = names if names is not None else [None] * len(images)
         requests = [_Request(image, name, top_k) for image, name in zip(images, names, strict=True)]
         with self._changed:
-            if self._closed:
-                raise BackendError("the batcher is closed and accepts no more images")
-            if self._accepted + len(requests) > self.max_queue:
-                raise OverloadedError(
-                    f"{self._accepted} images are waiting and {len(requests)} more came, the limit "
-                    f"is {self.max_queue}; try again in {self.drain_seconds:.1f} s"
-                )
+            self.require_room(len(requests))
             self._accepted += len(requests)
             self._decoding += len(requests)
             for request in requests:
@@ -196,8 +207,8 @@ class Batcher:
             known = self._seconds_an_image
             self._seconds_an_image = known + _SMOOTHING * (each - known) if known else each
             self._changed.notify_all()
-        if self._on_batch:
-            self._on_batch(len(batch), seconds)
+        for observe in self.observers:
+            observe(len(batch), seconds)
 
     def __enter__(self) -> "Self":
         return self

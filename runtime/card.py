@@ -7,7 +7,7 @@ works too.
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -134,7 +134,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     params: Positive
     macs: Positive
     checkpoint_sha256: Digest
-    recipe: dict[str, object] = {}
+    recipe: dict[str, Any] = {}
     versions: dict[str, str] = {}
     history: list[EpochPoint] = []
 

@@ -85,7 +85,7 @@ class Classifier:
     def describe(self) -> str:
         """One line: the network, its file, and why it runs where it runs."""
         precision = self.precision or "unknown precision"
-        return f"{self.card.arch} {self.source}: {self.backend}, {precision} ({self.reason})"
+        return f"{self.card.arch} {self.source} on {self.backend} in {precision}: {self.reason}"
 
     def classify(self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K) -> Predictions:
         """The `top_k` most probable classes of a path, bytes, PIL image or uint8 RGB (H, W, 3).

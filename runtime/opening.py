@@ -103,7 +103,7 @@ def _onnx_session(path: Path, backend: str | None, threads: Threads) -> tuple[On
     for name, problem in problems.items():
         if backend == name or (backend is None and problem is None):
             why = "; ".join(f"{other}: {text}" for other, text in problems.items() if text)
-            reason = "asked for" if backend else f"the best that runs here ({why})"
+            reason = "asked for" if backend else f"the best that runs here; {why}"
             session = OnnxSession(_read(path), source=str(path), backend=name, threads=threads)
             return session, reason
     raise BackendError(

@@ -85,7 +85,8 @@ def test_many_threads_get_their_own_answer(classifier: Classifier) -> None:
 
 def test_waiting_images_form_one_batch(classifier: Classifier, gated: GatedSession) -> None:
     batches: list[int] = []
-    with Batcher(classifier, max_batch=4, on_batch=lambda n, _: batches.append(n)) as batcher:
+    with Batcher(classifier, max_batch=4) as batcher:
+        batcher.observers.append(lambda size, _: batches.append(size))
         first = batcher.submit(colour("red"))
         until(lambda: batcher._decoding == 0 and not batcher._ready)  # it is in the network
         rest = batcher.submit_all([colour("green")] * 6)

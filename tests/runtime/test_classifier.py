@@ -77,7 +77,7 @@ def test_the_choice_is_announced(toy_bundle: Path, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO, "runtime")
     with open_classifier(toy_bundle) as classifier:
         assert (classifier.backend, classifier.precision) == ("onnx-cpu", "fp32")
-        assert "tensorrt: the bundle has no engine" in classifier.reason
+        assert "no engine in the bundle" in classifier.reason
         assert classifier.describe() in caplog.text
     with open_classifier(toy_bundle, backend="onnx-cpu", precision="fp16") as classifier:
         assert classifier.reason == "asked for"

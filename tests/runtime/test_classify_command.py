@@ -47,7 +47,7 @@ def test_human_output_names_model_backend_and_label(runtime: Run, toy_bundle: Pa
     finished = runtime("classify", toy_bundle, toy_bundle / "examples" / "red.png")
     assert finished.returncode == 0
     heading, answer = finished.stdout.splitlines()
-    assert "onnx-cpu, fp32 (the best that runs here" in heading
+    assert "on onnx-cpu in fp32: the best that runs here" in heading
     assert "red.png: red 95." in answer
     assert finished.stderr == ""
 

@@ -1,0 +1,153 @@
+"""`python -m runtime serve [MODEL]`: the HTTP API over a model."""
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.batcher import Batcher
+from runtime.classifier import Classifier
+from runtime.command import CommandParser
+from runtime.errors import UserError
+from runtime.locate import latest_run
+from runtime.onnx_session import Threads
+from runtime.opening import open_classifier
+from runtime.pipeline import usable_cores
+from runtime.preprocess import Limits
+from runtime.session import BACKENDS
+
+TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
+DEFAULT_PORT = 8000
+_GRACE_SECONDS = 30
+_BACKLOG = 2048
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0."""
+    options = _parser().parse_args(arguments)
+    _require_libraries()
+    model = options.model
+    if model is None:
+        model = latest_run()
+        print(f"model: {model} (runs/latest)")
+    with (
+        _listen(options.host, options.port) as listener,
+        open_classifier(
+            model,
+            backend=options.backend,
+            precision=options.precision,
+            # For throughput: each run of the network has one thread, and each core a run.
+            threads=Threads(intra_op=1, spinning=False),
+            limits=Limits(max_bytes=options.max_body_mb << 20, max_pixels=options.max_pixels),
+        ) as classifier,
+    ):
+        classifier.warm_up()
+        print(classifier.describe())
+        with _batcher(classifier, options) as batcher:
+            _serve(batcher, listener, options)
+    return 0
+
+
+def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from runtime.server import ServerSettings, build_api
+
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    settings = ServerSettings(
+        max_body_bytes=options.max_body_mb << 20,
+        max_images=options.max_images,
+        timeout_seconds=options.timeout,
+        token=token,
+    )
+    config = uvicorn.Config(
+        build_api(batcher, settings=settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    # uvicorn raises the signal again when all is answered: that must not kill us before the
+    # model is released.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    _print_address(listener, options.host, token)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+def _print_address(listener: socket.socket, host: str, token: str | None) -> None:
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"listening on http://{shown}:{port}   API: /docs   metrics: /metrics", flush=True)
+    if not ipaddress.ip_address(address).is_loopback and token is None:
+        print(
+            f"warning: everybody who reaches {host}:{port} can use it; set {TOKEN_VARIABLE} to ask "
+            "for a bearer token",
+            file=sys.stderr,
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {host}:{port} ({error}); choose another --host or --port"
+        ) from error
+
+
+def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
+    on_cpu = classifier.backend == "onnx-cpu"
+    return Batcher(
+        classifier,
+        max_batch=options.max_batch,
+        max_wait_ms=options.max_wait_ms,
+        max_queue=options.max_queue,
+        runners=usable_cores() if on_cpu else 1,
+    )
+
+
+def _require_libraries() -> None:
+    try:
+        import fastapi
+        import fastapi_offline
+        import prometheus_client
+        import python_multipart
+        import uvicorn
+    except ImportError as error:
+        raise UserError(
+            f"serve needs the package {error.name}; install it with `pip install 'skd-edge[serve]'`"
+        ) from error
+    del fastapi, fastapi_offline, prometheus_client, python_multipart, uvicorn
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m runtime serve",
+        description=__doc__,
+        epilog=f"With {TOKEN_VARIABLE} in the environment, requests need that bearer token.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "model", nargs="?", type=Path, metavar="MODEL", help="a bundle, a run or an .onnx file"
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=DEFAULT_PORT, help="0: any free one")
+    add("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
+    add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
+    add("--max-batch", type=int, default=16, help="images of one run of the network")
+    add("--max-wait-ms", type=float, default=5.0, help="wait for images that are being decoded")
+    add("--max-queue", type=int, default=128, help="images accepted and not yet answered")
+    add("--max-images", type=int, default=32, help="images of one request")
+    add("--max-body-mb", type=int, default=32, help="MiB of one request")
+    add("--max-pixels", type=int, default=64_000_000, help="pixels of one image")
+    add("--timeout", type=float, default=30.0, help="seconds to receive or answer a request")
+    return parser

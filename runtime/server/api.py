@@ -1,0 +1,63 @@
+"""The HTTP API: classify, health, the model's card, metrics and the OpenAPI page."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+
+from runtime.batcher import Batcher
+from runtime.classifier import Classifier
+from runtime.server.access import token_guard
+from runtime.server.answers import component_schemas
+from runtime.server.metrics import MeasuredRequests, Metrics
+from runtime.server.problems import handle_problems
+from runtime.server.routes import CLASSIFY_PATH, classify_router, status_router
+from runtime.server.settings import ServerSettings
+
+
+def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None = None) -> FastAPI:
+    """The API over a batcher, or over a classifier, for which it makes one and closes it.
+
+    It can be served alone or mounted in another application. The documentation page at `/docs`
+    needs nothing from outside.
+    """
+    settings = settings or ServerSettings()
+    batcher = source if isinstance(source, Batcher) else Batcher(source)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if batcher is not source:
+            await asyncio.to_thread(batcher.close)  # answers what was accepted
+
+    api = FastAPIOffline(
+        redoc_url=None,
+        title="SKD Edge",
+        summary="Images in, labels out.",
+        version="1",
+        lifespan=lifespan,
+    )
+    api.state.batcher = batcher
+    metrics = Metrics(batcher)
+    api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
+    handle_problems(api)
+    guard = token_guard(settings.token)
+    api.include_router(classify_router(batcher, settings, guard))
+    api.include_router(status_router(batcher, metrics, guard))
+    api.openapi = lambda: _description(api)  # type: ignore[method-assign]
+    return api
+
+
+def _description(api: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the schemas of our own structs."""
+    if api.openapi_schema is None:
+        schema = get_openapi(
+            title=api.title, summary=api.summary, version=api.version, routes=api.routes
+        )
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(component_schemas())
+        api.openapi_schema = schema
+    return api.openapi_schema

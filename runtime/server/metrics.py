@@ -1,0 +1,81 @@
+"""What Prometheus can ask for."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runtime.batcher import Batcher
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Counters of one API; each has its own registry, so that two can live in one process."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "skd_edge_requests", "Answered classify requests.", ["status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "skd_edge_request_seconds",
+            "Seconds from the head of a classify request to its answer.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "skd_edge_batch_size",
+            "Images of one run of the network.",
+            buckets=[2**i for i in range(9)],
+            registry=self.registry,
+        )
+        self._batch_seconds = Histogram(
+            "skd_edge_batch_seconds",
+            "Seconds of one run of the network.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        waiting = Gauge(
+            "skd_edge_waiting_images", "Accepted, not yet answered.", registry=self.registry
+        )
+        waiting.set_function(lambda: batcher.waiting)
+        batcher.observers.append(self._batch)
+
+    def _batch(self, size: int, seconds: float) -> None:
+        self._batch_size.observe(size)
+        self._batch_seconds.observe(seconds)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class MeasuredRequests:
+    """ASGI middleware that counts the requests to one path, by status, with their time."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, path: str) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].endswith(self._path):
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500  # what the server answers when the application fails
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            self._metrics.requests.labels(str(status)).inc()
+            self._metrics.request_seconds.observe(time.perf_counter() - started)
