@@ -4,6 +4,7 @@ The file holds plain types and tensors only, loads with `weights_only=True`, and
 atomically, so that a reader finds the former one or the new one, never half of one.
 """
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes `checkpoint` to `path`, or leaves the former file as it was."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["plan"] = msgspec.to_builtins(checkpoint.plan)
-    with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+    # Through memory: torch's own file writer turns a full disk into an error without an errno.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

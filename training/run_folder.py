@@ -64,6 +64,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"another process is training in {folder}; wait for it, or choose --out"
             ) from None
+        # What a process left that was killed while it wrote; nobody else writes here now.
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
         yield
 
 

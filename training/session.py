@@ -5,7 +5,7 @@ from pathlib import Path
 from runtime.command import fail
 from runtime.locate import CHECKPOINT
 from training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from training.data import Dataset, load_dataset
+from training.data import Dataset, data_names, load_dataset
 from training.device import choose_device, device_name
 from training.interruption import InterruptedRunError, StopRequest, stop_request
 from training.options import Options
@@ -35,6 +35,7 @@ def train(options: Options, recipe: Recipe) -> int:
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
     with exclusive(run.path), stop_request() as stop:
+        progress.say(f"run folder {run.path}")
         trainer = Trainer(plan, dataset, device=device)
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
@@ -58,7 +59,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset) -> Plan:
 
 def _whole_path(data: str) -> str:
     """A folder's absolute path, so that the run can be read from anywhere; a name as it is."""
-    return str(Path(data).resolve()) if Path(data).exists() else data
+    return data if data in data_names() else str(Path(data).expanduser().resolve())
 
 
 def _set_up(

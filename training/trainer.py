@@ -26,6 +26,7 @@ from training.validation_split import split_validation
 from training.weights import start_from
 
 _CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
+_CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
 
 Save = Callable[[Checkpoint], None]
 
@@ -62,6 +63,7 @@ class Trainer:
         self._terms: list[list[float]] = []  # of the steps of the current epoch
         self._earlier_seconds = 0.0  # of the current epoch, spent before an interruption
         self._epoch_started = 0.0
+        self._saved_at = time.perf_counter()
         self.history: list[dict[str, Any]] = []
 
     @property
@@ -76,7 +78,7 @@ class Trainer:
         return sum(p.numel() for p in auxiliary.parameters()) if auxiliary is not None else 0
 
     def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
-        """Trains to the last epoch, or to InterruptedRunError, a checkpoint left, if `stop` asks."""
+        """Trains to the last epoch; on a wish to `stop` saves and raises InterruptedRunError."""
         with closing(Journal(folder, self.history)) as journal:
             while self._epoch < self.plan.recipe.epochs:
                 progress.start_epoch(
@@ -88,7 +90,7 @@ class Trainer:
                     progress.end_epoch(None)
                     raise
                 line = self._close_epoch()
-                save(self.checkpoint())
+                self._save(save)
                 journal.add(self.history)
                 progress.end_epoch(line)
 
@@ -165,11 +167,17 @@ class Trainer:
             progress.advance()
             if (step + 1) % _CHECK_STEPS == 0:
                 self._collect_terms()
-            if stop.requested:
-                save(self.checkpoint())
+            stopping = stop.requested
+            if stopping or time.perf_counter() - self._saved_at > _CHECKPOINT_SECONDS:
+                self._save(save)
+            if stopping:
                 raise InterruptedRunError(
                     f"interrupted in epoch {self._epoch + 1} after step {step + 1}"
                 )
+
+    def _save(self, save: Save) -> None:
+        save(self.checkpoint())
+        self._saved_at = time.perf_counter()
 
     def _collect_terms(self) -> None:
         """Fetches the terms of the latest steps; DivergedError if one is not finite."""
@@ -192,7 +200,7 @@ class Trainer:
     def _close_epoch(self) -> dict[str, Any]:
         self._collect_terms()
         recipe, count = self.plan.recipe, len(self._terms)
-        seconds = self._seconds_of_epoch()
+        train_seconds = self._seconds_of_epoch()
         logits, labels = self.test_logits(), self.dataset.test_labels
         means = [float(mean) for mean in np.mean(self._terms, axis=0)]
         last_step = (self._epoch + 1) * self.steps_per_epoch - 1
@@ -207,8 +215,8 @@ class Trainer:
             "top5": top_k(logits, labels, 5),
             "ece": expected_calibration_error(softmax(logits), labels),
             "seconds": self._seconds_of_epoch(),  # with the evaluation
-            "images_per_second": count * recipe.batch_size * self.plan.processes / seconds,
-            "data_wait_share": min(1.0, self._batches.wait_seconds / seconds),
+            "images_per_second": count * recipe.batch_size * self.plan.processes / train_seconds,
+            "data_wait_share": min(1.0, self._batches.wait_seconds / train_seconds),
         }
         self.history.append(line)
         self._epoch += 1

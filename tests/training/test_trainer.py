@@ -1,0 +1,273 @@
+"""Runs as a whole: resuming, divergence, checkpoints, and what a finished folder holds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from runtime.errors import UserError
+from runtime.files import sha256_of
+from training.checkpoint import (
+    Checkpoint,
+    load_run_dataset,
+    load_trained,
+    read_checkpoint,
+    save_checkpoint,
+)
+from training.data import Dataset
+from training.evaluation import logits_of
+from training.interruption import InterruptedRunError, StopRequest
+from training.plan import Plan, differences
+from training.progress import Progress
+from training.result import finish_run
+from training.students import build_student
+from training.trainer import DivergedError, Trainer
+
+CPU = torch.device("cpu")
+MakePlan = Callable[..., Plan]
+
+
+class StopAfter(StopRequest):
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    @property
+    def requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None: ...
+
+
+def run(
+    plan: Plan, data: Dataset, folder: Path, *, former: Checkpoint | None = None, steps: int = 10**6
+) -> Checkpoint:
+    """Trains in `folder` until `steps` are over; returns the checkpoint that is left."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "checkpoint.pt"
+    trainer = Trainer(plan, data, device=CPU)
+    if former is not None:
+        trainer.restore(former)
+    progress = Progress(epochs=plan.recipe.epochs, quiet=True)
+
+    def save(checkpoint: Checkpoint) -> None:
+        save_checkpoint(path, checkpoint)
+
+    try:
+        trainer.train(folder, save, progress, StopAfter(steps))
+    except InterruptedRunError:
+        return read_checkpoint(path)
+    finish_run(trainer, folder, save)
+    return read_checkpoint(path)
+
+
+def assert_equal_trees(first: object, second: object, where: str = "") -> None:
+    """Bit-equal tensors and equal plain values, apart from times."""
+    assert type(first) is type(second), where
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second), where  # type: ignore[arg-type]
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where  # type: ignore[attr-defined]
+        for key in first.keys() - {"seconds", "images_per_second", "data_wait_share"}:
+            assert_equal_trees(first[key], second[key], f"{where}.{key}")  # type: ignore[index]
+    elif isinstance(first, list):
+        assert len(first) == len(second), where  # type: ignore[arg-type]
+        for index, pair in enumerate(zip(first, second, strict=True)):  # type: ignore[call-overload]
+            assert_equal_trees(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+def comparable(checkpoint: Checkpoint) -> dict[str, object]:
+    names = Checkpoint.__dataclass_fields__
+    return {name: getattr(checkpoint, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("terms", "recipe"),
+    [
+        ("drg+dsr", {}),
+        ("dsr", {"dsr_teacher": "ema", "optimizer": "adamw", "ema_decay": 0.9}),
+        ("drg", {"mixup": 0.5, "random_erasing": 0.5, "schedule": "one-cycle"}),
+    ],
+)
+@pytest.mark.parametrize("interrupted_after", [[2], [4], [1, 2, 1]])
+def test_an_interrupted_run_ends_bit_equal(
+    tiny_data: Dataset,
+    make_plan: MakePlan,
+    tmp_path: Path,
+    terms: str,
+    recipe: dict[str, object],
+    interrupted_after: list[int],
+) -> None:
+    plan = make_plan(terms, arch="shufflenetv2", **recipe)
+    undisturbed = run(plan, tiny_data, tmp_path / "undisturbed")
+    former = None
+    for steps in interrupted_after:
+        torch.manual_seed(12345)  # another process starts with another state
+        former = run(plan, tiny_data, tmp_path / "resumed", former=former, steps=steps)
+        assert not former.finished
+    assert former is not None
+    resumed = run(plan, tiny_data, tmp_path / "resumed", former=former)
+    assert resumed.finished
+    assert_equal_trees(comparable(resumed), comparable(undisturbed))
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(make_plan(), tiny_data, folder)
+    return folder
+
+
+def test_the_run_folder_holds_the_contract(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    contract = (
+        "arch data terms seed epochs top1 top5 ece params macs seconds device versions recipe"
+    )
+    assert set(contract.split()) <= result.keys()
+    assert result["terms"] == "drg+dsr"
+    assert 0 <= result["top1"] <= result["top5"] <= 1
+    assert result["recipe"]["epochs"] == 2
+    assert result["test_images"] == 21
+    assert result["train_images"] + result["validation_images"] == 48
+    assert result["params"] == sum(
+        p.numel()
+        for p in build_student("mobilenetv2", num_classes=3, image_size=16, width=0.25).parameters()
+    )
+    lines = [json.loads(line) for line in (finished / "journal.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        terms = ("cross_entropy", "auxiliary_cross_entropy", "drg", "dsr")
+        assert line["loss"] == pytest.approx(sum(line[term] for term in terms))
+    assert lines[-1]["top1"] == result["top1"]
+    assert list(finished.glob("events.out.tfevents.*"))
+    for picture in ("curves.png", "confusion.png"):
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_student_rebuilt_from_its_checkpoint_is_bit_equal(
+    finished: Path, tiny_data: Dataset, make_plan: MakePlan
+) -> None:
+    trained = load_trained(finished)
+    trainer = Trainer(make_plan(), tiny_data, device=CPU)
+    trainer.restore(read_checkpoint(finished / "checkpoint.pt"))
+    rebuilt = logits_of(trained.student, tiny_data.test_images, trained.input, device=CPU)
+    assert np.array_equal(rebuilt, trainer.test_logits())
+    assert not trained.student.training
+    assert not [name for name in trained.student.state_dict() if "auxiliary" in name]
+    assert trained.result["top1"] == trained.history[-1].top1
+    assert trained.temperature == trained.result["temperature"] != 1
+    assert trained.checkpoint_sha256 == sha256_of(finished / "checkpoint.pt")
+
+
+def test_the_averaged_student_is_what_is_deployed(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    left = run(make_plan("ce", ema_decay=0.8), tiny_data, tmp_path / "run")
+    assert left.raw_student is not None
+    name = "features.0.0.weight"
+    deployed = load_trained(tmp_path / "run").student.get_parameter(name)
+    assert torch.equal(deployed, left.student[name])
+    assert not torch.equal(deployed, left.raw_student[name])
+
+
+def test_checkpoints_hold_plain_types_only(finished: Path) -> None:
+    content = torch.load(finished / "checkpoint.pt", weights_only=True)
+    plan = content["plan"]
+    assert msgspec.convert(plan, Plan) == read_checkpoint(finished / "checkpoint.pt").plan
+    assert type(plan) is dict
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan("drg", learning_rate=1e30)
+    first = run(plan, tiny_data, tmp_path / "run", steps=1)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(DivergedError, match=r"not finite at step [2-4] \(epoch 1\): .*entropy nan"):
+        run(plan, tiny_data, tmp_path / "run", former=first)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -1])
+def test_a_truncated_checkpoint_is_one_line(finished: Path, tmp_path: Path, size: int) -> None:
+    content = (finished / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(content[:size])
+    with pytest.raises(
+        UserError, match=r"checkpoint.pt cannot be read.*train the run again"
+    ) as info:
+        load_trained(tmp_path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", [{"weights": 1}, {"format": 1}, [1, 2], {"format": 99}])
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint"):
+        load_trained(tmp_path)
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_trained(tmp_path)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes((finished / "checkpoint.pt").read_bytes())
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, read_checkpoint(finished / "checkpoint.pt"))
+    assert path.read_bytes() == (finished / "checkpoint.pt").read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_differences_between_plans_are_named(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    other = msgspec.structs.replace(
+        make_plan("drg", arch="shufflenetv2", epochs=9), class_names=("dark", "bright", "dotted")
+    )
+    assert differences(plan, plan) == []
+    assert differences(plan, other) == [
+        "arch: mobilenetv2, now shufflenetv2",
+        "width: 0.25, now 0.5",
+        "terms: drg+dsr, now drg",
+        "recipe epochs: 2, now 9",
+        "class 2: 'striped', now 'dotted'",
+    ]
+    moved = msgspec.structs.replace(plan, data_argument="/elsewhere")
+    assert differences(plan, moved) == []
+
+
+def test_the_runs_data_set_is_found_again(tmp_path: Path, finished: Path) -> None:
+    trained = load_trained(finished)
+    digits = msgspec.structs.replace(trained.plan, data_argument="digits")
+    with pytest.raises(UserError, match="10 classes that are not those"):
+        load_run_dataset(_with_plan(trained, digits))
+    names = tuple(str(digit) for digit in range(10))
+    right = msgspec.structs.replace(digits, class_names=names)
+    dataset = load_run_dataset(_with_plan(trained, right))
+    assert dataset.test_images.shape == (360, 16, 16, 3)
+
+
+def _with_plan(trained: object, plan: Plan) -> object:
+    import dataclasses
+
+    return dataclasses.replace(trained, plan=plan)  # type: ignore[type-var]
