@@ -1,5 +1,6 @@
 """Mixup and CutMix of whole batches, one share for each image."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +54,7 @@ def beta_quantiles(alpha: float, device: torch.device) -> Tensor:
         return torch.ones(1, device=device)
     from scipy import stats
 
-    probabilities = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
-    values = stats.beta.ppf(probabilities.numpy(), alpha, alpha)
+    values = stats.beta.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, alpha, alpha)
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 

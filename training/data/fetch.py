@@ -99,8 +99,9 @@ def _download(name: str, published: Published, root: Path) -> None:
             with _timeout(_TIMEOUT_SECONDS):
                 published.download(Path(temporary))
         except _DOWNLOAD_ERRORS as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"{name} is not in {root} and cannot be downloaded ({error}); get it from "
+                f"{name} is not in {root} and cannot be downloaded ({reason}); get it from "
                 f"{published.url}, unpack it to {root / published.folders[0]} "
                 "or name its folder with --data-root"
             ) from error
