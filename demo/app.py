@@ -1,8 +1,11 @@
 """The page on a trained model: `python demo/app.py [MODEL] [MODEL]`, then open the address."""
 
 import argparse
+import ipaddress
 import os
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +17,10 @@ from runtime.locate import find_model, latest_run
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"
+TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 _MAX_MODELS = 2
+_MAX_PORT = 65535
+_BACKLOG = 128
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -37,6 +43,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         default=os.environ.get(AUTH_VARIABLE),
         help=f"ask visitors for these; better by the environment: {AUTH_VARIABLE}",
     )
+    parser.add_argument(
+        "--api",
+        action="store_true",
+        help="serve programs too, under /v1, as `python -m runtime serve` does; with "
+        f"{TOKEN_VARIABLE} in the environment they need that bearer token",
+    )
     return parser.parse_args(arguments)
 
 
@@ -48,14 +60,22 @@ def main(arguments: Sequence[str]) -> int:
     if not paths:
         print(f"model: {latest_run()}", flush=True)  # noqa: T201
         paths = [find_model(None)]
-    auth = _credentials(options.auth)
+    login, token = _credentials(options.auth), os.environ.get(TOKEN_VARIABLE) or None
+    if login and options.api and not token:
+        raise UserError(
+            "--api beside a page with a password would be open to all; set "
+            f"{TOKEN_VARIABLE} to the token that programs send"
+        )
+    # The default would end the process at once, and leave visitors' uploads behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(options.host, options.port) as listener, _private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         # Must be set before gradio is imported: it reports its start to its makers otherwise.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from demo.server import serve
+        from demo.server import Access, serve
 
-        serve(paths, listener, auth=auth)
+        _warn_if_open(listener, options.host, login)
+        serve(paths, listener, Access(login=login, api=options.api, token=token))
     return 0
 
 
@@ -68,6 +88,15 @@ def _credentials(given: str | None) -> tuple[str, str] | None:
     return user, password
 
 
+def _warn_if_open(listener: socket.socket, host: str, login: tuple[str, str] | None) -> None:
+    if login is None and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        print(  # noqa: T201
+            f"warning: everybody who reaches {host} can use the page; set {AUTH_VARIABLE} to "
+            "USER:PASSWORD to ask for them",
+            file=sys.stderr,
+        )
+
+
 def _private_folder() -> "tempfile.TemporaryDirectory[str]":
     """Uploads lie here for about a minute; readable by this user only, gone with the process."""
     return tempfile.TemporaryDirectory(prefix="skd-edge-page-")
@@ -75,18 +104,17 @@ def _private_folder() -> "tempfile.TemporaryDirectory[str]":
 
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; UserError when the address is taken or not ours."""
+    if not 0 <= port <= _MAX_PORT:  # getaddrinfo would take the lower 16 bits
+        raise UserError(f"port {port} is not in 0..{_MAX_PORT}; choose another with --port")
     try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(info[0], info[1])
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(info[4])
-        listener.listen(128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what follows repeats the address
         raise UserError(
-            f"cannot listen on {host} port {port}: {reason}; choose another with --port (0: any)"
+            f"cannot listen on {host} port {port} ({reason}); "
+            "choose another with --host or --port (0: any free one)"
         ) from error
-    return listener
 
 
 def command() -> NoReturn:

@@ -1,30 +1,70 @@
-"""One process, one port: the page, and nothing that it does not need."""
+"""One process, one port: the page, and on request the HTTP API of `python -m runtime serve`."""
 
 import logging
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from demo.guard import Application, Guard
+from demo.guard import Application, Guard, Receive, Scope, Send
 from demo.models import LIMITS, Models
 from demo.page import build_page
 from demo.theme import build_theme, head_script, style_sheet
+from runtime.batcher import Batcher
 
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
 
 
-def build_application(models: Models, *, auth: tuple[str, str] | None) -> Application:
-    """The page as an ASGI application."""
+@dataclass(frozen=True)
+class Access:
+    """Who may use what.
+
+    Attributes:
+        login: user and password that the page asks for; None: nobody is asked.
+        api: whether programs are served too.
+        token: what programs must send as bearer token; None: nothing.
+    """
+
+    login: tuple[str, str] | None = None
+    api: bool = False
+    token: str | None = None
+
+
+def serve(paths: Sequence[Path], listener: socket.socket, access: Access) -> None:
+    """Serves the page until interrupted."""
+    with ExitStack() as closing:
+        models = Models(paths)
+        closing.callback(models.close)
+        application = build_page_application(models, login=access.login)
+        if access.api:
+            batcher = Batcher(models.first.classifier)
+            closing.callback(batcher.close)
+            application = with_api(application, batcher, token=access.token)
+        print(models.first.classifier.describe())  # noqa: T201
+        print(_address(listener, access), flush=True)  # noqa: T201
+        config = uvicorn.Config(
+            application,
+            log_level=logging.WARNING,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        with suppress(KeyboardInterrupt):  # the way it is meant to end
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def build_page_application(models: Models, *, login: tuple[str, str] | None = None) -> Application:
+    """The page as an ASGI application, with everything shut off that it does not need."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         application,
         build_page(models),
         path="/",
-        auth=auth,
+        auth=login,
         theme=build_theme(),
         css=style_sheet(),
         head=head_script(),
@@ -40,19 +80,23 @@ def build_application(models: Models, *, auth: tuple[str, str] | None) -> Applic
     return Guard(application)
 
 
-def serve(paths: Sequence[Path], listener: socket.socket, *, auth: tuple[str, str] | None) -> None:
-    """Serves the page until interrupted."""
-    models = Models(paths)
-    try:
-        application = build_application(models, auth=auth)
-        print(models.first.classifier.describe())  # noqa: T201
-        host, port = listener.getsockname()[:2]
-        print(f"page: http://{host}:{port}  (Ctrl + C ends it)", flush=True)  # noqa: T201
-        config = uvicorn.Config(
-            application, log_level=logging.WARNING, timeout_graceful_shutdown=_SHUTDOWN_S
-        )
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # the way it is meant to end
-    finally:
-        models.close()
+def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Application:
+    """`page`, and the API's own paths (/v1, /docs, /healthz, /metrics, ...) to the API."""
+    from runtime.server import ServerSettings, build_api
+
+    api = build_api(batcher, settings=ServerSettings(token=token))
+    owned = tuple(str(getattr(route, "path", "")) for route in api.routes)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        to_api = any(path == mine or path.startswith(f"{mine}/") for mine in owned if mine)
+        await (api if to_api else page)(scope, receive, send)
+
+    return application
+
+
+def _address(listener: socket.socket, access: Access) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    api = f", API: http://{shown}:{port}/docs" if access.api else ""
+    return f"page: http://{shown}:{port}{api}  (Ctrl + C ends it)"
