@@ -115,6 +115,27 @@ def test_a_streamed_batch_stays_valid_until_the_next_is_asked_for(arrays: Any) -
         assert torch.equal(labels, before[1])
 
 
+def test_the_next_batches_are_gathered_meanwhile(
+    arrays: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: set[int] = set()
+    two_ahead = threading.Event()
+    real = feeds.StreamedFeed._gather
+
+    def gather(feed: Any, chosen: np.ndarray, slot: Any, part: np.ndarray) -> None:
+        real(feed, chosen, slot, part)
+        gathered.add(int(chosen[0]))
+        if len(gathered) == 3:
+            two_ahead.set()
+
+    monkeypatch.setattr(feeds.StreamedFeed, "_gather", gather)
+    batches = Batches(*arrays, batch_size=2, device=CPU, seed=0, resident=False)
+    epoch = batches.epoch(0)
+    next(epoch)
+    assert two_ahead.wait(timeout=30)
+    epoch.close()
+
+
 def test_leaving_an_epoch_early_ends_the_thread(arrays: Any) -> None:
     batches = Batches(*arrays, batch_size=2, device=CPU, seed=0, resident=False)
     expected = rows_of(arrays, batch_size=2)

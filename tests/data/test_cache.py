@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
-from training.data import Dataset, build, decode, load_dataset
+from training.data import Dataset, build, decode, folders, load_dataset
+from training.data.cache import load_cached
+from training.data.geometry import Geometry, photographs, whole_images
 
 SIZE = 32
 
@@ -113,6 +115,17 @@ def test_size_and_split_are_part_of_the_key(class_tree: Path, cache: Path) -> No
     load(class_tree)
     load(class_tree, image_size=SIZE + 1)
     load(class_tree, split_seed=1)
+    assert len(entries(cache)) == 3
+
+
+def test_geometry_is_part_of_the_key(class_tree: Path, cache: Path) -> None:
+    source = folders.folder_source(class_tree, split_seed=0)
+    for geometry in (
+        photographs(SIZE),
+        whole_images(SIZE, mean=(0.5,) * 3, std=(0.5,) * 3),
+        Geometry(input=photographs(SIZE).input, stored=photographs(SIZE + 4).input),
+    ):
+        assert load_cached(source, geometry, progress=False).input == geometry.input
     assert len(entries(cache)) == 3
 
 

@@ -83,10 +83,18 @@ def test_boxes_lie_in_the_image_and_have_the_asked_area_and_ratio() -> None:
     assert area.max() < 0.6 + 0.03
     assert (width / height).min() > 0.5 * 0.93
     assert (width / height).max() < 2.0 * 1.07
-    # Every position that there is gets drawn, the last one too.
-    assert top.min() == left.min() == 0
-    assert (top + height == 48).any()
-    assert (left + width == 48).any()
+
+
+def test_every_position_of_a_box_is_equally_likely() -> None:
+    """A box of 24 in 48 pixels has 25 places along each side."""
+    boxes = draw_boxes(
+        torch.empty(25_000, 3, 48, 48), (0.25, 0.25), (1.0, 1.0), generator=generator()
+    )
+    assert set(boxes.height.tolist()) == set(boxes.width.tolist()) == {24.0}
+    for side in (boxes.top, boxes.left):
+        counts = torch.bincount(side.long(), minlength=25)
+        assert len(counts) == 25
+        assert (counts - 1000).abs().max() < 4 * 31  # Binomial(25,000, 1 / 25)
 
 
 def statistics(boxes: np.ndarray) -> np.ndarray:
