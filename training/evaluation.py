@@ -23,7 +23,8 @@ def logits_of(
     logits = []
     with torch.inference_mode():
         for first in range(0, len(images), count):
-            chunk = torch.from_numpy(np.ascontiguousarray(images[first : first + count]))
+            # A copy: torch warns of arrays that are read-only maps.
+            chunk = torch.from_numpy(np.array(images[first : first + count]))
             logits.append(student(normalise(chunk.to(device), mean, std)).float().cpu())
     student.train(was_training)
     return torch.cat(logits).numpy()

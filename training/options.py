@@ -1,5 +1,6 @@
 """The command line of training."""
 
+from argparse import BooleanOptionalAction
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,7 @@ def option_parser() -> CommandParser:
         ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
         ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
     ):
-        group = parser.add_mutually_exclusive_group()
-        group.add_argument(f"--{flag}", action="store_true", help=meaning)
-        group.add_argument(
-            f"--no-{flag}",
-            dest=flag,
-            action="store_false",
-            help=f"without {flag.upper()} (default)",
-        )
+        add(f"--{flag}", action=BooleanOptionalAction, default=False, help=f"{meaning} (off)")
     add(
         "--width",
         type=float,

@@ -41,7 +41,7 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
     if resume:
         unfinished = [folder for folder in series if folder.exists and not folder.finished]
         done = [folder for folder in series if folder.finished]
-        return (unfinished or done or [series[-1]])[-1]
+        return (unfinished or done or series[:1])[-1]
     return next(folder for folder in series if not folder.exists and not _is_locked(folder.path))
 
 

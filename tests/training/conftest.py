@@ -1,10 +1,12 @@
 """A tiny data set and a tiny recipe, so that real training takes a second."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from runtime.card import InputSpec
 from training.data import Dataset
@@ -79,3 +81,52 @@ def make_plan(tiny_data: Dataset) -> MakePlan:
 
 def tiny_recipe(**changes: object) -> Recipe:
     return recipe_from_values({**TINY, **changes}, source="test")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data as a folder of arrays, for `--data`."""
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    folder.mkdir()
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.save(folder / f"{name}.npy", getattr(tiny_data, name))
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text("\n".join(f"{key}: {value}" for key, value in TINY.items()))
+    return path
+
+
+@pytest.fixture
+def tiny_options(tiny_folder: Path, tiny_recipe_file: Path) -> list[str]:
+    """The command line of a run that takes a second."""
+    return [
+        *("--arch", "mobilenetv2", "--width", "0.25", "--drg", "--dsr", "--device", "cpu"),
+        *("--data", str(tiny_folder), "--recipe", str(tiny_recipe_file)),
+    ]
+
+
+@pytest.fixture
+def assert_equal_trees() -> Callable[[object, object], None]:
+    """Asserts bit-equal tensors and equal plain values in nested lists and dicts, but for times."""
+    return _assert_equal_trees
+
+
+def _assert_equal_trees(first: object, second: object, where: str = "") -> None:
+    assert type(first) is type(second), where
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second), where  # type: ignore[arg-type]
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where  # type: ignore[attr-defined]
+        for key in first.keys() - {"seconds", "images_per_second", "data_wait_share"}:
+            _assert_equal_trees(first[key], second[key], f"{where}.{key}")  # type: ignore[index]
+    elif isinstance(first, list):
+        assert len(first) == len(second), where  # type: ignore[arg-type]
+        for index, pair in enumerate(zip(first, second, strict=True)):  # type: ignore[call-overload]
+            _assert_equal_trees(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where

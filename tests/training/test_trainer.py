@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from runtime.errors import UserError
 from runtime.files import sha256_of
@@ -69,23 +68,6 @@ def run(
     return read_checkpoint(path)
 
 
-def assert_equal_trees(first: object, second: object, where: str = "") -> None:
-    """Bit-equal tensors and equal plain values, apart from times."""
-    assert type(first) is type(second), where
-    if isinstance(first, Tensor):
-        assert torch.equal(first, second), where  # type: ignore[arg-type]
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where  # type: ignore[attr-defined]
-        for key in first.keys() - {"seconds", "images_per_second", "data_wait_share"}:
-            assert_equal_trees(first[key], second[key], f"{where}.{key}")  # type: ignore[index]
-    elif isinstance(first, list):
-        assert len(first) == len(second), where  # type: ignore[arg-type]
-        for index, pair in enumerate(zip(first, second, strict=True)):  # type: ignore[call-overload]
-            assert_equal_trees(*pair, f"{where}[{index}]")
-    else:
-        assert first == second, where
-
-
 def comparable(checkpoint: Checkpoint) -> dict[str, object]:
     names = Checkpoint.__dataclass_fields__
     return {name: getattr(checkpoint, name) for name in names}
@@ -107,6 +89,7 @@ def test_an_interrupted_run_ends_bit_equal(
     terms: str,
     recipe: dict[str, object],
     interrupted_after: list[int],
+    assert_equal_trees: Callable[[object, object], None],
 ) -> None:
     plan = make_plan(terms, arch="shufflenetv2", **recipe)
     undisturbed = run(plan, tiny_data, tmp_path / "undisturbed")

@@ -1,0 +1,254 @@
+"""The command `training/run.py`: folders, resuming, signals, mistakes."""
+
+import json
+import multiprocessing
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.errors import UserError
+from training import run
+from training.checkpoint import load_run_dataset, load_trained, read_checkpoint
+from training.run_folder import exclusive
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 60
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_are_numbered_and_latest_is_the_newest(
+    here: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "tiny-mobilenetv2-drg+dsr-s0"
+    assert run.main(tiny_options) == 0
+    first = (here / "runs" / name / "checkpoint.pt").read_bytes()
+    assert (here / "runs" / "latest").readlink().name == name
+    assert f"run   runs/{name}" in capsys.readouterr().out
+
+    assert run.main(tiny_options) == 0
+    assert (here / "runs" / "latest").readlink() == Path(f"{name}-2")
+    assert (here / "runs" / name / "checkpoint.pt").read_bytes() == first
+
+    assert run.main([*tiny_options, "--out", "elsewhere/run"]) == 0
+    assert (here / "elsewhere" / "run" / "result.json").is_file()
+    assert (here / "runs" / "latest").readlink() == Path(f"{name}-2")
+
+    capsys.readouterr()
+    assert run.main([*tiny_options, "--resume"]) == 0
+    assert f"runs/{name}-2 is finished" in capsys.readouterr().out
+    assert sorted(path.name for path in (here / "runs").iterdir()) == [
+        "latest",
+        name,
+        f"{name}-2",
+    ]
+
+
+def test_a_run_knows_its_data_but_tells_no_path(
+    here: Path, tiny_options: list[str], tiny_folder: Path
+) -> None:
+    run.main([*tiny_options, "--epochs", "1", "--seed", "3", "--out", "run"])
+    trained = load_trained(here / "run")
+    assert (trained.data, trained.seed, trained.class_names[0]) == ("tiny", 3, "dark")
+    assert load_run_dataset(trained).train_images.shape == (48, 16, 16, 3)
+    assert str(tiny_folder.parent) not in (here / "run" / "result.json").read_text()
+    assert json.loads((here / "run" / "result.json").read_text())["data"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "the following arguments are required: --arch"),
+        (["--arch", "mobilenet"], "arch 'mobilenet' is unknown; choose one of mobilenetv2"),
+        (["--arch", "mobilenetv2", "--width", "3"], "width 3 is out of range"),
+        (["--arch", "mobilenetv2", "--data", "nowhere"], "neither a known data set"),
+        (["--arch", "mobilenetv2", "--recipe", "fast"], "recipe 'fast' is unknown"),
+        (["--arch", "mobilenetv2", "--epochs", "0"], "epochs: received 0, expected int >= 1"),
+        (["--arch", "mobilenetv2", "--epochs", "x"], "invalid int value: 'x'"),
+        (["--arch", "mobilenetv2", "--image-size", "3"], "image size 3 is out of range"),
+        (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
+        (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
+        (["--arch", "mobilenetv2", "--out", "a-file"], "--out a-file is a file"),
+    ],
+)
+def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) -> None:
+    (here / "a-file").touch()
+    with pytest.raises(UserError, match=re.escape(expected)) as info:
+        run.main(arguments)
+    assert "\n" not in str(info.value)
+    assert not list(here.glob("runs/*/checkpoint.pt"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(here: Path) -> None:
+    with pytest.raises(UserError, match="finds no CUDA device here; use --device cpu"):
+        run.main(["--arch", "mobilenetv2", "--device", "cuda"])
+
+
+def test_a_mistake_exits_with_2_and_no_traceback(here: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, ROOT / "training" / "run.py", "--arch", "vgg"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("error: arch 'vgg' is unknown")
+
+
+def test_another_run_is_not_resumed(here: Path, tiny_options: list[str]) -> None:
+    run.main([*tiny_options, "--out", "run"])
+    with pytest.raises(UserError, match=r"run holds another run \(recipe epochs: 2, now 3\)"):
+        run.main([*tiny_options, "--out", "run", "--resume", "--epochs", "3"])
+    with pytest.raises(UserError, match=r"terms: drg\+dsr, now dsr; recipe batch_size: 8, now 4"):
+        run.main([*tiny_options, "--out", "run", "--resume", "--no-drg", "--batch-size", "4"])
+
+
+def test_a_truncated_checkpoint_is_not_resumed(here: Path, tiny_options: list[str]) -> None:
+    run.main([*tiny_options, "--epochs", "1", "--out", "run"])
+    path = here / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cannot be read: truncated"):
+        run.main([*tiny_options, "--epochs", "1", "--out", "run", "--resume"])
+
+
+def test_two_processes_do_not_train_in_one_folder(here: Path, tiny_options: list[str]) -> None:
+    name = "tiny-mobilenetv2-drg+dsr-s0"
+    with exclusive(here / "runs" / name):
+        run.main([*tiny_options, "--epochs", "1"])
+        assert (here / "runs" / "latest").readlink() == Path(f"{name}-2")
+        with exclusive(here / "run"), pytest.raises(UserError, match="another process is training"):
+            run.main([*tiny_options, "--out", "run", "--resume"])
+
+
+def test_weights_of_another_run_begin_a_new_one(
+    here: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.main([*tiny_options, "--out", "first"])
+    weights = str(here / "first" / "checkpoint.pt")
+    digits = ["--arch", "mobilenetv2", "--width", "0.25", "--image-size", "16", "--epochs", "1"]
+    run.main([*digits, "--weights", weights, "--out", "second", "--batch-size", "256"])
+    assert "classifier is for 3 classes: it was left out" in capsys.readouterr().out
+    assert json.loads((here / "second" / "result.json").read_text())["weights"].startswith("sha256")
+    with pytest.raises(UserError, match="the weights are not those of shufflenetv2"):
+        run.main(["--arch", "shufflenetv2", "--weights", weights, "--out", "third"])
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(
+    here: Path, tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError, match="No space left on device"):
+        run.main([*tiny_options, "--out", "run"])
+    assert not list((here / "run").glob("*.tmp"))
+
+
+def started(options: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "training" / "run.py", *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_a_checkpoint(
+    here: Path, tiny_options: list[str], number: signal.Signals
+) -> None:
+    options = [*tiny_options, "--epochs", "200"]
+    process = started(options, here)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert errors.startswith("error: interrupted in epoch ")
+    assert errors.endswith("goes on with --resume\n")
+    assert errors.count("\n") == 1
+    left = read_checkpoint(here / "runs" / "latest" / "checkpoint.pt")
+    assert 1 <= left.epoch < 200
+    assert not left.finished
+
+
+@pytest.fixture
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with torch already imported: each kill costs no seconds of imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.session", "torch.utils.tensorboard", "matplotlib"])
+    return context
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_bit_equal(
+    here: Path,
+    tiny_options: list[str],
+    fork_server: multiprocessing.context.ForkServerContext,
+    assert_equal_trees: Callable[[object, object], None],
+) -> None:
+    """SIGKILL at random moments, also while it writes; then the same checkpoint as undisturbed."""
+    options = [*tiny_options, "--epochs", "60"]
+    chance = random.Random(0)
+    kills = 0
+    checkpoint = here / "killed" / "checkpoint.pt"
+
+    def resume() -> BaseProcess:
+        process = fork_server.Process(
+            target=run.main, args=([*options, "--out", str(here / "killed"), "--resume"],)
+        )
+        process.start()
+        return process
+
+    while kills < 22:
+        process = resume()
+        _wait_for_checkpoints(process, checkpoint, chance.randint(1, 3))
+        time.sleep(chance.uniform(0, 0.15))
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    process = resume()
+    process.join(timeout=300)
+    assert process.exitcode == 0
+    assert kills >= 20
+
+    run.main([*options, "--out", "undisturbed"])
+    undisturbed = torch.load(here / "undisturbed" / "checkpoint.pt", weights_only=True)
+    assert_equal_trees(torch.load(checkpoint, weights_only=True), undisturbed)
+    assert [path.name for path in checkpoint.parent.glob(".*")] == [".lock"]
+
+
+def _wait_for_checkpoints(process: BaseProcess, checkpoint: Path, count: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    seen = _identity(checkpoint)
+    while count and process.exitcode is None and time.monotonic() < deadline:
+        if (now := _identity(checkpoint)) != seen:
+            seen, count = now, count - 1
+        time.sleep(0.001)
+
+
+def _identity(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
