@@ -1,0 +1,136 @@
+"""Bundles on disk: assembled so that a reader finds the former one or the new one.
+
+A new bundle, or that of another checkpoint, is written beside its place and moved there whole.
+Files are added to a bundle of the same checkpoint one by one, and the card, which lists them, last.
+"""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from export.holdout import Labelled, holdout_bytes
+from runtime.card import (
+    CARD_FILE,
+    EXAMPLE_FOLDER,
+    HOLDOUT_FILE,
+    MODEL_FILES,
+    Card,
+    EngineRecord,
+    ModelFile,
+    read_card,
+    write_card,
+)
+from runtime.errors import BundleError, UserError
+from runtime.files import write_atomic
+
+MAX_EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Written:
+    """The card that is now in the bundle, and the engines that no longer fit it."""
+
+    card: Card
+    dropped: Sequence[EngineRecord] = field(default=())
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_place(folder: Path) -> None:
+    """UserError if `folder` holds something that is not a bundle, and so is not ours to replace."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; expected a folder for the bundle, which may be new")
+    if folder.is_dir() and not (folder / CARD_FILE).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} holds files and is no bundle (no {CARD_FILE}); choose another --out"
+        )
+
+
+def existing_card(folder: Path, checkpoint_sha256: str) -> Card | None:
+    """The card in `folder` if it is of that checkpoint; None if there is none, or another's."""
+    try:
+        card = read_card(folder)
+    except BundleError:  # absent, or corrupt: a new export is how to mend it
+        return None
+    return card if card.provenance.checkpoint_sha256 == checkpoint_sha256 else None
+
+
+def write_bundle(
+    folder: Path,
+    card: Card,
+    files: Sequence[tuple[ModelFile, bytes]],
+    test: Labelled,
+) -> Written:
+    """Writes `files` with their records; `card` says the rest. See the module's first lines."""
+    former = existing_card(folder, card.provenance.checkpoint_sha256)
+    if former is not None:
+        return _add_files(folder, former, card, files)
+    check_place(folder)
+    card = msgspec.structs.replace(card, files=tuple(record for record, _ in files))
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for record, content in files:
+            write_atomic(staging / record.path, content)
+        write_atomic(staging / HOLDOUT_FILE, holdout_bytes(test))
+        for name, image in _examples(card.class_names, test).items():
+            write_atomic(staging / EXAMPLE_FOLDER / name, image)
+        write_card(staging, card)
+        _replace_folder(folder, staging)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Written(card)
+
+
+def _add_files(
+    folder: Path, former: Card, card: Card, files: Sequence[tuple[ModelFile, bytes]]
+) -> Written:
+    for record, content in files:
+        write_atomic(folder / record.path, content)
+    records = {file.precision: file for file in former.files}
+    records.update({record.precision: record for record, _ in files})
+    ordered = tuple(records[name] for name in MODEL_FILES if name in records)
+    digests = {record.sha256 for record in ordered}
+    kept = tuple(engine for engine in former.engines if engine.onnx_sha256 in digests)
+    dropped = [engine for engine in former.engines if engine not in kept]
+    merged = msgspec.structs.replace(card, files=ordered, engines=kept)
+    write_card(folder, merged)
+    for engine in dropped:
+        (folder / engine.path).unlink(missing_ok=True)
+    return Written(merged, dropped)
+
+
+def _replace_folder(folder: Path, staging: Path) -> None:
+    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(former)
+    staging.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:
+    """The first test image of up to twelve classes, spread over all of them, as PNG files."""
+    present = np.unique(test.labels)
+    chosen = present[np.linspace(0, len(present) - 1, min(len(present), MAX_EXAMPLES)).astype(int)]
+    files = {}
+    for label in chosen:
+        row = int(np.argmax(test.labels == label))
+        file = io.BytesIO()
+        Image.fromarray(test.images[row]).save(file, "PNG")
+        name = re.sub(r"[^\w.-]+", "_", class_names[label]).strip("._") or str(label)
+        if f"{name}.png" in files:  # two labels that differ only in what a file name cannot have
+            name = f"{name}-{label}"
+        files[f"{name}.png"] = file.getvalue()
+    return files

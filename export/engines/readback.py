@@ -1,0 +1,42 @@
+"""Which precision an engine really has: a name must not promise more than was built."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from runtime.card import Precision
+
+# What TensorRT 8.6 to 11 write of a tensor in the inspector's JSON, "Row major linear FP16 format".
+_INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
+_HALF = re.compile(r"\b(fp16|half|float16)\b", re.IGNORECASE)
+_FLOAT = re.compile(r"\b(fp32|float|float32)\b", re.IGNORECASE)
+
+
+def precision_of_network(trt: Any, network: Any) -> Precision:
+    """The lowest precision in a strongly typed network, whose engine keeps its types."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    types = {layer.get_output(i).dtype for layer in layers for i in range(layer.num_outputs)}
+    if trt.DataType.INT8 in types:
+        return "int8"
+    return "fp16" if trt.DataType.HALF in types else "fp32"
+
+
+def precision_of_engine(trt: Any, log: Any, plan: bytes) -> Precision | None:
+    """The lowest precision that the inspector tells of; needs the GPU. None if it tells of none."""
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    described: str = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return precision_of_description(re.findall(r'"Format/Datatype"\s*:\s*"([^"]*)"', described))
+
+
+def precision_of_description(formats: Iterable[str]) -> Precision | None:
+    """The lowest precision among tensor formats in words; None if none is recognised."""
+    text = "\n".join(formats)
+    if _INT8.search(text):
+        return "int8"
+    if _HALF.search(text):
+        return "fp16"
+    return "fp32" if _FLOAT.search(text) else None

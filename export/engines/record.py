@@ -1,0 +1,102 @@
+"""Engines in a bundle: built, verified where they can run, and listed in the card one by one."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from export import gate
+from export.engines.build import BuildRequest, build_engine
+from export.engines.flavors import EngineFlavor
+from export.engines.verify import verify_engine, why_not_here
+from export.holdout import read_holdout
+from runtime.bundle import Bundle, open_bundle
+from runtime.card import ENGINE_FOLDER, EngineRecord, ModelFile, Profile, write_card
+from runtime.errors import VerificationError
+from runtime.files import write_atomic
+from runtime.preflight import this_platform
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How engines are built, whatever their precision and GPU."""
+
+    profile: Profile
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    allow_drop: bool = False
+
+
+def add_engine(
+    folder: Path,
+    flavor: EngineFlavor,
+    model: ModelFile,
+    capability: str,
+    options: EngineOptions,
+    say: Callable[[str], None],
+) -> EngineRecord:
+    """Builds `model`'s engine for `capability`, verifies it if it can run here, and lists it.
+
+    VerificationError if it is outside its tolerance; then it is not kept.
+    """
+    bundle = open_bundle(folder)
+    stem = f"{flavor.name}.sm{capability.replace('.', '')}"
+    path = f"{ENGINE_FOLDER}/model.{model.precision}.{stem}.engine"
+    say(f"building {path}")
+    built = build_engine(
+        flavor,
+        BuildRequest(
+            model=bundle.read(model),
+            source=model.path,
+            precision=model.precision,
+            profile=options.profile,
+            input_size=bundle.card.input.size,
+            capability=capability,
+            workspace_bytes=options.workspace_bytes,
+            optimization_level=options.optimization_level,
+            timing_cache=folder / ENGINE_FOLDER / _cache_name(flavor, capability),
+        ),
+    )
+    record = EngineRecord(
+        path=path,
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        precision=model.precision,
+        flavor=flavor.name,
+        tensorrt_version=flavor.version,
+        compute_capability=capability,
+        gpu_name=flavor.gpu_name(capability),
+        platform=this_platform(),
+        profile=options.profile,
+        onnx_sha256=model.sha256,
+        build_seconds=round(built.seconds, 2),
+    )
+    record = _verified(bundle, built.plan, record, options, say)
+    write_atomic(folder / path, built.plan)
+    others = tuple(engine for engine in bundle.card.engines if engine.path != path)
+    write_card(folder, msgspec.structs.replace(bundle.card, engines=(*others, record)))
+    return record
+
+
+def _verified(
+    bundle: Bundle,
+    plan: bytes,
+    record: EngineRecord,
+    options: EngineOptions,
+    say: Callable[[str], None],
+) -> EngineRecord:
+    if (reason := why_not_here(record)) is not None:
+        say(f"not run: {reason}")
+        return record
+    parity = verify_engine(plan, record, read_holdout(bundle.path))
+    complaint = gate.complaint(parity, record.precision)
+    if complaint is not None and not options.allow_drop:
+        raise VerificationError(
+            f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"
+        )
+    return msgspec.structs.replace(record, parity=parity)
+
+
+def _cache_name(flavor: EngineFlavor, capability: str) -> str:
+    return f"timing.{flavor.name}.{flavor.version}.sm{capability.replace('.', '')}.cache"

@@ -1,0 +1,45 @@
+"""Runs a new engine on the bundle's holdout images, with the session that a user gets."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.gate import compare
+from export.holdout import Labelled
+from runtime.card import EngineRecord, Parity
+from runtime.engine_session import EngineSession
+from runtime.errors import BackendError
+from runtime.preflight import this_machine
+
+
+def why_not_here(record: EngineRecord) -> str | None:
+    """Why an engine cannot run on this machine; None if it can."""
+    try:
+        machine = this_machine(record.flavor)
+    except BackendError as missing:
+        return str(missing)
+    if machine.compute_capability != record.compute_capability:
+        return f"this GPU has compute capability {machine.compute_capability}"
+    return None
+
+
+def verify_engine(plan: bytes, record: EngineRecord, holdout: Labelled) -> Parity:
+    """Compares the engine with torch's probabilities, in batches of its profile."""
+    with EngineSession(
+        plan, source=record.path, flavor=record.flavor, profile=record.profile
+    ) as session:
+        found = np.concatenate([session.run(b) for b in _batches(holdout.images, record)])
+    count = len(found)
+    return compare(found, holdout.probabilities[:count], holdout.labels[:count])
+
+
+def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
+    """Batches of the profile's three sizes in turn; a rest below its minimum is left out."""
+    profile = record.profile
+    sizes = (profile.min, profile.opt, profile.max)
+    batches: list[NDArray[np.uint8]] = []
+    start = 0
+    while len(images) - start >= profile.min:
+        batch = images[start : start + sizes[len(batches) % len(sizes)]]
+        batches.append(batch)
+        start += len(batch)
+    return batches

@@ -1,0 +1,51 @@
+"""What TensorRT says while it builds: a line on a terminal, and nothing else unasked."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keeps TensorRT's messages out of the output: an int8 build warns hundreds of times.
+
+    Errors are in the logger's own list, and in the exception that is made of them.
+    """
+    log = logging.getLogger("runtime.tensorrt_library")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def progress_monitor(trt: Any, title: str) -> Any:
+    """An IProgressMonitor of the module `trt` that keeps one line on a terminal up to date."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+            self._show(f"{title}: {phase}")
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._show(f"{title}: {phase} {step + 1}/{self._steps.get(phase, step + 1)}")
+            return True  # go on
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+            if not self._steps:
+                self._show("")
+
+        def _show(self, text: str) -> None:
+            # \r to the line's start, then clear to its end: the next text may be shorter.
+            sys.stderr.write(f"\r\x1b[K{text[:79]}")
+            sys.stderr.flush()
+
+    return Monitor()

@@ -1,0 +1,82 @@
+"""The parts of an exported graph: normalisation, network, softmax. And small edits of it.
+
+    images -> Cast, Transpose, Mul, Add -> "normalised" -> network -> "logits" -> Div, Softmax
+
+The network between the two named values is what float16 and int8 change; what surrounds it stays
+in float32.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+NORMALISED = "normalised"
+LOGITS = "logits"
+
+
+def name_boundaries(graph: ir.Graph) -> None:
+    """Names the first convolution's input and the last linear layer's output."""
+    nodes = list(graph)
+    first = next(node for node in nodes if node.op_type == "Conv")
+    last = next(node for node in reversed(nodes) if node.op_type in ("Gemm", "MatMul"))
+    input_of(first).name = NORMALISED
+    last.outputs[0].name = LOGITS
+
+
+def network_nodes(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes between the named values, in the graph's order."""
+    outside = nodes_before(_value(graph, NORMALISED))
+    inside = nodes_before(_value(graph, LOGITS)) - outside
+    return [node for node in graph if node in inside]
+
+
+def nodes_before(value: ir.Value | None) -> set[ir.Node]:
+    """The node that computes `value`, and all nodes that it needs."""
+    found: set[ir.Node] = set()
+    waiting = [] if value is None else [value.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += node.predecessors()
+    return found
+
+
+def input_of(node: ir.Node, index: int = 0) -> ir.Value:
+    """The input of a node that has to be there."""
+    value = node.inputs[index]
+    if value is None:
+        raise AssertionError(f"{node.name} has no input {index}")
+    return value
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of an initializer, None for any other value."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    array: NDArray[Any] = value.const_value.numpy()
+    return array
+
+
+def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new initializer of that name."""
+    # A copy of its own: what `array` looks into may change or go.
+    tensor = ir.Tensor(np.array(array), name=name)
+    value = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def drop_unused_constants(graph: ir.Graph) -> None:
+    """Removes the initializers that no node reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _value(graph: ir.Graph, name: str) -> ir.Value:
+    return next(value for node in graph for value in node.outputs if value.name == name)

@@ -1,0 +1,54 @@
+"""Test images in the bundle: they verify an engine where neither torch nor the data set is."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import HOLDOUT_FILE
+from runtime.errors import BundleError
+
+MAX_IMAGES = 1000
+_MAX_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 (N, S, S, 3), labels int64 (N,), the student's probabilities (N, K) by torch."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def holdout_bytes(test: Labelled) -> bytes:
+    """The content of `holdout.npz`: a part of the test split, drawn at random.
+
+    A split sorted by class would otherwise give the first classes only.
+    """
+    count = min(len(test.images), MAX_IMAGES, _MAX_BYTES // test.images[0].nbytes)
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(test.images))[:count])
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        images=test.images[rows],
+        labels=test.labels[rows],
+        probabilities=test.probabilities[rows],
+    )
+    return file.getvalue()
+
+
+def read_holdout(bundle: Path) -> Labelled:
+    """Reads `holdout.npz` of a bundle; BundleError if it is missing or damaged."""
+    path = bundle / HOLDOUT_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            f"{path} cannot be read ({error}); export the run again with `python export/run.py`"
+        ) from error

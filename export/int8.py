@@ -1,0 +1,90 @@
+"""The two int8 files, with the calibration that loses least on training images held out for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.calibrate import CALIBRATION_IMAGES, Observation, observe, ranges
+from export.options import METHODS, Calibration, Method
+from export.quantize import HALF_SCALES_OPSET, to_int8_cpu, to_int8_tensorrt
+from export.to_fp16 import to_fp16
+
+Kind = Literal["int8", "int8-cpu"]
+_VALIDATION_IMAGES = 512
+_SEED = 0
+
+# Probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
+Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Training images as the network sees them: some to observe, others to choose a method by."""
+
+    images: NDArray[np.uint8]
+    validation_images: NDArray[np.uint8]
+    validation_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 graph, and in words how its ranges were found."""
+
+    model: ir.Model
+    calibration: str
+
+
+def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of `count` training images: to observe, and disjoint from those to choose by."""
+    rows = np.random.default_rng(_SEED).permutation(count)
+    observed = min(CALIBRATION_IMAGES, max(1, count // 2))
+    return np.sort(rows[:observed]), np.sort(rows[observed : observed + _VALIDATION_IMAGES])
+
+
+class Int8Exporter:
+    """Makes both kinds from one float32 graph and one observation of its activations."""
+
+    def __init__(self, model: ir.Model, data: CalibrationData, evaluate: Evaluate) -> None:
+        self._model = model
+        self._data = data
+        self._evaluate = evaluate
+        self._observations: Mapping[str, Observation] | None = None
+        self._reference: NDArray[np.float32] | None = None
+
+    def quantize(self, kind: Kind, calibration: Calibration) -> Quantized:
+        """The file of that kind; `auto` tries every method and keeps the most accurate."""
+        count = len(self._data.images)
+        if calibration != "auto" or not len(self._data.validation_images):
+            method = "minmax" if calibration == "auto" else calibration
+            return Quantized(self._with(kind, method), f"{method} of {count} training images")
+        candidates = {method: self._with(kind, method) for method in METHODS}
+        scores = {method: self._score(model) for method, model in candidates.items()}
+        best = max(scores, key=lambda method: scores[method])
+        return Quantized(
+            candidates[best],
+            f"{best} of {count} training images, chosen by top-1 on "
+            f"{len(self._data.validation_images)} others",
+        )
+
+    def _with(self, kind: Kind, method: Method) -> ir.Model:
+        if self._observations is None:
+            self._observations = observe(self._model, self._data.images)
+        found = ranges(self._observations, method)
+        if kind == "int8-cpu":
+            return to_int8_cpu(self._model, found)
+        model = to_int8_tensorrt(self._model, found)
+        # What int8 leaves out runs in float16, where Q/DQ may have float16 scales.
+        return to_fp16(model) if model.opset_imports[""] >= HALF_SCALES_OPSET else model
+
+    def _score(self, model: ir.Model) -> tuple[float, float]:
+        """Top-1, and between equals the smaller mean difference from float32."""
+        images, labels = self._data.validation_images, self._data.validation_labels
+        if self._reference is None:
+            self._reference = self._evaluate(self._model, images)
+        probabilities = self._evaluate(model, images)
+        top1 = float(np.mean(probabilities.argmax(axis=1) == labels))
+        return top1, -float(np.abs(probabilities - self._reference).mean())

@@ -1,0 +1,214 @@
+"""From a run to a bundle: export, convert, quantise, verify each file, write what passed."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from export import gate
+from export.bundle import Written, check_place, sha256_of_bytes, write_bundle
+from export.holdout import Labelled
+from export.int8 import CalibrationData, Int8Exporter, draw_rows
+from export.options import FILES_OF, ExportOptions
+from export.to_fp16 import to_fp16
+from export.to_onnx import ExportedGraph, export_graph, model_bytes
+from runtime.card import (
+    METADATA_KEY,
+    MODEL_FILES,
+    PRECISION_KEY,
+    SCHEMA_VERSION,
+    Card,
+    ModelFile,
+    Precision,
+    Provenance,
+    json_from_card,
+)
+from runtime.locate import BUNDLE
+from runtime.onnx_session import OnnxSession, Threads
+from runtime.preprocess import preprocess
+from training.checkpoint import TrainedRun, load_run_dataset, load_trained
+from training.cost import cost_of
+from training.data import Dataset
+from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
+
+_RESULT_FIELDS = ("epochs", "top1", "top5", "ece", "params", "macs", "recipe", "versions")
+_BATCH = 64
+_WARM_UP, _TIMED = 5, 30
+_PATIENT = Threads(spinning=False)  # of verification: others may use this machine
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One verified file; `complaint` says why it is outside its tolerance."""
+
+    record: ModelFile
+    content: bytes
+    milliseconds: float | None  # a batch of one here; None where that says nothing
+    complaint: str | None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was made, and what is now in the bundle; None if nothing could be listed."""
+
+    bundle: Path
+    outcomes: Sequence[Outcome]
+    written: Written | None
+
+
+def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) -> Exported:
+    """Exports a run into its bundle, verified; `say` is told what is being done.
+
+    A file outside its tolerance is listed only with `allow_drop`, and otherwise not kept.
+    """
+    bundle = options.out if options.out is not None else run / BUNDLE
+    check_place(bundle)
+    trained = load_trained(run)
+    dataset = load_run_dataset(trained)
+    say(f"evaluating the student on {len(dataset.test_labels):,} test images")
+    logits = _logits(trained, dataset.test_images)
+    reference = softmax(logits, temperature=trained.temperature).astype(np.float32)
+    test = Labelled(dataset.test_images, dataset.test_labels, reference)
+    card = _card(trained, logits, dataset.test_labels)
+    say("exporting the float32 graph")
+    graph = export_graph(trained.student, trained.input, trained.temperature, opset=options.opset)
+    outcomes = [
+        _verify(model, precision, calibration, graph=graph, card=card, test=test, say=say)
+        for precision, model, calibration in _models(graph.model, dataset, options, say)
+    ]
+    kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
+    files = [(outcome.record, outcome.content) for outcome in kept]
+    return Exported(bundle, outcomes, write_bundle(bundle, card, files, test) if files else None)
+
+
+def _models(
+    float32: ir.Model, dataset: Dataset, options: ExportOptions, say: Callable[[str], None]
+) -> Iterator[tuple[Precision, ir.Model, str | None]]:
+    """Each file that was asked for: precision, graph, and for int8 its calibration."""
+    exporter: Int8Exporter | None = None
+    for precision in (kind for request in options.precisions for kind in FILES_OF[request]):
+        if precision == "fp32":
+            yield precision, float32, None
+        elif precision == "fp16":
+            yield precision, to_fp16(float32), None
+        else:
+            say(f"calibrating {precision} ({options.calibration})")
+            if exporter is None:
+                exporter = Int8Exporter(float32, _calibration_data(dataset), _evaluate)
+            quantized = exporter.quantize(precision, options.calibration)
+            yield precision, quantized.model, quantized.calibration
+
+
+def _verify(
+    model: ir.Model,
+    precision: Precision,
+    calibration: str | None,
+    *,
+    graph: ExportedGraph,
+    card: Card,
+    test: Labelled,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Runs the finished file on the whole test split, with the session that a user gets."""
+    name = MODEL_FILES[precision]
+    say(f"verifying {name}")
+    embedded = json_from_card(card).decode()
+    content = model_bytes(model, {METADATA_KEY: embedded, PRECISION_KEY: precision})
+    probabilities = _probabilities(content, name, test.images)
+    parity = gate.compare(probabilities, test.probabilities, test.labels)
+    # On a CPU the file for TensorRT only simulates its arithmetic: a time would mislead.
+    milliseconds = None if precision == "int8" else _milliseconds(content, name, test.images[:1])
+    record = ModelFile(
+        path=name,
+        sha256=sha256_of_bytes(content),
+        precision=precision,
+        opset=graph.opset,
+        exporter=graph.exporter,
+        calibration=calibration,
+        parity=parity,
+    )
+    return Outcome(record, content, milliseconds, gate.complaint(parity, precision))
+
+
+def _evaluate(model: ir.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return _probabilities(model_bytes(model, {}), "a candidate", images)
+
+
+def _probabilities(content: bytes, source: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities (N, K) in batches of 1, 3, 64, 64, ...: the batch must really be free."""
+    edges = [0, 1, 4, *range(4 + _BATCH, len(images) + _BATCH, _BATCH)]
+    batches = (images[start:end] for start, end in itertools.pairwise(edges))
+    with OnnxSession(content, source=source, backend="onnx-cpu", threads=_PATIENT) as session:
+        return np.concatenate([session.run(batch) for batch in batches if len(batch)])
+
+
+def _milliseconds(content: bytes, source: str, image: NDArray[np.uint8]) -> float:
+    """Median time of a batch of one, with the threads that a user gets."""
+    times = []
+    with OnnxSession(content, source=source, backend="onnx-cpu") as session:
+        for _ in range(_WARM_UP + _TIMED):
+            start = time.perf_counter()
+            session.run(image)
+            times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[_WARM_UP:]))
+
+
+def _logits(trained: TrainedRun, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    device = torch.device("cpu")
+    return logits_of(trained.student, images, trained.input, device=device)
+
+
+def _calibration_data(dataset: Dataset) -> CalibrationData:
+    """Training images, decoded once for training, through the runtime's crop and resize."""
+    observed, others = draw_rows(len(dataset.train_labels))
+    images, validation = (
+        np.stack([preprocess(image, dataset.input) for image in dataset.train_images[rows]])
+        for rows in (observed, others)
+    )
+    return CalibrationData(images, validation, dataset.train_labels[others])
+
+
+def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Card:
+    result = trained.result or _measured(trained, logits, labels)
+    provenance = {
+        "run": trained.folder.resolve().name,
+        "data": trained.data,
+        "terms": trained.terms,
+        "seed": trained.seed,
+        "checkpoint_sha256": trained.checkpoint_sha256,
+        "history": msgspec.to_builtins(trained.history),
+        **{name: result[name] for name in _RESULT_FIELDS},
+    }
+    return Card(
+        schema_version=SCHEMA_VERSION,
+        arch=trained.arch,
+        class_names=trained.class_names,
+        input=trained.input,
+        temperature=trained.temperature,
+        provenance=msgspec.convert(provenance, Provenance),
+    )
+
+
+def _measured(
+    trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, object]:
+    """What result.json would say, of a run that was interrupted before it wrote one."""
+    cost = cost_of(trained.student, image_size=trained.image_size)
+    probabilities = softmax(logits, temperature=trained.temperature)
+    return {
+        "epochs": len(trained.history),
+        "top1": top_k(logits, labels, 1),
+        "top5": top_k(logits, labels, 5),
+        "ece": expected_calibration_error(probabilities, labels),
+        "params": cost.params,
+        "macs": cost.macs,
+        "recipe": msgspec.to_builtins(trained.plan.recipe),
+        "versions": {"torch": torch.__version__},
+    }
