@@ -6,10 +6,11 @@ An asked-for backend is used or refused, never replaced by another. Without one,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from runtime.bundle import Bundle
-from runtime.card import EngineRecord, ModelFile
-from runtime.errors import BackendError, UserError
+from runtime.card import EngineRecord, Flavor, ModelFile
+from runtime.errors import BackendError, EngineMismatchError, UserError
 from runtime.onnx_session import OnnxBackend, OnnxSession, Threads, missing_provider
 from runtime.session import BACKENDS, Backend, Session
 
@@ -21,6 +22,11 @@ ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {
 }
 
 
+FLAVORS: tuple[Flavor, ...] = ("tensorrt", "tensorrt-rtx")
+# int8 engines gain nothing at batch 1, and cost accuracy: used when asked for.
+ENGINE_PRECISIONS = ("fp16", "fp32", "int8")
+
+
 @dataclass(frozen=True)
 class Option:
     """One file of a bundle on one backend; `problem` says why it cannot run here."""
@@ -28,7 +34,7 @@ class Option:
     backend: Backend
     precision: str
     record: ModelFile | EngineRecord
-    problem: str | None = None
+    problem: BackendError | EngineMismatchError | None = None
 
 
 @dataclass(frozen=True)
@@ -41,17 +47,44 @@ class Choice:
 
 def options(bundle: Bundle) -> list[Option]:
     """Every backend and precision that the bundle has files for, from best to plainest."""
-    found: list[Option] = []
+    found = [option for flavor in FLAVORS for option in _engine_options(bundle, flavor)]
     for backend, precisions in ONNX_PRECISIONS.items():
-        problem = missing_provider(backend)
+        missing = missing_provider(backend)
+        problem = BackendError(missing) if missing else None
         for precision in precisions:
             if record := bundle.card.file(precision):
                 found.append(Option(backend, precision, record, problem))
     return found
 
 
+def _engine_options(bundle: Bundle, flavor: Flavor) -> list[Option]:
+    engines = [engine for engine in bundle.card.engines if engine.flavor == flavor]
+    if not engines:
+        return []
+    from runtime.preflight import check_engine, this_machine  # ctypes, for those with engines only
+
+    engines.sort(key=lambda engine: ENGINE_PRECISIONS.index(engine.precision))
+    try:
+        machine = this_machine(flavor)
+    except BackendError as missing:
+        return [Option(flavor, engine.precision, engine, missing) for engine in engines]
+    found = []
+    for engine in engines:
+        problem = None
+        try:
+            check_engine(bundle, engine, machine)
+        except EngineMismatchError as difference:
+            problem = difference
+        found.append(Option(flavor, engine.precision, engine, problem))
+    return found
+
+
 def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None = None) -> Choice:
-    """Picks the first option that was asked for; BackendError with the reasons if none runs."""
+    """Picks the first option that was asked for.
+
+    Raises EngineMismatchError if all such engines are for another machine, else BackendError with
+    the reasons, if none runs.
+    """
     if backend is not None and backend not in BACKENDS:
         raise unknown_backend(backend)
     considered = [
@@ -62,6 +95,8 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
     for option in considered:
         if option.problem is None:
             return Choice(option, _reason(considered, option, asked=backend is not None))
+    if considered and all(isinstance(o.problem, EngineMismatchError) for o in considered):
+        raise EngineMismatchError("; ".join(str(option.problem) for option in considered))
     raise BackendError(_refusal(bundle, backend, precision, considered))
 
 
@@ -74,9 +109,13 @@ def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = No
     """Opens the option's file, after its digest has been checked."""
     content = bundle.read(option.record)
     source = str(bundle.path / option.record.path)
-    if option.backend == "onnx-cpu" or option.backend == "onnx-cuda":
-        return OnnxSession(content, source=source, backend=option.backend, threads=threads)
-    raise AssertionError(option.backend)
+    if isinstance(option.record, EngineRecord):
+        from runtime.engine_session import EngineSession
+
+        record = option.record
+        return EngineSession(content, source=source, flavor=record.flavor, profile=record.profile)
+    backend = cast(OnnxBackend, option.backend)
+    return OnnxSession(content, source=source, backend=backend, threads=threads)
 
 
 def _reason(considered: Sequence[Option], used: Option, *, asked: bool) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runtime.card import Card, EngineRecord, ModelFile, read_card
 from runtime.errors import BundleError
+from runtime.locate import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Bundle:
         except OSError as error:
             raise BundleError(
                 f"{path} is listed in the card and cannot be read ({error.strerror}); "
-                f"make it again: {rebuild_command(record)}"
+                f"make it again: {rebuild_command(self, record)}"
             ) from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != record.sha256:
             raise BundleError(
                 f"{path} is not the file that the card lists (sha256 {digest[:12]}..., expected "
                 f"{record.sha256[:12]}...): it is damaged or was replaced; make it again: "
-                f"{rebuild_command(record)}"
+                f"{rebuild_command(self, record)}"
             )
         return content
 
@@ -43,9 +44,13 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path=path, card=read_card(path))
 
 
-def rebuild_command(record: ModelFile | EngineRecord) -> str:
+def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
     """The command, in backquotes, that makes the file of a record again."""
-    if isinstance(record, ModelFile):
-        precision = record.precision.removesuffix("-cpu")
-        return f"`python export/run.py --precision {precision}`"
-    return f"`python export/build_trt.py --precision {record.precision} --flavor {record.flavor}`"
+    if isinstance(record, EngineRecord):
+        return (
+            f"`python export/build_trt.py {bundle.path} --precision {record.precision} "
+            f"--flavor {record.flavor}`"
+        )
+    in_run = (bundle.path.parent / CHECKPOINT).is_file()
+    run = bundle.path.parent if in_run else "RUN"
+    return f"`python export/run.py {run} --precision {record.precision.removesuffix('-cpu')}`"

@@ -173,10 +173,9 @@ class Classifier:
             Prediction(label=names[i], index=i, probability=float(probabilities[i])) for i in order
         ]
 
-    def warm_up(self) -> None:
-        """Runs one black image, so that the next call is as fast as all later ones."""
-        size = self.session.input_size
-        self.session.run(np.zeros((1, size, size, 3), np.uint8))
+    def warm_up(self, *batches: int) -> None:
+        """Prepares batches of these sizes (default 1), so that the next call is a fast one."""
+        self.session.warm_up(*(batches or (1,)))
 
     def close(self) -> None:
         """Releases the model."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from runtime.card import INPUT_NAME, OUTPUT_NAME
 from runtime.errors import BackendError, BundleError
-from runtime.gpu import missing_gpu
 from runtime.session import Session
 
 OnnxBackend = Literal["onnx-cpu", "onnx-cuda"]
@@ -68,7 +67,11 @@ def missing_provider(backend: OnnxBackend) -> str | None:
 
     if PROVIDERS[backend] not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
-    return missing_gpu() if backend == "onnx-cuda" else None
+    if backend == "onnx-cpu":
+        return None
+    from runtime.gpu import missing_gpu
+
+    return missing_gpu()
 
 
 def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:

@@ -41,6 +41,12 @@ class Session(ABC):
         self._check(images)
         return self._run(np.ascontiguousarray(images))
 
+    def warm_up(self, *batches: int) -> None:
+        """Runs black images in batches of these sizes, so that later calls find all prepared."""
+        for batch in batches:
+            shape = (batch, self.input_size, self.input_size, self._CHANNELS)
+            self._run(np.zeros(shape, np.uint8))
+
     @abstractmethod
     def close(self) -> None:
         """Releases everything; a second call does nothing."""

@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
             limits=Limits(max_bytes=options.max_body_mb << 20, max_pixels=options.max_pixels),
         ) as classifier,
     ):
-        classifier.warm_up()
         print(classifier.describe())
         with _batcher(classifier, options) as batcher:
+            classifier.warm_up(*range(1, batcher.max_batch + 1))
             _serve(batcher, listener, options)
     return 0
 

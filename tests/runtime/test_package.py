@@ -7,9 +7,9 @@ import runtime
 
 PROBE = """
 import sys, time
-started = time.perf_counter()
+started = time.process_time()
 from runtime import open_classifier
-print(time.perf_counter() - started, *sys.modules)
+print(time.process_time() - started, *sys.modules)
 """
 
 
@@ -31,6 +31,6 @@ def test_import_is_quick_and_light() -> None:
             [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True
         ).stdout.split()
         seconds.append(float(output[0]))
-        # 0.2 s of its own: only a session needs it.
+        # onnxruntime takes 0.2 s of its own: only a session needs it.
         assert not {"onnxruntime", "fastapi", "torch", "concurrent.futures"} & {*output[1:]}
-    assert min(seconds) < 0.3
+    assert min(seconds) < 0.3  # of CPU, which other work on the machine does not change

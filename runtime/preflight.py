@@ -1,0 +1,90 @@
+"""Does an engine fit this machine? Asked before its file is read; TensorRT has no such test.
+
+A serialized engine runs with the version that built it, on the GPU it was built for (NVIDIA's
+support matrix); on another it fails late, or is slow, or wrong.
+"""
+
+import platform
+from dataclasses import dataclass
+
+from runtime.bundle import Bundle, rebuild_command
+from runtime.card import EngineRecord, Flavor
+from runtime.cudart import INSTALL as INSTALL_CUDA
+from runtime.errors import BackendError, EngineMismatchError
+from runtime.gpu import find_gpu
+from runtime.tensorrt_library import INSTALL, is_installed, load_tensorrt
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine must fit."""
+
+    flavor: Flavor
+    tensorrt_version: str
+    compute_capability: str
+    gpu_name: str
+    platform: str
+
+
+def this_machine(flavor: Flavor) -> Machine:
+    """This machine with a flavor of TensorRT; BackendError saying what is missing for it."""
+    if not is_installed(flavor):
+        raise BackendError(f"{flavor} is not installed; `{INSTALL[flavor]}`")
+    if not is_installed_cuda():
+        raise BackendError(f"cuda-bindings is not installed; `{INSTALL_CUDA}`")
+    gpu = find_gpu()  # before the import, which loads a gigabyte
+    return Machine(
+        flavor=flavor,
+        tensorrt_version=str(load_tensorrt(flavor).__version__),
+        compute_capability=gpu.compute_capability,
+        gpu_name=gpu.name,
+        platform=this_platform(),
+    )
+
+
+def is_installed_cuda() -> bool:
+    """Whether cuda-bindings can be found."""
+    import importlib.util
+
+    return (
+        importlib.util.find_spec("cuda") is not None
+        and importlib.util.find_spec("cuda.bindings") is not None
+    )
+
+
+def this_platform() -> str:
+    """Operating system and processor, as engine records name them: "Linux-x86_64"."""
+    return f"{platform.system()}-{platform.machine()}"
+
+
+def check_engine(bundle: Bundle, record: EngineRecord, machine: Machine) -> None:
+    """EngineMismatchError with the first difference and the command that rebuilds."""
+    if difference := _difference(bundle, record, machine):
+        raise EngineMismatchError(
+            f"{record.path} {difference}; build it here: {rebuild_command(bundle, record)}"
+        )
+
+
+def _difference(bundle: Bundle, record: EngineRecord, machine: Machine) -> str | None:
+    onnx = bundle.card.file(record.precision)
+    if onnx is None:
+        return f"was built from a {record.precision} ONNX file that the bundle no longer lists"
+    if onnx.sha256 != record.onnx_sha256:
+        return f"was built from another {onnx.path} than the bundle holds"
+    if record.flavor != machine.flavor:
+        return f"is for {record.flavor}, not for {machine.flavor}"
+    if record.platform != machine.platform:
+        return f"is for {record.platform}, this machine is {machine.platform}"
+    if record.tensorrt_version != machine.tensorrt_version:
+        return (
+            f"was built by {record.flavor} {record.tensorrt_version}, "
+            f"this machine has {machine.tensorrt_version}"
+        )
+    if record.compute_capability != machine.compute_capability:
+        return (
+            f"is for compute capability {record.compute_capability}, "
+            f"this GPU ({machine.gpu_name}) has {machine.compute_capability}"
+        )
+    if record.gpu_name not in (None, machine.gpu_name):
+        return f"was built on {record.gpu_name}, this GPU is {machine.gpu_name}"
+    return None

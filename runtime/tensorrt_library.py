@@ -1,0 +1,69 @@
+"""TensorRT and TensorRT-RTX: whether they are here, and their one logger."""
+
+import functools
+import importlib
+import importlib.util
+import logging
+from collections import deque
+from typing import Any
+
+from runtime.card import Flavor
+from runtime.errors import BackendError
+
+_log = logging.getLogger(__name__)
+_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL: dict[str, str] = {
+    "tensorrt": "pip install 'skd-edge[trt]' --extra-index-url https://pypi.nvidia.com "
+    "(on a Jetson: sudo apt install python3-libnvinfer)",
+    "tensorrt-rtx": "pip install 'skd-edge[rtx]'",
+}
+_KEPT_MESSAGES = 3
+
+
+def is_installed(flavor: Flavor) -> bool:
+    """Whether the module can be found; importing it may still fail."""
+    return importlib.util.find_spec(_MODULES[flavor]) is not None
+
+
+@functools.cache
+def load_tensorrt(flavor: Flavor) -> Any:
+    """The module of a flavor; BackendError with the install command if it does not load."""
+    try:
+        return importlib.import_module(_MODULES[flavor])
+    except ImportError as error:
+        raise BackendError(
+            f"{flavor} cannot be imported ({error}); install it: `{INSTALL[flavor]}`"
+        ) from error
+
+
+@functools.cache
+def tensorrt_logger(flavor: Flavor) -> Any:
+    """The logger of this process; TensorRT ignores a second one.
+
+    It hands warnings and errors to `logging` and keeps the last errors in `errors`, because
+    TensorRT's own calls return only None or False.
+    """
+    trt = load_tensorrt(flavor)
+
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message)
+                _log.error("%s: %s", flavor, message)
+            elif severity == trt.ILogger.WARNING:
+                _log.warning("%s: %s", flavor, message)
+            else:
+                _log.debug("%s: %s", flavor, message)
+
+    return Logger()
+
+
+def last_errors(logger: Any) -> str:
+    """What the logger was told last, in one line, and forgets it."""
+    messages = "; ".join(" ".join(message.split()) for message in logger.errors)
+    logger.errors.clear()
+    return messages or "TensorRT gave no reason"

@@ -1,0 +1,634 @@
+# ruff: noqa: N802, N815  (the names of CUDA)
+"""Engine sessions and their preflight on a stand-in for TensorRT and CUDA.
+
+The stand-in refuses every name that the surface of the chosen TensorRT version lacks
+(tests/export/data/trt_api_*.json), keeps count of what is allocated, and executes "graphs" by
+replaying the recorded steps on host memory, so that a wrong address, size or order shows.
+"""
+
+import ctypes
+import hashlib
+import itertools
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from runtime import (
+    BackendError,
+    BundleError,
+    Classifier,
+    EngineMismatchError,
+    UserError,
+    open_classifier,
+)
+from runtime.card import EngineRecord, Profile, read_card, write_card
+from runtime.cudart import Cuda
+from runtime.engine_session import EngineSession
+from runtime.engine_slot import graph_batch
+from runtime.gpu import Gpu
+
+SURFACES = Path(__file__).parents[1] / "export" / "data"
+VERSIONS = ("8.6.2", "10.3.0", "10.16.1", "11.4.0")
+PROFILE = Profile(min=1, opt=4, max=16)
+SIZE, CLASSES = 32, 3
+GPU = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
+
+
+class FakeCuda:
+    """`cuda.bindings.runtime` on host memory. Every call returns (status, value)."""
+
+    cudaStreamNonBlocking = 1
+    cudaHostAllocDefault = 0
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    cudaError_t = SimpleNamespace(cudaSuccess=0)
+
+    def __init__(self) -> None:
+        self.live: dict[object, object] = {}  # what was made and not destroyed
+        self.capturing: dict[int, list[Callable[[], None]]] = {}
+        self.fail: str | None = None
+        self.log: list[str] = []
+        self.streams = itertools.count(7000)
+        self.lock = threading.Lock()
+
+    def status(self, name: str) -> int:
+        with self.lock:
+            self.log.append(name)
+        return 700 if name == self.fail else 0
+
+    def make(self, name: str, thing: Any, address: int) -> tuple[int, object]:
+        if status := self.status(name):
+            return status, None
+        self.live[address] = thing
+        return 0, address
+
+    def drop(self, name: str, address: int) -> tuple[int]:
+        assert address in self.live, f"{name} of something that is not there"
+        del self.live[address]
+        return (self.status(name),)
+
+    def allocate(self, name: str, size: int) -> tuple[int, object]:
+        buffer = (ctypes.c_ubyte * size)()
+        return self.make(name, buffer, ctypes.addressof(buffer))
+
+    def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
+        return 0, b"an illegal memory access was encountered"
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, object]:
+        assert flags == self.cudaStreamNonBlocking
+        return self.make("cudaStreamCreateWithFlags", "stream", next(self.streams))
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
+        return self.drop("cudaStreamDestroy", stream)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert stream not in self.capturing, "not allowed while capturing"
+        return (self.status("cudaStreamSynchronize"),)
+
+    def cudaMalloc(self, size: int) -> tuple[int, object]:
+        return self.allocate("cudaMalloc", size)
+
+    def cudaFree(self, address: int) -> tuple[int]:
+        return self.drop("cudaFree", address)
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, object]:
+        return self.allocate("cudaHostAlloc", size)
+
+    def cudaFreeHost(self, address: int) -> tuple[int]:
+        return self.drop("cudaFreeHost", address)
+
+    def cudaMemcpyAsync(
+        self, target: int, source: int, size: int, kind: int, stream: int
+    ) -> tuple[int]:
+        self.submit(stream, lambda: ctypes.memmove(target, source, size))
+        return (self.status("cudaMemcpyAsync"),)
+
+    def submit(self, stream: int, work: Callable[[], Any]) -> None:
+        if stream in self.capturing:
+            self.capturing[stream].append(work)
+        else:
+            work()
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        assert mode == self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        if not (status := self.status("cudaStreamBeginCapture")):
+            self.capturing[stream] = []
+        return (status,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, object]:
+        steps = self.capturing.pop(stream)
+        return self.make("cudaStreamEndCapture", steps, id(steps))
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, object]:
+        steps = self.live[graph]
+        return self.make("cudaGraphInstantiate", steps, graph + 1)
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int]:
+        return self.drop("cudaGraphDestroy", graph)
+
+    def cudaGraphExecDestroy(self, graph: int) -> tuple[int]:
+        return self.drop("cudaGraphExecDestroy", graph)
+
+    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
+        for step in self.live[graph]:  # type: ignore[attr-defined]
+            step()
+        return (self.status("cudaGraphLaunch"),)
+
+
+class Surface:
+    """Base of the stand-ins: a name that the version lacks is an error of ours, and fails."""
+
+    names: frozenset[str] = frozenset()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            allowed = object.__getattribute__(self, "names")
+            if name not in allowed:
+                raise AttributeError(f"{type(self).__name__} of this version has no {name}")
+        return object.__getattribute__(self, name)
+
+
+class FakeContext(Surface):
+    def __init__(self, fake: "FakeTrt") -> None:
+        self._fake = fake
+        self._shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+        self._memory = 0
+        self._profile = 0
+        if fake.version.startswith("8.") and fake.contexts:
+            self._profile = -1
+        fake.contexts.append(self)
+
+    @property
+    def active_optimization_profile(self) -> int:
+        return self._profile
+
+    @property
+    def device_memory(self) -> int:
+        return self._memory
+
+    @device_memory.setter
+    def device_memory(self, address: int) -> None:
+        assert address in self._fake.cuda.live
+        self._memory = address
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._profile = index
+        return self._fake.profile_sharing
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        profile = self._fake.profile
+        return name == "images" and profile[0] <= shape[0] <= profile[2] and self._profile == 0
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return name in ("images", "probabilities")
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._fake.capturable
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self._memory, "no scratch memory was given"
+        if self._fake.fail_execute:
+            self._fake.logger.log(self._fake.module.ILogger.ERROR, "cuTensor\nproblem")
+            return False
+        batch = self._shape[0]
+        self._fake.executed.append(batch)
+        self._fake.cuda.submit(stream, lambda: self._compute(batch))
+        return True
+
+    def _compute(self, batch: int) -> None:
+        images = np.frombuffer(
+            (ctypes.c_ubyte * (batch * SIZE * SIZE * 3)).from_address(self._addresses["images"]),
+            np.uint8,
+        ).reshape(batch, -1, 3)
+        rows = np.frombuffer(
+            (ctypes.c_float * (batch * CLASSES)).from_address(self._addresses["probabilities"]),
+            np.float32,
+        ).reshape(batch, CLASSES)
+        total = images.sum(axis=1)
+        rows[:] = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+
+
+class FakeEngine(Surface):
+    device_memory_size = device_memory_size_v2 = 1000
+    num_io_tensors = 2
+
+    def __init__(self, fake: "FakeTrt") -> None:
+        self._fake = fake
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("images", "probabilities")[index]
+
+    def get_tensor_mode(self, name: str) -> object:
+        modes = self._fake.module.TensorIOMode
+        return modes.INPUT if name == "images" else modes.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> object:
+        return self._fake.input_type if name == "images" else self._fake.module.DataType.FLOAT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, SIZE, SIZE, 3) if name == "images" else (-1, CLASSES)
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return [(batch, SIZE, SIZE, 3) for batch in self._fake.profile]
+
+    def create_execution_context_without_device_memory(self) -> FakeContext:
+        return self._fake.types["IExecutionContext"](self._fake)
+
+    def create_execution_context(self, strategy: object) -> FakeContext:
+        if self._fake.flavor == "tensorrt-rtx":
+            assert isinstance(strategy, FakeConfig)
+            assert strategy._strategy == "USER_MANAGED"
+            assert strategy.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+        else:
+            assert strategy == "USER_MANAGED"
+        return self._fake.types["IExecutionContext"](self._fake)
+
+    def create_runtime_config(self) -> "FakeConfig":
+        return FakeConfig()
+
+
+class FakeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "LAZY"
+    _strategy = "STATIC"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self._strategy = strategy
+
+
+class FakeTrt:
+    """What `import tensorrt` gives, limited to one version's surface."""
+
+    def __init__(self, version: str, flavor: str, cuda: FakeCuda) -> None:
+        self.version, self.flavor, self.cuda = version, flavor, cuda
+        self.profile = (PROFILE.min, PROFILE.opt, PROFILE.max)
+        self.contexts: list[FakeContext] = []
+        self.executed: list[int] = []
+        self.deserialised: list[bytes] = []
+        self.fail_execute = False
+        self.profile_sharing = True
+        self.capturable = True
+        self.types = {
+            kind.__name__: type(kind.__name__, (kind,), {"names": surface(version, name, flavor)})
+            for kind, name in ((FakeContext, "IExecutionContext"), (FakeEngine, "ICudaEngine"))
+        }
+        self.types["IExecutionContext"] = self.types.pop("FakeContext")
+        self.module = self.make_module()
+        self.input_type = self.module.DataType.UINT8
+
+    def make_module(self) -> Any:
+        fake = self
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+        class Runtime:
+            def __init__(self, logger: Any) -> None:
+                fake.logger = logger
+
+            def deserialize_cuda_engine(self, plan: bytes) -> Any:
+                fake.deserialised.append(plan)
+                if plan != b"plan":
+                    fake.logger.log(ILogger.ERROR, "Magic tag does not match")
+                    return None
+                return fake.types["FakeEngine"](fake)
+
+        module = SimpleNamespace(
+            __version__=self.version,
+            ILogger=ILogger,
+            Runtime=Runtime,
+            TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
+            DataType=SimpleNamespace(UINT8="uint8", FLOAT="float", HALF="half"),
+        )
+        if not self.version.startswith("8."):
+            module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+        if self.flavor == "tensorrt-rtx":
+            module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
+        return module
+
+
+def surface(version: str, name: str, flavor: str) -> frozenset[str]:
+    """Names of a class in one version. 8.6 has the named-tensor part of 10.3, less what is newer.
+
+    TensorRT-RTX 1.7 is of the 11 generation with a few names of its own.
+    """
+    known = "10.3.0" if version.startswith("8.") else version
+    names = set(json.loads((SURFACES / f"trt_api_{known}.json").read_text())[name]["members"])
+    if version.startswith("8."):
+        names -= {"device_memory_size_v2", "create_serialization_config"}
+    if flavor == "tensorrt-rtx":
+        names |= {"is_stream_capturable"}
+    return frozenset(names)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+
+    def use_fake(self: Cuda) -> None:
+        self._api = fake
+
+    monkeypatch.setattr(Cuda, "__init__", use_fake)
+    return fake
+
+
+@pytest.fixture(
+    params=[("tensorrt", version) for version in VERSIONS] + [("tensorrt-rtx", "11.4.0")],
+    ids=lambda value: " ".join(value),
+)
+def trt(request: pytest.FixtureRequest, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
+    flavor, version = request.param
+    return install(FakeTrt(version, flavor, cuda), monkeypatch)
+
+
+@pytest.fixture
+def trt11(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
+    return install(FakeTrt("11.4.0", "tensorrt", cuda), monkeypatch)
+
+
+def install(fake: FakeTrt, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
+    from runtime import engine_session, preflight, tensorrt_library
+
+    tensorrt_library.tensorrt_logger.cache_clear()
+    for module in (tensorrt_library, engine_session, preflight):
+        monkeypatch.setattr(module, "load_tensorrt", lambda flavor: fake.module)
+    monkeypatch.setattr(preflight, "is_installed", lambda flavor: flavor == fake.flavor)
+    monkeypatch.setattr(preflight, "is_installed_cuda", lambda: True)
+    monkeypatch.setattr(preflight, "find_gpu", lambda: GPU)
+    return fake
+
+
+def open_session(fake: FakeTrt, plan: bytes = b"plan") -> EngineSession:
+    return EngineSession(plan, source="m.engine", flavor=fake.flavor, profile=PROFILE)  # type: ignore[arg-type]
+
+
+def batch(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(1, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def expected(images: np.ndarray) -> np.ndarray:
+    total = images.reshape(len(images), -1, 3).sum(axis=1)
+    return (total / total.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_answers_are_right_on_every_version(trt: FakeTrt) -> None:
+    with open_session(trt) as session:
+        assert (session.input_size, session.num_classes, session.max_batch) == (SIZE, CLASSES, 16)
+        for count in (1, 3, 16, 5, 1, 9):
+            images = batch(count)
+            assert np.allclose(session.run(images), expected(images))
+        with pytest.raises(UserError, match="at most 16"):
+            session.run(batch(17))
+    assert trt.cuda.live == {}
+
+
+def test_a_warm_call_is_one_launch_and_allocates_nothing(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        session.warm_up(1, 4)
+        contexts, executed = len(trt11.contexts), len(trt11.executed)
+        trt11.cuda.log.clear()
+        for _ in range(10):
+            session.run(batch(1))
+            session.run(batch(4))
+        assert set(trt11.cuda.log) == {"cudaGraphLaunch", "cudaStreamSynchronize"}
+        assert len(trt11.cuda.log) == 40
+        assert (len(trt11.contexts), len(trt11.executed)) == (contexts, executed)
+
+
+def test_each_result_is_the_callers_own(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        first = session.run(batch(4))
+        kept = first.copy()
+        session.run(batch(3))
+        assert np.array_equal(first, kept)
+
+
+def test_graphs_share_scratch_memory_and_not_contexts(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        session.warm_up(1, 2, 3)
+        assert len(trt11.contexts) == 2 * 3
+        assert len({context.device_memory for context in trt11.contexts}) == 2
+
+
+def test_without_capture_the_steps_are_enqueued(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeTrt("11.4.0", "tensorrt-rtx", cuda), monkeypatch)
+    fake.capturable = False
+    with open_session(fake) as session:
+        images = batch(2)
+        session.run(images)
+        assert np.allclose(session.run(images), expected(images))
+    assert "cudaGraphLaunch" not in cuda.log
+    assert cuda.live == {}
+
+
+def test_threads_do_not_mix_their_batches(trt11: FakeTrt) -> None:
+    wrong: list[int] = []
+
+    def client(count: int) -> None:
+        for _ in range(50):
+            images = batch(count)
+            if not np.allclose(session.run(images), expected(images)):
+                wrong.append(count)
+
+    with open_session(trt11) as session:
+        session.warm_up(*range(1, 9))
+        threads = [threading.Thread(target=client, args=(count,)) for count in range(1, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_every_failing_cuda_call_is_reported_and_nothing_leaks(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        session.run(batch(2))
+    makers = {"cudaStreamCreateWithFlags", "cudaMalloc", "cudaHostAlloc"}
+    workers = {
+        "cudaMemcpyAsync",
+        "cudaStreamSynchronize",
+        "cudaStreamBeginCapture",
+        "cudaStreamEndCapture",
+        "cudaGraphInstantiate",
+        "cudaGraphLaunch",
+    }
+    assert makers | workers <= set(trt11.cuda.log)
+    for name in makers:
+        trt11.cuda.fail = name
+        with pytest.raises(BackendError, match=f"{name} failed: an illegal memory access"):
+            open_session(trt11)
+        assert trt11.cuda.live == {}
+    for name in workers:
+        trt11.cuda.fail = None
+        with open_session(trt11) as session:
+            trt11.cuda.fail = name
+            with pytest.raises(BackendError, match=f"{name} failed"):
+                session.run(batch(2))
+            trt11.cuda.fail = None
+        assert trt11.cuda.live == {}
+
+
+def test_tensorrts_own_failures_are_reported_with_its_words(trt11: FakeTrt) -> None:
+    with pytest.raises(BundleError, match=r"11\.4\.0 refuses m\.engine: Magic tag.*build_trt"):
+        open_session(trt11, b"text")
+    with open_session(trt11) as session:
+        trt11.fail_execute = True
+        with pytest.raises(BackendError, match="execute_async_v3 failed: cuTensor problem"):
+            session.run(batch(1))
+        trt11.fail_execute = False
+        images = batch(1)
+        assert np.allclose(session.run(images), expected(images))
+    with pytest.raises(BackendError, match="closed"):
+        session.run(batch(1))
+    session.close()
+
+
+def test_8_6_without_profile_sharing_is_reported(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeTrt("8.6.2", "tensorrt", cuda), monkeypatch)
+    fake.profile_sharing = False
+    with open_session(fake) as session:
+        session.run(batch(1))
+        with pytest.raises(BackendError, match="set_optimization_profile_async failed"):
+            session.run(batch(2))
+    assert cuda.live == {}
+
+
+def test_foreign_engines_are_refused(trt11: FakeTrt) -> None:
+    trt11.input_type = trt11.module.DataType.HALF
+    with pytest.raises(BundleError, match="expected uint8 images"):
+        open_session(trt11)
+    trt11.input_type = trt11.module.DataType.UINT8
+    trt11.profile = (1, 8, 64)
+    with pytest.raises(BundleError, match=r"batches of \(1, 8, 64\).*\(1, 4, 16\)"):
+        open_session(trt11)
+    assert trt11.cuda.live == {}
+
+
+def test_graph_sizes_cost_at_most_a_quarter() -> None:
+    wide = Profile(min=1, opt=8, max=100)
+    sizes = {count: graph_batch(count, wide) for count in range(1, 101)}
+    assert all(sizes[count] == count for count in range(1, 9))
+    assert all(count <= size <= 1.25 * count for count, size in sizes.items())
+    assert len(set(sizes.values())) < 30
+    assert graph_batch(2, Profile(min=4, opt=4, max=6)) == 4
+    assert graph_batch(6, Profile(min=4, opt=4, max=6)) == 6
+
+
+# --- preflight -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine_bundle(toy_bundle: Path, tmp_path: Path) -> Path:
+    """The toy bundle with an engine for this stand-in machine."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    change_engine(bundle)
+    return bundle
+
+
+def change_engine(bundle: Path, content: bytes = b"plan", **changes: Any) -> None:
+    from runtime.preflight import this_platform
+
+    card = read_card(bundle)
+    file = card.file("fp16")
+    assert file is not None
+    record = EngineRecord(
+        path="engines/model.fp16.tensorrt.sm89.engine",
+        sha256=hashlib.sha256(content).hexdigest(),
+        precision="fp16",
+        flavor="tensorrt",
+        tensorrt_version="11.4.0",
+        compute_capability="8.9",
+        gpu_name="NVIDIA L4",
+        platform=this_platform(),
+        profile=PROFILE,
+        onnx_sha256=file.sha256,
+    )
+    record = msgspec.structs.replace(record, **changes)
+    (bundle / "engines").mkdir(exist_ok=True)
+    (bundle / record.path).write_bytes(content)
+    write_card(bundle, msgspec.structs.replace(card, engines=(record,)))
+
+
+def test_a_fitting_engine_is_chosen_and_runs(trt11: FakeTrt, engine_bundle: Path) -> None:
+    with open_classifier(engine_bundle) as classifier:
+        assert isinstance(classifier, Classifier)
+        assert (classifier.backend, classifier.precision) == ("tensorrt", "fp16")
+        assert classifier.source.endswith("model.fp16.tensorrt.sm89.engine")
+        assert classifier.classify(engine_bundle / "examples" / "red.png")[0].label == "red"
+        images = [engine_bundle / "examples" / "blue.png"] * 40
+        labels = [answer[0].label for answer in classifier.classify_batch(images)]
+        assert labels == ["blue"] * 40
+    assert trt11.cuda.live == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"platform": "Linux-aarch64"}, "is for Linux-aarch64, this machine is"),
+        ({"tensorrt_version": "10.3.0"}, "was built by tensorrt 10.3.0, this machine has 11.4.0"),
+        ({"compute_capability": "8.7"}, r"capability 8.7, this GPU \(NVIDIA L4\) has 8.9"),
+        ({"gpu_name": "NVIDIA L40"}, "was built on NVIDIA L40, this GPU is NVIDIA L4"),
+        ({"onnx_sha256": "0" * 64}, "was built from another model.fp16.onnx than the bundle"),
+        ({"precision": "int8"}, "a int8 ONNX file that the bundle no longer lists"),
+    ],
+)
+def test_each_mismatch_has_its_message_and_the_rebuild_command(
+    trt11: FakeTrt, engine_bundle: Path, changes: dict[str, Any], words: str
+) -> None:
+    change_engine(engine_bundle, **changes)
+    with pytest.raises(EngineMismatchError, match=words) as caught:
+        open_classifier(engine_bundle, backend="tensorrt")
+    precision = changes.get("precision", "fp16")
+    command = f"`python export/build_trt.py {engine_bundle} --precision {precision}"
+    assert command in str(caught.value)
+    assert trt11.deserialised == []
+    with open_classifier(engine_bundle) as classifier:  # by itself it takes what runs, and says so
+        assert classifier.backend == "onnx-cpu"
+        assert "tensorrt: engines/" in classifier.reason
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "tampered", "absent"])
+def test_a_damaged_engine_never_reaches_the_deserialiser(
+    trt11: FakeTrt, engine_bundle: Path, damage: str
+) -> None:
+    path = engine_bundle / "engines" / "model.fp16.tensorrt.sm89.engine"
+    content = {"truncated": b"pla", "foreign": b"ftrt" * 100, "tampered": b"plbn"}.get(damage)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"sm89\.engine is (not the file|listed)") as caught:
+        open_classifier(engine_bundle, backend="tensorrt")
+    assert "export/build_trt.py" in str(caught.value)
+    assert trt11.deserialised == []
+
+
+def test_a_missing_part_is_named(
+    engine_bundle: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import preflight
+
+    change_engine(engine_bundle, flavor="tensorrt-rtx")
+    monkeypatch.setattr(preflight, "is_installed", lambda flavor: False)
+    with pytest.raises(BackendError, match=r"tensorrt-rtx is not installed.*skd-edge\[rtx\]"):
+        open_classifier(engine_bundle, backend="tensorrt-rtx")
+    monkeypatch.setattr(preflight, "is_installed", lambda flavor: True)
+    monkeypatch.setattr(preflight, "is_installed_cuda", lambda: False)
+    with pytest.raises(BackendError, match="cuda-bindings is not installed"):
+        open_classifier(engine_bundle, backend="tensorrt-rtx")
+    with open_classifier(engine_bundle) as classifier:
+        assert "tensorrt-rtx: cuda-bindings is not installed" in classifier.reason
