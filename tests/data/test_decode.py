@@ -1,5 +1,9 @@
 """Decoding: the same bytes in processes and without, broken images named and left out."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +67,72 @@ def test_a_killed_worker_is_one_clear_line(
     files = [write_image(tmp_path / f"{n}.jpg", seed=n) for n in range(4)]
     monkeypatch.setattr(decode, "_CHUNK_IMAGES", 1)
     monkeypatch.setattr(decode, "_MIN_IMAGES_FOR_PROCESSES", 1)
-    monkeypatch.setattr(decode, "_ignore_interrupts", _die)
+    monkeypatch.setattr(decode, "_follow_parent", _die)
     with pytest.raises(UserError, match="was killed"):
         decoded(tmp_path, files)
 
 
 def _die() -> None:
-    import os
-
     os._exit(9)
+
+
+SLOW_DECODING = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from runtime.card import InputSpec
+from training.data import decode
+from training.data.source import split_of
+
+def slow_chunk(chunk):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    decode._MIN_IMAGES_FOR_PROCESSES = decode._CHUNK_IMAGES = 1
+    decode.decode_chunk = slow_chunk
+    spec = InputSpec(size=24, resize=24, crop=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    split = split_of([Path(f"{n}.png") for n in range(4)], np.zeros(4))
+    list(decode.decode_split(split, spec, Path(sys.argv[1], "out.npy")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts the cores of Linux")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one core: no processes are used")
+    (tmp_path / "slow.py").write_text(SLOW_DECODING)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "slow.py", tmp_path], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert worker != parent.pid
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while _is_running(worker):
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.05)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    class_tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_dataset(str(class_tree), image_size=32)
+    assert "decoding pets: 15 of 15 images" in capsys.readouterr().err
+    load_dataset(str(class_tree), image_size=33, progress=False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    load_dataset(str(class_tree), image_size=34)
+    assert "15/15" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"text, not a picture", b"", b"\xff\xd8\xff\xe0 half"])

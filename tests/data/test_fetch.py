@@ -122,8 +122,9 @@ def test_without_a_network_it_says_what_to_get_and_where_to_put_it(
     assert [p.name for p in (tmp_path / "root").iterdir()] == [f".{name}.lock"]
 
 
-def test_unknown_names_are_answered_with_the_known_ones() -> None:
+@pytest.mark.parametrize("data", ["cifar1000", "", "no/such/folder"])
+def test_unknown_names_are_answered_with_the_known_ones(data: str) -> None:
     with pytest.raises(UserError) as error:
-        load_dataset("cifar1000")
+        load_dataset(data)
     assert all(name in str(error.value) for name in data_names())
     assert "\n" not in str(error.value)

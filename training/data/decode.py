@@ -7,6 +7,7 @@ broken images the other.
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +45,7 @@ class Chunk:
     file: Path
     offset: int
     first_row: int
-    images: "list[Path] | NDArray[np.uint8]"
+    images: list[Path] | NDArray[np.uint8]
     spec: InputSpec
 
 
@@ -100,7 +101,7 @@ def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:
     return images.shape[1:3] == (spec.size, spec.size) and spec.crop == spec.resize
 
 
-def _name(image: "Path | NDArray[np.uint8]", row: int) -> str:
+def _name(image: Path | NDArray[np.uint8], row: int) -> str:
     return str(image) if isinstance(image, Path) else f"image {row}"
 
 
@@ -121,7 +122,7 @@ def _chunks(split: Split, spec: InputSpec, file: Path, offset: int) -> Iterator[
 def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:
     # Spawned, not forked: the parent may have threads (torch) and a CUDA context.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     try:
         for finished in as_completed([pool.submit(decode_chunk, chunk) for chunk in chunks]):
             yield finished.result()
@@ -134,6 +135,14 @@ def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leaves Ctrl-C to the parent, which ends the workers."""
+def _follow_parent() -> None:
+    """Leaves Ctrl-C to the parent, which ends its workers, and ends when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

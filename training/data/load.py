@@ -43,15 +43,14 @@ def load_dataset(
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = published.find(data, data_root, split_seed)
         return load_cached(source, published.geometry(size), progress=progress)
-    return _load_folder(Path(data), image_size, split_seed=split_seed, progress=progress)
+    return _load_folder(data, image_size, split_seed=split_seed, progress=progress)
 
 
-def _load_folder(root: Path, image_size: int | None, *, split_seed: int, progress: bool) -> Dataset:
-    root = root.expanduser()
-    if not root.is_dir():
+def _load_folder(data: str, image_size: int | None, *, split_seed: int, progress: bool) -> Dataset:
+    root = Path(data).expanduser()
+    if not data or not root.is_dir():  # Path("") would be the current folder
         raise UserError(
-            f"data {str(root)!r} is neither a known data set ({', '.join(data_names())}) "
-            "nor a folder"
+            f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor a folder"
         )
     if arrays.is_array_folder(root):
         return arrays.load_arrays(root, image_size=image_size, progress=progress)
