@@ -10,7 +10,9 @@ from runtime.command import run_command
 from runtime.errors import UserError
 
 COMMANDS = {
+    "bench": "how fast every backend and precision is here",
     "classify": "label images, folders of them, a video or a camera",
+    "doctor": "what this machine has, and what is missing for each backend",
     "info": "what a model says about itself",
     "serve": "an HTTP API over a model",
 }

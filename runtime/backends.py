@@ -13,6 +13,7 @@ from runtime.card import EngineRecord, Flavor, ModelFile
 from runtime.errors import BackendError, EngineMismatchError, UserError
 from runtime.onnx_session import OnnxBackend, OnnxSession, Threads, missing_provider
 from runtime.session import BACKENDS, Backend, Session
+from runtime.tensorrt_library import FLAVORS
 
 # The precisions of ONNX files that a provider may run, from the one chosen by itself onwards.
 # int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
@@ -22,7 +23,6 @@ ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {
 }
 
 
-FLAVORS: tuple[Flavor, ...] = ("tensorrt", "tensorrt-rtx")
 # int8 engines gain nothing at batch 1, and cost accuracy: used when asked for.
 ENGINE_PRECISIONS = ("fp16", "fp32", "int8")
 

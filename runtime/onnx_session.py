@@ -19,6 +19,10 @@ PROVIDERS: dict[OnnxBackend, str] = {
 # On the CPU of 1.31 and 1.32 this optimiser turns int8 Q/DQ over float16 into garbage.
 _BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3
+_IDENTITY = (  # an ONNX model of one float32, y = x
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
+    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 
 
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +76,11 @@ def missing_provider(backend: OnnxBackend) -> str | None:
     from runtime.gpu import missing_gpu
 
     return missing_gpu()
+
+
+def start_provider(backend: OnnxBackend) -> None:
+    """Runs nothing on the provider but its start; BackendError or BundleError if it fails."""
+    _open(_IDENTITY, "a test model", backend, Threads())
 
 
 def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:

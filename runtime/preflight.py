@@ -6,6 +6,7 @@ support matrix); on another it fails late, or is slow, or wrong.
 
 import platform
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from runtime.bundle import Bundle, rebuild_command
 from runtime.card import EngineRecord, Flavor
@@ -44,12 +45,8 @@ def this_machine(flavor: Flavor) -> Machine:
 
 def is_installed_cuda() -> bool:
     """Whether cuda-bindings can be found."""
-    import importlib.util
-
-    return (
-        importlib.util.find_spec("cuda") is not None
-        and importlib.util.find_spec("cuda.bindings") is not None
-    )
+    # The name `cuda` alone may be another package's.
+    return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
 
 
 def this_platform() -> str:

@@ -5,14 +5,15 @@ import importlib
 import importlib.util
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, get_args
 
 from runtime.card import Flavor
 from runtime.errors import BackendError
 
 _log = logging.getLogger(__name__)
-_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL: dict[str, str] = {
+FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
+_MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL: dict[Flavor, str] = {
     "tensorrt": "pip install 'skd-edge[trt]' --extra-index-url https://pypi.nvidia.com "
     "(on a Jetson: sudo apt install python3-libnvinfer)",
     "tensorrt-rtx": "pip install 'skd-edge[rtx]'",

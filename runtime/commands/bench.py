@@ -1,0 +1,190 @@
+"""`python -m runtime bench [MODEL]`: every backend and precision that runs here, in one table."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from runtime.backends import Option, choose, options
+from runtime.benchmark import BenchResult, Percentiles, measure
+from runtime.bundle import open_bundle
+from runtime.classifier import Classifier
+from runtime.command import CommandParser
+from runtime.errors import BackendError, UserError
+from runtime.locate import find_model, latest_run
+from runtime.onnx_session import Threads
+from runtime.opening import open_classifier
+from runtime.recommendation import recommend
+from runtime.sample_images import write_sample_jpegs
+from runtime.session import BACKENDS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and on how many files to measure."""
+
+    seconds: float
+    images: int
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints a row for each option, and what to use; with --json one object a line."""
+    given = _parser().parse_args(arguments)
+    if given.seconds <= 0 or given.images < 1:
+        raise UserError(f"--seconds {given.seconds} and --images {given.images} must be positive")
+    settings = Settings(given.seconds, given.images)
+    note = sys.stderr if given.json else sys.stdout
+    model = given.model
+    if model is None:
+        model = latest_run()
+        print(f"model: {model} (runs/latest)", file=note)
+    results: list[BenchResult] = []
+    for result in bench(model, settings, backend=given.backend, precision=given.precision):
+        results.append(result)
+        if given.json:
+            print(msgspec.json.encode(result).decode(), flush=True)
+        elif sys.stderr.isatty():
+            print(f"measured {result.backend} {result.precision or ''}", file=sys.stderr)
+    advice = recommend(results)
+    if given.json:
+        print(msgspec.json.encode({"recommendation": advice}).decode())
+    else:
+        print("\n".join([*_table(results), advice]))
+    return 0
+
+
+def bench(
+    model: Path, settings: Settings, *, backend: str | None = None, precision: str | None = None
+) -> Iterator[BenchResult]:
+    """Measures the options that were asked for, each in a process of its own, one by one.
+
+    An own process, because only so its memory is its own, and because TensorRT and ONNX Runtime
+    keep threads and memory that would disturb the next.
+    """
+    path = find_model(model)
+    if path.suffix == ".onnx":
+        yield _measure_here(path, backend, precision, settings)
+        return
+    bundle = open_bundle(path)
+    found = [o for o in _worth_measuring(options(bundle)) if _asked(o, backend, precision)]
+    if not found:  # this says why, or is TensorRT's int8 graph on ONNX Runtime after all
+        found = [choose(bundle, backend=backend, precision=precision).option]
+    if len(found) == 1:
+        yield _measure_here(path, found[0].backend, found[0].precision, settings)
+        return
+    for option in found:
+        yield _measure_apart(path, option, settings)
+
+
+def _asked(option: Option, backend: str | None, precision: str | None) -> bool:
+    return backend in (None, option.backend) and precision in (None, option.precision)
+
+
+def _worth_measuring(found: Sequence[Option]) -> list[Option]:
+    """What runs here, without TensorRT's int8 graph on ONNX Runtime: it is not made for that."""
+    return [
+        option
+        for option in found
+        if option.problem is None
+        and not (option.precision == "int8" and option.backend.startswith("onnx"))
+    ]
+
+
+def _measure_here(
+    path: Path, backend: str | None, precision: str | None, settings: Settings
+) -> BenchResult:
+    def opened(threads: Threads) -> Classifier:
+        return open_classifier(path, backend=backend, precision=precision, threads=threads)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="skd-edge-bench-") as folder,
+        opened(Threads()) as latency,
+    ):
+        paths = write_sample_jpegs(Path(folder), count=settings.images)
+        return measure(
+            latency,
+            lambda: opened(Threads(intra_op=1, spinning=False)),
+            paths,
+            seconds=settings.seconds,
+        )
+
+
+def _measure_apart(path: Path, option: Option, settings: Settings) -> BenchResult:
+    arguments = ["--backend", option.backend, "--precision", option.precision, "--json"]
+    limits = ["--seconds", str(settings.seconds), "--images", str(settings.images)]
+    finished = subprocess.run(
+        [sys.executable, "-m", "runtime", "bench", str(path.resolve()), *arguments, *limits],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+        raise BackendError(f"{option.backend} {option.precision} failed: {reason[-1]}")
+    return msgspec.json.decode(finished.stdout.splitlines()[0], type=BenchResult)
+
+
+def _table(results: Sequence[BenchResult]) -> Iterator[str]:
+    """Lines for people: a column for each option."""
+    columns = [_cells(result) for result in results]
+    rows = {name: None for column in columns for name in column}
+    heading = max(map(len, rows))
+    widths = [max(map(len, column.values())) for column in columns]
+    for name in rows:
+        cells = (
+            f"{column.get(name, ''):<{width}}"
+            for column, width in zip(columns, widths, strict=True)
+        )
+        yield f"{name:<{heading}}  {'  '.join(cells)}".rstrip()
+
+
+def _cells(result: BenchResult) -> dict[str, str]:
+    batches = {
+        f"network, batch {batch.batch}": f"{_three(batch)}  {batch.images_per_second:,.0f}/s"
+        for batch in result.network
+    }
+    return {
+        "ms: p50/p90/p99": f"{result.backend} {result.precision or ''}",
+        "decode 640x480 JPEG": _three(result.decode),
+        "preprocess": _three(result.preprocess),
+        **batches,
+        "file to labels": f"{_three(result.end_to_end)}  {result.overhead:+.1%}",
+        "folder": f"{result.folder.images_per_second:,.0f}/s, {result.folder.share:.0%} of bound",
+        "memory, one image": f"{result.memory_mb:.0f} MB",
+        "top-1": "-" if result.top1 is None else f"{result.top1:.2%}",
+    }
+
+
+def _three(value: Percentiles) -> str:
+    return f"{value.p50_ms:.2f}/{value.p90_ms:.2f}/{value.p99_ms:.2f}"
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m runtime bench",
+        description=__doc__,
+        epilog="file to labels: with what it costs over the sum of its stages. folder: all cores "
+        "on many files, with the share of what the cores could do if decoding and the network "
+        "alone took their time.",
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="a bundle, a run or an .onnx file (default: runs/latest)",
+    )
+    parser.add_argument("--backend", metavar="B", help=f"only one of {', '.join(BACKENDS)}")
+    parser.add_argument("--precision", metavar="P", help="only fp32, fp16, int8 or int8-cpu")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for each figure (default %(default)s)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=200, help="files of the folder (default %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser

@@ -1,0 +1,47 @@
+"""`python -m runtime doctor`: what this machine has, and what is missing for each backend."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from runtime.command import CommandParser
+from runtime.doctor import Diagnosis, diagnose
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the diagnosis for people or, with --json, for programs."""
+    parser = CommandParser(prog="python -m runtime doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    options = parser.parse_args(arguments)
+    diagnosis = diagnose()
+    if options.json:
+        print(msgspec.json.encode(diagnosis).decode())
+    else:
+        print("\n".join(_lines(diagnosis)))
+    return 0
+
+
+def _lines(found: Diagnosis) -> Iterator[str]:
+    yield f"Python         {found.python} on {found.platform}"
+    if found.jetson:
+        yield f"Jetson         {found.jetson}"
+    yield f"CPU            {found.cores} cores, {found.memory_gb:g} GB memory"
+    if found.gpu is None:
+        yield "GPU            none that the NVIDIA driver shows"
+    else:
+        gpu = found.gpu
+        yield (
+            f"GPU            {gpu.name}, compute capability {gpu.compute_capability}, "
+            f"{gpu.memory_bytes / (1 << 30):.1f} GB; driver for CUDA {gpu.cuda_version}"
+        )
+    yield f"onnxruntime    {found.onnxruntime} with {', '.join(found.providers)}"
+    for flavor, version in found.tensorrt.items():
+        yield f"{flavor:<14} {version or 'not installed'}"
+    yield f"cuda-bindings  {found.cuda_bindings or 'not installed'}"
+    yield ""
+    for state in found.backends:
+        if state.runs:
+            yield f"{state.backend:<14} runs"
+        else:
+            yield f"{state.backend:<14} does not run: {state.reason}"
+            yield f"{'':<14} to mend it: {state.remedy}"

@@ -1,0 +1,152 @@
+"""What this machine has for each backend, and what would mend what is missing."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+
+from runtime.card import Flavor
+from runtime.cudart import INSTALL as INSTALL_CUDA
+from runtime.errors import BackendError, SkdEdgeError
+from runtime.gpu import Gpu, find_gpu
+from runtime.onnx_session import OnnxBackend, missing_provider, start_provider
+from runtime.pipeline import usable_cores
+from runtime.preflight import is_installed_cuda, this_platform
+from runtime.session import BACKENDS, Backend
+from runtime.tensorrt_library import FLAVORS, INSTALL, is_installed, load_tensorrt
+
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
+_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
+_ONNX_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu  (CUDA 13, cuDNN 9)"
+_JETSON_TENSORRT = (
+    "sudo apt install python3-libnvinfer, and make the virtual environment with "
+    "`python3 -m venv --system-site-packages`"
+)
+
+
+class BackendState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a backend runs here; if not, why, and what to do."""
+
+    backend: Backend
+    runs: bool
+    reason: str | None = None
+    remedy: str | None = None
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides which backends run."""
+
+    python: str
+    platform: str
+    jetson: str | None
+    cores: int
+    memory_gb: float
+    onnxruntime: str
+    providers: list[str]
+    tensorrt: dict[str, str | None]  # flavor: version, or None where it is not installed
+    cuda_bindings: str | None
+    gpu: Gpu | None
+    backends: list[BackendState]
+
+
+def diagnose() -> Diagnosis:
+    """Looks at this machine. Imports what is installed, runs nothing."""
+    import onnxruntime
+
+    try:
+        gpu = find_gpu()
+    except BackendError:
+        gpu = None
+    return Diagnosis(
+        python=platform.python_version(),
+        platform=this_platform(),
+        jetson=_jetson(),
+        cores=usable_cores(),
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
+        onnxruntime=onnxruntime.__version__,
+        providers=list(onnxruntime.get_available_providers()),
+        tensorrt={flavor: _version(flavor) for flavor in FLAVORS},
+        cuda_bindings=_cuda_bindings(),
+        gpu=gpu,
+        backends=[_state(backend) for backend in BACKENDS],
+    )
+
+
+def _state(backend: Backend) -> BackendState:
+    if backend == "onnx-cpu" or backend == "onnx-cuda":
+        problem = _onnx_problem(backend)
+    else:
+        problem = _engine_problem(backend)
+    if problem is None:
+        return BackendState(backend=backend, runs=True)
+    reason, remedy = problem
+    return BackendState(backend=backend, runs=False, reason=reason, remedy=remedy)
+
+
+def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
+    """The reason and the remedy; None if the backend runs."""
+    if reason := missing_provider(backend):
+        has_gpu = _gpu_problem() is None
+        if not has_gpu and "no NVIDIA" in reason:
+            return reason, _DRIVER
+        if platform.machine() == "aarch64":
+            return reason, "none: PyPI has no such build for this processor; use tensorrt"
+        return reason, _ONNX_CUDA
+    try:
+        start_provider(backend)  # it can be compiled in and still not start
+    except SkdEdgeError as error:
+        return str(error), _ONNX_CUDA
+    return None
+
+
+def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:
+    if not is_installed(flavor):
+        jetson = flavor == "tensorrt" and _jetson() is not None
+        return f"{flavor} is not installed", _JETSON_TENSORRT if jetson else INSTALL[flavor]
+    if not is_installed_cuda():
+        return "cuda-bindings is not installed", INSTALL_CUDA
+    if reason := _gpu_problem():
+        return reason, _DRIVER
+    try:
+        trt = load_tensorrt(flavor)
+    except BackendError as error:
+        return str(error), INSTALL[flavor]
+    capability = find_gpu().compute_capability
+    known = getattr(trt, "ComputeCapability", None)  # TensorRT-RTX alone names what it supports
+    if known is not None and not hasattr(known, f"SM{capability.replace('.', '')}"):
+        return f"{flavor} does not support compute capability {capability}", "use tensorrt"
+    return None
+
+
+def _gpu_problem() -> str | None:
+    try:
+        find_gpu()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _version(flavor: Flavor) -> str | None:
+    if not is_installed(flavor):
+        return None
+    try:
+        return str(load_tensorrt(flavor).__version__)
+    except BackendError as error:
+        return f"broken: {error}"
+
+
+def _cuda_bindings() -> str | None:
+    try:
+        return importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _jetson() -> str | None:
+    """The release line of L4T, on a Jetson."""
+    try:
+        return _JETSON_RELEASE.read_text().splitlines()[0].strip("# ")
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,60 @@
+"""What to use, from what was measured."""
+
+from collections.abc import Sequence
+
+from runtime.benchmark import BenchResult
+
+# Below this gain a file of lower accuracy is not worth its loss, nor above the noise.
+_WORTHWHILE = 1.1
+
+
+def recommend(results: Sequence[BenchResult]) -> str:
+    """One line: the quickest for one image, the quickest for many, and whether int8 pays."""
+    exact = [result for result in results if not _is_int8(result)] or list(results)
+    single = min(exact, key=_single_ms)
+    many = max(exact, key=_many_per_second)
+    advice = f"use {_name(single)} for one image ({_single_ms(single):.2f} ms)"
+    if _name(many) == _name(single):
+        advice += f" and for many ({_many_per_second(many):,.0f} images/s)"
+    else:
+        advice += f", {_name(many)} for many ({_many_per_second(many):,.0f} images/s)"
+    verdicts = (_verdict(result, single, many) for result in results if result not in exact)
+    return "; ".join([advice, *verdicts])
+
+
+def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult) -> str:
+    faster = _single_ms(single) / _single_ms(int8)
+    wider = _many_per_second(int8) / _many_per_second(many)
+    gains = [
+        f"{gain:.1f}x as fast for {what}"
+        for gain, what in ((faster, "one image"), (wider, "many"))
+        if gain >= _WORTHWHILE
+    ]
+    if gains:
+        return f"{_name(int8)} pays: {' and '.join(gains)}{_cost(int8, single)}"
+    return (
+        f"int8 does not pay here: {_name(int8)} takes {_single_ms(int8):.2f} ms and reaches "
+        f"{_many_per_second(int8):,.0f} images/s"
+    )
+
+
+def _cost(int8: BenchResult, exact: BenchResult) -> str:
+    if int8.top1 is None or exact.top1 is None:
+        return ""
+    return f", at {100 * (exact.top1 - int8.top1):.2f} points of accuracy"
+
+
+def _is_int8(result: BenchResult) -> bool:
+    return (result.precision or "").startswith("int8")
+
+
+def _name(result: BenchResult) -> str:
+    return f"{result.backend} {result.precision or ''}".strip()
+
+
+def _single_ms(result: BenchResult) -> float:
+    return result.network[0].p50_ms
+
+
+def _many_per_second(result: BenchResult) -> float:
+    return max(batch.images_per_second for batch in result.network)

@@ -1,0 +1,175 @@
+"""`python -m runtime doctor` on this machine and on stand-ins for others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+
+import pytest
+
+from runtime import doctor, gpu
+from runtime.card import Flavor
+from runtime.doctor import BackendState, diagnose
+from runtime.errors import BackendError
+from runtime.gpu import Gpu
+from runtime.session import BACKENDS
+
+L4 = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
+
+
+def test_every_backend_is_judged(
+    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    finished = command("-m", "runtime", "doctor", "--json", cwd=tmp_path, check=True)
+    (line,) = finished.stdout.splitlines()
+    found = json.loads(line)
+    assert [state["backend"] for state in found["backends"]] == list(BACKENDS)
+    for state in found["backends"]:
+        assert state["runs"] == (state["reason"] is None) == (state["remedy"] is None)
+    assert found["onnxruntime"]
+    assert found["cores"] >= 1
+    people = command("-m", "runtime", "doctor", cwd=tmp_path, check=True).stdout
+    assert "onnx-cpu       runs" in people
+    for state in found["backends"]:
+        assert state["reason"] is None or state["reason"] in people
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendState]]:
+    """Diagnoses a machine that is described by keywords."""
+
+    def diagnosed(
+        *,
+        card: Gpu | None = L4,
+        tensorrt: tuple[str, ...] = ("tensorrt",),
+        cuda: bool = True,
+        broken: bool = False,
+        capabilities: object = None,
+        missing: str | None = None,
+        starts: bool = True,
+    ) -> dict[str, BackendState]:
+        def find() -> Gpu:
+            if card is None:
+                raise BackendError("no NVIDIA driver (libcuda.so.1 is not found)")
+            return card
+
+        def load(flavor: Flavor) -> object:
+            if broken:
+                raise BackendError("libnvinfer.so.10: cannot open shared object file")
+            module = SimpleNamespace(__version__="10.3.0")
+            if capabilities is not None:
+                module.ComputeCapability = capabilities
+            return module
+
+        def start(backend: str) -> None:
+            if not starts:
+                raise BackendError("onnx-cuda did not start")
+
+        monkeypatch.setattr(doctor, "find_gpu", find)
+        monkeypatch.setattr(doctor, "is_installed", lambda flavor: flavor in tensorrt)
+        monkeypatch.setattr(doctor, "is_installed_cuda", lambda: cuda)
+        monkeypatch.setattr(doctor, "load_tensorrt", load)
+        monkeypatch.setattr(doctor, "start_provider", start)
+        monkeypatch.setattr(
+            doctor, "missing_provider", lambda name: missing if name == "onnx-cuda" else None
+        )
+        return {state.backend: state for state in diagnose().backends}
+
+    return diagnosed
+
+
+def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, BackendState]]) -> None:
+    known = SimpleNamespace(SM89=1)
+    states = machine(tensorrt=("tensorrt", "tensorrt-rtx"), capabilities=known)
+    assert all(state.runs for state in states.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "backend", "reason", "remedy"),
+    [
+        ({"tensorrt": ()}, "tensorrt", "tensorrt is not installed", "skd-edge[trt]"),
+        ({"tensorrt": ()}, "tensorrt-rtx", "tensorrt-rtx is not installed", "skd-edge[rtx]"),
+        ({"cuda": False}, "tensorrt", "cuda-bindings is not", "pip install 'cuda-bindings"),
+        ({"card": None}, "tensorrt", "no NVIDIA driver", "install NVIDIA's driver"),
+        ({"broken": True}, "tensorrt", "libnvinfer.so.10", "skd-edge[trt]"),
+        ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),
+        ({"starts": False}, "onnx-cuda", "did not start", "cuDNN"),
+        (
+            {"tensorrt": ("tensorrt-rtx",), "capabilities": SimpleNamespace(SM86=1)},
+            "tensorrt-rtx",
+            "does not support compute capability 8.9",
+            "use tensorrt",
+        ),
+    ],
+)
+def test_what_is_missing_has_a_reason_and_a_remedy(
+    machine: Callable[..., dict[str, BackendState]],
+    changes: dict[str, object],
+    backend: str,
+    reason: str,
+    remedy: str,
+) -> None:
+    state = machine(**changes)[backend]
+    assert not state.runs
+    assert reason in str(state.reason)
+    assert remedy in str(state.remedy)
+
+
+def test_a_jetson_is_told_to_use_the_systems_tensorrt(
+    machine: Callable[..., dict[str, BackendState]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
+    monkeypatch.setattr(doctor, "_JETSON_RELEASE", release)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    states = machine(tensorrt=(), missing="built without CUDAExecutionProvider")
+    assert "--system-site-packages" in str(states["tensorrt"].remedy)
+    assert "use tensorrt" in str(states["onnx-cuda"].remedy)
+    assert str(diagnose().jetson).startswith("R36 (release), REVISION: 4.3")
+
+
+class FakeDriver:
+    """`libcuda.so.1` with one GPU; `fail` names a call that gives an error."""
+
+    def __init__(self, fail: str | None = None, count: int = 1) -> None:
+        values = {
+            "cuInit": [],
+            "cuDeviceGetCount": [count],
+            "cuDriverGetVersion": [12060],
+            "cuDeviceGet": [0],
+            "cuDeviceTotalMem_v2": [8 << 30],
+        }
+        for name, given in values.items():
+            self.add(name, given, fail)
+        self.add("cuDeviceGetName", [], fail)
+        self.add("cuDeviceGetAttribute", [], fail)
+
+    def add(self, name: str, given: list[int], fail: str | None) -> None:
+        def call(*arguments: object) -> int:
+            if name == fail:
+                return 999
+            if name == "cuDeviceGetName":
+                arguments[0].value = b"Orin"  # type: ignore[attr-defined]
+            elif name == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = {75: 8, 76: 7}[arguments[1]]  # type: ignore[attr-defined,index]
+            elif given:
+                arguments[0]._obj.value = given[0]  # type: ignore[attr-defined]
+            return 0
+
+        call.__name__ = name
+        setattr(self, name, call)
+
+
+def test_the_driver_is_read_and_its_errors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = gpu.find_gpu.__wrapped__
+    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver())
+    assert find() == Gpu("Orin", "8.7", 8 << 30, "12.6")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(fail="cuInit"))
+    with pytest.raises(BackendError, match="cuInit gave error 999"):
+        find()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(count=0))
+    with pytest.raises(BackendError, match="finds no GPU"):
+        find()
