@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install run demo check test nightly clean
+.PHONY: help install run demo check test readme clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,7 +22,7 @@ run: $(STAMP) ## train on the embedded digits, export, verify, build engines, cl
 	@$(BIN)/python training/run.py --arch mobilenetv2 --drg --dsr
 	@$(BIN)/python export/run.py
 	@if $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null; then $(BIN)/python export/build_trt.py; \
-	else echo 'tensorrt-rtx is not installed: no engines built (pip install "skd-edge[rtx]")'; fi
+	else echo 'tensorrt-rtx is not installed: no engines built (pip install -e ".[rtx]")'; fi
 	@$(BIN)/python -m runtime classify runs/latest/bundle/examples
 	@echo
 	@echo "run:     $$(readlink -f runs/latest)   (result.json, curves.png, confusion.png)"
@@ -45,6 +45,9 @@ test: $(STAMP) ## all tests
 
 nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
 	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/test_hostile_images.py
+
+readme: $(STAMP) ## write the README's table of files anew
+	$(BIN)/python tests/project/readme_files.py
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
