@@ -70,8 +70,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(options.host, options.port) as listener, _private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        # Must be set before gradio is imported: it reports its start to its makers otherwise.
+        # Before these two are imported: both report to their makers otherwise.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from demo.server import Access, serve
 
         _warn_if_open(listener, options.host, login)

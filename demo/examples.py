@@ -13,6 +13,7 @@ from runtime.card import EXAMPLE_FOLDER
 from runtime.preprocess import SUFFIXES
 
 THUMBNAIL = 96
+_COLUMNS = (4, 5, 6)  # the one that leaves the last row fullest
 
 # One listener for all buttons; the index is all that comes back from the browser.
 CLICK_SCRIPT = """
@@ -56,7 +57,11 @@ def examples_html(examples: Sequence[Example]) -> str:
         f"{_thumbnail(example.path)}<span>{text(example.label)}</span></button></li>"
         for number, example in enumerate(examples)
     )
-    return f'<div class="examples"><p>Or try one of these</p><ul>{items}</ul></div>'
+    columns = min(_COLUMNS, key=lambda columns: (-len(examples) % columns, -columns))
+    return (
+        '<div class="examples"><p>Or try one of these</p>'
+        f'<ul style="--columns:{columns}">{items}</ul></div>'
+    )
 
 
 def _thumbnail(path: Path) -> str:

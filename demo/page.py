@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from demo import ask_tab, many_tab
+from demo import ask_tab, bench_tab, many_tab
 from demo.card_view import card_html
 from demo.head import head_html
 from demo.models import Models
@@ -29,10 +29,12 @@ def build_page(models: Models) -> gr.Blocks:
         with gr.Tabs(elem_id="sections"):
             with gr.Tab("Classify"):
                 ask_tab.build(models)
-            with gr.Tab("Many pictures"):
+            with gr.Tab("Many"):
                 many_tab.build(models)
             with gr.Tab("Model card"):
                 panel(card_html(model.card, model.choice.path))
+            with gr.Tab("Benchmark"):
+                bench_tab.build(models)
         page.unload(_forget(page))
     page.queue(api_open=False, default_concurrency_limit=8, max_size=MAX_WAITING)
     return page

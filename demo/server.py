@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from demo.guard import Application, Guard, Receive, Scope, Send
 from demo.models import LIMITS, Models
 from demo.page import build_page
-from demo.theme import build_theme, head_script, style_sheet
+from demo.theme import build_theme, head_elements
 from runtime.batcher import Batcher
 
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
@@ -66,8 +66,7 @@ def build_page_application(models: Models, *, login: tuple[str, str] | None = No
         path="/",
         auth=login,
         theme=build_theme(),
-        css=style_sheet(),
-        head=head_script(),
+        head=head_elements(),
         show_error=False,
         max_file_size=LIMITS.max_bytes,
         footer_links=[],

@@ -62,11 +62,11 @@ def build_theme() -> gr.themes.Base:
     return theme
 
 
-def style_sheet() -> str:
-    return (_FOLDER / "page.css").read_text(encoding="utf-8")
+def head_elements() -> str:
+    """Our style sheet, and the script for pasting and dropping anywhere on the page.
 
-
-def head_script() -> str:
-    """Pasting and dropping anywhere on the page."""
+    Not by Gradio's `css=`: it rewrites selectors, and those inside of `@media` then miss.
+    """
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    return f"<script>{script}</script>"
+    return f"<style>{style}</style><script>{script}</script>"

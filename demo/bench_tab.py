@@ -1,0 +1,49 @@
+"""The tab that measures the model on this machine."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from demo import bench_view
+from demo.markup import notice
+from demo.models import Models
+from demo.panels import panel
+from runtime.benchmark import BenchResult
+from runtime.commands.bench import Settings, bench
+from runtime.errors import UserError
+
+SECONDS = 0.5  # for each figure
+IMAGES = 100
+
+
+def build(models: Models) -> None:
+    """Lays out the tab and answers its button."""
+    progress_bar = gr.Progress()
+    measure = gr.Button("Measure on this machine", variant="primary", elem_id="measure")
+    status = panel(elem_id="measuring", min_height=72)
+    shown = panel(bench_view.EMPTY, elem_id="benchmark")
+    path = models.paths[0]
+    expected = sum(1 for choice in models.choices if choice.path == path)
+
+    def on_measure(progress: gr.Progress = progress_bar) -> Iterator[str]:
+        results: list[BenchResult] = []
+        progress((0, expected), desc="Measuring", unit="files")
+        yield bench_view.EMPTY
+        try:
+            for result in bench(path, Settings(seconds=SECONDS, images=IMAGES)):
+                results.append(result)
+                progress((len(results), expected), desc="Measuring", unit="files")
+                yield bench_view.benchmark_html(results)
+        except UserError as error:
+            yield notice("That did not work", str(error))
+
+    measure.click(
+        on_measure,
+        None,
+        shown,
+        api_visibility="private",
+        show_progress_on=status,
+        # One at a time: two measurements would slow each other down, and both would be wrong.
+        concurrency_id="benchmark",
+        concurrency_limit=1,
+    )
