@@ -1,12 +1,14 @@
-"""`python -m runtime classify [MODEL] IMAGE...`: the labels of images and folders of images."""
+"""`python -m runtime classify [MODEL] IMAGE...`: the labels of images, folders, videos, cameras."""
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import msgspec
 
-from runtime.classifier import DEFAULT_TOP_K, Answer
+from runtime.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.command import EXIT_USER, CommandParser, fail
 from runtime.errors import ImageError, UserError
 from runtime.locate import is_model, latest_run, looks_like_model
@@ -15,58 +17,107 @@ from runtime.opening import open_classifier
 from runtime.pipeline import usable_cores
 from runtime.preprocess import SUFFIXES
 from runtime.session import BACKENDS
+from runtime.video import Frame, Video
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 0, or 2 at the end if an image was broken; the others are answered."""
-    options = _parser().parse_intermixed_args(arguments)  # options between images, too
-    model, given = _model_and_images(options.arguments)
-    images = [path for path in given for path in _expand(path)]
+    options = _parser().parse_intermixed_args(arguments)  # options may stand between images
     # What is said about the model must not get into the JSON lines.
     note = sys.stderr if options.json else sys.stdout
-    if model is None:
-        model = latest_run()
-        print(f"model: {model} (runs/latest)", file=note)
+    if options.video is not None:
+        return _classify_video(options, note)
+    model, given = _model_and_images(options.arguments)
+    images = [path for path in given for path in _expand(path)]
     # Many images keep all cores busy by themselves: each then runs on one thread.
     many = len(images) > usable_cores()
     threads = Threads(intra_op=1, spinning=False) if many else Threads()
-    with open_classifier(
-        model, backend=options.backend, precision=options.precision, threads=threads
-    ) as classifier:
-        print(classifier.describe(), file=note)
+    with _open(model, options, threads, note) as classifier:
         answers = classifier.classify_stream(images, top_k=options.top_k)
-        return report(zip(map(str, images), answers, strict=True), json=options.json)
+        named = (
+            ({"path": str(path)}, answer) for path, answer in zip(images, answers, strict=True)
+        )
+        return _report(named, json=options.json)
 
 
-def report(answers: Iterable[tuple[str, Answer]], *, json: bool) -> int:
+def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
+    model, rest = (options.arguments or [None])[0], options.arguments[1:]
+    if rest:
+        raise UserError(f"--video {options.video} stands alone; leave out {rest[0]}")
+    video = Video(options.video, every=options.every)
+    try:
+        with _open(model, options, Threads(), note) as classifier:
+            answers = _answers_of_frames(classifier, video, options.top_k)
+            named = (
+                ({"path": options.video, "frame": frame.index, "seconds": frame.seconds}, answer)
+                for frame, answer in answers
+            )
+            return _report(named, json=options.json)
+    except KeyboardInterrupt:
+        if video.is_camera:  # there is no other way to end it
+            return 0
+        raise
+    finally:
+        video.close()
+
+
+def _answers_of_frames(
+    classifier: Classifier, video: Video, top_k: int
+) -> Iterator[tuple[Frame, Answer]]:
+    """Each frame at once: a camera must not wait until a batch is full."""
+    for frame in video:
+        yield frame, classifier.classify(frame.image, top_k=top_k)
+
+
+def _open(
+    model: Path | None, options: argparse.Namespace, threads: Threads, note: TextIO
+) -> Classifier:
+    if model is None:
+        model = latest_run()
+        print(f"model: {model} (runs/latest)", file=note)
+    classifier = open_classifier(
+        model, backend=options.backend, precision=options.precision, threads=threads
+    )
+    print(classifier.describe(), file=note)
+    return classifier
+
+
+def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> int:
     """Prints each answer as it comes; returns the exit code."""
     code = 0
-    for name, answer in answers:
+    for place, answer in answers:
         if isinstance(answer, ImageError):
             code = fail(str(answer), EXIT_USER)
             if json:
-                _print_json({"path": name, "error": str(answer)})
+                _print_json({**place, "error": str(answer)})
         elif json:
-            _print_json({"path": name, "predictions": answer})
+            _print_json({**place, "predictions": answer})
         else:
             labels = "  ".join(f"{p.label} {p.probability:.1%}" for p in answer)
-            print(f"{name}: {labels}")
+            where = f" {place['seconds']:.2f} s" if "seconds" in place else ""
+            print(f"{place['path']}{where}: {labels}", flush=bool(where))
     return code
 
 
-def _print_json(record: dict[str, object]) -> None:
-    print(msgspec.json.encode(record).decode())
+def _print_json(record: dict[str, Any]) -> None:
+    print(msgspec.json.encode(record).decode(), flush="frame" in record)
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m runtime classify", description=__doc__)
     parser.add_argument(
         "arguments",
-        nargs="+",
+        nargs="*",
         metavar="[MODEL] IMAGE",
         type=Path,
         help="MODEL is a bundle, a run or an .onnx file (default: runs/latest); "
         "IMAGE is an image file or a folder",
+    )
+    parser.add_argument(
+        "--video", metavar="V", help="instead of images: a video file, or a camera's number"
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="with --video: every N-th frame"
     )
     parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -76,6 +127,8 @@ def _parser() -> CommandParser:
 
 
 def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
+    if not arguments:
+        raise UserError("no image was named; `python -m runtime classify --help` lists the ways")
     first, *rest = arguments
     if not (is_model(first) or looks_like_model(first)):
         return None, arguments

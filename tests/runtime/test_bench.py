@@ -48,13 +48,13 @@ def test_json_is_one_object_a_line(command: Run, toy_bundle: Path, tmp_path: Pat
         assert row["top1"] == 1.0
 
 
-def test_mistakes_are_one_line(command: Run, toy_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(cli: Run, toy_bundle: Path) -> None:
     for arguments, words in (
         (("--precision", "int8"), "int8 has no file"),
         (("--backend", "tensorrt"), "build_trt"),
         (("--seconds", "0"), "must be positive"),
     ):
-        finished = command("-m", "runtime", "bench", toy_bundle, *arguments, cwd=tmp_path)
+        finished = cli("bench", toy_bundle, *arguments)
         assert finished.returncode == 2
         assert len(finished.stderr.splitlines()) == 1
         assert words in finished.stderr

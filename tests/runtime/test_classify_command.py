@@ -11,14 +11,6 @@ import pytest
 Run = Callable[..., CompletedProcess[str]]
 
 
-@pytest.fixture
-def runtime(command: Run, tmp_path: Path) -> Run:
-    def run(*arguments: str | Path, cwd: Path = tmp_path) -> CompletedProcess[str]:
-        return command("-m", "runtime", *arguments, cwd=cwd)
-
-    return run
-
-
 def records(finished: CompletedProcess[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in finished.stdout.splitlines()]
 
@@ -31,8 +23,10 @@ def one_error(finished: CompletedProcess[str], *words: str) -> None:
         assert word in finished.stderr
 
 
-def test_labels_a_folder_in_order(runtime: Run, toy_bundle: Path) -> None:
-    finished = runtime("classify", toy_bundle, toy_bundle / "examples", "--json", "--top-k", "2")
+def test_labels_a_folder_in_order(command: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    folder = toy_bundle / "examples"
+    words = ("-m", "runtime", "classify", toy_bundle, folder, "--json", "--top-k", "2")
+    finished = command(*words, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     found = records(finished)
     assert [Path(str(record["path"])).stem for record in found] == ["blue", "green", "red"]
@@ -43,8 +37,8 @@ def test_labels_a_folder_in_order(runtime: Run, toy_bundle: Path) -> None:
         assert 1 > first["probability"] > second["probability"] > 0
 
 
-def test_human_output_names_model_backend_and_label(runtime: Run, toy_bundle: Path) -> None:
-    finished = runtime("classify", toy_bundle, toy_bundle / "examples" / "red.png")
+def test_human_output_names_model_backend_and_label(cli: Run, toy_bundle: Path) -> None:
+    finished = cli("classify", toy_bundle, toy_bundle / "examples" / "red.png")
     assert finished.returncode == 0
     heading, answer = finished.stdout.splitlines()
     assert "on onnx-cpu in fp32: the best that runs here" in heading
@@ -53,16 +47,16 @@ def test_human_output_names_model_backend_and_label(runtime: Run, toy_bundle: Pa
 
 
 def test_good_images_are_answered_beside_a_broken_one(
-    runtime: Run, toy_bundle: Path, tmp_path: Path
+    cli: Run, toy_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.jpg").write_text("not an image")
     examples = toy_bundle / "examples"
-    finished = runtime(
+    finished = cli(
         "classify", toy_bundle, examples / "red.png", "broken.jpg", examples / "blue.png"
     )
     one_error(finished, "broken.jpg", "not a readable image", "expected JPEG, PNG, WebP or BMP")
     assert [line.split(": ")[1][:3] for line in finished.stdout.splitlines()[1:]] == ["red", "blu"]
-    as_json = runtime("classify", toy_bundle, "--json", "broken.jpg", examples / "red.png")
+    as_json = cli("classify", toy_bundle, "--json", "broken.jpg", examples / "red.png")
     broken, good = records(as_json)
     assert broken["path"] == "broken.jpg"
     assert "not a readable image" in str(broken["error"])
@@ -71,7 +65,7 @@ def test_good_images_are_answered_beside_a_broken_one(
 
 @pytest.mark.parametrize("kind", ["bundle", "run", "onnx", "latest"])
 def test_model_may_be_named_in_four_ways(
-    runtime: Run, toy_bundle: Path, tmp_path: Path, kind: str
+    cli: Run, toy_bundle: Path, tmp_path: Path, kind: str
 ) -> None:
     shutil.copytree(toy_bundle, tmp_path / "runs" / "mine" / "bundle")
     (tmp_path / "runs" / "latest").symlink_to("mine")
@@ -82,34 +76,36 @@ def test_model_may_be_named_in_four_ways(
         "onnx": ["runs/mine/bundle/model.fp16.onnx"],
         "latest": [],
     }[kind]
-    finished = runtime("classify", *model, image)
+    finished = cli("classify", *model, image)
     assert finished.returncode == 0, finished.stderr
     assert "green.png: green" in finished.stdout
     assert ("model: runs/mine (runs/latest)" in finished.stdout) == (kind == "latest")
     assert ("fp16" in finished.stdout) == (kind == "onnx")
 
 
-def test_mistakes_are_one_line(runtime: Run, toy_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
     red = toy_bundle / "examples" / "red.png"
     (tmp_path / "empty").mkdir()
-    one_error(runtime("classify", red), "runs/latest does not exist", "training/run.py")
-    one_error(runtime("classify", toy_bundle), "no image was named")
-    one_error(runtime("classify", toy_bundle, "empty"), "empty", "nor a folder with images")
-    one_error(runtime("classify", toy_bundle, "absent.png"), "absent.png", "cannot be read")
-    one_error(runtime("classify", "absent.onnx", red), "absent.onnx does not exist")
-    one_error(runtime("classify", toy_bundle, red, "--top-k", "0"), "top_k 0", "1 or more")
-    one_error(runtime("classify", toy_bundle, red, "--backend", "gpu"), "'gpu'", "onnx-cpu")
+    one_error(cli("classify", red), "runs/latest does not exist", "training/run.py")
+    one_error(cli("classify", toy_bundle), "no image was named")
+    one_error(cli("classify", toy_bundle, "empty"), "empty", "nor a folder with images")
+    one_error(cli("classify", toy_bundle, "absent.png"), "absent.png", "cannot be read")
+    one_error(cli("classify", "absent.onnx", red), "absent.onnx does not exist")
+    one_error(cli("classify", toy_bundle, red, "--top-k", "0"), "top_k 0", "1 or more")
+    one_error(cli("classify", toy_bundle, red, "--backend", "gpu"), "'gpu'", "onnx-cpu")
     one_error(
-        runtime("classify", toy_bundle, red, "--backend", "tensorrt"), "tensorrt", "build_trt"
+        cli("classify", toy_bundle, red, "--backend", "tensorrt"),
+        "tensorrt",
+        "build_trt",
     )
-    one_error(runtime("classify", toy_bundle, red, "--backend", "onnx-cuda"), "doctor")
-    one_error(runtime("classify", toy_bundle, red, "--precision", "int8"), "int8", "fp32, fp16")
-    one_error(runtime("classify"), "IMAGE", "--help")
-    one_error(runtime("info", "empty"), "empty", "is not a bundle")
-    one_error(runtime("guess"), "unknown command 'guess'", "classify")
+    one_error(cli("classify", toy_bundle, red, "--backend", "onnx-cuda"), "doctor")
+    one_error(cli("classify", toy_bundle, red, "--precision", "int8"), "int8", "fp32, fp16")
+    one_error(cli("classify"), "no image was named", "--help")
+    one_error(cli("info", "empty"), "empty", "is not a bundle")
+    one_error(cli("guess"), "unknown command 'guess'", "classify")
 
 
-def test_a_damaged_bundle_is_one_line(runtime: Run, toy_bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
     red = toy_bundle / "examples" / "red.png"
     bundle = tmp_path / "bundle"
     shutil.copytree(toy_bundle, bundle)
@@ -117,21 +113,21 @@ def test_a_damaged_bundle_is_one_line(runtime: Run, toy_bundle: Path, tmp_path: 
     content = bytearray(model.read_bytes())
     content[-1] ^= 1
     model.write_bytes(content)
-    one_error(runtime("classify", bundle, red), "model.onnx", "sha256", "export/run.py")
+    one_error(cli("classify", bundle, red), "model.onnx", "sha256", "export/run.py")
     model.unlink()
-    one_error(runtime("classify", bundle, red), "model.onnx", "cannot be read")
+    one_error(cli("classify", bundle, red), "model.onnx", "cannot be read")
     (bundle / "card.json").write_text('{"schema_version": 1')
-    one_error(runtime("classify", bundle, red), "card.json is not a valid model card")
+    one_error(cli("classify", bundle, red), "card.json is not a valid model card")
     (tmp_path / "text.onnx").write_text("text")
-    one_error(runtime("classify", "text.onnx", red), "text.onnx", "cannot be opened")
+    one_error(cli("classify", "text.onnx", red), "text.onnx", "cannot be opened")
 
 
-def test_info_for_people_and_programs(runtime: Run, toy_bundle: Path) -> None:
-    finished = runtime("info", toy_bundle)
+def test_info_for_people_and_programs(cli: Run, toy_bundle: Path) -> None:
+    finished = cli("info", toy_bundle)
     assert finished.returncode == 0
     for words in ("toy", "red, green, blue", "32x32", "model.fp16.onnx: fp16, opset 20", "100.00%"):
         assert words in finished.stdout
-    (card,) = records(runtime("info", toy_bundle, "--json"))
+    (card,) = records(cli("info", toy_bundle, "--json"))
     assert card == json.loads((toy_bundle / "card.json").read_text())
-    (embedded,) = records(runtime("info", toy_bundle / "model.onnx", "--json"))
+    (embedded,) = records(cli("info", toy_bundle / "model.onnx", "--json"))
     assert embedded == {**card, "files": [], "engines": []}

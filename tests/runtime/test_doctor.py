@@ -19,7 +19,9 @@ L4 = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
 
 
 def test_every_backend_is_judged(
-    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+    command: Callable[..., CompletedProcess[str]],
+    cli: Callable[..., CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     finished = command("-m", "runtime", "doctor", "--json", cwd=tmp_path, check=True)
     (line,) = finished.stdout.splitlines()
@@ -29,7 +31,7 @@ def test_every_backend_is_judged(
         assert state["runs"] == (state["reason"] is None) == (state["remedy"] is None)
     assert found["onnxruntime"]
     assert found["cores"] >= 1
-    people = command("-m", "runtime", "doctor", cwd=tmp_path, check=True).stdout
+    people = cli("doctor").stdout
     assert "onnx-cpu       runs" in people
     for state in found["backends"]:
         assert state["reason"] is None or state["reason"] in people
