@@ -26,7 +26,7 @@ CALIBRATION_IMAGES = 512
 _BINS = 2048
 _LEVELS = 128  # magnitudes of a signed 8-bit value
 _PERCENTILE = 0.9999
-_SAMPLES = 1 << 16  # values of one tensor of one image that enter its histogram
+_SAMPLES = 1 << 12  # values of one tensor of one image that enter its histogram
 _PIXELS_PER_BATCH = 200_000  # bounds the memory that all activations of a batch take
 _MAX_BATCH = 64
 

@@ -1,6 +1,7 @@
 """From a run to a bundle: export, convert, quantise, verify each file, write what passed."""
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from export import gate
 from export.bundle import Written, check_place, sha256_of_bytes, write_bundle
@@ -144,9 +146,10 @@ def _evaluate(model: ir.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]
 def _probabilities(content: bytes, source: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities (N, K) in batches of 1, 3, 64, 64, ...: the batch must really be free."""
     edges = [0, 1, 4, *range(4 + _BATCH, len(images) + _BATCH, _BATCH)]
-    batches = (images[start:end] for start, end in itertools.pairwise(edges))
+    batches = [images[start:end] for start, end in itertools.pairwise(edges)]
+    bar = tqdm(batches, desc=source, unit="batch", leave=False, disable=not sys.stderr.isatty())
     with OnnxSession(content, source=source, backend="onnx-cpu", threads=_PATIENT) as session:
-        return np.concatenate([session.run(batch) for batch in batches if len(batch)])
+        return np.concatenate([session.run(batch) for batch in bar if len(batch)])
 
 
 def _milliseconds(content: bytes, source: str, image: NDArray[np.uint8]) -> float:
