@@ -102,6 +102,9 @@ class WeaklyTypedTensorRt(TensorRt):
 
     def configure(self, config: Any, *, precision: Precision, capability: str) -> None:
         super().configure(config, precision=precision, capability=capability)
+        # The runtime has an execution context for each CUDA graph; from 10 on they may always share
+        # the profile.
+        config.set_preview_feature(self.trt.PreviewFeature.PROFILE_SHARING_0806, True)
         if precision in ("fp16", "int8"):
             config.set_flag(self.trt.BuilderFlag.FP16)
         if precision == "int8":
