@@ -6,7 +6,7 @@ literally. The recipe chooses.
 """
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from training.losses import ranked
 from training.recipe import DsrTeacherKind
@@ -34,24 +34,28 @@ class DsrTeacher:
         self.ranked = torch.zeros(rows, num_classes, device=device)
         self.updates = torch.zeros((), device=device)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the processes of a run have one teacher, rather than one for their own rows."""
+        return self._kind != "previous"
+
     def present(self) -> Tensor:
         """1.0 after the first update, before it 0.0: the first batch has nothing to agree with."""
         return self.updates.clamp(max=1.0)
 
-    def update(self, logits: Tensor) -> None:
-        """Takes over the ranking of this batch's logits (N, K)."""
-        new = ranked(logits)
+    def shape_of(self, logits: Tensor) -> Tensor:
+        """What `update` takes of a batch: its ranked logits, or their mean (1, K)."""
+        rows = ranked(logits)
+        return rows.mean(dim=0, keepdim=True) if self.is_shared else rows
+
+    def update(self, shape: Tensor) -> None:
+        """Remembers the shape of the batch that was just learned from."""
         self.updates += 1
-        if self._kind == "previous":
-            self.ranked.copy_(new)
-            return
-        shape = _mean_of_all_processes(new.mean(dim=0, keepdim=True))
-        if self._kind == "mean":
+        if self._kind == "ema":
+            # The first updates average evenly, so the zeros at the start never weigh in.
+            self.ranked.lerp_(shape, torch.clamp(1 / self.updates, min=1 - self._momentum))
+        else:
             self.ranked.copy_(shape)
-            return
-        # The first updates average evenly, so the zeros at the start never weigh in.
-        rate = torch.clamp(1 / self.updates, min=1 - self._momentum)
-        self.ranked.lerp_(shape, rate)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"ranked": self.ranked.cpu(), "updates": self.updates.cpu()}
@@ -59,10 +63,3 @@ class DsrTeacher:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.ranked.copy_(state["ranked"])
         self.updates.copy_(state["updates"])
-
-
-def _mean_of_all_processes(shape: Tensor) -> Tensor:
-    if distributed.is_initialized():
-        distributed.all_reduce(shape)
-        shape /= distributed.get_world_size()
-    return shape

@@ -2,21 +2,40 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.augment import Augmentation
+from training.captured_step import CapturedStep, can_compile
 from training.data.geometry import MAX_PADDED_CROP_SIZE
 from training.distiller import SelfDistiller, build_distiller
 from training.dsr_teacher import DsrTeacher
 from training.objective import Objective
 from training.optimizers import build_optimizer
 from training.plan import Plan
+from training.process_group import ProcessGroup
 from training.step import Step, TermLog
 from training.students import build_student, tap_name
 from training.weight_average import WeightAverage
+from training.weights import start_from
+
+_RANK_SEEDS = 1_000_003  # between the seeds of two processes of one run
+
+
+TrainStep = Step | CapturedStep
+
+
+class Networks(NamedTuple):
+    """Weights on the CPU; `student` are those that are deployed.
+
+    Where the recipe averages them, `raw_student` are those that training goes on with.
+    """
+
+    student: dict[str, Tensor]
+    raw_student: dict[str, Tensor] | None
+    auxiliary: dict[str, Tensor] | None
 
 
 @dataclass(kw_only=True)
@@ -28,57 +47,85 @@ class Learner:
     dsr_teacher: DsrTeacher | None
     average: WeightAverage | None
     generator: torch.Generator  # of the augmentation
-    step: Step
+    step: TrainStep
     log: TermLog
+    group: ProcessGroup
     device: torch.device
 
-    def deployed(self) -> dict[str, Tensor]:
-        """State dict of the student as it is deployed: averaged, if the recipe averages."""
+    @property
+    def auxiliary_params(self) -> int:
+        """Parameters that exist only in training."""
+        auxiliary = self.distiller.auxiliary
+        return sum(p.numel() for p in auxiliary.parameters()) if auxiliary is not None else 0
+
+    def networks(self) -> Networks:
+        """The networks' weights on the CPU."""
+        raw = _on_cpu(self.distiller.student.state_dict())
+        averaged = _on_cpu(self.average.averaged) if self.average is not None else None
+        auxiliary = self.distiller.auxiliary
+        return Networks(
+            student=raw if averaged is None else averaged,
+            raw_student=None if averaged is None else raw,
+            auxiliary=_on_cpu(auxiliary.state_dict()) if auxiliary is not None else None,
+        )
+
+    def load_networks(self, networks: Networks) -> None:
+        """Takes over what `networks` gave."""
+        raw = networks.raw_student
+        self.distiller.student.load_state_dict(networks.student if raw is None else raw)
         if self.average is not None:
-            return self.average.averaged
-        return self.distiller.student.state_dict()
+            self.average.load(networks.student)
+        if self.distiller.auxiliary is not None and networks.auxiliary is not None:
+            self.distiller.auxiliary.load_state_dict(networks.auxiliary)
+
+    def start_from(self, weights: dict[str, Tensor], *, arch: str) -> str | None:
+        """Begins with `weights`; returns a sentence if their classifier had to be left out."""
+        left_out = start_from(self.distiller.student, weights, arch=arch)
+        if self.average is not None:
+            self.average.restart()
+        return left_out
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the student, as plain types and CPU tensors."""
-        cuda = self.device.type == "cuda"
-        return {
-            "optimizer": _on_cpu(self.optimizer.state_dict()),
+        """What a checkpoint needs beside the networks, as plain types and CPU tensors.
+
+        All processes call it together; only the main one gets the others' part.
+        """
+        own = {
             "dsr_teacher": self.dsr_teacher.state_dict() if self.dsr_teacher else None,
             "augmentation": self.generator.get_state(),
             "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "cuda_random": (
+                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            ),
         }
+        optimizer = _on_cpu(self.optimizer.state_dict())
+        return {"optimizer": optimizer, "processes": self.group.gather(own)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave, also on another device."""
-        load_optimizer(self.optimizer, state["optimizer"])
+        """Takes over what `state_dict` gave."""
+        _load_optimizer(self.optimizer, state["optimizer"])
+        own = state["processes"][self.group.rank]
         if self.dsr_teacher is not None:
-            self.dsr_teacher.load_state_dict(state["dsr_teacher"])
-        self.generator.set_state(state["augmentation"])
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+            self.dsr_teacher.load_state_dict(own["dsr_teacher"])
+        # A generator's state is its device's kind: on another kind the run goes on, but with
+        # other draws than it would have had.
+        if len(own["augmentation"]) == len(self.generator.get_state()):
+            self.generator.set_state(own["augmentation"])
+        torch.set_rng_state(own["random"])
+        if own["cuda_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_random"], self.device)
 
 
-def build_learner(plan: Plan, *, steps_per_epoch: int, device: torch.device) -> Learner:
-    """A fresh learner: equal plans give equal students, whatever the terms are."""
-    torch.manual_seed(plan.seed)
+def build_learner(
+    plan: Plan, *, steps_per_epoch: int, device: torch.device, group: ProcessGroup | None = None
+) -> Learner:
+    """A fresh learner: its student starts the same whatever the plan's terms are."""
+    group = group or ProcessGroup()
     recipe = plan.recipe
-    student = build_student(
-        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-    )
-    # The head draws its weights elsewhere: student and dropout are the same with and without it.
-    with torch.random.fork_rng(devices=[]):
-        distiller = build_distiller(
-            student,
-            tap=tap_name(plan.arch, recipe.tap),
-            num_classes=plan.num_classes,
-            image_size=plan.input.size,
-            auxiliary=plan.drg,
-            head_width=recipe.head_width,
-        )
-    distiller.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    distiller.train()
+    distiller = _build_distiller(plan, device)
+    generator = torch.Generator(device).manual_seed(plan.seed + _RANK_SEEDS * group.rank)
+    if not group.is_main:  # the weights are the same everywhere, what is dropped out is not
+        torch.manual_seed(plan.seed + _RANK_SEEDS * group.rank)
     objective = Objective(
         drg=plan.drg,
         dsr=plan.dsr,
@@ -88,17 +135,10 @@ def build_learner(plan: Plan, *, steps_per_epoch: int, device: torch.device) -> 
         label_smoothing=recipe.label_smoothing,
     )
     optimizer = build_optimizer(distiller, recipe)
-    teacher = None
-    if plan.dsr:
-        teacher = DsrTeacher(
-            recipe.dsr_teacher,
-            batch_size=recipe.batch_size,
-            num_classes=plan.num_classes,
-            momentum=recipe.dsr_momentum,
-            device=device,
-        )
-    average = WeightAverage(student, decay=recipe.ema_decay) if recipe.ema_decay else None
-    generator = torch.Generator(device).manual_seed(plan.seed)
+    teacher = _build_dsr_teacher(plan, device) if plan.dsr else None
+    average = None
+    if recipe.ema_decay:
+        average = WeightAverage(distiller.student, decay=recipe.ema_decay)
     log = TermLog(objective.term_names(), capacity=steps_per_epoch, device=device)
     augmentation = build_augmentation(plan, device=device)
     step = Step(
@@ -109,7 +149,9 @@ def build_learner(plan: Plan, *, steps_per_epoch: int, device: torch.device) -> 
         dsr_teacher=teacher,
         average=average,
         log=log,
+        group=group,
         device=device,
+        compiled=recipe.compile and can_compile(device),
     )
     return Learner(
         distiller=distiller,
@@ -117,8 +159,45 @@ def build_learner(plan: Plan, *, steps_per_epoch: int, device: torch.device) -> 
         dsr_teacher=teacher,
         average=average,
         generator=generator,
-        step=step,
+        step=_captured(step, generator, device, group) if device.type == "cuda" else step,
         log=log,
+        group=group,
+        device=device,
+    )
+
+
+def _captured(
+    step: Step, generator: torch.Generator, device: torch.device, group: ProcessGroup
+) -> CapturedStep:
+    single = group.world_size == 1
+    return CapturedStep(step, generator=generator, device=device, single=single)
+
+
+def _build_distiller(plan: Plan, device: torch.device) -> SelfDistiller:
+    torch.manual_seed(plan.seed)
+    student = build_student(
+        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
+    )
+    # The head draws its weights aside: student and dropout are the same with and without it.
+    with torch.random.fork_rng(devices=[]):
+        distiller = build_distiller(
+            student,
+            tap=tap_name(plan.arch, plan.recipe.tap),
+            num_classes=plan.num_classes,
+            image_size=plan.input.size,
+            auxiliary=plan.drg,
+            head_width=plan.recipe.head_width,
+        )
+    distiller.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return distiller.train()
+
+
+def _build_dsr_teacher(plan: Plan, device: torch.device) -> DsrTeacher:
+    return DsrTeacher(
+        plan.recipe.dsr_teacher,
+        batch_size=plan.recipe.batch_size,
+        num_classes=plan.num_classes,
+        momentum=plan.recipe.dsr_momentum,
         device=device,
     )
 
@@ -141,17 +220,25 @@ def build_augmentation(plan: Plan, *, device: torch.device) -> Augmentation:
     )
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads `state` but keeps the groups' own learning rates, tensors that a graph may hold."""
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads `state` but keeps what a step relies on: rates in tensors, layouts like the weights'.
+
+    Fused optimizers walk through memory, so a momentum in another layout than its weight's would
+    silently be applied to other elements.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        return value.detach().cpu().contiguous()
     if isinstance(value, dict):
         return {key: _on_cpu(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,8 @@
 """What training says while it works: a bar on a terminal, a line an epoch elsewhere."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -14,32 +16,29 @@ class Progress:
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
 
-    def start_epoch(self, epoch: int, *, step: int, steps: int) -> None:
+    @contextmanager
+    def epoch(self, epoch: int, *, step: int, steps: int) -> Iterator[None]:
+        """Shows how far an epoch of `steps` is, which begins after `step`."""
         if self._quiet or not sys.stderr.isatty():
+            yield
             return
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            desc=f"epoch {epoch}/{self._epochs}",
-            unit="step",
-            leave=False,
-        )
+        words = f"epoch {epoch}/{self._epochs}"
+        with tqdm(total=steps, initial=step, desc=words, unit="step", leave=False) as self._bar:
+            yield
+        self._bar = None
 
     def advance(self) -> None:
+        """One step more."""
         if self._bar is not None:
             self._bar.update()
 
-    def end_epoch(self, line: dict[str, Any] | None) -> None:
-        """Closes the bar and prints the journal's line, if the epoch got that far."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if line is not None:
-            self.say(
-                f"epoch {line['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
-                f"  loss {line['loss']:7.4f}  test top-1 {line['top1']:6.2%}"
-                f"  {line['images_per_second']:6.0f} images/s  {line['seconds']:5.1f} s"
-            )
+    def report(self, line: dict[str, Any]) -> None:
+        """Prints the journal's line of an epoch."""
+        self.say(
+            f"epoch {line['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
+            f"  loss {line['loss']:7.4f}  test top-1 {line['top1']:6.2%}"
+            f"  {line['images_per_second']:6.0f} images/s  {line['seconds']:5.1f} s"
+        )
 
     def say(self, text: str) -> None:
         if not self._quiet:

@@ -73,6 +73,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     crop: Crop = "auto"  # pad up to 64 px, resized above
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
     flip: bool = True
+    compile: bool = True  # on CUDA, where torch.compile can work
     ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
 
     validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0

@@ -21,17 +21,22 @@ from training.evaluation import (
 )
 from training.plan import Plan
 from training.plots import CONFUSION, CURVES, plot_confusion, plot_curves
+from training.step import precision_of
 from training.students import build_student
 from training.trainer import Save, Trainer
 
 _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
-def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any]:
+def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | None:
     """Calibrates, evaluates and writes the run's last files; returns the content of result.json.
 
-    result.json comes last: a folder that has it is a finished run.
+    result.json comes last: a folder that has it is a finished run. Processes other than the main
+    one only take part in the checkpoint and get None.
     """
+    if not trainer.group.is_main:
+        trainer.checkpoint(finished=True)
+        return None
     dataset, plan = trainer.dataset, trainer.plan
     validation_labels = dataset.train_labels[trainer.validation_rows]
     temperature, validation_top1 = 1.0, None
@@ -58,13 +63,14 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any]:
         "validation_top1": validation_top1,
         "params": cost.params,
         "macs": cost.macs,
-        "auxiliary_params": trainer.auxiliary_params,
+        "auxiliary_params": trainer.learner.auxiliary_params,
         "train_images": len(trainer.train_rows),
         "validation_images": len(validation_labels),
         "test_images": len(labels),
         "seconds": trainer.seconds,
         "images_per_second": trainer.history[-1]["images_per_second"],
         "device": device_name(trainer.device),
+        "precision": precision_of(trainer.device),
         "processes": plan.processes,
         "weights": plan.weights,
         "versions": versions(),

@@ -1,6 +1,9 @@
 """One training run from its options to its finished folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 from runtime.command import fail
 from runtime.locate import CHECKPOINT
@@ -10,38 +13,71 @@ from training.device import choose_device, device_name
 from training.interruption import InterruptedRunError, StopRequest, stop_request
 from training.options import Options
 from training.plan import Plan, check_same_run, terms_name
+from training.process_group import (
+    LostProcessError,
+    ProcessGroup,
+    open_group,
+    started_by_torchrun,
+)
 from training.progress import Progress
 from training.recipe import Recipe
 from training.result import finish_run, summary
 from training.run_folder import RunFolder, choose_folder, exclusive, move_latest, run_name
 from training.trainer import Trainer
-from training.weights import PRETRAINED, pretrained_weights, weights_from_file, weights_word
+from training.weights import pretrained_weights, weights_from_file, weights_word
 
-_INTERRUPTED = 1
+_STOPPED = 1
 
 
 def train(options: Options, recipe: Recipe) -> int:
     """Trains as `options` ask; returns the exit code."""
-    device = choose_device(options.device)
-    dataset = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
-    plan = _plan(options, recipe, dataset)
+    local_rank, _ = started_by_torchrun()
+    device = choose_device(options.device, local_rank=local_rank)
+    try:
+        with open_group(device) as group:
+            return _train(options, recipe, device, group)
+    except LostProcessError as error:
+        return fail(str(error), _STOPPED)
+
+
+def _train(options: Options, recipe: Recipe, device: torch.device, group: ProcessGroup) -> int:
+    progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
+    dataset = _load_data(options, group)
+    plan = _plan(options, recipe, dataset, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
-    run = choose_folder(name, out=options.out, resume=options.resume)
+    # The main process chooses; the others would look while it already writes.
+    chosen = choose_folder(name, out=options.out, resume=options.resume) if group.is_main else None
+    run: RunFolder = group.share(chosen)
     former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
     if former is not None:
         check_same_run(former.plan, plan, where=str(run.path))
-    progress = Progress(epochs=recipe.epochs)
     if run.finished:
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
-    with exclusive(run.path), stop_request() as stop:
+    with exclusive(run.path) if group.is_main else nullcontext(), stop_request() as stop:
         progress.say(f"run folder {run.path}")
-        trainer = Trainer(plan, dataset, device=device)
+        trainer = Trainer(plan, dataset, device=device, group=group)
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
 
 
-def _plan(options: Options, recipe: Recipe, dataset: Dataset) -> Plan:
+def _load_data(options: Options, group: ProcessGroup) -> Dataset:
+    """The data set; the main process decodes it while the others wait for the cache."""
+
+    def load() -> Dataset:
+        return load_dataset(
+            options.data,
+            image_size=options.image_size,
+            data_root=options.data_root,
+            progress=group.is_main,
+        )
+
+    dataset = load() if group.is_main else None
+    group.share(None)
+    return dataset or load()
+
+
+def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
     return Plan(
         arch=options.arch,
         width=options.width,
@@ -53,6 +89,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset) -> Plan:
         input=dataset.input,
         seed=options.seed,
         weights=weights_word(pretrained=options.pretrained, path=options.weights),
+        processes=group.world_size,
         recipe=recipe,
     )
 
@@ -65,6 +102,7 @@ def _whole_path(data: str) -> str:
 def _set_up(
     trainer: Trainer, former: Checkpoint | None, options: Options, progress: Progress
 ) -> None:
+    """Says what is trained, and continues or begins with what the options name."""
     plan = trainer.plan
     progress.say(
         f"{plan.arch} x{plan.width:g} on {plan.data} at {plan.input.size} px, {plan.terms}: "
@@ -75,15 +113,15 @@ def _set_up(
     if former is not None:
         trainer.restore(former)
         progress.say(f"resumed after {former.epoch} epochs and {former.step} steps")
-    elif options.pretrained or options.weights is not None:
-        state = (
-            pretrained_weights(plan.arch, plan.width)
-            if plan.weights == PRETRAINED or options.weights is None
-            else weights_from_file(options.weights)
-        )
-        left_out = trainer.start_from(state)
-        if left_out:
-            progress.say(left_out)
+        return
+    weights = None
+    if options.pretrained:
+        weights = pretrained_weights(plan.arch, plan.width)
+    elif options.weights is not None:
+        weights = weights_from_file(options.weights)
+    left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights else None
+    if left_out:
+        progress.say(left_out)
 
 
 def _train_in(
@@ -97,9 +135,11 @@ def _train_in(
     try:
         trainer.train(run.path, save, progress, stop)
     except InterruptedRunError as interruption:
-        return fail(f"{interruption}; {run.path} goes on with --resume", _INTERRUPTED)
+        if not trainer.group.is_main:
+            return _STOPPED
+        return fail(f"{interruption}; {run.path} goes on with --resume", _STOPPED)
     result = finish_run(trainer, run.path, save)
-    progress.say("")
-    progress.say(summary(result))
-    progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")
+    if result is not None:
+        progress.say(f"\n{summary(result)}")
+        progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")
     return 0

@@ -18,12 +18,12 @@ from training.data.batches import Batches
 from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
-from training.learner import build_learner
+from training.learner import Networks, build_learner
 from training.plan import Plan
+from training.process_group import ProcessGroup
 from training.progress import Progress
 from training.schedule import distillation_scale, learning_rate
 from training.validation_split import split_validation
-from training.weights import start_from
 
 _CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
 _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
@@ -36,16 +36,24 @@ class DivergedError(UserError):
 
 
 class Trainer:
-    """Trains the student of a plan in a run folder.
+    """Trains the student of a plan, in step with the other processes of its group.
 
     Between two steps its whole state is a Checkpoint: `checkpoint()` gives it, `restore()` takes
     it, and what follows is the same as if nothing had happened in between.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        group: ProcessGroup | None = None,
+    ) -> None:
         self.plan = plan
         self.dataset = dataset
         self.device = device
+        self.group = group or ProcessGroup()
         self.train_rows, self.validation_rows = split_validation(
             dataset.train_labels, plan.recipe.validation_fraction
         )
@@ -55,10 +63,14 @@ class Trainer:
             batch_size=plan.recipe.batch_size,
             device=device,
             seed=plan.seed,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
             subset=self.train_rows,
         )
         self.steps_per_epoch = len(self._batches)
-        self._learner = build_learner(plan, steps_per_epoch=self.steps_per_epoch, device=device)
+        self.learner = build_learner(
+            plan, steps_per_epoch=self.steps_per_epoch, device=device, group=self.group
+        )
         self._epoch = 0  # whole epochs done
         self._terms: list[list[float]] = []  # of the steps of the current epoch
         self._earlier_seconds = 0.0  # of the current epoch, spent before an interruption
@@ -71,35 +83,13 @@ class Trainer:
         """Time spent in whole epochs, over all interruptions."""
         return float(sum(line["seconds"] for line in self.history))
 
-    @property
-    def auxiliary_params(self) -> int:
-        """Parameters that exist only in training."""
-        auxiliary = self._learner.distiller.auxiliary
-        return sum(p.numel() for p in auxiliary.parameters()) if auxiliary is not None else 0
-
     def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
         """Trains to the last epoch; on a wish to `stop` saves and raises InterruptedRunError."""
+        if not self.group.is_main:
+            self._run_epochs(None, save, progress, stop)
+            return
         with closing(Journal(folder, self.history)) as journal:
-            while self._epoch < self.plan.recipe.epochs:
-                progress.start_epoch(
-                    self._epoch + 1, step=len(self._terms), steps=self.steps_per_epoch
-                )
-                try:
-                    self._run_epoch(save, progress, stop)
-                except BaseException:
-                    progress.end_epoch(None)
-                    raise
-                line = self._close_epoch()
-                self._save(save)
-                journal.add(self.history)
-                progress.end_epoch(line)
-
-    def start_from(self, weights: dict[str, torch.Tensor]) -> str | None:
-        """Begins with `weights`; returns a sentence if their classifier had to be left out."""
-        left_out = start_from(self._learner.distiller.student, weights, arch=self.plan.arch)
-        if self._learner.average is not None:
-            self._learner.average.restart()
-        return left_out
+            self._run_epochs(journal, save, progress, stop)
 
     def test_logits(self) -> NDArray[np.float32]:
         """Logits (M, K) of the deployed student on the whole test split."""
@@ -115,20 +105,12 @@ class Trainer:
     def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
         """The state between two steps; DivergedError instead of a state that is not finite."""
         self._collect_terms()
-        learner = self._learner
-        averaged = learner.average is not None
         return Checkpoint(
             plan=self.plan,
             epoch=self._epoch,
             step=len(self._terms),
-            student=_copied(learner.deployed()),
-            raw_student=_copied(learner.distiller.student.state_dict()) if averaged else None,
-            auxiliary=(
-                _copied(learner.distiller.auxiliary.state_dict())
-                if learner.distiller.auxiliary is not None
-                else None
-            ),
-            training=learner.state_dict(),
+            **self.learner.networks()._asdict(),
+            training=self.learner.state_dict(),
             terms=self._terms,
             history=self.history,
             seconds=self._seconds_of_epoch() if self._terms else 0.0,
@@ -138,18 +120,27 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from `checkpoint`, which is of the same plan."""
-        learner = self._learner
-        raw = checkpoint.raw_student
-        learner.distiller.student.load_state_dict(checkpoint.student if raw is None else raw)
-        if learner.average is not None:
-            learner.average.load(checkpoint.student)
-        if learner.distiller.auxiliary is not None and checkpoint.auxiliary is not None:
-            learner.distiller.auxiliary.load_state_dict(checkpoint.auxiliary)
-        learner.load_state_dict(checkpoint.training)
+        names = Networks._fields
+        self.learner.load_networks(Networks(*(getattr(checkpoint, name) for name in names)))
+        self.learner.load_state_dict(checkpoint.training)
         self._epoch = checkpoint.epoch
         self._terms = list(checkpoint.terms)
         self._earlier_seconds = checkpoint.seconds
         self.history = list(checkpoint.history)
+
+    def _run_epochs(
+        self, journal: Journal | None, save: Save, progress: Progress, stop: StopRequest
+    ) -> None:
+        while self._epoch < self.plan.recipe.epochs:
+            step, steps = len(self._terms), self.steps_per_epoch
+            with progress.epoch(self._epoch + 1, step=step, steps=steps):
+                self._run_epoch(save, progress, stop)
+            line = self._close_epoch()
+            self._save(save)
+            if journal is not None:
+                journal.add(self.history)
+            if line is not None:
+                progress.report(line)
 
     def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
@@ -158,80 +149,84 @@ class Trainer:
         batches = self._batches.epoch(self._epoch, first=first)
         for step, (images, labels) in enumerate(batches, start=first):
             done = self._epoch * steps + step
-            self._learner.step(
+            self.learner.step(
                 images,
                 labels,
                 learning_rate=learning_rate(recipe, step=done, steps_per_epoch=steps),
                 scale=distillation_scale(recipe, step=done, steps_per_epoch=steps),
             )
             progress.advance()
-            if (step + 1) % _CHECK_STEPS == 0:
+            checking = (step + 1) % _CHECK_STEPS == 0
+            if checking:
                 self._collect_terms()
-            stopping = stop.requested
-            if stopping or time.perf_counter() - self._saved_at > _CHECKPOINT_SECONDS:
-                self._save(save)
-            if stopping:
-                raise InterruptedRunError(
-                    f"interrupted in epoch {self._epoch + 1} after step {step + 1}"
-                )
+            # Several processes can only agree to stop where they meet anyway.
+            if checking or self.group.world_size == 1:
+                self._grant(stop, save, f"interrupted in epoch {self._epoch + 1}, step {step + 1}")
+
+    def _grant(self, stop: StopRequest, save: Save, reason: str) -> None:
+        stopping = self.group.any(stop.requested, device=self.device)
+        overdue = time.perf_counter() - self._saved_at > _CHECKPOINT_SECONDS
+        if stopping or self.group.any(overdue, device=self.device):
+            self._save(save)
+        if stopping:
+            raise InterruptedRunError(reason)
 
     def _save(self, save: Save) -> None:
-        save(self.checkpoint())
+        checkpoint = self.checkpoint()
+        if self.group.is_main:
+            save(checkpoint)
         self._saved_at = time.perf_counter()
 
     def _collect_terms(self) -> None:
         """Fetches the terms of the latest steps; DivergedError if one is not finite."""
-        rows = self._learner.log.take()
+        rows = self.learner.log.take(self.group)
         bad = np.argwhere(~np.isfinite(rows))
         if len(bad):
-            row = bad[0][0]
-            named = ", ".join(
-                f"{name} {value}"
-                for name, value in zip(self._learner.log.names, rows[row], strict=True)
-                if not np.isfinite(value)
-            )
-            step = self._epoch * self.steps_per_epoch + len(self._terms) + int(row) + 1
+            row = int(bad[0][0])
+            pairs = zip(self.learner.log.names, rows[row], strict=True)
+            named = ", ".join(f"{name} {value}" for name, value in pairs if not np.isfinite(value))
+            step = self._epoch * self.steps_per_epoch + len(self._terms) + row + 1
             raise DivergedError(
                 f"the loss is not finite at step {step} (epoch {self._epoch + 1}): {named}; "
                 "the last good checkpoint is kept; lower learning_rate or lengthen warmup_epochs"
             )
         self._terms.extend(rows.tolist())
 
-    def _close_epoch(self) -> dict[str, Any]:
+    def _close_epoch(self) -> dict[str, Any] | None:
+        """Ends the epoch; the main process evaluates and gets the journal's line."""
         self._collect_terms()
-        recipe, count = self.plan.recipe, len(self._terms)
         train_seconds = self._seconds_of_epoch()
-        logits, labels = self.test_logits(), self.dataset.test_labels
-        means = [float(mean) for mean in np.mean(self._terms, axis=0)]
-        last_step = (self._epoch + 1) * self.steps_per_epoch - 1
-        line = {
-            "epoch": self._epoch + 1,
-            "loss": sum(means),
-            **dict(zip(self._learner.log.names, means, strict=True)),
-            "learning_rate": learning_rate(
-                recipe, step=last_step, steps_per_epoch=self.steps_per_epoch
-            ),
-            "top1": top_k(logits, labels, 1),
-            "top5": top_k(logits, labels, 5),
-            "ece": expected_calibration_error(softmax(logits), labels),
-            "seconds": self._seconds_of_epoch(),  # with the evaluation
-            "images_per_second": count * recipe.batch_size * self.plan.processes / train_seconds,
-            "data_wait_share": min(1.0, self._batches.wait_seconds / train_seconds),
-        }
-        self.history.append(line)
+        line = self._line(train_seconds) if self.group.is_main else None
+        if line is not None:
+            self.history.append(line)
         self._epoch += 1
         self._terms = []
         self._earlier_seconds = 0.0
         return line
 
+    def _line(self, train_seconds: float) -> dict[str, Any]:
+        recipe, steps = self.plan.recipe, self.steps_per_epoch
+        means = [float(mean) for mean in np.mean(self._terms, axis=0)]
+        last = (self._epoch + 1) * steps - 1
+        images = steps * recipe.batch_size * self.group.world_size
+        logits, labels = self.test_logits(), self.dataset.test_labels
+        return {
+            "epoch": self._epoch + 1,
+            "loss": sum(means),
+            **dict(zip(self.learner.log.names, means, strict=True)),
+            "learning_rate": learning_rate(recipe, step=last, steps_per_epoch=steps),
+            "top1": top_k(logits, labels, 1),
+            "top5": top_k(logits, labels, 5),
+            "ece": expected_calibration_error(softmax(logits), labels),
+            "seconds": self._seconds_of_epoch(),  # with the evaluation
+            "images_per_second": images / train_seconds,
+            "data_wait_share": min(1.0, self._batches.wait_seconds / train_seconds),
+        }
+
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started
 
     def _deployed_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        student, average = self._learner.distiller.student, self._learner.average
+        student, average = self.learner.distiller.student, self.learner.average
         with average.applied() if average is not None else nullcontext():
             return logits_of(student, images, self.dataset.input, device=self.device)
-
-
-def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

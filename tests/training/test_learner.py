@@ -15,6 +15,7 @@ from training.dsr_teacher import DsrTeacher
 from training.learner import Learner, build_augmentation, build_learner
 from training.losses import ranked
 from training.plan import Plan
+from training.process_group import ProcessGroup
 from training.students import build_student
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def train_steps(plan: Plan, data: Dataset, steps: int = 6) -> tuple[Learner, np.
     )
     for images, labels in batches.epoch(0):
         learner.step(images, labels, learning_rate=0.05, scale=1.0)
-    return learner, learner.log.take()
+    return learner, learner.log.take(ProcessGroup())
 
 
 def equal_states(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -121,8 +122,8 @@ def test_dsr_compares_with_the_previous_batch(make_plan: MakePlan) -> None:
     first, second = torch.randn(2, 4, 3, generator=generator)
     teacher = DsrTeacher("previous", batch_size=4, num_classes=3, momentum=0.9, device=CPU)
     assert teacher.present() == 0
-    teacher.update(first)
-    teacher.update(second)
+    teacher.update(teacher.shape_of(first))
+    teacher.update(teacher.shape_of(second))
     assert teacher.present() == 1
     assert torch.equal(teacher.ranked, ranked(second))
 
@@ -134,8 +135,8 @@ def test_dsr_mean_shape_and_its_average() -> None:
     mean = DsrTeacher("mean", batch_size=4, num_classes=5, momentum=0.9, device=CPU)
     ema = DsrTeacher("ema", batch_size=4, num_classes=5, momentum=0.6, device=CPU)
     for batch in batches:
-        mean.update(batch)
-        ema.update(batch)
+        mean.update(mean.shape_of(batch))
+        ema.update(ema.shape_of(batch))
     assert torch.equal(mean.ranked, means[2])
     # Even averages until 1/n falls below 1 - momentum: 1, 1/2, then 0.4.
     expected = 0.6 * (means[0] + means[1]) / 2 + 0.4 * means[2]
@@ -193,7 +194,7 @@ def test_the_average_lags_behind_the_weights(tiny_data: Dataset, make_plan: Make
     assert learner.average is not None
     start = build_learner(make_plan("ce"), steps_per_epoch=1, device=CPU)
     student = learner.distiller.student
-    averaged, last = learner.deployed()[name], student.get_parameter(name)
+    averaged, last = learner.networks().student[name], student.get_parameter(name)
     first = start.distiller.student.get_parameter(name)
     assert 0 < (averaged - first).norm() < (last - first).norm()
     with learner.average.applied():
