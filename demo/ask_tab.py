@@ -33,7 +33,7 @@ def build(models: Models) -> None:
             )
         with gr.Column(elem_id="ask-more"):
             examples = panel(
-                examples_html(find_examples(models)), js_on_load=CLICK_SCRIPT, elem_id="examples"
+                examples_html(find_examples(models)), script=CLICK_SCRIPT, elem_id="examples"
             )
             runs_on = choice_box(models.menu, label="Runs on", elem_id="runs-on")
         with gr.Column(elem_id="ask-answer"), gr.Tabs(elem_id="panes"):

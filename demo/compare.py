@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from demo.models import Model
 from demo.picture import Picture
-from runtime.bundle import Bundle
 from runtime.card import HOLDOUT_FILE
 from runtime.errors import BundleError, UserError
 
@@ -106,40 +107,32 @@ def _comparison(first: Side, second: Side) -> Comparison:
     )
 
 
-def holdout_size(first: Model, second: Model) -> int:
-    """How many test images both models can be compared on; 0: there are none for both."""
-    same = (
-        first.card.class_names == second.card.class_names and first.card.input == second.card.input
-    )
-    path = first.choice.path / HOLDOUT_FILE
-    if not same or not path.is_file():
-        return 0
-    with np.load(path, allow_pickle=False) as holdout:
-        return len(holdout["labels"])
-
-
 def compare_on_holdout(
     first: Model, second: Model, *, progress: Callable[[int, int], None]
 ) -> HoldoutComparison:
     """Runs both over the held-out images of the first one's bundle."""
-    if not holdout_size(first, second):
+    path = first.choice.path / HOLDOUT_FILE
+    same = (
+        first.card.class_names == second.card.class_names and first.card.input == second.card.input
+    )
+    if not same or not path.is_file():
         raise UserError("these two models have no test images in common to be compared on")
-    images, labels = _read_holdout(Bundle(first.choice.path, first.card))
+    images, labels = _read_holdout(path)
     answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
     for start in range(0, len(images), BATCH):
         for model, found in zip((first, second), answers, strict=True):
-            found.append(model.classifier.session.run(images[start : start + BATCH]))
+            found.append(model.run(images[start : start + BATCH]))
         progress(min(start + BATCH, len(images)), len(images))
     one, two = (np.concatenate(found) for found in answers)
     return _summary(first.card.class_names, images, labels, one, two)
 
 
-def _read_holdout(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    path = bundle.path / HOLDOUT_FILE
+def _read_holdout(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
-        with np.load(path, allow_pickle=False) as holdout:
+        # Opened here, since numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as holdout:
             return holdout["images"], holdout["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise BundleError(f"{path} cannot be read ({error}); export the run again") from error
 
 

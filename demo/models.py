@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from demo import words
 from runtime.backends import Option, choose, options
@@ -13,7 +15,7 @@ from runtime.batcher import Batcher
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import Card, InputSpec
 from runtime.classifier import Classifier
-from runtime.errors import BackendError, UserError
+from runtime.errors import UserError
 from runtime.locate import find_model
 from runtime.opening import open_classifier
 from runtime.preprocess import Limits
@@ -53,6 +55,12 @@ class Model:
     @property
     def card(self) -> Card:
         return self.classifier.card
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, classes) of prepared images, in batches that the model takes."""
+        most = self.classifier.session.max_batch or len(images)
+        batches = (images[start : start + most] for start in range(0, len(images), most))
+        return np.concatenate([self.classifier.session.run(batch) for batch in batches])
 
     def close(self) -> None:
         self.batcher.close()
@@ -141,12 +149,18 @@ def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
 
 
 def _running(bundle: Bundle) -> list[Option]:
-    found = [option for option in options(bundle) if option.problem is None]
-    if not found:
-        choose(bundle)  # raises the runtime's own explanation
-        raise BackendError(f"nothing of {bundle.path} runs on this machine")
-    best = choose(bundle).option
-    return sorted(found, key=lambda option: option is not best)
+    best = choose(bundle).option  # BackendError, with the reasons, when nothing runs
+    others = [
+        option
+        for option in options(bundle)
+        if option.problem is None and option != best and not _is_made_for_tensorrt(option)
+    ]
+    return [best, *others]
+
+
+def _is_made_for_tensorrt(option: Option) -> bool:
+    """TensorRT's int8 graph, which ONNX Runtime can run but not fast."""
+    return option.precision == "int8" and option.backend.startswith("onnx")
 
 
 def _for_prepared_images(classifier: Classifier) -> Classifier:

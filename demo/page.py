@@ -25,14 +25,14 @@ def build_page(models: Models) -> gr.Blocks:
     )
     page.state_session_capacity = MAX_SESSIONS
     with page:
-        panel(head_html(model.card))
+        panel(head_html(model.card), script=None)
         with gr.Tabs(elem_id="sections"):
             with gr.Tab("Classify"):
                 ask_tab.build(models)
             with gr.Tab("Many"):
                 many_tab.build(models)
             with gr.Tab("Model card"):
-                panel(card_html(model.card, model.choice.path))
+                panel(card_html(model.card, model.choice.path), script=None)
             with gr.Tab("Benchmark"):
                 bench_tab.build(models)
         page.unload(_forget(page))

@@ -20,9 +20,13 @@ HEAVY: dict[str, Any] = {
 }
 
 
-def panel(html: str = "", **options: Any) -> gr.HTML:
+# A screen reader tells what comes to be shown.
+_LIVE = 'element.setAttribute("aria-live", "polite")'
+
+
+def panel(html: str = "", *, script: str | None = _LIVE, **options: Any) -> gr.HTML:
     """Our HTML, styled by page.css alone."""
-    return gr.HTML(html, elem_classes="skd", apply_default_css=False, **options)
+    return gr.HTML(html, elem_classes="skd", apply_default_css=False, js_on_load=script, **options)
 
 
 def or_notice(answer: Callable[[], str]) -> str:

@@ -44,7 +44,7 @@ def explain(
     """Asks the open session itself, in batches of arrays."""
     started = time.perf_counter()
     found = heat_map(
-        model.classifier.session.run,
+        model.run,
         picture.views[model.card.input],
         index,
         progress=progress,
@@ -98,6 +98,6 @@ def _sentence(explanation: Explanation) -> str:
             f"{words.percent(found.lowest)}."
         )
     return (
-        f"{effect} Every spot was blurred in turn and the network asked again, "
+        f"{effect} Every spot was painted over in turn and the network asked again, "
         f"{found.runs} times in {words.milliseconds(1e3 * explanation.seconds)}."
     )
