@@ -129,6 +129,8 @@ def _divergence(counts: NDArray[np.int64], kept: int) -> float:
     As in S. Migacz, "8-bit inference with TensorRT" (GTC 2017): what is clipped counts at the
     threshold; a step's mass is spread over its non-empty bins.
     """
+    if not counts[:kept].any():
+        return np.inf
     reference = counts[:kept].astype(np.float64)
     occupied = reference > 0
     step = np.arange(kept) * _LEVELS // kept

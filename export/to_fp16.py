@@ -5,6 +5,7 @@ Precision is in the file, not in a builder's flag: TensorRT 10 and 11 build what
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from export.graph import (
     add_constant,
@@ -12,8 +13,10 @@ from export.graph import (
     drop_unused_constants,
     network_nodes,
 )
+from runtime.errors import VerificationError
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
@@ -36,9 +39,17 @@ def _convert_constants(graph: ir.Graph, node: ir.Node, halves: dict[str, ir.Valu
         if value is None or value.name is None or array is None or array.dtype != np.float32:
             continue
         if value.name not in halves:
-            half = array.astype(np.float16)
-            halves[value.name] = add_constant(graph, f"{value.name}.half", half)
+            halves[value.name] = add_constant(graph, f"{value.name}.half", _half(array, value.name))
         node.replace_input_with(index, halves[value.name])
+
+
+def _half(array: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    if (largest := float(np.abs(array).max(initial=0))) > _LARGEST_HALF:
+        raise VerificationError(
+            f"{name} holds {largest:.3g}, float16 ends at {_LARGEST_HALF:.0f}: this student cannot "
+            "be exported in fp16, and not in int8 for TensorRT, which rests on it"
+        )
+    return array.astype(np.float16)
 
 
 def _convert_types(node: ir.Node) -> None:

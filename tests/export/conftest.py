@@ -1,0 +1,240 @@
+"""Small networks whose export takes a second or two, and both students for the slow tests."""
+
+import json
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.graph import network_nodes
+from export.to_onnx import ExportedGraph, export_graph, model_bytes
+from runtime.card import InputSpec
+from runtime.onnx_session import OnnxSession
+from training.students import build_student
+
+SIZE = 32
+# Different in every channel: swapped channels or a wrong mean must show.
+SPEC = InputSpec(size=SIZE, resize=SIZE, crop=SIZE, mean=(0.3, 0.5, 0.7), std=(0.2, 0.25, 0.35))
+TEMPERATURE = 1.7
+CLASSES = 5
+STUDENTS = ("mobilenetv2", "shufflenetv2")
+
+Run = Callable[[ir.Model], np.ndarray]
+
+
+class Residual(nn.Module):
+    """Convolutions of every kind that the int8 rules tell apart, and a residual addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = self._unit(3, 16)
+        self.wide = self._unit(16, 16, groups=16)  # depthwise, a multiple of 8
+        self.narrow = nn.Sequential(self._unit(16, 20), self._unit(20, 20, groups=20))
+        self.back = nn.Sequential(nn.Conv2d(20, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.classifier = nn.Linear(16, CLASSES)
+
+    @staticmethod
+    def _unit(inputs: int, outputs: int, groups: int = 1) -> nn.Module:
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.wide(self.stem(images))
+        features = features + self.back(self.narrow(features))
+        return self.classifier(features.mean((2, 3)))
+
+
+def with_statistics(student: nn.Module, images: np.ndarray) -> nn.Module:
+    """Gives BatchNorm real statistics, which folding must not lose, and logits that differ."""
+    generator = torch.Generator().manual_seed(1)
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+    pixels = (images / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
+    batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
+    student.requires_grad_(requires_grad=False).train()(batch)
+    *_, linear = (module for module in student.modules() if isinstance(module, nn.Linear))
+    logits = student.eval()(batch)
+    # Each logit gets mean 0 and deviation 2 over the images: every class is the first of some.
+    scale = 2 / logits.std(dim=0)
+    linear.weight.mul_(scale[:, None])
+    linear.bias.sub_(logits.mean(dim=0)).mul_(scale)
+    return student
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """67 uint8 images of coloured blotches: unlike noise, no two look the same to a network."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (67, 4, 4, 3), dtype=np.uint8)
+    return coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
+
+
+@pytest.fixture(scope="session")
+def spec() -> InputSpec:
+    return SPEC
+
+
+@pytest.fixture(scope="session")
+def temperature() -> float:
+    return TEMPERATURE
+
+
+@pytest.fixture(scope="session")
+def small(images: np.ndarray) -> nn.Module:
+    torch.manual_seed(0)
+    return with_statistics(Residual(), images)
+
+
+@pytest.fixture(scope="session")
+def small_graph(small: nn.Module) -> ExportedGraph:
+    return export_graph(small, SPEC, TEMPERATURE)
+
+
+@pytest.fixture(scope="session")
+def legacy_graph(small: nn.Module) -> ExportedGraph:
+    return export_graph(small, SPEC, TEMPERATURE, opset=17)
+
+
+@pytest.fixture(scope="session")
+def students(images: np.ndarray) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        arch: with_statistics(build_student(arch, num_classes=CLASSES, image_size=SIZE), images)
+        for arch in STUDENTS
+    }
+
+
+@pytest.fixture(scope="session")
+def student_graphs(students: dict[str, nn.Module]) -> dict[str, ExportedGraph]:
+    """Both students as torch's default exporter gives them: half a minute."""
+    return {arch: export_graph(net, SPEC, TEMPERATURE) for arch, net in students.items()}
+
+
+@pytest.fixture(scope="session")
+def run(images: np.ndarray) -> Run:
+    """Probabilities of `images` by a graph, with the session that a user gets."""
+
+    def run_graph(model: ir.Model) -> np.ndarray:
+        with OnnxSession(model_bytes(model, {}), source="test", backend="onnx-cpu") as session:
+            return session.run(images)
+
+    return run_graph
+
+
+@pytest.fixture(scope="session")
+def operators() -> Callable[[ir.Model, str], list[ir.Node]]:
+    """The network's nodes of one operator."""
+    return lambda model, op_type: [n for n in network_nodes(model.graph) if n.op_type == op_type]
+
+
+# --- a stand-in for TensorRT that has the names of one version and no others ---
+
+SURFACES = Path(__file__).parent / "data"
+VERSIONS = ("8.6.1", "10.3.0", "10.16.1", "11.4.0")
+
+
+class FakeTrt:
+    """Classes and enums of a TensorRT version; a name that it lacks is an AttributeError.
+
+    `answers` maps "Class.member" to what it gives: a function of the object and the arguments, or
+    a value. `calls` records the calls and settings, in order, as (member, arguments).
+    """
+
+    def __init__(self, version: str) -> None:
+        surface = json.loads((SURFACES / f"trt_api_{version}.json").read_text())
+        self.__version__ = surface["version"]
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.answers: dict[str, Any] = {}
+        for name, entry in surface.items():
+            if isinstance(entry, dict) and "enum" in entry:
+                members = {member: value for value, member in enumerate(entry["enum"])}
+                setattr(self, name, IntEnum(name, members))
+            elif isinstance(entry, dict):
+                setattr(self, name, self._stand_in(name, set(entry["members"])))
+
+    def _stand_in(self, name: str, members: set[str]) -> type:
+        fake = self
+
+        class StandIn:
+            def __init__(self, *arguments: Any) -> None:
+                assert "__init__" in members
+                fake.calls.append((name, arguments))
+
+            def __getattr__(self, member: str) -> Any:
+                if member not in members:
+                    raise AttributeError(f"TensorRT {fake.__version__} has no {name}.{member}")
+                answer = fake.answers.get(f"{name}.{member}")
+                if answer is not None and not callable(answer):
+                    return answer
+                return lambda *arguments: fake.called(self, name, member, answer, arguments)
+
+            def __setattr__(self, member: str, value: Any) -> None:
+                if member not in members:
+                    raise AttributeError(f"TensorRT {fake.__version__} has no {name}.{member}")
+                fake.calls.append((f"{name}.{member}", (value,)))
+
+        StandIn.__name__ = name
+        return StandIn
+
+    def called(
+        self, owner: Any, name: str, member: str, answer: Any, arguments: tuple[Any, ...]
+    ) -> Any:
+        self.calls.append((f"{name}.{member}", arguments))
+        return None if answer is None else answer(owner, *arguments)
+
+    def arguments_of(self, call: str) -> list[tuple[Any, ...]]:
+        return [arguments for name, arguments in self.calls if name == call]
+
+
+@pytest.fixture
+def fake_trt() -> Callable[[str], FakeTrt]:
+    """A stand-in that parses everything and builds `built`, a plan of the wanted precision."""
+
+    def make(version: str, built: str = "FP32") -> FakeTrt:
+        fake = FakeTrt(version)
+        kinds = {"FP32": "FLOAT", "FP16": "HALF", "Int8": "INT8"}
+        tensor = SimpleNamespace(dtype=fake.DataType[kinds[built]])
+        layer = SimpleNamespace(num_outputs=1, get_output=lambda _index: tensor)
+        described = json.dumps({"Outputs": [{"Format/Datatype": f"Row major linear {built}"}]})
+        fake.answers = {
+            "Builder.create_network": lambda *_: fake.INetworkDefinition(),
+            "Builder.create_builder_config": lambda *_: fake.IBuilderConfig(),
+            "Builder.create_optimization_profile": lambda *_: fake.IOptimizationProfile(),
+            "Builder.build_serialized_network": lambda *_: b"plan",
+            "OnnxParser.parse": lambda *_: True,
+            "OnnxParser.num_errors": 1,
+            "OnnxParser.get_error": lambda *_: fake.ParserError(),
+            "ParserError.desc": lambda *_: "unsupported",
+            "ParserError.node": lambda *_: 7,
+            "ParserError.node_name": lambda *_: "node_Conv_7",
+            "ParserError.node_operator": lambda *_: "Conv",
+            "INetworkDefinition.num_layers": 1,
+            "INetworkDefinition.get_layer": lambda *_: layer,
+            "IBuilderConfig.add_optimization_profile": lambda *_: 0,
+            "IBuilderConfig.get_tactic_sources": lambda *_: 0b11111,
+            "IBuilderConfig.create_timing_cache": lambda *_: fake.ITimingCache(),
+            "IBuilderConfig.set_timing_cache": lambda *_: True,
+            "IBuilderConfig.get_timing_cache": lambda *_: fake.ITimingCache(),
+            "ITimingCache.serialize": lambda *_: b"timings",
+            "Runtime.deserialize_cuda_engine": lambda *_: fake.ICudaEngine(),
+            "ICudaEngine.create_engine_inspector": lambda *_: fake.EngineInspector(),
+            "EngineInspector.get_engine_information": lambda *_: described,
+        }
+        return fake
+
+    return make
