@@ -76,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         from demo.server import Access, serve
 
         _warn_if_open(listener, options.host, login)
-        serve(paths, listener, Access(login=login, api=options.api, token=token))
+        access = Access(login=login, api=options.api, token=token)
+        serve(paths, listener, access, uploads=Path(folder))
     return 0
 
 

@@ -1,5 +1,7 @@
 """What Gradio's server allows and this page does not need: shut off before a request reaches it.
 
+- A visitor's click names no file but one that was uploaded. (Gradio copies any file of the machine
+  that a call names, when its page is mounted in an application and not started by `launch()`.)
 - Nothing is fetched for a visitor from anywhere else (Gradio would, for `file=http...`, `proxy=`,
   and a file whose path is an address).
 - Only the calls that the page itself makes are answered, and only up to a size.
@@ -8,6 +10,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi.responses import PlainTextResponse
@@ -58,8 +61,10 @@ HEADERS = {
 class Guard:
     """ASGI middleware around Gradio's application."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, *, uploads: Path) -> None:
+        """Wraps `application`; `uploads` is the folder of uploaded files."""
         self._application = application
+        self._uploads = uploads.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,7 +81,7 @@ class Guard:
             body = await _read(receive, MAX_CALL_BYTES)
             if body is None:
                 refusal = PlainTextResponse("too large", status_code=413)
-            elif _names_outside_file(body):
+            elif _names_other_file(body, self._uploads):
                 refusal = PlainTextResponse("files come by upload", status_code=400)
             else:
                 receive = _replay(body, receive)
@@ -143,8 +148,8 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return receive_within_limit
 
 
-def _names_outside_file(body: bytes) -> bool:
-    """Whether a call's inputs name a file by an address, or are too deeply nested to tell."""
+def _names_other_file(body: bytes, uploads: Path) -> bool:
+    """Whether a call names a file that was not uploaded, or is too deeply nested to tell."""
     try:
         pending = [json.loads(body)]
     except ValueError:
@@ -157,7 +162,14 @@ def _names_outside_file(body: bytes) -> bool:
             pending += value
         elif isinstance(value, dict):
             path = value.get("path")
-            if isinstance(path, str) and path.strip().lower().startswith(_OUTSIDE):
+            if isinstance(path, str) and not _is_inside(path, uploads):
                 return True
             pending += value.values()
     return False
+
+
+def _is_inside(path: str, folder: Path) -> bool:
+    try:
+        return Path(path).resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # too long, or a null character in it
+        return False

@@ -24,6 +24,7 @@ def build_page(models: Models) -> gr.Blocks:
         delete_cache=DELETE_CACHE_S,
     )
     page.state_session_capacity = MAX_SESSIONS
+    page.has_launched = True  # or else Gradio does not check which files a call may name
     with page:
         panel(head_html(model.card), script=None)
         with gr.Tabs(elem_id="sections"):

@@ -35,12 +35,12 @@ class Access:
     token: str | None = None
 
 
-def serve(paths: Sequence[Path], listener: socket.socket, access: Access) -> None:
-    """Serves the page until interrupted."""
+def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, uploads: Path) -> None:
+    """Serves the page until interrupted; `uploads` is Gradio's temporary folder."""
     with ExitStack() as closing:
         models = Models(paths)
         closing.callback(models.close)
-        application = build_page_application(models, login=access.login)
+        application = build_page_application(models, uploads=uploads, login=access.login)
         if access.api:
             batcher = Batcher(models.first.classifier)
             closing.callback(batcher.close)
@@ -57,7 +57,9 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access) -> Non
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def build_page_application(models: Models, *, login: tuple[str, str] | None = None) -> Application:
+def build_page_application(
+    models: Models, *, uploads: Path, login: tuple[str, str] | None = None
+) -> Application:
     """The page as an ASGI application, with everything shut off that it does not need."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
@@ -76,7 +78,7 @@ def build_page_application(models: Models, *, login: tuple[str, str] | None = No
         pwa=False,
         enable_monitoring=False,
     )
-    return Guard(application)
+    return Guard(application, uploads=uploads)
 
 
 def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Application:
@@ -84,14 +86,18 @@ def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Appli
     from runtime.server import ServerSettings, build_api
 
     api = build_api(batcher, settings=ServerSettings(token=token))
-    owned = tuple(str(getattr(route, "path", "")) for route in api.routes)
+    paths = [*api.openapi()["paths"], *(getattr(route, "path", "") for route in api.routes)]
+    owned = {_first_part(path) for path in paths if path}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        to_api = any(path == mine or path.startswith(f"{mine}/") for mine in owned if mine)
+        to_api = _first_part(scope.get("path", "")) in owned
         await (api if to_api else page)(scope, receive, send)
 
     return application
+
+
+def _first_part(path: str) -> str:
+    return path.lstrip("/").partition("/")[0]
 
 
 def _address(listener: socket.socket, access: Access) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+APP = Path(__file__).resolve().parents[2] / "demo" / "app.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox",
@@ -48,12 +48,19 @@ class Served:
 
 @contextmanager
 def serve_page(
-    *arguments: str | Path, cwd: Path, temporary: Path, **environment: str
+    *arguments: str | Path,
+    cwd: Path,
+    temporary: Path,
+    forged: bool = False,
+    **environment: str,
 ) -> Iterator[Served]:
-    """`python demo/app.py ARGUMENTS --port 0`, ended by SIGTERM as a service manager would."""
+    """`python ARGUMENTS`, until it prints its address; ended by SIGTERM as a service would be.
+
+    It must not log a traceback, whatever its visitors do; `forged` calls may make it.
+    """
     temporary.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "demo" / "app.py"), *map(str, arguments), "--port", "0"],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"} | environment,
         stdout=subprocess.PIPE,
@@ -77,14 +84,20 @@ def serve_page(
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0, rest
     assert list(temporary.iterdir()) == [], "the page left files behind"
-    assert "Traceback" not in rest, rest
+    assert forged or "Traceback" not in rest, rest
+
+
+@pytest.fixture(scope="session", name="serve_page")
+def _serve_page() -> Callable[..., Any]:
+    return serve_page
 
 
 @pytest.fixture(scope="session")
 def toy_page(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page on the toy bundle, fp32 and fp16."""
     folder = tmp_path_factory.mktemp("toy-page")
-    with serve_page(toy_bundle, cwd=folder, temporary=folder / "tmp") as served:
+    arguments = (APP, toy_bundle, "--port", "0")
+    with serve_page(*arguments, cwd=folder, temporary=folder / "tmp") as served:
         yield served
 
 

@@ -1,0 +1,130 @@
+"""`python demo/app.py`: its address, its mistakes, logins, and the API beside the page."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+Open = Callable[..., Any]
+APP = Path(__file__).resolve().parents[2] / "demo" / "app.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], ("nowhere does not exist", "expected a bundle, a run or an .onnx file")),
+        ([], ("runs/latest does not exist", "python training/run.py --arch mobilenetv2")),
+        (["{toy}", "{toy}", "{toy}"], ("received 3 models", "expected one, or two to compare")),
+        (["{toy}", "--port", "65536"], ("port 65536", "0..65535")),
+        (["{toy}", "--port", "x"], ("invalid int value", "--help")),
+        (["{toy}", "--port", "{taken}"], ("cannot listen", "in use", "--port")),
+        (["{toy}", "--host", "192.0.2.1"], ("cannot listen", "192.0.2.1", "--host")),
+        (["{toy}", "--auth", "nocolon"], ("USER:PASSWORD",)),
+        (["{toy}", "--auth", "user:"], ("USER:PASSWORD",)),
+        (["{toy}", "--auth", "a:b", "--api"], ("would be open to all", "SKD_EDGE_TOKEN")),
+        (["{empty}"], ("is not a bundle", "python export/run.py")),
+        (["{toy}", "--nonsense"], ("unrecognized", "--help")),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    words: tuple[str, ...],
+    command: Callable[..., Any],
+    toy_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {
+            "{toy}": str(toy_bundle),
+            "{empty}": str(tmp_path / "empty"),
+            "{taken}": str(taken.getsockname()[1]),
+        }
+        given = [values.get(argument, argument) for argument in arguments]
+        finished = command("demo/app.py", *given, cwd=tmp_path, timeout=60)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    for word in words:
+        assert word in line
+    assert "Traceback" not in finished.stderr
+
+
+def test_it_says_which_run_it_shows_and_where(
+    toy_bundle: Path, tmp_path: Path, serve_page: Callable[..., Any]
+) -> None:
+    run = tmp_path / "runs" / "colours-toy-ce-s0"
+    run.mkdir(parents=True)
+    (run / "bundle").symlink_to(toy_bundle)
+    (tmp_path / "runs" / "latest").symlink_to(run.name)
+    with serve_page(APP, "--port", "0", cwd=tmp_path, temporary=tmp_path / "tmp") as served:
+        assert served.printed[0] == "model: runs/colours-toy-ce-s0"
+        assert "onnx-cpu" in served.printed[1]
+        assert httpx.get(served.url).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, serve_page: Callable[..., Any]
+) -> Iterator[Any]:
+    """Two bundles, with a login for people and a token for programs, both by environment."""
+    folder = tmp_path_factory.mktemp("guarded")
+    arguments = (APP, toy_bundle, toy_bundle / "model.fp16.onnx", "--api", "--port", "0")
+    secrets = {"SKD_EDGE_AUTH": "ada:love:lace", "SKD_EDGE_TOKEN": "for programs"}
+    with serve_page(*arguments, cwd=folder, temporary=folder / "tmp", **secrets) as served:
+        assert not any("love" in line or "programs" in line for line in served.printed)
+        yield served
+
+
+def test_without_a_login_nothing_is_answered(guarded: Any, pictures: Path) -> None:
+    assert "picture-input" not in httpx.get(guarded.url).text
+    with (pictures / "red.png").open("rb") as file:
+        upload = httpx.post(f"{guarded.url}/gradio_api/upload", files={"files": file})
+    join = httpx.post(f"{guarded.url}/gradio_api/queue/join", json={"data": []})
+    shown = httpx.get(f"{guarded.url}/gradio_api/file={guarded.folder}/x.png")
+    assert [upload.status_code, join.status_code, shown.status_code] == [401, 401, 401]
+    wrong = {"username": "ada", "password": "love"}
+    assert httpx.post(f"{guarded.url}/login", data=wrong).status_code == 400
+
+
+def test_people_log_in_and_compare_two_models(guarded: Any, visit: Open, pictures: Path) -> None:
+    tab = visit(guarded.url)
+    tab.page.get_by_label("username").fill("ada")
+    tab.page.get_by_label("password").fill("love:lace")
+    tab.page.get_by_role("button", name="Login").click()
+    tab.upload(pictures / "blue.webp")
+    assert tab.label() == "blue"
+    tab.tab("Compare")
+    assert tab.page.inner_text("[data-testid=agreement]") == "Both say “blue”."
+    names = tab.page.locator("#compared h3").all_inner_texts()
+    assert names[0].endswith("fp32, ONNX Runtime, CPU")
+    assert names[1] == "model.fp16.onnx: fp16, ONNX Runtime, CPU"
+
+
+def test_programs_need_the_token_and_get_the_same_answer(guarded: Any, pictures: Path) -> None:
+    image = (pictures / "red.png").read_bytes()
+    url, headers = f"{guarded.url}/v1/classify", {"Content-Type": "image/png"}
+    assert httpx.post(url, content=image, headers=headers).status_code == 401
+    headers["Authorization"] = "Bearer for programs"
+    answer = httpx.post(url, content=image, headers=headers)
+    assert answer.status_code == 200
+    first = answer.json()["results"][0]["predictions"][0]
+    assert first["label"] == "red"
+    assert httpx.get(f"{guarded.url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{guarded.url}/v1/model", headers=headers).json()["precision"] == "fp32"
+    assert httpx.get(f"{guarded.url}/v1/nothing", headers=headers).status_code == 404
+
+
+def test_help_names_every_option_and_imports_no_gradio(command: Callable[..., Any]) -> None:
+    finished = command("demo/app.py", "--help", cwd=Path.cwd(), timeout=60)
+    assert finished.returncode == 0
+    for option in ("MODEL", "--host", "--port", "--auth", "--api", "SKD_EDGE_AUTH"):
+        assert option in finished.stdout
+    probe = (
+        "import demo.app, sys; sys.exit(any(m in sys.modules for m in ('gradio', 'onnxruntime')))"
+    )
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", probe]) == 0
