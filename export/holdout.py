@@ -46,9 +46,12 @@ def read_holdout(bundle: Path) -> Labelled:
     """Reads `holdout.npz` of a bundle; BundleError if it is missing or damaged."""
     path = bundle / HOLDOUT_FILE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        file = io.BytesIO(path.read_bytes())
+        if not zipfile.is_zipfile(file):  # which np.load takes for a pickle or one array
+            raise zipfile.BadZipFile("not an .npz file")
+        with np.load(file, allow_pickle=False) as arrays:
             return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(
             f"{path} cannot be read ({error}); export the run again with `python export/run.py`"
         ) from error

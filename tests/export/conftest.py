@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from export.graph import network_nodes
 from export.to_onnx import ExportedGraph, export_graph, model_bytes
 from runtime.card import InputSpec
+from runtime.locate import CHECKPOINT
 from runtime.onnx_session import OnnxSession
+from training.augment import channel_statistics, normalise
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.data import Dataset, load_dataset
+from training.plan import Plan
+from training.recipe import load_recipe
 from training.students import build_student
 
 SIZE = 32
@@ -238,3 +244,71 @@ def fake_trt() -> Callable[[str], FakeTrt]:
         return fake
 
     return make
+
+
+# --- a run that took seconds: random features, and a linear layer fitted to them ---
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("digits", image_size=16)
+
+
+@pytest.fixture(scope="session")
+def fitted_run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interrupted run, without result.json, whose student still classifies digits well.
+
+    Read only. Exporting it with opset 17 takes a second or two.
+    """
+    torch.manual_seed(0)
+    student = build_student("shufflenetv2", num_classes=10, image_size=16, width=0.5)
+    linear = student.fc
+    student.fc = nn.Identity()
+    mean, std = channel_statistics(digits.input, torch.device("cpu"))
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        batch = normalise(torch.from_numpy(digits.train_images.copy()), mean, std)
+        student.train()(batch)
+        features = student.eval()(batch)
+        targets = 8 * torch.nn.functional.one_hot(torch.from_numpy(digits.train_labels), 10).float()
+        scaled = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        ridge = scaled.T @ scaled + 1e-3 * len(features) * torch.eye(scaled.shape[1])
+        solution = torch.linalg.solve(ridge, scaled.T @ targets)
+        linear.weight.copy_(solution[:-1].T)
+        linear.bias.copy_(solution[-1])
+    student.fc = linear
+    folder = tmp_path_factory.mktemp("fitted") / "quick"
+    folder.mkdir()
+    plan = Plan(
+        arch="shufflenetv2",
+        width=0.5,
+        terms="ce",
+        data="digits",
+        data_argument="digits",
+        data_root=None,
+        class_names=digits.class_names,
+        input=digits.input,
+        seed=0,
+        weights="random",
+        recipe=load_recipe("digits"),
+    )
+    save_checkpoint(
+        folder / CHECKPOINT,
+        Checkpoint(
+            plan=plan,
+            epoch=1,
+            step=0,
+            student=student.state_dict(),
+            raw_student=None,
+            auxiliary=None,
+            training={},
+            terms=[],
+            seconds=1.0,
+            history=[{"epoch": 1, "loss": 1.0, "top1": 0.9}],
+            temperature=0.8,
+            finished=False,
+        ),
+    )
+    return folder

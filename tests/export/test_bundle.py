@@ -1,0 +1,211 @@
+"""Bundles: whole or as they were, and only replaced where they are ours."""
+
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from export import bundle as bundle_module
+from export.bundle import check_place, write_bundle
+from export.holdout import Labelled, holdout_bytes, read_holdout
+from runtime.card import (
+    CARD_FILE,
+    Card,
+    EngineRecord,
+    InputSpec,
+    ModelFile,
+    Profile,
+    Provenance,
+    read_card,
+    write_card,
+)
+from runtime.errors import BundleError, UserError
+from runtime.preprocess import preprocess
+
+SIZE = 8
+NAMES = ("rose", "night/day", "night day", "..", "ünïcode", *(f"c{i}" for i in range(15)))
+
+
+def card(checkpoint: str = "a" * 64, names: tuple[str, ...] = NAMES) -> Card:
+    unit = (1.0, 1.0, 1.0)
+    return Card(
+        schema_version=1,
+        arch="toy",
+        class_names=names,
+        input=InputSpec(size=SIZE, resize=SIZE, crop=SIZE, mean=(0.0, 0.0, 0.0), std=unit),
+        temperature=1.0,
+        provenance=Provenance(
+            run="toy",
+            data="toy",
+            terms="ce",
+            seed=0,
+            epochs=1,
+            top1=0.5,
+            top5=1.0,
+            ece=0.1,
+            params=1,
+            macs=1,
+            checkpoint_sha256=checkpoint,
+        ),
+    )
+
+
+def model(precision: str, content: bytes) -> tuple[ModelFile, bytes]:
+    record = ModelFile(
+        path=f"model.{precision}.onnx",
+        sha256=bundle_module.sha256_of_bytes(content),
+        precision=precision,
+        opset=20,
+        exporter="test",
+    )
+    return record, content
+
+
+@pytest.fixture(scope="module")
+def test_split() -> Labelled:
+    generator = np.random.default_rng(0)
+    return Labelled(
+        generator.integers(0, 256, (60, SIZE, SIZE, 3), dtype=np.uint8),
+        np.arange(60) // 3,  # sorted by class, as many data sets are
+        generator.dirichlet(np.ones(20), 60).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, test_split: Labelled) -> Path:
+    path = tmp_path / "bundle"
+    write_bundle(path, card(), [model("fp32", b"single"), model("fp16", b"half")], test_split)
+    return path
+
+
+def with_engine(folder: Path, onnx_sha256: str) -> Path:
+    engine = EngineRecord(
+        path="engines/model.fp16.engine",
+        sha256="0" * 64,
+        precision="fp16",
+        flavor="tensorrt-rtx",
+        tensorrt_version="1",
+        compute_capability="8.6",
+        gpu_name=None,
+        platform="Linux-x86_64",
+        profile=Profile(min=1, opt=1, max=1),
+        onnx_sha256=onnx_sha256,
+    )
+    write_card(folder, msgspec.structs.replace(read_card(folder), engines=(engine,)))
+    (folder / "engines").mkdir()
+    (folder / engine.path).write_bytes(b"plan")
+    return folder / engine.path
+
+
+def test_a_new_bundle_has_everything(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "card.json",
+        "examples",
+        "holdout.npz",
+        "model.fp16.onnx",
+        "model.fp32.onnx",
+    ]
+    assert [file.precision for file in read_card(folder).files] == ["fp32", "fp16"]
+    assert not list(folder.parent.glob(".*")), "nothing is left beside it"
+
+
+def test_the_same_checkpoint_adds_and_replaces(folder: Path, test_split: Labelled) -> None:
+    written = write_bundle(folder, card(), [model("int8", b"8"), model("fp16", b"H")], test_split)
+    assert [file.precision for file in written.card.files] == ["fp32", "fp16", "int8"]
+    assert read_card(folder) == written.card
+    assert (folder / "model.fp16.onnx").read_bytes() == b"H"
+    assert (folder / "model.fp32.onnx").read_bytes() == b"single"
+
+
+def test_another_checkpoint_replaces_it_whole(folder: Path, test_split: Labelled) -> None:
+    write_bundle(folder, card("b" * 64), [model("fp32", b"other")], test_split)
+    assert not (folder / "model.fp16.onnx").exists()
+    assert [file.precision for file in read_card(folder).files] == ["fp32"]
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_corrupt_card_is_mended_by_exporting_again(folder: Path, test_split: Labelled) -> None:
+    (folder / CARD_FILE).write_text("{")
+    write_bundle(folder, card(), [model("fp32", b"new")], test_split)
+    assert read_card(folder).files[0].precision == "fp32"
+
+
+def test_engines_stay_with_their_onnx_file_and_go_when_it_changes(
+    folder: Path, test_split: Labelled
+) -> None:
+    engine = with_engine(folder, model("fp16", b"half")[0].sha256)
+    kept = write_bundle(folder, card(), [model("fp16", b"half")], test_split)
+    assert (len(kept.card.engines), list(kept.dropped), engine.exists()) == (1, [], True)
+    changed = write_bundle(folder, card(), [model("fp16", b"HALF")], test_split)
+    assert (len(changed.card.engines), len(changed.dropped), engine.exists()) == (0, 1, False)
+
+
+@pytest.mark.parametrize("checkpoint", ["a" * 64, "b" * 64])
+def test_a_failure_half_way_leaves_the_former_bundle(
+    checkpoint: str, folder: Path, test_split: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_card(folder)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "write_card", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_bundle(folder, card(checkpoint), [model("int8", b"8")], test_split)
+    assert read_card(folder) == before
+    assert (folder / "model.fp16.onnx").read_bytes() == b"half"
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_what_is_not_a_bundle_is_not_touched(tmp_path: Path, test_split: Labelled) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds files and is no bundle"):
+        write_bundle(tmp_path, card(), [model("fp32", b"x")], test_split)
+    with pytest.raises(UserError, match="is a file"):
+        check_place(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_examples_are_the_test_images_of_twelve_classes(folder: Path, test_split: Labelled) -> None:
+    files = sorted((folder / "examples").iterdir())
+    assert len(files) == 12
+    assert all(file.suffix == ".png" and file.parent.name == "examples" for file in files)
+    np.testing.assert_array_equal(
+        preprocess(folder / "examples" / "rose.png", read_card(folder).input),
+        test_split.images[0],
+    )
+
+
+def test_labels_that_are_no_file_names_do_not_collide(tmp_path: Path, test_split: Labelled) -> None:
+    names = NAMES[:5]
+    labels = test_split.labels % 5
+    split = Labelled(test_split.images, labels, test_split.probabilities)
+    write_bundle(tmp_path / "b", card(names=names), [model("fp32", b"x")], split)
+    found = sorted(path.name for path in (tmp_path / "b" / "examples").iterdir())
+    assert found == ["3.png", "night_day-2.png", "night_day.png", "rose.png", "ünïcode.png"]
+
+
+def test_the_holdout_is_a_random_part_of_limited_size(tmp_path: Path) -> None:
+    images = np.zeros((1200, 1, 1, 3), np.uint8)
+    labels = np.arange(1200) // 100
+    split = Labelled(images, labels, np.eye(12, dtype=np.float32)[labels])
+    (tmp_path / "holdout.npz").write_bytes(holdout_bytes(split))
+    held = read_holdout(tmp_path)
+    assert held.images.shape == (1000, 1, 1, 3)
+    assert set(held.labels) == set(range(12))
+    assert (held.probabilities.argmax(axis=1) == held.labels).all()
+    assert holdout_bytes(split) == holdout_bytes(split)
+    large = Labelled(np.zeros((900, 224, 224, 3), np.uint8), np.zeros(900, int), np.ones((900, 1)))
+    with np.load(io.BytesIO(holdout_bytes(large))) as arrays:
+        assert len(arrays["images"]) == 445
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", json.dumps({}).encode()])
+def test_a_damaged_holdout_is_named(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "holdout.npz").write_bytes(content)
+    with pytest.raises(BundleError, match=r"holdout\.npz cannot be read"):
+        read_holdout(tmp_path)
