@@ -24,7 +24,7 @@ class CapturedStep:
     def __init__(
         self, step: Step, *, generator: torch.Generator, device: torch.device, single: bool
     ) -> None:
-        self._step = step
+        self.plain = step
         self._generator = generator
         self._device = device
         self._single = single
@@ -42,7 +42,7 @@ class CapturedStep:
             self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
         self._images.copy_(images)
         self._labels.copy_(labels)
-        self._step.set_rates(learning_rate=learning_rate, scale=scale)
+        self.plain.set_rates(learning_rate=learning_rate, scale=scale)
         if self._steps < _WARM_UP_STEPS:
             self._run_uncaptured()
         else:
@@ -55,9 +55,9 @@ class CapturedStep:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            self._step.compute(self._images, self._labels)
-            self._step.exchange()
-            self._step.apply()
+            self.plain.compute(self._images, self._labels)
+            self.plain.exchange()
+            self.plain.apply()
         current.wait_stream(self._stream)
 
     def _capture(self) -> None:
@@ -66,9 +66,9 @@ class CapturedStep:
         first.register_generator_state(self._generator)
         # Other threads gather batches meanwhile; what they do is no part of the graph.
         with torch.cuda.graph(first, stream=self._stream, capture_error_mode="thread_local"):
-            self._step.compute(self._images, self._labels)
+            self.plain.compute(self._images, self._labels)
             if self._single:
-                self._step.apply()
+                self.plain.apply()
         self._graphs = [first]
         if self._single:
             return
@@ -79,13 +79,13 @@ class CapturedStep:
             stream=self._stream,
             capture_error_mode="thread_local",
         ):
-            self._step.apply()
+            self.plain.apply()
         self._graphs.append(second)
 
     def _replay(self) -> None:
         self._graphs[0].replay()
         if not self._single:
-            self._step.exchange()
+            self.plain.exchange()
             self._graphs[1].replay()
 
 

@@ -24,7 +24,7 @@ _MAX_NAMED = 120  # classes up to which every row has its name
 
 def plot_curves(path: Path, history: Sequence[dict[str, Any]], *, title: str) -> None:
     """Loss terms and test accuracy over the epochs, from the journal's lines."""
-    figure, (losses, accuracy) = _figure(figsize=(11, 4), ncols=2)
+    figure, (losses, accuracy) = figure_of(figsize=(11, 4), ncols=2)
     epochs = [line["epoch"] for line in history]
     for term, label in _TERMS.items():
         if term in history[-1]:
@@ -46,7 +46,7 @@ def plot_confusion(
     size = len(class_names)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     inches = float(np.clip(size * 0.17, 6, 24))
-    figure, (axes,) = _figure(figsize=(inches + 2, inches), ncols=1)
+    figure, (axes,) = figure_of(figsize=(inches + 2, inches), ncols=1)
     picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
     step = 1 if size <= _MAX_NAMED else -(-size // _MAX_NAMED)
@@ -65,8 +65,8 @@ def plot_confusion(
     _save(figure, path)
 
 
-def _figure(*, figsize: tuple[float, float], ncols: int) -> tuple[Any, list[Any]]:
-    # The object interface: no global state and no display.
+def figure_of(*, figsize: tuple[float, float], ncols: int) -> tuple[Any, list[Any]]:
+    """A figure and its axes by matplotlib's object interface: no global state, no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

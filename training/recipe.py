@@ -8,7 +8,7 @@ into the run's `result.json`.
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,6 +109,17 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
         return recipe
     values = msgspec.to_builtins(recipe) | overrides
     return recipe_from_values(values, source="command line")
+
+
+def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """`recipe` with settings such as "drg_weight=0.4" laid on top; their values are YAML."""
+    values: dict[str, Any] = msgspec.to_builtins(recipe)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
+        values[key] = yaml.load(value, Loader=_Loader)
+    return recipe_from_values(values, source="--set")
 
 
 def recipe_from_values(values: Mapping[str, Any], *, source: str) -> Recipe:

@@ -77,7 +77,7 @@ class Step:
         self._group = group
         self._device = device
         self._scale = torch.ones((), device=device)
-        self._loss = torch.compile(self._terms, dynamic=False) if compiled else self._terms
+        self.loss = torch.compile(self._terms, dynamic=False) if compiled else self._terms
         self._results: tuple[dict[str, Tensor], Tensor] | None = None
 
     def __call__(
@@ -97,7 +97,7 @@ class Step:
     def compute(self, images: Tensor, labels: Tensor) -> None:
         """Gradients of the objective on a batch, and the ranking that DSR remembers of it."""
         pixels, targets = self._prepare(images, labels)
-        terms, logits = self._loss(pixels, targets)
+        terms, logits = self.loss(pixels, targets)
         self._optimizer.zero_grad(set_to_none=True)
         total(terms).backward()  # type: ignore[no-untyped-call]
         shape = self._dsr_teacher.shape_of(logits) if self._dsr_teacher else logits

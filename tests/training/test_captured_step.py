@@ -1,0 +1,118 @@
+"""The captured step: the same numbers as the plain one, on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from training.captured_step import CapturedStep
+from training.checkpoint import Checkpoint
+from training.data import Dataset
+from training.data.batches import Batches
+from training.interruption import InterruptedRunError, StopRequest
+from training.learner import Learner, build_learner
+from training.plan import Plan
+from training.process_group import ProcessGroup
+from training.progress import Progress
+from training.step import Step
+from training.trainer import Trainer
+
+STEPS = 50
+MakePlan = Callable[..., Plan]
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def loss_curve(learner: Learner, data: Dataset, steps: int = STEPS) -> NDArray[np.float64]:
+    batches = Batches(
+        data.train_images, data.train_labels, batch_size=8, device=learner.device, seed=0
+    )
+    done = 0
+    while done < steps:
+        for images, labels in batches.epoch(done):
+            # Both change at every step, so a graph has to read them anew.
+            rate, scale = 0.01 * (1 + done / steps), min(1.0, done / 10)
+            learner.step(images, labels, learning_rate=rate, scale=scale)
+            done += 1
+            if done == steps:
+                break
+    return learner.log.take(ProcessGroup())
+
+
+def test_a_compiler_sees_one_whole_graph(tiny_data: Dataset, make_plan: MakePlan) -> None:
+    """What torch.compile gets on a GPU, traced on the CPU without making kernels."""
+    curves = []
+    for compiled in (False, True):
+        plan = make_plan("drg+dsr", arch="shufflenetv2")
+        learner = build_learner(plan, steps_per_epoch=4, device=torch.device("cpu"))
+        assert isinstance(learner.step, Step)
+        if compiled:
+            learner.step.loss = torch.compile(
+                learner.step.loss, backend="eager", fullgraph=True, dynamic=False
+            )
+        curves.append(loss_curve(learner, tiny_data, steps=4))
+    assert np.array_equal(*curves)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("arch", "recipe"),
+    [
+        ("mobilenetv2", {}),
+        ("shufflenetv2", {"optimizer": "adamw", "learning_rate": 1e-3, "ema_decay": 0.9}),
+        ("resnet18", {"dsr_teacher": "ema", "mixup": 0.2}),
+    ],
+)
+def test_captured_equals_plain(
+    tiny_data: Dataset, make_plan: MakePlan, arch: str, recipe: dict[str, object], compiled: bool
+) -> None:
+    device = torch.device("cuda")
+    plan = make_plan("drg+dsr", arch=arch, compile=compiled, **recipe)
+    captured = build_learner(plan, steps_per_epoch=STEPS, device=device)
+    plain = build_learner(
+        make_plan("drg+dsr", arch=arch, compile=False, **recipe),
+        steps_per_epoch=STEPS,
+        device=device,
+    )
+    assert isinstance(captured.step, CapturedStep)
+    assert isinstance(plain.step, CapturedStep)
+    plain.step = plain.step.plain
+    curves = [loss_curve(learner, tiny_data) for learner in (captured, plain)]
+    assert np.isfinite(curves[0]).all()
+    # bf16 has 8 bits of mantissa, and a compiled kernel rounds less often.
+    tolerance = 0.1 if compiled else 0.02
+    np.testing.assert_allclose(curves[0][:10], curves[1][:10], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        curves[0][-10:].mean(axis=0), curves[1][-10:].mean(axis=0), rtol=0.2, atol=0.1
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_captured_run_is_resumed(tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan("drg+dsr", compile=False, epochs=8)
+    left: list[Checkpoint] = []
+
+    def trainer() -> Trainer:
+        return Trainer(plan, tiny_data, device=torch.device("cuda"))
+
+    def train(own: Trainer, stop: StopRequest) -> None:
+        own.train(tmp_path, left.append, Progress(epochs=8, quiet=True), stop)
+
+    undisturbed = trainer()
+    train(undisturbed, StopRequest())
+    first = trainer()
+    stop = StopRequest()
+    stop.requested = True
+    with pytest.raises(InterruptedRunError):
+        train(first, stop)
+    second = trainer()
+    second.restore(left[-1])
+    train(second, StopRequest())
+    losses = [[line["loss"] for line in own.history] for own in (undisturbed, second)]
+    np.testing.assert_allclose(*losses, rtol=0.1)

@@ -1,0 +1,120 @@
+"""Several processes train as one would with the larger batch, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from training.plan import Plan
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+SECONDS = 120
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def loss_curve(
+    plan: Plan, folder: Path, *, processes: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    plan_file, out = folder / f"plan-{processes}.json", folder / f"terms-{processes}.npy"
+    plan_file.write_bytes(msgspec.json.encode(plan))
+    script = str(Path(__file__).with_name("two_processes.py"))
+    subprocess.run(
+        [*TORCHRUN, "--nproc-per-node", str(processes), script, str(plan_file), str(out)],
+        check=True,
+        env=environment(),
+        timeout=SECONDS,
+    )
+    terms: np.ndarray[tuple[int, int], np.dtype[np.float64]] = np.load(out)
+    return terms
+
+
+@pytest.mark.parametrize("teacher", ["previous", "ema"])
+def test_two_processes_learn_what_one_does_from_double_batches(
+    make_plan: Callable[..., Plan], tiny_folder: Path, tmp_path: Path, teacher: str
+) -> None:
+    curves = []
+    for processes in (1, 2):
+        plan = make_plan(
+            arch="shufflenetv2",
+            crop="none",
+            flip=False,
+            dsr_teacher=teacher,
+            batch_size=12 // processes,
+            epochs=3,
+        )
+        plan = msgspec.structs.replace(plan, data_argument=str(tiny_folder))
+        curves.append(loss_curve(plan, tmp_path, processes=processes))
+    one, two = curves
+    assert one.shape == (12, 4)
+    assert not np.allclose(one[0], one[-1], rtol=1e-2)
+    np.testing.assert_allclose(two, one, rtol=2e-4, atol=2e-6)
+
+
+def test_only_the_main_process_writes_and_all_resume(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    command = [*TORCHRUN, "--nproc-per-node", "2", str(ROOT / "training" / "run.py"), *tiny_options]
+    for extra in ([], ["--resume"]):
+        finished = subprocess.run(
+            [*command, *extra],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.count("run folder" if not extra else "nothing to resume") == 1
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert runs == ["latest", "tiny-mobilenetv2-drg+dsr-s0"]
+    result = json.loads((tmp_path / "runs" / "latest" / "result.json").read_text())
+    assert result["processes"] == 2
+
+
+def test_a_dead_process_ends_the_run_with_a_message(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_options, "--epochs", "500", "--out", "run"]
+    torchrun = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node", "2", str(ROOT / "training" / "run.py"), *options],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert torchrun.stdout is not None
+    for line in torchrun.stdout:
+        if line.startswith("epoch "):
+            break
+    os.kill(child_of_rank(1, torchrun.pid), signal.SIGKILL)
+    _, errors = torchrun.communicate(timeout=SECONDS)
+    assert torchrun.returncode == 1
+    message = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1
+    assert "another process of this run has ended" in message[0]
+    assert "--resume" in message[0]
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+
+
+def child_of_rank(rank: int, parent: int) -> int:
+    """The process that torchrun started as that rank."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no child of {parent} has rank {rank}")

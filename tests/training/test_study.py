@@ -1,0 +1,123 @@
+"""Studies: methods, resuming run by run, lines, tables; and the benchmark's and sizes' tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UserError
+from training import benchmark, sizes, study
+from training.methods import METHODS, methods_from_words
+from training.recipe import load_recipe, recipe_with_settings
+from training.study_results import merge_lines, plot_study, read_lines, study_table
+
+
+def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
+    facts = {"study": "main", "data": "d", "arch": "a", "epochs": 2, "seconds": 10.0}
+    figures = {"top1": top1, "top5": 1.0, "ece": 0.02, "recipe": {"epochs": 2}}
+    return {**facts, **figures, "method": method, "seed": seed, **others}
+
+
+def test_the_table_has_means_deviations_and_paired_gains() -> None:
+    lines = [
+        line("ce", 0, 0.70),
+        line("ce", 1, 0.72),
+        line("ce", 2, 0.90),  # its partner is missing: it counts in the mean, not in the gain
+        line("drg", 0, 0.73),
+        line("drg", 1, 0.73),
+    ]
+    rows = [[cell.strip() for cell in row.split("|")] for row in study_table(lines).splitlines()]
+    assert rows[2][1:5] == ["ce", "3", "77.33 ± 11.02", ""]
+    assert rows[3][1:5] == ["drg", "2", "73.00 ± 0.00", "+2.00"]
+
+
+def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "main.jsonl"
+    merge_lines(path, [line("ce", 0, 0.5), line("ce", 1, 0.6)])
+    merge_lines(path, [line("ce", 1, 0.7), line("ce", 0, 0.9, recipe={"epochs": 9})])
+    found = [
+        (found["seed"], found["recipe"]["epochs"], found["top1"]) for found in read_lines(path)
+    ]
+    assert found == [(0, 2, 0.5), (1, 2, 0.7), (0, 9, 0.9)]
+    path.write_text("{")
+    with pytest.raises(UserError, match="holds a line that is not a JSON object"):
+        read_lines(path)
+
+
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
+    plot_study(tmp_path / "plot.png", [line("ce", 0, 0.7), line("drg", 0, 0.8)])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_are_terms_and_changes() -> None:
+    assert [method.terms for method in methods_from_words("ce,ls,ds,drg,dsr,drg+dsr")] == [
+        *("ce", "ce", "drg", "drg", "dsr", "drg+dsr")
+    ]
+    assert METHODS["ls"].changes == {"label_smoothing": 0.1}
+    assert METHODS["ds"].changes == {"drg_weight": 0}
+    with pytest.raises(UserError, match="'kd' is unknown; choose of ce,ls"):
+        methods_from_words("ce,kd")
+
+
+def test_settings_lie_on_top_of_a_recipe() -> None:
+    recipe = recipe_with_settings(load_recipe("cifar"), ["dsr_teacher=ema", "drg_weight=4e-1"])
+    assert (recipe.dsr_teacher, recipe.drg_weight, recipe.epochs) == ("ema", 0.4, 200)
+    with pytest.raises(UserError, match="--set: dsr_teacher: received 'best', expected one of"):
+        recipe_with_settings(recipe, ["dsr_teacher=best"])
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        recipe_with_settings(recipe, ["drg_weight"])
+
+
+@pytest.mark.slow
+def test_a_study_is_resumed_run_by_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path,
+    tiny_recipe_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--arch", "mobilenetv2", "--width", "0.25", "--data", str(tiny_folder)]
+    options += ["--recipe", str(tiny_recipe_file), "--epochs", "1", "--jobs", "2"]
+    assert study.main([*options, "--terms", "ce", "--seeds", "1"]) == 0
+    first = tmp_path / "runs" / "studies" / "main" / "tiny-mobilenetv2-ce-s0"
+    stamp = (first / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+
+    assert study.main([*options, "--terms", "ce,ls,drg+dsr", "--seeds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 runs are finished" in printed
+    assert (first / "result.json").stat().st_mtime_ns == stamp
+    assert not (tmp_path / "runs" / "latest").exists()
+    lines = [json.loads(text) for text in Path("results/main.jsonl").read_text().splitlines()]
+    assert [(found["study"], found["method"], found["terms"]) for found in lines] == [
+        ("main", "ce", "ce"),
+        ("main-ls", "ls", "ce"),
+        ("main", "drg+dsr", "drg+dsr"),
+    ]
+    assert lines[1]["recipe"]["label_smoothing"] == 0.1
+    assert "| drg+dsr | 1 |" in printed
+    assert Path("results/main-tiny-mobilenetv2.png").is_file()
+
+    with pytest.raises(UserError, match="is a run of another recipe"):
+        study.main([*options, "--terms", "ce", "--seeds", "1", "--set", "momentum=0.8"])
+
+
+def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--width", "0.25", "--image-size", "16", "--batch-size", "4", "--device", "cpu"]
+    assert benchmark.main([*options, "--steps", "1", "--rounds", "2", "--json"]) == 0
+    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [found["contender"] for found in lines] == ["eager loop", "ce", "drg", "dsr", "drg+dsr"]
+    assert lines[1]["over_ce"] == 0
+    for found in lines:
+        expected = 4 / found["ms_per_step"] * 1000
+        assert found["images_per_second"] == pytest.approx(expected)
+        assert found["peak_memory_mib"] is None
+    with pytest.raises(UserError, match="--rounds 0: expected at least 1"):
+        benchmark.main(["--rounds", "0"])
+
+
+def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sizes.main(["--arch", "mobilenetv2"]) == 0
+    printed = capsys.readouterr().out
+    assert "| mobilenetv2 x1 | 2.35 M | 73.5 M | 88.1 M | 97.9 M | 152.9 M | 299.6 M |" in printed

@@ -1,0 +1,81 @@
+"""Where a student may start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from runtime.errors import UserError
+from training.students import build_student
+from training.weights import pretrained_weights, start_from, weights_from_file
+
+
+@pytest.fixture
+def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Torchvision's cache with a MobileNetV2 in it, as if its weights had been downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = models.mobilenet_v2(num_classes=1000).state_dict()
+    url = models.MobileNet_V2_Weights.DEFAULT.url
+    path = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    return state
+
+
+def test_pretrained_weights_fit_all_but_the_classifier(
+    downloaded: dict[str, torch.Tensor],
+) -> None:
+    student = build_student("mobilenetv2", num_classes=10, image_size=32)
+    own = student.state_dict()["classifier.1.weight"].clone()
+    said = start_from(student, pretrained_weights("mobilenetv2", 1.0), arch="mobilenetv2")
+    assert said is not None
+    assert "classifier is for 1000 classes" in said
+    state = student.state_dict()
+    assert torch.equal(state.pop("classifier.1.weight"), own)
+    state.pop("classifier.1.bias")
+    assert all(torch.equal(value, downloaded[name]) for name, value in state.items())
+
+
+def test_with_as_many_classes_everything_is_loaded(downloaded: dict[str, torch.Tensor]) -> None:
+    student = build_student("mobilenetv2", num_classes=1000, image_size=224)
+    assert start_from(student, pretrained_weights("mobilenetv2", 1.0), arch="mobilenetv2") is None
+    assert torch.equal(student.state_dict()["classifier.1.bias"], downloaded["classifier.1.bias"])
+
+
+def test_there_is_one_width_of_pretrained_mobilenets() -> None:
+    with pytest.raises(UserError, match=r"has mobilenetv2 at width 1.0 only, not 0.5"):
+        pretrained_weights("mobilenetv2", 0.5)
+
+
+def test_no_connection_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError("<urlopen error unreachable>")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(UserError, match="cannot be downloaded .*or name a file with --weights"):
+        pretrained_weights("resnet18", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"epoch": 3}, "holds no state dict of tensors"),
+        ([1, 2], "holds no state dict of tensors"),
+        ({"features.0.0.weight": torch.zeros(1)}, "lacks classifier.1.bias and"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path: Path, content: object, expected: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    student = build_student("mobilenetv2", num_classes=3, image_size=32)
+    with pytest.raises(UserError, match=expected):
+        start_from(student, weights_from_file(path), arch="mobilenetv2")
+
+
+def test_a_text_file_is_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_text("hello")
+    with pytest.raises(UserError, match=r"weights.pt cannot be read .*expected a .pt file"):
+        weights_from_file(path)

@@ -1,0 +1,44 @@
+"""What a study compares: each method is terms and changes to the recipe."""
+
+from dataclasses import dataclass, field
+
+from runtime.errors import UserError
+from training.plan import Terms, terms_name
+
+_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a study; `changes` lie on top of the recipe that all rows share."""
+
+    name: str
+    drg: bool = False
+    dsr: bool = False
+    changes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> Terms:
+        return terms_name(drg=self.drg, dsr=self.dsr)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("ce"),
+        Method("ls", changes={"label_smoothing": _SMOOTHING}),
+        Method("ds", drg=True, changes={"drg_weight": 0.0}),  # the head's cross-entropy alone
+        Method("drg", drg=True),
+        Method("dsr", dsr=True),
+        Method("drg+dsr", drg=True, dsr=True),
+    )
+}
+
+
+def methods_from_words(words: str) -> list[Method]:
+    """Methods of a list such as "ce,ls,drg+dsr"; UserError for a word that is none."""
+    names = words.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise UserError(f"--terms {name!r} is unknown; choose of {','.join(METHODS)}")
+    return [METHODS[name] for name in dict.fromkeys(names)]

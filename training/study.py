@@ -1,0 +1,96 @@
+"""One recipe, several methods and seeds: `python training/study.py --arch mobilenetv2`.
+
+Every run is a `training/run.py --resume` in a folder of its own, so a study that was stopped goes
+on where it was. The results are lines of `results/STUDY.jsonl`, a table and a plot.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from runtime.command import CommandParser, fail, run_command
+from runtime.errors import UserError
+from runtime.locate import RUNS
+from training.archs import check_arch
+from training.methods import METHODS, methods_from_words
+from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
+from training.run_folder import exclusive
+from training.study_results import merge_lines, plot_study, study_table
+from training.study_runs import StudyRun, run_all, study_run
+
+RESULTS = Path("results")
+_MAIN = "main"
+_FAILED = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is missing, then writes lines and plot and prints the table."""
+    options = _parser().parse_args(arguments)
+    check_arch(options.arch, options.width)
+    if options.seeds < 1 or options.jobs < 1:
+        raise UserError("--seeds and --jobs: expected at least 1")
+    folder = RUNS / "studies" / options.study
+    runs = _runs(options, _recipe(options), folder)
+    with exclusive(folder):
+        failed = run_all(runs, jobs=options.jobs)
+    lines = [line for run in runs if (line := run.line()) is not None]
+    if lines:
+        results = RESULTS / f"{options.study}.jsonl"
+        merge_lines(results, lines)
+        plot = results.with_name(f"{options.study}-{lines[0]['data']}-{options.arch}.png")
+        plot_study(plot, lines)
+        print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
+    if failed:
+        logs = ", ".join(str(run.log) for run in failed)
+        return fail(f"{len(failed)} of {len(runs)} runs failed: see {logs}", _FAILED)
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python training/study.py", description=__doc__)
+    add = parser.add_argument
+    add("--arch", required=True)
+    add("--width", type=float, default=1.0)
+    add("--data", default="digits")
+    add("--data-root", type=Path)
+    add("--image-size", type=int)
+    add("--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}")
+    add("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
+    add("--recipe", metavar="NAME_OR_FILE")
+    add("--epochs", type=int, metavar="N")
+    add("--batch-size", type=int, metavar="N")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
+    add("--study", default=_MAIN, help="the word for these runs (default: main)")
+    add("--jobs", type=int, default=1, help="runs at a time, all on one device (default: 1)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    given = {"epochs": options.epochs, "batch_size": options.batch_size}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    recipe = load_recipe(options.recipe or default_recipe(options.data), overrides)
+    return recipe_with_settings(recipe, options.set)
+
+
+def _runs(options: argparse.Namespace, recipe: Recipe, folder: Path) -> list[StudyRun]:
+    shared = ["--arch", options.arch, "--width", f"{options.width:g}", "--data", options.data]
+    shared += ["--device", options.device]
+    if options.data_root is not None:
+        shared += ["--data-root", str(options.data_root)]
+    if options.image_size is not None:
+        shared += ["--image-size", str(options.image_size)]
+    return [
+        study_run(method, seed, recipe, study=options.study, folder=folder, options=shared)
+        for method in methods_from_words(options.terms)
+        for seed in range(options.seeds)
+    ]
+
+
+def command() -> NoReturn:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
