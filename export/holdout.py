@@ -47,8 +47,7 @@ def read_holdout(bundle: Path) -> Labelled:
     path = bundle / HOLDOUT_FILE
     try:
         file = io.BytesIO(path.read_bytes())
-        if not zipfile.is_zipfile(file):  # which np.load takes for a pickle or one array
-            raise zipfile.BadZipFile("not an .npz file")
+        zipfile.ZipFile(file).close()  # BadZipFile, where np.load would suspect a pickle
         with np.load(file, allow_pickle=False) as arrays:
             return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from export.engines.readback import precision_of_engine, precision_of_network
+from export.engines.readback import lower_of, precision_of_engine, precision_of_network
 from runtime.card import Flavor, Precision
 from runtime.errors import BackendError, UserError
 from runtime.gpu import find_gpu, missing_gpu
@@ -80,8 +80,10 @@ class TensorRt(EngineFlavor):
         return find_gpu().name
 
     def built_precision(self, network: Any, plan: bytes) -> Precision:
+        # An inspector does not look into fused regions: it can tell of less, never of more.
         told = precision_of_engine(self.trt, self.log, plan)
-        return told or super().built_precision(network, plan)
+        typed = super().built_precision(network, plan)
+        return typed if told is None else lower_of(told, typed)
 
     def _set_target(self, config: Any, capability: str) -> None:
         # Convolutions need no other library; leaving cuBLAS and cuDNN out saves memory.

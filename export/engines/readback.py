@@ -12,6 +12,14 @@ _HALF = re.compile(r"\b(fp16|half|float16)\b", re.IGNORECASE)
 _FLOAT = re.compile(r"\b(fp32|float|float32)\b", re.IGNORECASE)
 
 
+_ORDER: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+
+
+def lower_of(first: Precision, second: Precision) -> Precision:
+    """The lower of two precisions."""
+    return min(first, second, key=_ORDER.index)
+
+
 def precision_of_network(trt: Any, network: Any) -> Precision:
     """The lowest precision in a strongly typed network, whose engine keeps its types."""
     layers = (network.get_layer(index) for index in range(network.num_layers))
