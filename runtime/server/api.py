@@ -11,11 +11,11 @@ from fastapi_offline import FastAPIOffline
 
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
-from runtime.server.access import token_guard
+from runtime.server.access import TokenGuard
 from runtime.server.answers import component_schemas
 from runtime.server.metrics import MeasuredRequests, Metrics
 from runtime.server.problems import handle_problems
-from runtime.server.routes import CLASSIFY_PATH, classify_router, status_router
+from runtime.server.routes import CLASSIFY_PATH, add_classify, add_status
 from runtime.server.settings import ServerSettings
 
 
@@ -45,9 +45,9 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
     metrics = Metrics(batcher)
     api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
     handle_problems(api)
-    guard = token_guard(settings.token)
-    api.include_router(classify_router(batcher, settings, guard))
-    api.include_router(status_router(batcher, metrics, guard))
+    guard = TokenGuard(settings.token)
+    add_classify(api, batcher, settings, guard)
+    add_status(api, batcher, metrics, guard)
     api.openapi = lambda: _description(api)  # type: ignore[method-assign]
     return api
 

@@ -1,8 +1,8 @@
 """From a request to the images in it, within the limits of memory and time."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
+from anyio import fail_after
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
@@ -60,11 +60,11 @@ class BodyReader:
         announced = self._request.headers.get("content-length", "")
         if announced.isdecimal():
             self._check_size(int(announced))
-        reading = self._form(content_type) if kind == FORM_TYPE else self._raw()
         limit = self._settings.timeout_seconds
         try:
-            return await asyncio.wait_for(reading, limit)
-        except asyncio.TimeoutError:
+            with fail_after(limit):
+                return await (self._form(content_type) if kind == FORM_TYPE else self._raw())
+        except TimeoutError:
             raise HTTPException(
                 408,
                 f"the body did not arrive within {limit:g} s",

@@ -1,17 +1,20 @@
 """The routes: classify, health, the model and metrics."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any
 
-import pydantic
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.params import Depends
+from anyio import fail_after
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from runtime.batcher import Batcher
 from runtime.classifier import DEFAULT_TOP_K, Predictions
 from runtime.errors import ImageError
+from runtime.server.access import TokenGuard
 from runtime.server.answers import (
     ClassifyAnswer,
     ImageResult,
@@ -27,6 +30,7 @@ from runtime.server.problems import Responses, documented, problem
 from runtime.server.settings import ServerSettings
 
 CLASSIFY_PATH = "/v1/classify"
+_MAX_TOP_K = 2**31 - 1
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {
     "type": "object",
@@ -38,69 +42,89 @@ _BODY: dict[str, Any] = {
     "required": True,
     "content": {kind: {"schema": _BINARY} for kind in RAW_TYPES} | {FORM_TYPE: {"schema": _FORM}},
 }
-
+_PARAMETERS = [
+    {
+        "name": "top_k",
+        "in": "query",
+        "description": "most classes of one image",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": _MAX_TOP_K,
+            "default": DEFAULT_TOP_K,
+        },
+    }
+]
 _EXPOSITION: Responses = {
     200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
 }
 
 
-class ClassifyQuery(pydantic.BaseModel, extra="forbid"):
-    """The query of a classify request; a misspelt name is refused, not ignored."""
+class LeanRoute(APIRoute):
+    """A route whose endpoint takes the request alone.
 
-    top_k: int = pydantic.Field(
-        default=DEFAULT_TOP_K, ge=1, le=2**31 - 1, description="most classes of one image"
-    )
+    FastAPI's own handler solves dependencies and parameters for longer than decoding a small image
+    takes. Here the signature only describes them; the endpoint reads them from the request.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
 
 
-def classify_router(
-    batcher: Batcher, settings: ServerSettings, guard: Sequence[Depends]
-) -> APIRouter:
-    """`POST /v1/classify`."""
-    router = APIRouter(dependencies=guard)
+def add_classify(
+    api: FastAPI, batcher: Batcher, settings: ServerSettings, guard: TokenGuard
+) -> None:
+    """Adds `POST /v1/classify`."""
     budget = BodyBudget(settings.max_memory_bytes)
 
-    @router.post(
-        CLASSIFY_PATH,
-        responses=described(ClassifyAnswer, "The classes of each image, most probable first.")
-        | documented(400, *([401] if guard else []), 408, 413, 415, 422, 503),
-        openapi_extra={"requestBody": _BODY},
-    )
-    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+    async def classify(request: Request) -> Response:
         """Labels one image (the raw body) or many (the files of a multipart form).
 
         Of many, a broken one is answered with its `error` and the others with their classes.
         """
+        guard.check(request)
         batcher.require_room(1)  # before the body is read: refusing must cost little
+        top_k = _top_k(request.query_params)
         reader = BodyReader(request, settings, budget)
         try:
             images = await reader.images()
-            return respond(await _answer(batcher, images, query.top_k, settings.timeout_seconds))
+            return respond(await _answer(batcher, images, top_k, settings.timeout_seconds))
         finally:
             reader.release()
 
-    return router
+    # Straight on the application: an included router is looked through twice.
+    api.router.add_api_route(
+        CLASSIFY_PATH,
+        classify,
+        methods=["POST"],
+        route_class_override=LeanRoute,
+        dependencies=guard.dependencies,
+        responses=described(ClassifyAnswer, "The classes of each image, most probable first.")
+        | documented(400, *guard.statuses, 408, 413, 415, 422, 503),
+        openapi_extra={"requestBody": _BODY, "parameters": _PARAMETERS},
+    )
 
 
-def status_router(batcher: Batcher, metrics: Metrics, guard: Sequence[Depends]) -> APIRouter:
-    """Health and readiness for all; the model and metrics for those with the token."""
-    router = APIRouter()
-    refusals = documented(401) if guard else {}
+def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGuard) -> None:
+    """Adds health and readiness for all; the model and metrics for those with the token."""
+    refusals = documented(*guard.statuses)
 
-    @router.get("/healthz", responses=described(Status, "The process answers."))
+    @api.get("/healthz", responses=described(Status, "The process answers."))
     async def healthz() -> Response:
         """Whether the process lives."""
         return respond(Status(status="ok"))
 
-    @router.get("/readyz", responses=described(Status, "Images are accepted.") | documented(503))
+    @api.get("/readyz", responses=described(Status, "Images are accepted.") | documented(503))
     async def readyz() -> Response:
         """Whether images are accepted now."""
         if not batcher.running:
             return problem(503, "the server is closing")
         return respond(Status(status="ok"))
 
-    @router.get(
+    @api.get(
         "/v1/model",
-        dependencies=guard,
+        dependencies=guard.dependencies,
         responses=described(ModelAnswer, "The model that answers.") | refusals,
     )
     async def model() -> Response:
@@ -115,16 +139,27 @@ def status_router(batcher: Batcher, metrics: Metrics, guard: Sequence[Depends]) 
         )
         return respond(answer)
 
-    @router.get(
+    @api.get(
         "/metrics",
-        dependencies=guard,
+        dependencies=guard.dependencies,
         responses=_EXPOSITION | refusals,
     )
     async def exposition() -> Response:
         """Requests, images, batches and the queue, for Prometheus."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
-    return router
+
+def _top_k(query: QueryParams) -> int:
+    """The one parameter of the query; a misspelt name is refused, not ignored."""
+    if unknown := [name for name in query if name != "top_k"]:
+        raise HTTPException(422, f"query: {unknown[0]!r} is unknown; expected top_k or nothing")
+    text = query.get("top_k", str(DEFAULT_TOP_K))
+    # Digits of other scripts are decimals to Python, and 20 of any kind are no sensible number.
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_TOP_K)):
+        top_k = int(text)
+        if 1 <= top_k <= _MAX_TOP_K:
+            return top_k
+    raise HTTPException(422, f"query: top_k is {text[:20]!r}; expected an integer from 1")
 
 
 async def _answer(
@@ -134,22 +169,30 @@ async def _answer(
     futures = batcher.submit_all(
         [image.content for image in images], top_k=top_k, names=[image.name for image in images]
     )
-    waiting = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     try:
-        outcomes = await asyncio.wait_for(waiting, timeout)
-    except asyncio.TimeoutError:
+        with fail_after(timeout):
+            results = [
+                _result(image.name, await _outcome(future))
+                for image, future in zip(images, futures, strict=True)
+            ]
+    except TimeoutError:
         raise HTTPException(503, f"not answered within {timeout:g} s; try again later") from None
-    results = [
-        _result(image.name, outcome) for image, outcome in zip(images, outcomes, strict=True)
-    ]
+    finally:
+        for future in futures:
+            future.cancel()  # what is not decoded yet need not be, if nobody waits for it
     if all(result.predictions is None for result in results):
         raise ImageError("; ".join(str(result.error) for result in results))
     return ClassifyAnswer(results=results)
 
 
-def _result(name: str, outcome: Predictions | BaseException) -> ImageResult:
+async def _outcome(future: "Future[Predictions]") -> Predictions | ImageError:
+    try:
+        return await asyncio.wrap_future(future)
+    except ImageError as error:
+        return error
+
+
+def _result(name: str, outcome: Predictions | ImageError) -> ImageResult:
     if isinstance(outcome, ImageError):
         return ImageResult(name=name, error=str(outcome))
-    if isinstance(outcome, BaseException):
-        raise outcome
     return ImageResult(name=name, predictions=outcome)

@@ -135,14 +135,33 @@ def test_broken_images_and_failing_batches_spare_the_others(
 
 
 def test_cancelled_images_are_dropped(classifier: Classifier, gated: GatedSession) -> None:
+    blocked = threading.Event()
+    prepare = classifier.prepare
+
+    def wait_and_prepare(image: object, *, name: str | None = None) -> NDArray[np.uint8]:
+        assert blocked.wait(timeout=10)
+        return prepare(image, name=name)  # type: ignore[arg-type]
+
+    classifier.prepare = wait_and_prepare  # type: ignore[assignment, method-assign]
     with Batcher(classifier, decoders=1) as batcher:
-        blocker = threading.Event()
-        batcher._decoders.submit(blocker.wait)
-        future = batcher.submit(colour("red"))
-        assert future.cancel()
-        blocker.set()
+        first, second = batcher.submit_all([colour("red"), colour("green")])
+        until(first.running)
+        assert second.cancel()
+        blocked.set()
+        gated.gate.release(2)
+        assert first.result(timeout=10)[0].label == "red"
         until(lambda: batcher.waiting == 0)
-    assert gated.sizes == []
+    assert gated.sizes == [1]
+
+
+def test_runners_share_the_images(classifier: Classifier, gated: GatedSession) -> None:
+    with Batcher(classifier, runners=2, max_wait_ms=5000) as batcher:
+        until(lambda: batcher._idle == 2)
+        futures = batcher.submit_all([colour("red")] * 8)
+        until(lambda: batcher._decoding == 0 and not batcher._ready)
+        gated.gate.release(2)
+        wait(futures, timeout=10)
+    assert gated.sizes == [4, 4]
 
 
 def test_closing_answers_what_was_accepted(classifier: Classifier, gated: GatedSession) -> None:
