@@ -118,6 +118,6 @@ def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[st
 
 
 def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sizes.main(["--arch", "mobilenetv2"]) == 0
+    assert sizes.main(["--arch", "resnet18"]) == 0
     printed = capsys.readouterr().out
-    assert "| mobilenetv2 x1 | 2.35 M | 73.5 M | 88.1 M | 97.9 M | 152.9 M | 299.6 M |" in printed
+    assert "| resnet18 | 11.23 M | 462.8 M | 563.3 M | 592.2 M | 925.3 M | 1,813.6 M |" in printed

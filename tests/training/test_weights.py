@@ -54,7 +54,7 @@ def test_no_connection_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(UserError, match="cannot be downloaded .*or name a file with --weights"):
+    with pytest.raises(UserError, match=r"cannot be downloaded .*or name a file with --weights"):
         pretrained_weights("resnet18", 1.0)
 
 
