@@ -29,12 +29,12 @@ def build(models: Models) -> None:
     def on_measure(progress: gr.Progress = progress_bar) -> Iterator[str]:
         results: list[BenchResult] = []
         progress((0, expected), desc="Measuring", unit="files")
-        yield bench_view.EMPTY
         try:
             for result in bench(path, Settings(seconds=SECONDS, images=IMAGES)):
                 results.append(result)
-                progress((len(results), expected), desc="Measuring", unit="files")
                 yield bench_view.benchmark_html(results)
+                # After the yield, which ends the showing of what was reported before it.
+                progress((len(results), expected), desc="Measuring", unit="files")
         except UserError as error:
             yield notice("That did not work", str(error))
 

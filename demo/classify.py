@@ -87,7 +87,7 @@ def latency_html(picture: Picture, network_ms: float) -> str:
     """A strip of three parts, each as long as its share of the time, and a legend."""
     parts = [
         ("decode", "Decode", picture.decode_ms),
-        ("resize", "Cut and resize", picture.preprocess_ms),
+        ("resize", "Resize", picture.preprocess_ms),
         ("network", "Network", network_ms),
     ]
     total = sum(value for _, _, value in parts) or 1.0

@@ -33,7 +33,7 @@ def build(models: Models, session: Session) -> Refresh:
 
         def html() -> str:
             found = compare(models.open(one), models.open(two), opened)
-            return compare_view.comparison_html(found)
+            return compare_view.comparison_html(opened, found)
 
         return or_notice(html)
 

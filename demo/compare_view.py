@@ -4,7 +4,7 @@ from demo import words
 from demo.classify import accuracy_words
 from demo.compare import Comparison, HoldoutComparison, Side
 from demo.markup import notice, picture_uri, text
-from demo.picture import LOSSLESS
+from demo.picture import LOSSLESS, Picture
 
 EMPTY = notice(
     "No picture yet",
@@ -20,14 +20,15 @@ ONLY_ONE = notice(
 _SAME_SPEED = 1.1  # ratios below this are noise
 
 
-def comparison_html(found: Comparison) -> str:
+def comparison_html(picture: Picture, found: Comparison) -> str:
     same = found.first.label == found.second.label
     verdict = f"Both say “{text(found.first.label)}”." if same else "They give different answers."
     return (
-        f'<article class="compare"><p class="agree {"right" if same else "wrong"}" '
-        f'data-testid="agreement">{verdict}</p>'
+        f'<article class="compare"><div class="verdict-row">'
+        f'<img src="{picture.preview}" alt="{text(picture.name)}"><div>'
+        f'<p class="agree {"right" if same else "wrong"}" data-testid="agreement">{verdict}</p>'
         f"<p>The largest difference of any probability is {words.points(found.max_difference)}. "
-        f"{_speed(found)}</p>"
+        f"{_speed(found)}</p></div></div>"
         f'<div class="sides">{_side(found.first, "one")}{_side(found.second, "two")}</div>'
         f'<ol class="pairs">{"".join(_pair(found, label) for label in found.labels)}</ol></article>'
     )

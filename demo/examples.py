@@ -52,7 +52,7 @@ def examples_html(examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     items = "".join(
-        f'<li><button type="button" data-index="{number}" '
+        f'<li><button type="button" data-index="{number}" title="{text(example.label)}" '
         f'aria-label="Example: {text(example.label)}">'
         f"{_thumbnail(example.path)}<span>{text(example.label)}</span></button></li>"
         for number, example in enumerate(examples)

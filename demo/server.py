@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from demo.guard import Application, Guard, Receive, Scope, Send
 from demo.models import LIMITS, Models
 from demo.page import build_page
-from demo.theme import build_theme, head_elements
+from demo.theme import FAVICON, build_theme, head_elements
 from runtime.batcher import Batcher
 
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
@@ -69,6 +69,7 @@ def build_page_application(
         auth=login,
         theme=build_theme(),
         head=head_elements(),
+        favicon_path=str(FAVICON),
         show_error=False,
         max_file_size=LIMITS.max_bytes,
         footer_links=[],

@@ -5,6 +5,7 @@ from pathlib import Path
 import gradio as gr
 
 _FOLDER = Path(__file__).parent
+FAVICON = _FOLDER / "favicon.png"
 _SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Helvetica", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 

@@ -6,9 +6,11 @@ import gradio as gr
 
 from demo import why
 from demo.classify import TOP_K
+from demo.markup import notice
 from demo.models import Models
 from demo.panels import HEAVY, QUIET, Refresh, Session, or_notice, panel
 from demo.picture import Picture
+from runtime.errors import UserError
 
 NAME = "why"
 
@@ -37,7 +39,10 @@ def build(models: Models, session: Session, runs_on: gr.Dropdown) -> Refresh:
             return gr.update(visible=False), why.EMPTY
         if pane != NAME:
             return gr.update(visible=False), ""
-        model = models.open(key)
+        try:
+            model = models.open(key)
+        except UserError as error:
+            return gr.update(visible=False), notice("That did not work", str(error))
         best = why.best_classes(model, opened, TOP_K)
         menu = [(model.card.class_names[index], index) for index in best]
         return (

@@ -1,7 +1,6 @@
 """One picture in a real browser: every way in, every way to go wrong."""
 
 import base64
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,21 +34,12 @@ def test_an_uploaded_picture_gets_its_label(
     assert values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(100, abs=0.2)
     latency = tab.page.inner_text("#answer .latency")
-    for part in ("Decode", "Cut and resize", "Network", "ms"):
+    for part in ("Decode", "Resize", "Network", "ms"):
         assert part in latency
     ran = tab.page.inner_text("#answer .ran")
     assert "fp32" in ran
     assert "ONNX Runtime, CPU" in ran
     assert "100.0\u202f% of 24 test images" in ran
-
-
-def test_the_first_label_comes_within_a_second(toy_page: Any, visit: Open, pictures: Path) -> None:
-    tab = visit(toy_page.url)
-    tab.page.wait_for_selector("#picture-input input[type=file]", state="attached")
-    started = time.perf_counter()
-    tab.upload(pictures / "red.png")
-    assert tab.label() == "red"
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])

@@ -1,9 +1,11 @@
 """Many pictures and comparisons, on the real runtime and without a browser."""
 
+import base64
 import csv
 import io
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.classify import ask
 from demo.compare import compare, compare_on_holdout
 from demo.compare_view import comparison_html
 from demo.many import batch_html, classify_many, csv_text
@@ -55,6 +58,25 @@ def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictur
     assert [p.probability for p in answered] == pytest.approx(sorted(expected, reverse=True))
 
 
+def test_all_users_share_one_batcher_and_get_their_own_answer(
+    models: Models, pictures: Path
+) -> None:
+    sizes: list[int] = []
+    models.first.batcher.observers.append(lambda size, _: sizes.append(size))
+    files = {"red": "red.png", "green": "green.jpg", "blue": "blue.webp"}
+    opened = {
+        label: open_picture(
+            (pictures / name).read_bytes(), models.input_specs, name=name, limits=LIMITS
+        )
+        for label, name in files.items()
+    }
+    users = [label for label in files for _ in range(8)]
+    with ThreadPoolExecutor(len(users)) as pool:
+        answers = list(pool.map(lambda label: ask(models.first, opened[label]), users))
+    assert [answer.predictions[0].label for answer in answers] == users
+    assert sum(sizes) == len(users)
+
+
 def test_broken_pictures_do_no_harm_to_the_others(models: Models, pictures: Path) -> None:
     names = ["red.png", "text.jpg", "huge.jpg", "gone.png", "blue.webp"]
     reports: list[tuple[int, int]] = []
@@ -92,7 +114,7 @@ def test_a_comparison_counts_agreement_on_the_test_images(
     assert found.first.label == found.second.label == "green"
     assert set(found.labels) == {"red", "green", "blue"}
     assert 0 < found.max_difference < 1e-3  # float16 against float32
-    assert "Both say “green”." in comparison_html(found)
+    assert "Both say “green”." in comparison_html(picture, found)
     with np.load(toy_bundle / "holdout.npz") as holdout:
         images = holdout["images"]
         one = first.classifier.session.run(images)
@@ -119,7 +141,7 @@ def test_models_of_different_classes_are_compared_by_name(
         picture = open_picture(content, models.input_specs, name="red.png", limits=LIMITS)
         found = compare(first, second, picture)
         assert (found.first.label, found.second.label) == ("red", "rouge")
-        assert "They give different answers." in comparison_html(found)
+        assert "They give different answers." in comparison_html(picture, found)
         with pytest.raises(UserError, match="no test images in common"):
             compare_on_holdout(first, second, progress=lambda *_: None)
     finally:
@@ -148,8 +170,6 @@ def test_what_is_kept_of_a_picture_is_small_and_upright(models: Models, tmp_path
     (view,) = picture.views.values()
     assert view.shape == (32, 32, 3)
     assert len(picture.preview) < 20_000
-    import base64
-
     shown = Image.open(io.BytesIO(base64.b64decode(picture.preview.partition(",")[2])))
     assert shown.size == (PREVIEW * 3 // 4, PREVIEW)
     assert picture.decode_ms > 0
