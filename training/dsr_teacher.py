@@ -58,7 +58,7 @@ class DsrTeacher:
             self.ranked.copy_(shape)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"ranked": self.ranked.cpu(), "updates": self.updates.cpu()}
+        return {"ranked": self.ranked, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.ranked.copy_(state["ranked"])

@@ -91,7 +91,7 @@ class Learner:
         All processes call it together; only the main one gets the others' part.
         """
         own = {
-            "dsr_teacher": self.dsr_teacher.state_dict() if self.dsr_teacher else None,
+            "dsr_teacher": _on_cpu(self.dsr_teacher.state_dict()) if self.dsr_teacher else None,
             "augmentation": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "cuda_random": (
@@ -238,7 +238,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
 
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous()
+        # A copy also of what is there already: training goes on while this is kept.
+        return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):
         return {key: _on_cpu(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -68,7 +68,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
-    cutmix: Weight = 0.0  # the same; with both on, each batch takes one of them
+    cutmix: Weight = 0.0  # the same; with both on, each image takes one of them
     random_erasing: Fraction = 0.0  # probability
     crop: Crop = "auto"  # pad up to 64 px, resized above
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
@@ -76,9 +76,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: bool = True  # on CUDA, where torch.compile can work
     ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
 
+    # Share of the training images held out, class by class, to fit the calibration temperature and
+    # to choose settings on. 0: trained on all, not calibrated.
     validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
-    """Share of the training images held out, class by class, to fit the calibration temperature
-    and to choose settings on. 0: trained on all, not calibrated."""
 
     def __post_init__(self) -> None:
         if self.schedule == "one-cycle" and self.warmup_epochs:

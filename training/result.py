@@ -80,7 +80,8 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
     plot_curves(folder / CURVES, trainer.history, title=title)
     counts = confusion_matrix(logits, labels)
     plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
-    write_atomic(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+    content = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    write_atomic(folder / RESULT, content + b"\n")
     return result
 
 

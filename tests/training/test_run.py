@@ -197,7 +197,7 @@ def test_an_interruption_leaves_a_checkpoint(
 def fork_server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with torch already imported: each kill costs no seconds of imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.session", "torch.utils.tensorboard", "matplotlib"])
+    context.set_forkserver_preload(["training.session", "tensorboard.summary", "matplotlib.figure"])
     return context
 
 
