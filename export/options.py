@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from runtime.card import Precision
 from runtime.errors import UserError
+from runtime.locate import BUNDLE
 
 Request = Literal["fp32", "fp16", "int8"]
 REQUESTS: tuple[Request, ...] = get_args(Request)
@@ -41,6 +42,11 @@ class ExportOptions:
                 f"opset {self.opset} cannot be exported; choose {DEFAULT_OPSET} (default), "
                 f"{LEGACY_OPSET} for TensorRT 8.6, or one between"
             )
+
+
+def bundle_of(run: Path, options: ExportOptions) -> Path:
+    """The folder that a run is exported to."""
+    return options.out if options.out is not None else run / BUNDLE
 
 
 def parse_precisions(text: str) -> tuple[Request, ...]:

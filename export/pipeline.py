@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export import gate
-from export.bundle import Written, check_place, sha256_of_bytes, write_bundle
+from export.bundle import Written, sha256_of_bytes, write_bundle
 from export.holdout import Labelled
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
-from export.options import FILES_OF, ExportOptions
+from export.options import FILES_OF, ExportOptions, bundle_of
 from export.to_fp16 import to_fp16
 from export.to_onnx import ExportedGraph, export_graph, model_bytes
 from runtime.card import (
@@ -32,7 +32,6 @@ from runtime.card import (
     Provenance,
     json_from_card,
 )
-from runtime.locate import BUNDLE
 from runtime.onnx_session import OnnxSession, Threads
 from runtime.preprocess import preprocess
 from training.checkpoint import TrainedRun, load_run_dataset, load_trained
@@ -70,8 +69,7 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
 
     A file outside its tolerance is listed only with `allow_drop`, and otherwise not kept.
     """
-    bundle = options.out if options.out is not None else run / BUNDLE
-    check_place(bundle)
+    bundle = bundle_of(run, options)
     trained = load_trained(run)
     dataset = load_run_dataset(trained)
     say(f"evaluating the student on {len(dataset.test_labels):,} test images")

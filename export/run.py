@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from export.bundle import check_place
 from export.options import (
     CALIBRATIONS,
     DEFAULT_OPSET,
     LEGACY_OPSET,
     REQUESTS,
     ExportOptions,
+    bundle_of,
     parse_precisions,
 )
 from export.report import megabytes, say, table
@@ -47,8 +49,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def export_and_show(run: Path, options: ExportOptions) -> "Exported":
     """Exports, says what it does, prints the table; VerificationError as `main`."""
+    check_place(bundle_of(run, options))
     say(f"run: {run}")
-    from export.pipeline import export_run  # torch: a mistake in the arguments answers sooner
+    from export.pipeline import export_run  # torch: mistakes in the arguments answer sooner
 
     exported = export_run(run, options, lambda text: say(f"  {text}"))
     say("\n" + _table(exported.outcomes))

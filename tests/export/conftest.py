@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from export.graph import network_nodes
+from export.options import ExportOptions
+from export.pipeline import export_run
 from export.to_onnx import ExportedGraph, export_graph, model_bytes
 from runtime.card import InputSpec
 from runtime.locate import CHECKPOINT
@@ -246,69 +248,90 @@ def fake_trt() -> Callable[[str], FakeTrt]:
     return make
 
 
-# --- a run that took seconds: random features, and a linear layer fitted to them ---
+# --- a run that took seconds: a small student that tells six coloured patterns apart ---
+
+PATTERNS = ("red fox", "moss", "sky", "sand", "night", "snow")
 
 
 @pytest.fixture(scope="session")
-def digits() -> Dataset:
-    return load_dataset("digits", image_size=16)
+def patterns_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 training and 240 test images of 16 px as arrays."""
+    folder = tmp_path_factory.mktemp("data") / "patterns"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    base = generator.integers(40, 216, (len(PATTERNS), 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    for split, count in (("train", 600), ("test", 240)):
+        labels = np.arange(count) % len(PATTERNS)
+        noisy = base[labels] + generator.normal(scale=25, size=(count, 16, 16, 3))
+        np.save(folder / f"{split}_images.npy", np.clip(noisy, 0, 255).astype(np.uint8))
+        np.save(folder / f"{split}_labels.npy", labels)
+    (folder / "classes.txt").write_text("\n".join(PATTERNS))
+    return folder
 
 
 @pytest.fixture(scope="session")
-def fitted_run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interrupted run, without result.json, whose student still classifies digits well.
+def patterns(patterns_folder: Path) -> Dataset:
+    return load_dataset(str(patterns_folder))
 
-    Read only. Exporting it with opset 17 takes a second or two.
-    """
+
+@pytest.fixture(scope="session")
+def fitted_run(
+    patterns: Dataset, patterns_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An interrupted run, without result.json. Read only; opset 17 exports it in a second."""
     torch.manual_seed(0)
-    student = build_student("shufflenetv2", num_classes=10, image_size=16, width=0.5)
-    linear = student.fc
-    student.fc = nn.Identity()
-    mean, std = channel_statistics(digits.input, torch.device("cpu"))
-    for module in student.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        batch = normalise(torch.from_numpy(digits.train_images.copy()), mean, std)
-        student.train()(batch)
-        features = student.eval()(batch)
-        targets = 8 * torch.nn.functional.one_hot(torch.from_numpy(digits.train_labels), 10).float()
-        scaled = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        ridge = scaled.T @ scaled + 1e-3 * len(features) * torch.eye(scaled.shape[1])
-        solution = torch.linalg.solve(ridge, scaled.T @ targets)
-        linear.weight.copy_(solution[:-1].T)
-        linear.bias.copy_(solution[-1])
-    student.fc = linear
+    student = build_student("shufflenetv2", num_classes=6, image_size=16, width=0.5)
+    mean, std = channel_statistics(patterns.input, torch.device("cpu"))
+    images = normalise(torch.from_numpy(np.array(patterns.train_images)), mean, std)
+    labels = torch.from_numpy(patterns.train_labels.copy())
+    optimizer = torch.optim.Adam(student.train().parameters(), lr=3e-3)
+    for _ in range(60):
+        rows = torch.randint(0, len(labels), (64,))
+        logits = student(images[rows])
+        loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     folder = tmp_path_factory.mktemp("fitted") / "quick"
     folder.mkdir()
     plan = Plan(
         arch="shufflenetv2",
         width=0.5,
         terms="ce",
-        data="digits",
-        data_argument="digits",
+        data=patterns.name,
+        data_argument=str(patterns_folder),
         data_root=None,
-        class_names=digits.class_names,
-        input=digits.input,
+        class_names=patterns.class_names,
+        input=patterns.input,
         seed=0,
         weights="random",
         recipe=load_recipe("digits"),
     )
-    save_checkpoint(
-        folder / CHECKPOINT,
-        Checkpoint(
-            plan=plan,
-            epoch=1,
-            step=0,
-            student=student.state_dict(),
-            raw_student=None,
-            auxiliary=None,
-            training={},
-            terms=[],
-            seconds=1.0,
-            history=[{"epoch": 1, "loss": 1.0, "top1": 0.9}],
-            temperature=0.8,
-            finished=False,
-        ),
+    checkpoint = Checkpoint(
+        plan=plan,
+        epoch=1,
+        step=0,
+        student=student.state_dict(),
+        raw_student=None,
+        auxiliary=None,
+        training={},
+        terms=[],
+        seconds=1.0,
+        history=[{"epoch": 1, "loss": 1.0, "top1": 0.9}],
+        temperature=0.8,
+        finished=False,
     )
+    save_checkpoint(folder / CHECKPOINT, checkpoint)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fitted_bundle(fitted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All precisions of the fitted run, by the legacy exporter, which is quick. Read only."""
+    bundle = tmp_path_factory.mktemp("exported") / "bundle"
+    options = ExportOptions(
+        precisions=("fp32", "fp16", "int8"), opset=17, calibration="minmax", out=bundle
+    )
+    exported = export_run(fitted_run, options, lambda _text: None)
+    assert [outcome.complaint for outcome in exported.outcomes] == [None] * 4
+    return bundle

@@ -1,0 +1,268 @@
+"""`python export/build_trt.py`: from a run or a bundle to engines, or a line that says why not."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from export import build_trt
+from export.build_trt import main, parse_profile
+from export.engines import flavors, place, record
+from export.gate import Parity
+from export.options import ExportOptions
+from runtime.card import Profile, read_card, write_card
+from runtime.errors import BackendError, BundleError, UserError, VerificationError
+from runtime.files import sha256_of
+from runtime.preflight import this_platform
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
+
+
+@pytest.fixture
+def bundle(fitted_bundle: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "bundle"
+    shutil.copytree(fitted_bundle, copy)
+    return copy
+
+
+@pytest.fixture
+def run(fitted_run: Path, fitted_bundle: Path, tmp_path: Path) -> Path:
+    """A run with its bundle, less the float16 file."""
+    copy = tmp_path / "quick"
+    shutil.copytree(fitted_run, copy)
+    shutil.copytree(fitted_bundle, copy / "bundle")
+    return copy
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[ExportOptions]:
+    """What would have been exported."""
+    asked: list[ExportOptions] = []
+    monkeypatch.setattr(build_trt, "_export", lambda _run, options: asked.append(options))
+    return asked
+
+
+def test_engines_are_listed_with_all_that_preflight_needs(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--precision", "fp16,int8", "--compute-capability", "8.6,12.0"]) == 0
+    told = capsys.readouterr().out
+    card = read_card(bundle)
+    assert [engine.path for engine in card.engines] == [
+        "engines/model.fp16.tensorrt-rtx.sm86.engine",
+        "engines/model.fp16.tensorrt-rtx.sm120.engine",
+        "engines/model.int8.tensorrt-rtx.sm86.engine",
+        "engines/model.int8.tensorrt-rtx.sm120.engine",
+    ]
+    for engine in card.engines:
+        assert sha256_of(bundle / engine.path) == engine.sha256
+        assert engine.onnx_sha256 == card.file(engine.precision).sha256
+        assert engine.profile == Profile(min=1, opt=8, max=64)
+        assert (engine.platform, engine.gpu_name) == (this_platform(), None)
+        assert engine.tensorrt_version.startswith("1.")
+        assert engine.parity is None
+        assert engine.path in told
+    assert told.count("not run: ") == 4
+    assert main([str(bundle), "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(engine.path in listed for engine in card.engines)
+
+
+def test_building_again_replaces_the_record(bundle: Path) -> None:
+    arguments = [str(bundle), "--compute-capability", "8.9"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--batch", "2,4,8", "--optimization-level", "1"]) == 0
+    (engine,) = read_card(bundle).engines
+    assert engine.profile == Profile(min=2, opt=4, max=8)
+
+
+def test_without_a_gpu_the_desktop_generations_are_built(bundle: Path, monkeypatch) -> None:
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: "no GPU")
+    built: list[str] = []
+    monkeypatch.setattr(
+        record,
+        "add_engine",
+        lambda _bundle, _flavor, _model, capability, *_: built.append(capability),
+    )
+    monkeypatch.setattr(build_trt, "_table", lambda *_: "")
+    assert main([str(bundle)]) == 0
+    assert built == ["8.6", "8.9", "12.0"]
+
+
+def test_list_of_a_bundle_without_engines(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--list"]) == 0
+    assert f"has no engines; `python export/build_trt.py {bundle}`" in capsys.readouterr().out
+
+
+# --- which ONNX files are exported first ---
+
+
+def ensure(path: Path, *precisions: str, newest_opset: int = 20) -> list[tuple[tuple, int]]:
+    asked: list[tuple[tuple, int]] = []
+    place.ensure_onnx(
+        place.locate(path),
+        precisions,
+        newest_opset=newest_opset,
+        allow_drop=False,
+        export=lambda _run, options: asked.append((options.precisions, options.opset)),
+    )
+    return asked
+
+
+def drop(bundle: Path, precision: str) -> None:
+    card = json.loads((bundle / "card.json").read_text())
+    card["files"] = [file for file in card["files"] if file["precision"] != precision]
+    (bundle / "card.json").write_text(json.dumps(card))
+
+
+def test_what_is_there_is_not_exported_again(run: Path, bundle: Path) -> None:
+    assert ensure(run, "fp16", "int8") == []
+    assert ensure(bundle, "fp16", "int8") == []
+
+
+def test_a_missing_precision_is_exported_from_the_run(run: Path) -> None:
+    drop(run / "bundle", "fp16")
+    assert ensure(run, "fp16", "int8") == [(("fp16",), 20)]
+
+
+def test_a_run_without_a_bundle_also_gets_the_float32_file(run: Path) -> None:
+    shutil.rmtree(run / "bundle")
+    assert ensure(run, "fp16") == [(("fp32", "fp16"), 20)]
+
+
+def test_a_corrupt_card_or_another_checkpoint_is_exported_anew(run: Path) -> None:
+    (run / "bundle" / "card.json").write_text("{")
+    assert ensure(run, "fp16") == [(("fp32", "fp16"), 20)]
+    shutil.rmtree(run / "bundle")
+    (run / "checkpoint.pt").write_bytes(b"trained again")
+    assert ensure(run, "int8") == [(("fp32", "int8"), 20)]
+
+
+def test_tensorrt_8_gets_an_opset_that_it_reads(run: Path) -> None:
+    card = read_card(run / "bundle")
+    assert ensure(run, "fp16", newest_opset=17) == []
+    newer = [msgspec.structs.replace(file, opset=20) for file in card.files]
+    write_card(run / "bundle", msgspec.structs.replace(card, files=tuple(newer)))
+    assert ensure(run, "fp16", newest_opset=20) == []
+    assert ensure(run, "fp16", newest_opset=17) == [(("fp16",), 17)]
+
+
+def test_a_bundle_without_the_file_says_where_to_export_it(bundle: Path) -> None:
+    drop(bundle, "fp16")
+    with pytest.raises(
+        UserError, match=r"no ONNX file of fp16 .*--precision fp16 --opset 20 --out"
+    ):
+        ensure(bundle, "fp16")
+
+
+# --- what is missing or wrong ---
+
+
+def test_without_tensorrt_the_bundle_is_written_and_then_the_command_is_named(
+    run: Path, exports: list[ExportOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(run / "bundle", "fp16")
+    monkeypatch.setattr(flavors, "is_installed", lambda _name: False)
+    with pytest.raises(
+        BackendError, match=r"has its ONNX files.*no TensorRT is installed.*skd-edge\[rtx\]"
+    ):
+        main([str(run)])
+    assert [options.precisions for options in exports] == [("fp16",)]
+
+
+def test_a_damaged_onnx_file_is_not_built(bundle: Path) -> None:
+    path = bundle / "model.fp16.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="is not the file that the card lists"):
+        main([str(bundle)])
+    assert not read_card(bundle).engines
+
+
+def test_an_engine_outside_its_tolerance_is_not_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    monkeypatch.setattr(record, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(record, "verify_engine", lambda *_: bad)
+    arguments = [str(bundle), "--compute-capability", "8.6"]
+    with pytest.raises(VerificationError, match=r"sm86\.engine not kept: top-1 50\.00%"):
+        main(arguments)
+    assert not read_card(bundle).engines
+    assert (
+        not list((bundle / "engines").glob("*.engine")) if (bundle / "engines").exists() else True
+    )
+    assert main([*arguments, "--allow-drop"]) == 0
+    assert read_card(bundle).engines[0].parity == bad
+
+
+@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "0,1,2", "a,b,c", "1,2,-3", "1.5,2,3"])
+def test_a_profile_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is not a profile; expected MIN,OPT,MAX"):
+        parse_profile(text)
+
+
+def test_a_profile_has_to_ascend() -> None:
+    with pytest.raises(UserError, match="is not ascending"):
+        parse_profile("8,1,64")
+    assert parse_profile("1,1,1") == Profile(min=1, opt=1, max=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere does not exist; expected a run or a bundle"),
+        (["empty"], "empty is neither a run"),
+        (["bundle", "--precision", "fp64"], "precision 'fp64' is unknown"),
+        (["bundle", "--compute-capability", "9.0"], "9.0 is unknown to tensorrt-rtx"),
+        (["bundle", "--batch", "4,2,8"], "batch '4,2,8' is not ascending"),
+        (["bundle", "--workspace", "0"], "0 is not positive"),
+        (["bundle", "--flavor", "openvino"], "invalid choice: 'openvino'"),
+        (["bundle", "--flavor", "tensorrt"], "no engine was built: tensorrt is not installed"),
+        ([], "runs/latest does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], words: str, bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "empty").mkdir()
+    finished = command("export/build_trt.py", *arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert words in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert "Traceback" not in finished.stderr + finished.stdout
+
+
+def test_engines_need_neither_torch_nor_onnx(
+    bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    code = (
+        "import runpy, sys;"
+        "sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx', 'onnx_ir', 'tqdm']));"
+        f"sys.argv = ['build_trt.py', {str(bundle)!r}, '--compute-capability', '8.6'];"
+        "runpy.run_module('export.build_trt', run_name='__main__')"
+    )
+    finished = command("-c", code, cwd=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert [engine.precision for engine in read_card(bundle).engines] == ["fp16"]
+
+
+@pytest.mark.slow
+def test_the_default_command_on_a_trained_run(
+    trained_run: Path, trained_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+    shutil.rmtree(tmp_path / "runs" / "mine" / "bundle")
+    (tmp_path / "runs" / "latest").symlink_to("mine")
+    finished = command("export/build_trt.py", cwd=tmp_path, check=True)
+    assert finished.stdout.startswith("run: runs/mine\n")
+    card = read_card(tmp_path / "runs" / "mine" / "bundle")
+    assert [file.precision for file in card.files] == ["fp32", "fp16"]
+    assert [engine.compute_capability for engine in card.engines] == ["8.6", "8.9", "12.0"]
+    digests = {file.precision: file.sha256 for file in read_card(trained_bundle).files}
+    assert card.file("fp16").sha256 == digests["fp16"]
