@@ -1,6 +1,7 @@
 """`python -m runtime serve [MODEL]`: the HTTP API over a model."""
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import signal
@@ -24,6 +25,7 @@ TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
 _BACKLOG = 2048
+_LAST_PORT = 65535
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,13 +96,26 @@ def _print_address(listener: socket.socket, host: str, token: str | None) -> Non
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= _LAST_PORT:  # getaddrinfo would wrap it
+        raise UserError(f"port {port} is out of range; choose 0 to {_LAST_PORT}")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with contextlib.ExitStack() as failed:
+            listener = failed.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Inherited by every connection: an answer's head and body are two small writes, and
+            # the second would wait 40 ms for the first's acknowledgement.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            failed.pop_all()
     except (OSError, OverflowError) as error:
         raise UserError(
             f"cannot listen on {host}:{port} ({error}); choose another --host or --port"
         ) from error
+    return listener
 
 
 def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -333,3 +334,40 @@ def test_the_command_serves_and_stops_cleanly(
     assert process.returncode == 0, errors
     assert errors == ""
     assert "Traceback" not in output
+
+
+def test_mistakes_are_one_line(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+    toy_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments, words in (
+            (["--port", str(port)], f"cannot listen on 127.0.0.1:{port}"),
+            (["--port", "70000"], "port 70000 is out of range"),
+            (["--host", "no.such.host.invalid"], "choose another --host"),
+            (["--port", "0", "--max-batch", "0"], "max_batch 0"),
+            (["--port", "0", "--backend", "tensorrt"], "build_trt"),
+        ):
+            finished = cli("serve", toy_bundle, *arguments)
+            assert finished.returncode == 2
+            assert len(finished.stderr.splitlines()) == 1
+            assert words in finished.stderr
+    monkeypatch.setitem(sys.modules, "fastapi_offline", None)
+    finished = cli("serve", toy_bundle)
+    assert finished.returncode == 2
+    assert "pip install 'skd-edge[serve]'" in finished.stderr
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    # asyncio sets this only on sockets of its own making; without it answers take 40 ms longer.
+    from runtime.commands.serve import _listen
+
+    with _listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()[:2]):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
