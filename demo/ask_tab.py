@@ -18,83 +18,83 @@ ANSWER = "answer"
 
 def build(models: Models) -> None:
     """Lays out the tab and answers its clicks."""
+    clicks = _Clicks(models)
     session = Session(picture=gr.State(None, time_to_live=FORGET_S), pane=gr.State(ANSWER))
     with gr.Row(elem_id="ask"):
         with gr.Column(elem_id="ask-input"):
-            box = gr.Image(
-                label="Your picture",
-                type="filepath",
-                image_mode=None,
-                buttons=[],
-                sources=["upload", "webcam", "clipboard"],
-                placeholder="Drop a picture here\nor click to choose one",
-                height=230,
-                elem_id="picture-input",
-            )
+            box = _picture_box()
         with gr.Column(elem_id="ask-more"):
-            examples = panel(
-                examples_html(find_examples(models)), script=CLICK_SCRIPT, elem_id="examples"
-            )
+            gallery = examples_html(clicks.examples)
+            examples = panel(gallery, script=CLICK_SCRIPT, elem_id="examples")
             runs_on = choice_box(models.menu, label="Runs on", elem_id="runs-on")
         with gr.Column(elem_id="ask-answer"), gr.Tabs(elem_id="panes"):
             with gr.Tab("Answer") as answer_tab:
                 answer = panel(classify.EMPTY, elem_id="answer")
-            refreshes = [
-                why_pane.build(models, session, runs_on),
-                compare_pane.build(models, session),
-            ]
+            why = why_pane.build(models, session, runs_on)
+            compared = compare_pane.build(models, session)
     answer_tab.select(lambda: ANSWER, None, session.pane, **QUIET)
-    for event in _answer_pictures(models, session, box, runs_on, examples, answer):
-        for refresh in refreshes:
-            refresh.after(event)
+    shown = [session.picture, answer]
+    for event in (
+        box.input(clicks.upload, [box, runs_on], [*shown, box], preprocess=False, **QUIET),
+        examples.click(clicks.example, runs_on, shown, **QUIET),
+        runs_on.input(clicks.choose, [runs_on, session.picture], answer, **QUIET),
+    ):
+        why.after(event)
+        compared.after(event)
 
 
-def _answer_pictures(
-    models: Models,
-    session: Session,
-    box: gr.Image,
-    runs_on: gr.Dropdown,
-    examples: gr.HTML,
-    answer: gr.HTML,
-) -> list[Any]:
-    """A new picture, from the box or the examples, or another model for the same one."""
-    known = find_examples(models)
+def _picture_box() -> gr.Image:
+    """It only takes files; what was sent is shown with its answer, and the box is free again."""
+    return gr.Image(
+        label="Your picture",
+        type="filepath",
+        image_mode=None,
+        buttons=[],
+        sources=["upload", "webcam", "clipboard"],
+        placeholder="Drop a picture here\nor click to choose one",
+        height=230,
+        elem_id="picture-input",
+    )
 
-    def ask(opened: Picture, key: str) -> str:
-        def html() -> str:
-            model = models.open(key)
-            return classify.answer_html(model, opened, classify.ask(model, opened))
 
-        return or_notice(html)
+class _Clicks:
+    """What happens when a picture comes, or another model is chosen for it."""
 
-    def on_upload(payload: dict[str, Any] | None, key: str) -> tuple[Any, Any, Any]:
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.examples = find_examples(models)
+
+    def upload(
+        self, payload: dict[str, Any] | None, key: str
+    ) -> tuple[Picture | None, Any, Any]:  # picture, answer, box
         if payload is None:
             return gr.skip(), gr.skip(), gr.skip()
         upload = Upload.from_payload(payload)
         try:
-            content = upload.read(LIMITS)
-            opened = open_picture(content, models.input_specs, name=upload.name, limits=LIMITS)
+            picture = self._open(upload, label=None)
         except UserError as error:
             return None, notice("This picture cannot be read", str(error)), None
-        return opened, ask(opened, key), None  # None: the box is ready for the next picture
+        return picture, self._answer(picture, key), None
 
-    def on_example(key: str, event: gr.EventData) -> tuple[Any, Any]:
-        example = known[int(event.index)]
-        opened = open_picture(
-            example.path.read_bytes(),
-            models.input_specs,
-            name=example.path.name,
-            limits=LIMITS,
-            label=example.label,
-        )
-        return opened, ask(opened, key)
+    def example(self, key: str, event: gr.EventData) -> tuple[Picture | None, str]:
+        example = self.examples[int(event.index)]
+        try:
+            picture = self._open(Upload(example.path, example.path.name), label=example.label)
+        except UserError as error:
+            return None, notice("This example cannot be read", str(error))
+        return picture, self._answer(picture, key)
 
-    def on_choice(key: str, opened: Picture | None) -> str:
-        return ask(opened, key) if opened else classify.EMPTY
+    def choose(self, key: str, picture: Picture | None) -> str:
+        return self._answer(picture, key) if picture else classify.EMPTY
 
-    shown = [session.picture, answer]
-    return [
-        box.input(on_upload, [box, runs_on], [*shown, box], preprocess=False, **QUIET),
-        examples.click(on_example, runs_on, shown, **QUIET),
-        runs_on.input(on_choice, [runs_on, session.picture], answer, **QUIET),
-    ]
+    def _open(self, upload: Upload, *, label: str | None) -> Picture:
+        content = upload.read(LIMITS)
+        specs = self.models.input_specs
+        return open_picture(content, specs, name=upload.name, limits=LIMITS, label=label)
+
+    def _answer(self, picture: Picture, key: str) -> str:
+        def html() -> str:
+            model = self.models.open(key)
+            return classify.answer_html(model, picture, classify.ask(model, picture))
+
+        return or_notice(html)

@@ -7,7 +7,7 @@ import gradio as gr
 from demo import bench_view
 from demo.markup import notice
 from demo.models import Models
-from demo.panels import panel
+from demo.panels import PROGRESS, panel
 from runtime.benchmark import BenchResult
 from runtime.commands.bench import Settings, bench
 from runtime.errors import UserError
@@ -18,7 +18,6 @@ IMAGES = 100
 
 def build(models: Models) -> None:
     """Lays out the tab and answers its button."""
-    progress_bar = gr.Progress()
     with gr.Row(elem_id="measure-row"):
         measure = gr.Button("Measure on this machine", variant="primary", elem_id="measure")
         status = panel(elem_id="measuring", min_height=60)
@@ -26,7 +25,7 @@ def build(models: Models) -> None:
     path = models.paths[0]
     expected = sum(1 for choice in models.choices if choice.path == path)
 
-    def on_measure(progress: gr.Progress = progress_bar) -> Iterator[str]:
+    def on_measure(progress: gr.Progress = PROGRESS) -> Iterator[str]:
         results: list[BenchResult] = []
         progress((0, expected), desc="Measuring", unit="files")
         try:

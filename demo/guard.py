@@ -22,7 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_CALL_BYTES = 512 << 10  # a click's inputs: file names and choices, never images
-MAX_UPLOAD_BYTES = 512 << 20  # one request with many pictures; each has its own limit
+MAX_UPLOAD_BYTES = 256 << 20  # one request with many pictures; each has its own limit
 _API = "/gradio_api"
 _UPLOAD = f"{_API}/upload"
 _CALLS = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", "/login")
@@ -75,12 +75,14 @@ class Guard:
         refusal: Application | None = None
         if kind == "refused":
             refusal = PlainTextResponse("not found", status_code=404)
+        elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
+            refusal = _too_large()
         elif kind == "upload":
             receive = _limited(receive, MAX_UPLOAD_BYTES)
         elif kind == "call":
             body = await _read(receive, MAX_CALL_BYTES)
             if body is None:
-                refusal = PlainTextResponse("too large", status_code=413)
+                refusal = _too_large()
             elif _names_other_file(body, self._uploads):
                 refusal = PlainTextResponse("files come by upload", status_code=400)
             else:
@@ -96,6 +98,15 @@ def _kind(method: str, path: str) -> Literal["read", "upload", "call", "refused"
     if method == "POST" and plain == _UPLOAD:
         return "upload"
     return "call" if method == "POST" and plain in _CALLS else "refused"
+
+
+def _announced_bytes(scope: Scope) -> int:
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    return int(length) if length.isdigit() else 0
+
+
+def _too_large() -> PlainTextResponse:
+    return PlainTextResponse("too large", status_code=413)
 
 
 def _with_headers(send: Send) -> Send:

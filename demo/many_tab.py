@@ -7,15 +7,14 @@ import gradio as gr
 from demo import many
 from demo.markup import notice
 from demo.models import Models
-from demo.panels import HEAVY, choice_box, or_notice, panel
+from demo.panels import HEAVY, PROGRESS, choice_box, or_notice, panel
 from demo.picture import Upload
 
 
 def build(models: Models) -> None:
     """Lays out the tab and answers its uploads."""
-    progress_bar = gr.Progress()
     with gr.Row(elem_id="many"):
-        with gr.Column(scale=4, min_width=280):
+        with gr.Column():
             box = gr.File(
                 label="Your pictures",
                 file_count="multiple",
@@ -24,26 +23,25 @@ def build(models: Models) -> None:
                 elem_id="pictures-input",
             )
             runs_on = choice_box(models.menu, label="Runs on")
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column():
             grid = panel(many.EMPTY, elem_id="grid")
 
     def on_upload(
-        payload: list[dict[str, Any]] | None, key: str, progress: gr.Progress = progress_bar
-    ) -> tuple[Any, Any]:
+        payload: list[dict[str, Any]] | None, key: str, progress: gr.Progress = PROGRESS
+    ) -> tuple[Any, Any]:  # grid, box: None makes it ready for the next pictures
         if not payload:
             return gr.skip(), gr.skip()
-        if len(payload) > many.MAX_PICTURES:
-            message = f"{len(payload)} arrived; send at most {many.MAX_PICTURES} at once."
-            return notice("Too many pictures", message), None
         uploads = [Upload.from_payload(file) for file in payload]
-
-        def report(done: int, total: int) -> None:
-            progress((done, total), desc="Classifying", unit="pictures")
-
-        def answer() -> str:
-            model = models.open(key)
-            return many.batch_html(many.classify_many(model, uploads, progress=report))
-
-        return or_notice(answer), None  # None: the box is ready for the next pictures
+        return or_notice(lambda: _answer(models, key, uploads, progress)), None
 
     box.upload(on_upload, [box, runs_on], [grid, box], preprocess=False, **HEAVY)
+
+
+def _answer(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:
+    def report(done: int, total: int) -> None:
+        progress((done, total), desc="Classifying", unit="pictures")
+
+    if len(uploads) > many.MAX_PICTURES:
+        message = f"{len(uploads)} arrived; send at most {many.MAX_PICTURES} at once."
+        return notice("Too many pictures", message)
+    return many.batch_html(many.classify_many(models.open(key), uploads, progress=report))

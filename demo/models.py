@@ -16,7 +16,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.card import Card, InputSpec
 from runtime.classifier import Classifier
 from runtime.errors import UserError
-from runtime.locate import find_model
+from runtime.locate import BUNDLE, find_model
 from runtime.opening import open_classifier
 from runtime.preprocess import Limits
 
@@ -124,17 +124,13 @@ def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
     """What of `path` runs here, the best first; BackendError when nothing does."""
     if path.suffix == ".onnx":
         with open_classifier(path, limits=LIMITS) as classifier:
-            card, precision, backend = (
-                classifier.card,
-                classifier.precision,
-                classifier.backend,
-            )
-        found = [(backend, precision)]
+            card = classifier.card
+            found: list[tuple[str, str | None]] = [(classifier.backend, classifier.precision)]
     else:
         bundle = open_bundle(path)
         card = bundle.card
         found = [(option.backend, option.precision) for option in _running(bundle)]
-    name = f"{path.parent.name if path.name == 'bundle' else path.name}: " if named else ""
+    name = f"{path.parent.name if path.name == BUNDLE else path.name}: " if named else ""
     return [
         Choice(
             key=f"{prefix}{backend}:{precision}",

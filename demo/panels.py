@@ -9,8 +9,13 @@ import gradio as gr
 from demo.markup import notice
 from runtime.errors import UserError
 
-# No event is an endpoint for programs: that is what /v1 is for.
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Quick answers. No event is an endpoint for programs: that is what /v1 is for. "multiple": a click
+# that comes while the last one is being answered is answered too.
+QUIET: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+}
 # Work that takes a second or more: a few at once, so that a quick answer always finds a thread.
 HEAVY: dict[str, Any] = {
     "api_visibility": "private",
@@ -18,8 +23,7 @@ HEAVY: dict[str, Any] = {
     "concurrency_id": "heavy",
     "concurrency_limit": 2,
 }
-
-
+PROGRESS = gr.Progress()  # Gradio looks for it as the default of an argument
 # A screen reader tells what comes to be shown.
 _LIVE = 'element.setAttribute("aria-live", "polite")'
 

@@ -43,12 +43,8 @@ def explain(
 ) -> Explanation:
     """Asks the open session itself, in batches of arrays."""
     started = time.perf_counter()
-    found = heat_map(
-        model.run,
-        picture.views[model.card.input],
-        index,
-        progress=progress,
-    )
+    view = picture.views[model.card.input]
+    found = heat_map(model.run, view, index, progress=progress)
     return Explanation(model.card.class_names[index], found, time.perf_counter() - started)
 
 

@@ -8,7 +8,7 @@ from demo import why
 from demo.classify import TOP_K
 from demo.markup import notice
 from demo.models import Models
-from demo.panels import HEAVY, QUIET, Refresh, Session, or_notice, panel
+from demo.panels import HEAVY, PROGRESS, QUIET, Refresh, Session, or_notice, panel
 from demo.picture import Picture
 from runtime.errors import UserError
 
@@ -17,45 +17,50 @@ NAME = "why"
 
 def build(models: Models, session: Session, runs_on: gr.Dropdown) -> Refresh:
     """Lays out the pane; returns what has to be done when the picture or the model changes."""
-    progress_bar = gr.Progress()
+    clicks = _Clicks(models)
     with gr.Tab("Why") as tab:
         shown = panel(why.EMPTY, elem_id="why")
         label = gr.Dropdown([], label="Look at another label", visible=False, filterable=False)
+    refresh = Refresh(clicks.show, [session.pane, session.picture, runs_on], [label, shown])
+    refresh.after(tab.select(lambda: NAME, None, session.pane, **QUIET))
+    label.input(clicks.look_at, [label, session.picture, runs_on], shown, **HEAVY)
+    return refresh
 
-    def explain(opened: Picture, key: str, index: int, progress: gr.Progress) -> str:
-        def report(done: int, total: int) -> None:
-            progress((done, total), desc="Covering spot after spot", unit="covers")
 
-        def html() -> str:
-            model = models.open(key)
-            return why.why_html(model, opened, why.explain(model, opened, index, progress=report))
+class _Clicks:
+    """What happens when the pane is shown, and when another label is chosen."""
 
-        return or_notice(html)
+    def __init__(self, models: Models) -> None:
+        self.models = models
 
-    def on_show(
-        pane: str, opened: Picture | None, key: str, progress: gr.Progress = progress_bar
-    ) -> tuple[Any, str]:
-        if opened is None:
+    def show(
+        self, pane: str, picture: Picture | None, key: str, progress: gr.Progress = PROGRESS
+    ) -> tuple[Any, str]:  # the labels to choose from, the explanation
+        if picture is None:
             return gr.update(visible=False), why.EMPTY
         if pane != NAME:
             return gr.update(visible=False), ""
         try:
-            model = models.open(key)
+            model = self.models.open(key)
+            best = why.best_classes(model, picture, TOP_K)
         except UserError as error:
             return gr.update(visible=False), notice("That did not work", str(error))
-        best = why.best_classes(model, opened, TOP_K)
         menu = [(model.card.class_names[index], index) for index in best]
-        return (
-            gr.update(choices=menu, value=best[0], visible=True),
-            explain(opened, key, best[0], progress),
-        )
+        shown = self.look_at(best[0], picture, key, progress)
+        return gr.update(choices=menu, value=best[0], visible=True), shown
 
-    def on_label(
-        index: int, opened: Picture | None, key: str, progress: gr.Progress = progress_bar
+    def look_at(
+        self, index: int, picture: Picture | None, key: str, progress: gr.Progress = PROGRESS
     ) -> str:
-        return explain(opened, key, index, progress) if opened else why.EMPTY
+        if picture is None:
+            return why.EMPTY
 
-    refresh = Refresh(on_show, [session.pane, session.picture, runs_on], [label, shown])
-    refresh.after(tab.select(lambda: NAME, None, session.pane, **QUIET))
-    label.input(on_label, [label, session.picture, runs_on], shown, **HEAVY)
-    return refresh
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="Covering spot after spot", unit="covers")
+
+        def html() -> str:
+            model = self.models.open(key)
+            found = why.explain(model, picture, index, progress=report)
+            return why.why_html(model, picture, found)
+
+        return or_notice(html)

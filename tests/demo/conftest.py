@@ -120,9 +120,13 @@ class Visit:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's chromium; tests are skipped where there is none."""
+    """Debian's chromium; tests are skipped where there is none.
+
+    One a module: Playwright keeps an event loop running in this thread, in which no other test
+    could run its own.
+    """
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -121,6 +121,16 @@ def test_what_is_no_picture_or_too_large_is_refused_in_the_browser(
     tab.complaints.clear()  # Gradio writes such refusals to the console too
 
 
+def test_a_picture_that_follows_quickly_is_answered_too(
+    toy_page: Any, visit: Open, pictures: Path
+) -> None:
+    tab = visit(toy_page.url)
+    tab.page.wait_for_selector("#picture-input input[type=file]", state="attached")
+    tab.page.get_by_role("button", name="Example: red").click()
+    tab.page.get_by_role("button", name="Example: blue").click()
+    tab.page.locator("#answer .label", has_text="blue").wait_for()
+
+
 def test_another_precision_answers_the_same_picture(
     toy_page: Any, visit: Open, pictures: Path
 ) -> None:
