@@ -22,8 +22,8 @@ from runtime.card import InputSpec
 from runtime.command import CommandParser, run_command
 from runtime.errors import UserError
 from training.archs import check_arch
+from training.assembly import build_learner
 from training.device import choose_device, device_name
-from training.learner import build_learner
 from training.plan import Plan, Terms
 from training.recipe import Recipe, load_recipe
 from training.step import precision_of

@@ -19,7 +19,9 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         middle = _channels(channels * _EXPANSION * width)
         last = _channels(middle * _EXPANSION)
-        self.blocks = nn.Sequential(_separable(channels, middle), _separable(middle, last))
+        self.blocks = nn.Sequential(
+            separable_convolution(channels, middle), separable_convolution(middle, last)
+        )
         self.classifier = nn.Linear(last, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -35,7 +37,8 @@ def _channels(wanted: float) -> int:
     return min(MAX_CHANNELS, max(8, round(wanted / 8) * 8))
 
 
-def _separable(channels: int, out_channels: int) -> nn.Sequential:
+def separable_convolution(channels: int, out_channels: int) -> nn.Sequential:
+    """Depthwise 3x3 of stride 2, pointwise, BatchNorm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
         nn.Conv2d(channels, out_channels, 1, bias=False),

@@ -1,28 +1,19 @@
 """All that changes while a student learns: networks, optimizer, teacher, random generators."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.augment import Augmentation
-from training.captured_step import CapturedStep, can_compile
-from training.data.geometry import MAX_PADDED_CROP_SIZE
-from training.distiller import SelfDistiller, build_distiller
+from training.captured_step import CapturedStep
+from training.distiller import SelfDistiller
 from training.dsr_teacher import DsrTeacher
-from training.objective import Objective
-from training.optimizers import build_optimizer
-from training.plan import Plan
+from training.peers.peer import Peer
 from training.process_group import ProcessGroup
 from training.step import Step, TermLog
-from training.students import build_student, tap_name
 from training.weight_average import WeightAverage
 from training.weights import start_from
-
-_RANK_SEEDS = 1_000_003  # between the seeds of two processes of one run
-
 
 TrainStep = Step | CapturedStep
 
@@ -46,6 +37,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     dsr_teacher: DsrTeacher | None
     average: WeightAverage | None
+    peer: Peer | None
     generator: torch.Generator  # of the augmentation
     step: TrainStep
     log: TermLog
@@ -54,9 +46,9 @@ class Learner:
 
     @property
     def auxiliary_params(self) -> int:
-        """Parameters that exist only in training."""
-        auxiliary = self.distiller.auxiliary
-        return sum(p.numel() for p in auxiliary.parameters()) if auxiliary is not None else 0
+        """How many parameters exist only in training."""
+        extras = [module for module in (self.distiller.auxiliary, self.peer) if module is not None]
+        return sum(p.numel() for module in extras for p in module.parameters())
 
     def networks(self) -> Networks:
         """The networks' weights on the CPU."""
@@ -92,6 +84,7 @@ class Learner:
         """
         own = {
             "dsr_teacher": _on_cpu(self.dsr_teacher.state_dict()) if self.dsr_teacher else None,
+            "peer": _on_cpu(self.peer.state_dict()) if self.peer is not None else None,
             "augmentation": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "cuda_random": (
@@ -107,6 +100,8 @@ class Learner:
         own = state["processes"][self.group.rank]
         if self.dsr_teacher is not None:
             self.dsr_teacher.load_state_dict(own["dsr_teacher"])
+        if self.peer is not None:
+            self.peer.load_state_dict(own["peer"])
         # A generator's state is its device's kind: on another kind the run goes on, but with
         # other draws than it would have had.
         if len(own["augmentation"]) == len(self.generator.get_state()):
@@ -114,110 +109,6 @@ class Learner:
         torch.set_rng_state(own["random"])
         if own["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda_random"], self.device)
-
-
-def build_learner(
-    plan: Plan, *, steps_per_epoch: int, device: torch.device, group: ProcessGroup | None = None
-) -> Learner:
-    """A fresh learner: its student starts the same whatever the plan's terms are."""
-    group = group or ProcessGroup()
-    recipe = plan.recipe
-    distiller = _build_distiller(plan, device)
-    generator = torch.Generator(device).manual_seed(plan.seed + _RANK_SEEDS * group.rank)
-    if not group.is_main:  # the weights are the same everywhere, what is dropped out is not
-        torch.manual_seed(plan.seed + _RANK_SEEDS * group.rank)
-    objective = Objective(
-        drg=plan.drg,
-        dsr=plan.dsr,
-        drg_weight=recipe.drg_weight,
-        dsr_weight=recipe.dsr_weight,
-        temperature=recipe.temperature,
-        label_smoothing=recipe.label_smoothing,
-    )
-    optimizer = build_optimizer(distiller, recipe)
-    teacher = _build_dsr_teacher(plan, device) if plan.dsr else None
-    average = None
-    if recipe.ema_decay:
-        average = WeightAverage(distiller.student, decay=recipe.ema_decay)
-    log = TermLog(objective.term_names(), capacity=steps_per_epoch, device=device)
-    augmentation = build_augmentation(plan, device=device)
-    step = Step(
-        distiller,
-        objective,
-        optimizer,
-        prepare=partial(augmentation.augment, num_classes=plan.num_classes, generator=generator),
-        dsr_teacher=teacher,
-        average=average,
-        log=log,
-        group=group,
-        device=device,
-        compiled=recipe.compile and can_compile(device),
-    )
-    return Learner(
-        distiller=distiller,
-        optimizer=optimizer,
-        dsr_teacher=teacher,
-        average=average,
-        generator=generator,
-        step=_captured(step, generator, device, group) if device.type == "cuda" else step,
-        log=log,
-        group=group,
-        device=device,
-    )
-
-
-def _captured(
-    step: Step, generator: torch.Generator, device: torch.device, group: ProcessGroup
-) -> CapturedStep:
-    single = group.world_size == 1
-    return CapturedStep(step, generator=generator, device=device, single=single)
-
-
-def _build_distiller(plan: Plan, device: torch.device) -> SelfDistiller:
-    torch.manual_seed(plan.seed)
-    student = build_student(
-        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-    )
-    # The head draws its weights aside: student and dropout are the same with and without it.
-    with torch.random.fork_rng(devices=[]):
-        distiller = build_distiller(
-            student,
-            tap=tap_name(plan.arch, plan.recipe.tap),
-            num_classes=plan.num_classes,
-            image_size=plan.input.size,
-            auxiliary=plan.drg,
-            head_width=plan.recipe.head_width,
-        )
-    distiller.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return distiller.train()
-
-
-def _build_dsr_teacher(plan: Plan, device: torch.device) -> DsrTeacher:
-    return DsrTeacher(
-        plan.recipe.dsr_teacher,
-        batch_size=plan.recipe.batch_size,
-        num_classes=plan.num_classes,
-        momentum=plan.recipe.dsr_momentum,
-        device=device,
-    )
-
-
-def build_augmentation(plan: Plan, *, device: torch.device) -> Augmentation:
-    """The recipe's augmentation; "auto" pads small images and cuts resized crops out of others."""
-    recipe, size = plan.recipe, plan.input.size
-    crop = recipe.crop
-    if crop == "auto":
-        crop = "pad" if size <= MAX_PADDED_CROP_SIZE else "resized"
-    return Augmentation(
-        input=plan.input,
-        device=device,
-        crop=crop,
-        padding=recipe.padding,
-        flip=recipe.flip,
-        erasing=recipe.random_erasing,
-        mixup=recipe.mixup,
-        cutmix=recipe.cutmix,
-    )
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

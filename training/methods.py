@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from runtime.errors import UserError
 from training.plan import Terms, terms_name
+from training.recipe import PEER_NAMES
 
 _SMOOTHING = 0.1
 
@@ -31,6 +32,7 @@ METHODS = {
         Method("drg", drg=True),
         Method("dsr", dsr=True),
         Method("drg+dsr", drg=True, dsr=True),
+        *(Method(peer, changes={"peer": peer}) for peer in PEER_NAMES),
     )
 }
 

@@ -1,18 +1,20 @@
 """Optimizers whose learning rate can be changed while a captured step replays them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from training.recipe import Recipe
 
 
-def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW, fused, on the device of `module`.
+def build_optimizer(modules: Sequence[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW, fused, on the device of `modules`.
 
     On CUDA the learning rate is a tensor on the device, so that a CUDA graph reads it anew at each
     replay; on CPU it is a number.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
     on_cuda = device.type == "cuda"
     rate = torch.zeros((), device=device) if on_cuda else 0.0

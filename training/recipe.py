@@ -29,7 +29,10 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "one-cycle"]
 DsrTeacherKind = Literal["previous", "mean", "ema"]
+Peer = Literal["none", "byot", "cs-kd", "ddgsd", "dlb", "ps-kd", "tf-kd", "uskd", "zipf-ls"]
 Crop = Literal["auto", "none", "pad", "resized"]
+
+PEER_NAMES: tuple[str, ...] = tuple(name for name in typing.get_args(Peer) if name != "none")
 
 _RECIPE_OF_DATA = {
     "digits": "digits",
@@ -66,6 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
     head_width: Positive = 1.0  # widens the auxiliary head
 
+    peer: Peer = "none"  # another self-distillation method, instead of DRG and DSR
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
     cutmix: Weight = 0.0  # the same; with both on, each image takes one of them
@@ -83,6 +87,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("warmup_epochs must be 0: one-cycle warms up by itself")
+        if self.peer != "none" and (self.label_smoothing or self.mixup or self.cutmix):
+            raise ValueError(f"peer {self.peer} needs label_smoothing, mixup and cutmix to be 0")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} must ascend")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from runtime.command import fail
+from runtime.errors import UserError
 from runtime.locate import CHECKPOINT
 from training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.data import Dataset, data_names, load_dataset
@@ -78,6 +79,10 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
+    if recipe.peer != "none" and (options.drg or options.dsr):
+        raise UserError(
+            f"the recipe's peer {recipe.peer} is another method; leave out --drg and --dsr"
+        )
     return Plan(
         arch=options.arch,
         width=options.width,

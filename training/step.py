@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,6 +46,22 @@ class TermLog:
         return taken
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """What a step works on."""
+
+    distiller: SelfDistiller
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    prepare: Prepare
+    dsr_teacher: DsrTeacher | None
+    average: WeightAverage | None
+    log: TermLog
+    group: ProcessGroup
+    device: torch.device
+    compiled: bool = False  # by torch.compile, forward and backward
+
+
 class Step:
     """Updates a student in place, one batch at a time.
 
@@ -53,32 +70,12 @@ class Step:
     (average gradients) and `apply` (optimizer, log, DSR's teacher, average of the weights).
     """
 
-    def __init__(
-        self,
-        distiller: SelfDistiller,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        *,
-        prepare: Prepare,
-        dsr_teacher: DsrTeacher | None,
-        average: WeightAverage | None,
-        log: TermLog,
-        group: ProcessGroup,
-        device: torch.device,
-        compiled: bool = False,
-    ) -> None:
-        self._distiller = distiller
-        self._objective = objective
-        self._optimizer = optimizer
-        self._prepare = prepare
-        self._dsr_teacher = dsr_teacher
-        self._average = average
-        self._log = log
-        self._group = group
-        self._device = device
-        self._scale = torch.ones((), device=device)
-        self.loss = torch.compile(self._terms, dynamic=False) if compiled else self._terms
-        self._results: tuple[dict[str, Tensor], Tensor] | None = None
+    def __init__(self, parts: StepParts) -> None:
+        self._parts = parts
+        self._scale = torch.ones((), device=parts.device)
+        self.loss = torch.compile(self._terms, dynamic=False) if parts.compiled else self._terms
+        self._terms_now: dict[str, Tensor] = {}
+        self._shape_now: Tensor | None = None  # the ranking that DSR's teacher takes over
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, learning_rate: float, scale: float
@@ -91,43 +88,47 @@ class Step:
 
     def set_rates(self, *, learning_rate: float, scale: float) -> None:
         """What changes from step to step: `scale` multiplies both distillation weights."""
-        set_learning_rate(self._optimizer, learning_rate)
+        set_learning_rate(self._parts.optimizer, learning_rate)
         self._scale.fill_(scale)
 
     def compute(self, images: Tensor, labels: Tensor) -> None:
         """Gradients of the objective on a batch, and the ranking that DSR remembers of it."""
-        pixels, targets = self._prepare(images, labels)
+        pixels, targets = self._parts.prepare(images, labels)
         terms, logits = self.loss(pixels, targets)
-        self._optimizer.zero_grad(set_to_none=True)
-        total(terms).backward()  # type: ignore[no-untyped-call]
-        shape = self._dsr_teacher.shape_of(logits) if self._dsr_teacher else logits
-        self._results = ({name: term.detach() for name, term in terms.items()}, shape)
+        self._differentiate(terms)
+        teacher = self._parts.dsr_teacher
+        self._shape_now = teacher.shape_of(logits) if teacher is not None else None
 
     def exchange(self) -> None:
         """Averages over the processes what they must agree on."""
-        if self._group.world_size == 1:
+        parts = self._parts
+        if parts.group.world_size == 1:
             return
-        assert self._results is not None
-        shared = [p.grad for g in self._optimizer.param_groups for p in g["params"]]
-        if self._dsr_teacher is not None and self._dsr_teacher.is_shared:
-            shared.append(self._results[1])
-        self._group.average(shared)
+        shared = [p.grad for group in parts.optimizer.param_groups for p in group["params"]]
+        if parts.dsr_teacher is not None and parts.dsr_teacher.is_shared:
+            shared.append(self._shape_now)
+        parts.group.average(shared)
 
     def apply(self) -> None:
         """The update itself, and what is remembered of it."""
-        assert self._results is not None
-        terms, shape = self._results
-        self._optimizer.step()
-        self._log.append(terms)
-        if self._dsr_teacher is not None:
-            self._dsr_teacher.update(shape)
-        if self._average is not None:
-            self._average.update()
+        parts = self._parts
+        parts.optimizer.step()
+        parts.log.append(self._terms_now)
+        if parts.dsr_teacher is not None and self._shape_now is not None:
+            parts.dsr_teacher.update(self._shape_now)
+        if parts.average is not None:
+            parts.average.update()
+
+    def _differentiate(self, terms: dict[str, Tensor]) -> None:
+        self._parts.optimizer.zero_grad(set_to_none=True)
+        total(terms).backward()  # type: ignore[no-untyped-call]
+        self._terms_now = {name: term.detach() for name, term in terms.items()}
 
     def _terms(self, pixels: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        with _autocast(self._device):
-            outputs = self._distiller(pixels)
-        terms = self._objective.terms(outputs, targets, self._dsr_teacher, scale=self._scale)
+        parts = self._parts
+        with autocast(parts.device):
+            outputs = parts.distiller(pixels)
+        terms = parts.objective.terms(outputs, targets, parts.dsr_teacher, scale=self._scale)
         return terms, outputs.logits.detach()
 
 
@@ -137,8 +138,8 @@ def precision_of(device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def _autocast(device: torch.device) -> AbstractContextManager[None]:
-    # Without its cache of cast weights, which must not outlive the capture of a graph.
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Computes in the device's precision, without a cache of weights that outlived a capture."""
     return torch.autocast(
         device.type,
         dtype=torch.bfloat16,

@@ -23,22 +23,26 @@ class _Family:
 
     strided: tuple[str, str]  # the first two modules that halve the resolution
     stages: tuple[str, str, str, str]  # the last module of each of the four stages
+    last: str  # the module whose map is pooled for the classifier
     classifier: str
 
 
 _MOBILENET = _Family(
     strided=("features.0.0", "features.2.conv.1.0"),
     stages=("features.3", "features.6", "features.13", "features.17"),
+    last="features.18",
     classifier="classifier.1",
 )
 _SHUFFLENET = _Family(
     strided=("conv1.0", "maxpool"),
     stages=("maxpool", "stage2", "stage3", "stage4"),
+    last="conv5",
     classifier="fc",
 )
 _RESNET = _Family(
     strided=("conv1", "maxpool"),
     stages=("layer1", "layer2", "layer3", "layer4"),
+    last="layer4",
     classifier="fc",
 )
 _DENSENET = _Family(
@@ -49,6 +53,7 @@ _DENSENET = _Family(
         "features.denseblock3",
         "features.denseblock4",
     ),
+    last="features",  # before its ReLU
     classifier="classifier",
 )
 _FAMILIES: dict[str, _Family] = {
@@ -82,6 +87,11 @@ def build_student(arch: str, *, num_classes: int, image_size: int, width: float 
 def tap_name(arch: str, tap: int) -> str:
     """Name of the submodule whose output is the feature map of stage `tap`, 1 to 4."""
     return _FAMILIES[arch].stages[tap - 1]
+
+
+def last_map_name(arch: str) -> str:
+    """Name of the submodule whose feature map is pooled for the classifier."""
+    return _FAMILIES[arch].last
 
 
 def classifier_name(arch: str) -> str:

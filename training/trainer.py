@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.preprocess import preprocess
+from training.assembly import build_learner
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.data.batches import Batches
 from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
-from training.learner import Networks, build_learner
+from training.learner import Networks
+from training.peers.build import needs_partners, partner_rows
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.progress import Progress
@@ -57,19 +59,25 @@ class Trainer:
         self.train_rows, self.validation_rows = split_validation(
             dataset.train_labels, plan.recipe.validation_fraction
         )
+        peer = plan.recipe.peer
         self._batches = Batches(
             dataset.train_images,
-            dataset.train_labels,
+            dataset.train_labels if peer == "none" else np.arange(len(dataset.train_labels)),
             batch_size=plan.recipe.batch_size,
             device=device,
             seed=plan.seed,
             rank=self.group.rank,
             world_size=self.group.world_size,
             subset=self.train_rows,
+            companions=self._partners if needs_partners(peer) else None,
         )
         self.steps_per_epoch = len(self._batches)
         self.learner = build_learner(
-            plan, steps_per_epoch=self.steps_per_epoch, device=device, group=self.group
+            plan,
+            steps_per_epoch=self.steps_per_epoch,
+            device=device,
+            group=self.group,
+            dataset=dataset,
         )
         self._epoch = 0  # whole epochs done
         self._terms: list[list[float]] = []  # of the steps of the current epoch
@@ -222,6 +230,9 @@ class Trainer:
             "images_per_second": images / train_seconds,
             "data_wait_share": min(1.0, self._batches.wait_seconds / train_seconds),
         }
+
+    def _partners(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        return partner_rows(rows, self.dataset.train_labels, seed=self.plan.seed, epoch=epoch)
 
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started

@@ -8,12 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from training.assembly import build_learner
 from training.captured_step import CapturedStep
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.data.batches import Batches
 from training.interruption import InterruptedRunError, StopRequest
-from training.learner import Learner, build_learner
+from training.learner import Learner
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.progress import Progress

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.assembly import build_augmentation, build_learner
 from training.data import Dataset
 from training.data.batches import Batches
 from training.dsr_teacher import DsrTeacher
-from training.learner import Learner, build_augmentation, build_learner
+from training.learner import Learner
 from training.losses import ranked
 from training.plan import Plan
 from training.process_group import ProcessGroup

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import torch
 
+from training.assembly import build_learner
 from training.data import load_dataset
 from training.data.batches import Batches
-from training.learner import build_learner
 from training.plan import Plan
 from training.process_group import open_group
 

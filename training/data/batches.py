@@ -1,6 +1,7 @@
 """Training batches: the order of an epoch, the share of a rank, and the seconds spent waiting."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from runtime.errors import UserError
 from training.data.feeds import fits, open_feed
 from training.data.waiting import open_clock
+
+# From the rows (steps, batch_size) of an epoch and its number to as many others.
+Companions: TypeAlias = Callable[[NDArray[np.int64], int], NDArray[np.int64]]
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -24,7 +28,8 @@ class Batches:
     takes the r-th `batch_size`. So two ranks with batch b see what one process with batch 2b sees.
 
     `subset` names the images that are trained on (None: all), so that some can be held out without
-    a copy of the others.
+    a copy of the others. `companions` names as many more images for
+    every batch, which follow its own.
 
     `resident` says whether the device holds the arrays; None: on CUDA if they take at most 40 % of
     its free memory, on the CPU always, where it means that rows are read when they are asked for.
@@ -43,7 +48,9 @@ class Batches:
         world_size: int = 1,
         resident: bool | None = None,
         subset: NDArray[np.int64] | None = None,
+        companions: Companions | None = None,
     ) -> None:
+        self._companions = companions
         self._subset = np.arange(len(images)) if subset is None else subset
         count = len(self._subset)
         if not 1 <= batch_size * world_size <= count:
@@ -69,7 +76,10 @@ class Batches:
         """
         order = epoch_order(len(self._subset), seed=self._seed, epoch=epoch)
         used = self._subset[order[: int(np.prod(self._shape))]]
-        rows = used.reshape(self._shape)[first:, self._rank]
+        rows = used.reshape(self._shape)[:, self._rank]
+        if self._companions is not None:
+            rows = np.concatenate([rows, self._companions(rows, epoch)], axis=1)
+        rows = rows[first:]
         self._clock.reset()
         batches = self._feed.batches(rows)
         try:

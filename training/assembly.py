@@ -1,0 +1,152 @@
+"""From a plan to a learner: networks, optimizer, step."""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from training.augment import Augmentation
+from training.captured_step import CapturedStep, can_compile
+from training.data import Dataset
+from training.data.geometry import MAX_PADDED_CROP_SIZE
+from training.distiller import SelfDistiller, build_distiller
+from training.dsr_teacher import DsrTeacher
+from training.learner import Learner
+from training.objective import Objective
+from training.optimizers import build_optimizer
+from training.peers.build import build_peer
+from training.peers.peer_step import PeerStep
+from training.plan import Plan
+from training.process_group import ProcessGroup
+from training.step import Step, StepParts, TermLog
+from training.students import build_student, tap_name
+from training.weight_average import WeightAverage
+
+_RANK_SEEDS = 1_000_003  # between the seeds of two processes of one run
+
+
+def build_learner(
+    plan: Plan,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+    group: ProcessGroup | None = None,
+    dataset: Dataset | None = None,
+) -> Learner:
+    """A fresh learner: its student starts the same whatever the plan's terms are.
+
+    A recipe with a peer needs the `dataset`; its step takes row numbers instead of labels.
+    """
+    group = group or ProcessGroup()
+    recipe = plan.recipe
+    distiller = _build_distiller(plan, device)
+    peer, reader = None, None
+    if recipe.peer != "none":
+        assert dataset is not None, "a peer is built for a data set"
+        with torch.random.fork_rng(devices=[]):  # as the auxiliary head
+            peer, reader = build_peer(
+                plan, distiller.student, dataset, steps_per_epoch=steps_per_epoch, device=device
+            )
+    generator = torch.Generator(device).manual_seed(plan.seed + _RANK_SEEDS * group.rank)
+    if not group.is_main:  # the weights are the same everywhere, what is dropped out is not
+        torch.manual_seed(plan.seed + _RANK_SEEDS * group.rank)
+    objective = _build_objective(plan)
+    term_names = peer.term_names if peer is not None else objective.term_names()
+    augmentation = build_augmentation(plan, device=device)
+    parts = StepParts(
+        distiller=distiller,
+        objective=objective,
+        optimizer=build_optimizer([distiller, *([peer] if peer else [])], recipe),
+        prepare=partial(augmentation.augment, num_classes=plan.num_classes, generator=generator),
+        dsr_teacher=_build_dsr_teacher(plan, device) if plan.dsr else None,
+        average=_build_average(distiller, recipe.ema_decay),
+        log=TermLog(term_names, capacity=steps_per_epoch, device=device),
+        group=group,
+        device=device,
+        compiled=recipe.compile and peer is None and can_compile(device),
+    )
+    step = Step(parts)
+    if peer is not None and reader is not None and dataset is not None:
+        labels = torch.from_numpy(np.array(dataset.train_labels)).to(device)
+        step = PeerStep(parts, peer=peer, student=reader, labels=labels)
+    return Learner(
+        distiller=distiller,
+        optimizer=parts.optimizer,
+        dsr_teacher=parts.dsr_teacher,
+        average=parts.average,
+        peer=peer,
+        generator=generator,
+        step=_captured(step, generator, device, group) if device.type == "cuda" else step,
+        log=parts.log,
+        group=group,
+        device=device,
+    )
+
+
+def _build_objective(plan: Plan) -> Objective:
+    return Objective(
+        drg=plan.drg,
+        dsr=plan.dsr,
+        drg_weight=plan.recipe.drg_weight,
+        dsr_weight=plan.recipe.dsr_weight,
+        temperature=plan.recipe.temperature,
+        label_smoothing=plan.recipe.label_smoothing,
+    )
+
+
+def _build_average(distiller: SelfDistiller, decay: float) -> WeightAverage | None:
+    return WeightAverage(distiller.student, decay=decay) if decay else None
+
+
+def _captured(
+    step: Step, generator: torch.Generator, device: torch.device, group: ProcessGroup
+) -> CapturedStep:
+    single = group.world_size == 1
+    return CapturedStep(step, generator=generator, device=device, single=single)
+
+
+def _build_distiller(plan: Plan, device: torch.device) -> SelfDistiller:
+    torch.manual_seed(plan.seed)
+    student = build_student(
+        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
+    )
+    # The head draws its weights aside: student and dropout are the same with and without it.
+    with torch.random.fork_rng(devices=[]):
+        distiller = build_distiller(
+            student,
+            tap=tap_name(plan.arch, plan.recipe.tap),
+            num_classes=plan.num_classes,
+            image_size=plan.input.size,
+            auxiliary=plan.drg,
+            head_width=plan.recipe.head_width,
+        )
+    distiller.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return distiller.train()
+
+
+def _build_dsr_teacher(plan: Plan, device: torch.device) -> DsrTeacher:
+    return DsrTeacher(
+        plan.recipe.dsr_teacher,
+        batch_size=plan.recipe.batch_size,
+        num_classes=plan.num_classes,
+        momentum=plan.recipe.dsr_momentum,
+        device=device,
+    )
+
+
+def build_augmentation(plan: Plan, *, device: torch.device) -> Augmentation:
+    """The recipe's augmentation; "auto" pads small images and cuts resized crops out of others."""
+    recipe, size = plan.recipe, plan.input.size
+    crop = recipe.crop
+    if crop == "auto":
+        crop = "pad" if size <= MAX_PADDED_CROP_SIZE else "resized"
+    return Augmentation(
+        input=plan.input,
+        device=device,
+        crop=crop,
+        padding=recipe.padding,
+        flip=recipe.flip,
+        erasing=recipe.random_erasing,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+    )

@@ -1,0 +1,65 @@
+"""Zipf's label smoothing (ZipfLS).
+
+Liang et al., ECCV 2022 (arXiv 2207.12980), github.com/megvii-research/zipfls, losses.py. Cost: the
+classifier at every position of the last feature map at twice its resolution; no parameters. The
+authors rank on the CPU; here it is tensor operations, without gradients as theirs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.peers.peer import (
+    LAST,
+    Peer,
+    PeerBatch,
+    PeerFacts,
+    Student,
+    cross_entropy,
+    without_target,
+)
+
+_WEIGHT = 0.1  # CIFAR-100; TinyImageNet 1.0
+_UPSAMPLING = 2
+
+
+class ZipfLs(Peer):
+    """CE + λ KL( Zipf of the votes' ranks ‖ σ(z) ), both over all classes but the label."""
+
+    term_names = ("cross_entropy", "zipf")
+    reads = (LAST,)
+
+    def __init__(self, facts: PeerFacts) -> None:
+        super().__init__(facts)
+        self._classifier = [facts.classifier]  # in a list: not a parameter of this module
+
+    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
+        seen = student(batch.pixels)
+        with torch.no_grad():
+            target = zipf_of_votes(self._votes(seen.features[LAST]), batch.labels)
+        log_others = F.log_softmax(without_target(seen.logits.float(), batch.labels), dim=1)
+        divergence = F.kl_div(log_others, target, reduction="batchmean")
+        return {
+            "cross_entropy": cross_entropy(seen.logits, batch.labels),
+            "zipf": _WEIGHT * divergence,
+        }
+
+    def _votes(self, features: Tensor) -> Tensor:
+        """How many positions vote for each class: (N, K)."""
+        dense = F.interpolate(
+            F.relu(features.float()), scale_factor=_UPSAMPLING, mode="bilinear", align_corners=False
+        )
+        classifier = self._classifier[0]
+        positions = dense.flatten(2).transpose(1, 2)  # (N, H·W, C)
+        logits = F.linear(positions, classifier.weight.float(), classifier.bias.float())
+        chosen = logits.argmax(dim=2)
+        return F.one_hot(chosen, logits.shape[2]).sum(dim=1)
+
+
+def zipf_of_votes(votes: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities (N, K - 1) by 1 / rank among the other classes; ties share a rank."""
+    others = without_target(votes, labels)
+    # A class's rank is one more than the number of classes with more votes.
+    ranks = 1 + (others[:, None, :] > others[:, :, None]).sum(dim=2)
+    weights = 1.0 / ranks
+    return weights / weights.sum(dim=1, keepdim=True)
