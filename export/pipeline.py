@@ -20,7 +20,7 @@ from export.holdout import Labelled
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
 from export.options import FILES_OF, ExportOptions, bundle_of
 from export.to_fp16 import to_fp16
-from export.to_onnx import ExportedGraph, export_graph, model_bytes
+from export.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
 from runtime.card import (
     METADATA_KEY,
     MODEL_FILES,
@@ -77,8 +77,7 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
     reference = softmax(logits, temperature=trained.temperature).astype(np.float32)
     test = Labelled(dataset.test_images, dataset.test_labels, reference)
     card = _card(trained, logits, dataset.test_labels)
-    say("exporting the float32 graph")
-    graph = export_graph(trained.student, trained.input, trained.temperature, opset=options.opset)
+    graph = _float32_graph(trained, bundle, options, say)
     outcomes = [
         _verify(model, precision, calibration, graph=graph, card=card, test=test, say=say)
         for precision, model, calibration in _models(graph.model, dataset, options, say)
@@ -86,6 +85,18 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
     files = [(outcome.record, outcome.content) for outcome in kept]
     return Exported(bundle, outcomes, write_bundle(bundle, card, files, test) if files else None)
+
+
+def _float32_graph(
+    trained: TrainedRun, bundle: Path, options: ExportOptions, say: Callable[[str], None]
+) -> ExportedGraph:
+    """What every file is made from: exported, or if it is not asked for, the one that is there."""
+    if "fp32" not in options.precisions:
+        kept = kept_graph(bundle, trained.checkpoint_sha256, options.opset)
+        if kept is not None:
+            return kept
+    say("exporting the float32 graph")
+    return export_graph(trained.student, trained.input, trained.temperature, opset=options.opset)
 
 
 def _models(

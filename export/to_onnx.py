@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -17,10 +18,12 @@ import torch
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
+from export.bundle import existing_card
 from export.graph import name_boundaries
 from export.options import DEFAULT_OPSET, LEGACY_OPSET
+from runtime.bundle import Bundle
 from runtime.card import INPUT_NAME, OUTPUT_NAME, InputSpec
-from runtime.errors import VerificationError
+from runtime.errors import BundleError, VerificationError
 
 BATCH = "batch"  # name of the symbolic first dimension
 NEWEST_IR = 10  # onnxruntime 1.23 and TensorRT refuse newer ones
@@ -74,7 +77,27 @@ def export_graph(
     _clean(graph)
     _check(graph, opset)
     name_boundaries(graph.graph)
-    return ExportedGraph(graph, opset, f"torch {torch.__version__.partition('+')[0]} {name}")
+    return ExportedGraph(graph, opset, _exporter(name))
+
+
+def kept_graph(folder: Path, checkpoint_sha256: str, opset: int) -> ExportedGraph | None:
+    """The float32 graph that a bundle already holds; None unless it is what would be exported.
+
+    Exporting it again would give the same bytes, a quarter of a minute later.
+    """
+    card = existing_card(folder, checkpoint_sha256)
+    record = card.file("fp32") if card is not None else None
+    if card is None or record is None or record.opset != opset:
+        return None
+    if not record.exporter.startswith(_exporter("")):
+        return None  # of another version of torch
+    try:
+        content = Bundle(folder, card).read(record)
+    except BundleError:  # missing or damaged
+        return None
+    return ExportedGraph(
+        ir.from_proto(onnx.load_from_string(content)), record.opset, record.exporter
+    )
 
 
 def model_bytes(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
@@ -84,6 +107,10 @@ def model_bytes(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
+
+
+def _exporter(name: str) -> str:
+    return f"torch {torch.__version__.partition('+')[0]} {name}"
 
 
 def _export_default(model: nn.Module, example: Tensor, opset: int) -> ir.Model:

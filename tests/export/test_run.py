@@ -5,14 +5,17 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from export import pipeline
 from export.options import ExportOptions, parse_precisions
 from export.run import main
+from export.to_onnx import kept_graph
 from runtime import open_classifier
 from runtime.bundle import open_bundle
-from runtime.card import METADATA_KEY, PRECISION_KEY, card_from_json, read_card
+from runtime.card import METADATA_KEY, PRECISION_KEY, card_from_json, read_card, write_card
 from runtime.errors import UserError
 from runtime.files import sha256_of
 from runtime.onnx_session import OnnxSession
@@ -103,6 +106,55 @@ def test_it_says_what_it_does_and_adds_to_the_bundle(
     assert main([str(run), "--opset", "17", "--precision", "fp16"]) == 0
     assert [file.precision for file in read_card(run / "bundle").files] == ["fp32", "fp16"]
     assert (run / "bundle" / "model.onnx").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def copied_run(fitted_run: Path, fitted_bundle: Path, tmp_path: Path) -> Path:
+    """The run with its bundle of float32 only."""
+    run = tmp_path / "quick"
+    shutil.copytree(fitted_run, run)
+    shutil.copytree(fitted_bundle, run / "bundle")
+    card = read_card(run / "bundle")
+    write_card(run / "bundle", msgspec.structs.replace(card, files=card.files[:1]))
+    for name in ("model.fp16.onnx", "model.int8.onnx", "model.int8-cpu.onnx"):
+        (run / "bundle" / name).unlink()
+    return run
+
+
+def options(*precisions: str) -> ExportOptions:
+    return ExportOptions(precisions=precisions, opset=17, calibration="minmax")
+
+
+def test_other_precisions_are_made_from_the_file_that_is_there(
+    copied_run: Path, fitted_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr(pipeline, "export_graph", refuse)
+    pipeline.export_run(copied_run, options("fp16", "int8"), lambda _text: None)
+    assert read_card(copied_run / "bundle").files == read_card(fitted_bundle).files
+    with pytest.raises(AssertionError, match="exported again"):
+        pipeline.export_run(copied_run, options("fp32"), lambda _text: None)
+
+
+@pytest.mark.parametrize("change", ["opset", "exporter", "content", "checkpoint"])
+def test_a_file_that_is_not_what_would_be_exported_is_not_used(
+    change: str, copied_run: Path
+) -> None:
+    folder = copied_run / "bundle"
+    card = read_card(folder)
+    digest = card.provenance.checkpoint_sha256
+    assert kept_graph(folder, digest, 17) is not None
+    (file,) = card.files
+    if change == "opset":
+        file = msgspec.structs.replace(file, opset=18)
+    elif change == "exporter":
+        file = msgspec.structs.replace(file, exporter="torch 2.9.0 legacy")
+    elif change == "content":
+        (folder / file.path).write_bytes(b"damaged")
+    write_card(folder, msgspec.structs.replace(card, files=(file,)))
+    assert kept_graph(folder, "f" * 64 if change == "checkpoint" else digest, 17) is None
 
 
 @pytest.mark.parametrize("text", ["", "fp8", "fp32,", "fp32 fp16", "FP16", "int8-cpu"])
