@@ -1,5 +1,7 @@
 """An ONNX file on ONNX Runtime: `onnx-cpu` and `onnx-cuda`."""
 
+import importlib
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -65,9 +67,16 @@ class OnnxSession(Session):
         self._session = None
 
 
+def _onnxruntime() -> Any:
+    """The package, imported where it is needed: it takes 0.2 s."""
+    # From 1.32 on it reports its use to its makers unless this is set before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
+
+
 def missing_provider(backend: OnnxBackend) -> str | None:
     """Why `backend` cannot run with the installed onnxruntime on this machine; None if it can."""
-    import onnxruntime
+    onnxruntime = _onnxruntime()
 
     if PROVIDERS[backend] not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
@@ -84,7 +93,7 @@ def start_provider(backend: OnnxBackend) -> None:
 
 
 def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:
-    import onnxruntime
+    onnxruntime = _onnxruntime()
 
     if missing := missing_provider(backend):
         raise BackendError(
