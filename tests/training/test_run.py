@@ -194,8 +194,10 @@ def test_an_interruption_leaves_a_checkpoint(
 
 
 @pytest.fixture
-def fork_server() -> multiprocessing.context.ForkServerContext:
+def fork_server(monkeypatch: pytest.MonkeyPatch) -> multiprocessing.context.ForkServerContext:
     """Processes that start with torch already imported: each kill costs no seconds of imports."""
+    # Two threads on networks this small mostly wait for each other, far longer on a busy machine.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.session", "tensorboard.summary", "matplotlib.figure"])
     return context
