@@ -256,12 +256,13 @@ def test_the_default_command_on_a_trained_run(
     trained_run: Path, trained_bundle: Path, tmp_path: Path, command: Command
 ) -> None:
     (tmp_path / "runs").mkdir()
-    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
-    shutil.rmtree(tmp_path / "runs" / "mine" / "bundle")
-    (tmp_path / "runs" / "latest").symlink_to("mine")
+    name = trained_run.name  # which the card, inside each file, names too
+    shutil.copytree(trained_run, tmp_path / "runs" / name)
+    shutil.rmtree(tmp_path / "runs" / name / "bundle")
+    (tmp_path / "runs" / "latest").symlink_to(name)
     finished = command("export/build_trt.py", cwd=tmp_path, check=True)
-    assert finished.stdout.startswith("run: runs/mine\n")
-    card = read_card(tmp_path / "runs" / "mine" / "bundle")
+    assert finished.stdout.startswith(f"run: runs/{name}\n")
+    card = read_card(tmp_path / "runs" / name / "bundle")
     assert [file.precision for file in card.files] == ["fp32", "fp16"]
     assert [engine.compute_capability for engine in card.engines] == ["8.6", "8.9", "12.0"]
     digests = {file.precision: file.sha256 for file in read_card(trained_bundle).files}
