@@ -1,0 +1,228 @@
+"""Writes a model repository for Triton Inference Server.
+
+python export/to_triton.py BUNDLE --out REPOSITORY                       # onnxruntime backend
+python export/to_triton.py BUNDLE --out REPOSITORY --backend tensorrt    # an engine of the bundle
+python export/to_triton.py BUNDLE --out REPOSITORY --backend python      # this project's runtime
+"""
+
+import argparse
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from export.report import say
+from export.triton_config import (
+    BACKENDS,
+    LABELS_FILE,
+    MARK,
+    MODEL_FILES,
+    Backend,
+    TritonModel,
+    config_text,
+    labels_text,
+)
+from runtime.bundle import Bundle, open_bundle
+from runtime.card import CARD_FILE, EngineRecord, ModelFile
+from runtime.card import MODEL_FILES as PRECISION_FILES
+from runtime.command import CommandParser, positive_int, run_command
+from runtime.errors import BundleError, UserError
+from runtime.files import write_atomic
+from runtime.locate import find_model
+
+CONFIG_FILE = "config.pbtxt"
+_VERSION = "1"
+_DEFAULT_MAX_BATCH = 64
+_PREFERRED_BATCH = 8
+Source = EngineRecord | ModelFile | None  # None: the whole bundle, for the python backend
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the model that `arguments` describe and says how to serve it."""
+    options = _parser().parse_args(arguments)
+    path = find_model(options.bundle)
+    if path.is_file():
+        raise BundleError(f"{path} is a lone ONNX file; expected its bundle, a folder with a card")
+    bundle = open_bundle(path)
+    name = _model_name(options.name, bundle)
+    target = options.out / name
+    _check_target(target)
+    source: Source = None
+    if options.backend == "tensorrt":
+        source = choose_engine(bundle, options.precision or "fp16", options.compute_capability)
+    elif options.backend == "onnxruntime":
+        source = choose_file(bundle, options.precision or "fp32")
+    model = _described(bundle, name, options.backend, options.precision, options.max_batch, source)
+    _write(target, _files(bundle, model, source))
+    say(f"model: {target}")
+    say(f"serve: tritonserver --model-repository {options.out.resolve()}")
+    if isinstance(source, EngineRecord):
+        say(f"The server's TensorRT must be {source.tensorrt_version}, its GPU {source.gpu_name}.")
+    if model.backend == "python":
+        say("The server's Python needs this project: `pip install .` in its environment.")
+    return 0
+
+
+def choose_engine(bundle: Bundle, precision: str, capability: str | None) -> EngineRecord:
+    """The one engine that is meant; UserError if there is none, or several."""
+    found = [
+        engine
+        for engine in bundle.card.engines
+        # Triton's tensorrt backend does not load TensorRT-RTX engines.
+        if engine.flavor == "tensorrt"
+        and engine.precision == precision
+        and capability in (None, engine.compute_capability)
+    ]
+    if len(found) > 1:
+        choices = ", ".join(engine.compute_capability for engine in found)
+        raise UserError(
+            f"{bundle.path} has several such engines; add --compute-capability of {choices}"
+        )
+    if not found:
+        raise UserError(
+            f"{bundle.path} has no {precision} engine of flavor tensorrt"
+            f"{f' for {capability}' if capability else ''}; build it on the server's GPU: "
+            f"`python export/build_trt.py {bundle.path} --precision {precision} --flavor tensorrt`"
+        )
+    (engine,) = found
+    if engine.profile.min > 1:
+        raise UserError(
+            f"{engine.path} takes batches from {engine.profile.min}, Triton also sends single "
+            "images; build it with `--batch 1,OPT,MAX`"
+        )
+    return engine
+
+
+def choose_file(bundle: Bundle, precision: str) -> ModelFile:
+    """The ONNX file of a precision; UserError if the bundle has none."""
+    if (file := bundle.card.file(precision)) is not None:
+        return file
+    listed = ", ".join(file.precision for file in bundle.card.files)
+    raise UserError(
+        f"{bundle.path} has no ONNX file of {precision}, only of {listed}; add it with "
+        f"`python export/run.py RUN --precision {precision.removesuffix('-cpu')}`"
+    )
+
+
+def command() -> NoReturn:
+    """Runs `main` as a command."""
+    run_command(main)
+
+
+def _described(
+    bundle: Bundle,
+    name: str,
+    backend: Backend,
+    precision: str | None,
+    max_batch: int | None,
+    source: Source,
+) -> TritonModel:
+    """The model with batches that every session behind it takes."""
+    if isinstance(source, EngineRecord):
+        bounded = [source.profile]
+    else:
+        # The runtime in the python backend may choose any engine of the bundle.
+        bounded = [e.profile for e in bundle.card.engines] if backend == "python" else []
+    limit = min((profile.max for profile in bounded), default=_DEFAULT_MAX_BATCH)
+    if max_batch is not None and bounded and max_batch > limit:
+        raise UserError(
+            f"--max-batch {max_batch} is beyond the engine's profile, which ends at {limit}"
+        )
+    largest = max_batch if max_batch is not None else limit
+    return TritonModel(
+        name=name,
+        backend=backend,
+        card=bundle.card,
+        max_batch=largest,
+        preferred_batch=min(_PREFERRED_BATCH, largest),
+        precision=precision if backend == "python" else None,
+    )
+
+
+def _files(bundle: Bundle, model: TritonModel, source: Source) -> dict[str, bytes]:
+    """The model's files by their path in it, read with their digests checked."""
+    files = {
+        CONFIG_FILE: config_text(model).encode(),
+        LABELS_FILE: labels_text(model.card).encode(),
+    }
+    main_file = f"{_VERSION}/{MODEL_FILES[model.backend]}"
+    if source is not None:
+        files[main_file] = bundle.read(source)
+    else:
+        files[main_file] = Path(__file__).with_name("triton_model.py").read_bytes()
+        files[f"{_VERSION}/bundle/{CARD_FILE}"] = (bundle.path / CARD_FILE).read_bytes()
+        records: list[ModelFile | EngineRecord] = [*model.card.files, *model.card.engines]
+        for record in records:
+            files[f"{_VERSION}/bundle/{record.path}"] = bundle.read(record)
+    return files
+
+
+def _model_name(asked: str | None, bundle: Bundle) -> str:
+    card = bundle.card
+    default = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{card.provenance.data}-{card.arch}")
+    name = default if asked is None else asked
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is no folder name; use letters, digits, and . _ + -")
+    return name
+
+
+def _check_target(target: Path) -> None:
+    """UserError if the folder is there and is not one that this command wrote."""
+    if not target.exists():
+        return
+    config = target / CONFIG_FILE
+    if not config.is_file() or not config.read_text(errors="replace").startswith(MARK):
+        raise UserError(
+            f"{target} exists and was not written by this command; choose another --name"
+        )
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    """Writes the model beside its place and moves it there whole: Triton may be watching."""
+    staging = target.with_name(f".{target.name}.{os.getpid()}.new")
+    former = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        for path, content in files.items():
+            write_atomic(staging / path, content)
+        if target.exists():
+            target.rename(former)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(prog="python export/to_triton.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "bundle", type=Path, metavar="BUNDLE", help="a bundle, or a run that has one"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="REPOSITORY", help="the model repository"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="onnxruntime", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=tuple(PRECISION_FILES),
+        help="default: fp32 for onnxruntime, fp16 for tensorrt, the runtime's choice for python",
+    )
+    parser.add_argument("--name", help="the model's name; default: DATA-ARCH")
+    parser.add_argument(
+        "--max-batch",
+        type=positive_int,
+        metavar="N",
+        help=f"default: the end of the engine's profile, else {_DEFAULT_MAX_BATCH}",
+    )
+    parser.add_argument(
+        "--compute-capability", metavar="C", help="which engine, if there are several"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    command()
