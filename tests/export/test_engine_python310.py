@@ -1,0 +1,72 @@
+"""Engines where JetPack 6 is: Python 3.10, and no torch, no onnx in the environment."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runtime.card import read_card
+from runtime.files import sha256_of
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("numpy", "onnxruntime", "pillow", "msgspec", "tensorrt-rtx-cu13>=1.7,<2")
+
+
+def find_python310() -> str | None:
+    """An interpreter that really is 3.10: a version manager's shim may point to nothing."""
+    candidates = [shutil.which("python3.10")]
+    candidates += map(str, sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10")))
+    for candidate in candidates:
+        if candidate is not None:
+            asked = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False)
+            if "3.10." in asked.stdout:
+                return candidate
+    return None
+
+
+@pytest.fixture(scope="module")
+def python310(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    interpreter = find_python310()
+    if interpreter is None:
+        pytest.skip("Python 3.10 is not installed")
+    folder = tmp_path_factory.mktemp("python310")
+    python = folder / "bin" / "python"
+    for command in (
+        [interpreter, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", *PACKAGES],
+    ):
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+            pytest.skip(f"the environment cannot be made here: {last}")
+    return python
+
+
+def test_engines_of_every_precision_are_built(
+    python310: Path, fitted_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(fitted_bundle, bundle)
+    arguments = [str(bundle), "--precision", "fp32,fp16,int8", "--compute-capability", "8.6"]
+    built = subprocess.run(
+        [str(python310), str(ROOT / "export" / "build_trt.py"), *arguments],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    engines = read_card(bundle).engines
+    assert [engine.precision for engine in engines] == ["fp32", "fp16", "int8"]
+    assert all(sha256_of(bundle / engine.path) == engine.sha256 for engine in engines)
+    listed = subprocess.run(
+        [str(python310), "-m", "pip", "list", "--format=json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    installed = {package["name"].lower() for package in json.loads(listed.stdout)}
+    assert not installed & {"torch", "torchvision", "onnx", "onnx-ir", "onnxscript"}
