@@ -16,7 +16,7 @@ from export.options import DEFAULT_OPSET, REQUESTS, ExportOptions, Request, pars
 from export.report import megabytes, say, table
 from runtime.bundle import open_bundle
 from runtime.card import EngineRecord, Profile
-from runtime.command import CommandParser, run_command
+from runtime.command import CommandParser, positive_int, run_command
 from runtime.errors import BackendError, UserError
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workspace",
-        type=_positive,
+        type=positive_int,
         metavar="MIB",
         help="memory that the builder may use for a layer; default: half of what is free",
     )
@@ -213,13 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="print the bundle's engines")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.graph import network_nodes
 from export.options import Method
 from runtime.card import INPUT_NAME
+from runtime.onnx_session import load_onnxruntime
 
 CALIBRATION_IMAGES = 512
 
@@ -83,6 +83,7 @@ def _observer(model: ir.Model) -> Any:
             if value.dtype == ir.DataType.FLOAT:
                 tensors[value.name] = value
     graph.outputs[:] = tensors.values()
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         out=options.out,
     )
     run = find_run(options.run)
+    say(f"run: {run}")
     exported = export_and_show(run, wanted)
     say(f"\nbundle: {exported.bundle}   (classify: `python -m runtime classify IMAGE`)")
     return 0
@@ -50,7 +51,6 @@ def main(arguments: Sequence[str]) -> int:
 def export_and_show(run: Path, options: ExportOptions) -> "Exported":
     """Exports, says what it does, prints the table; VerificationError as `main`."""
     check_place(bundle_of(run, options))
-    say(f"run: {run}")
     from export.pipeline import export_run  # torch: mistakes in the arguments answer sooner
 
     exported = export_run(run, options, lambda text: say(f"  {text}"))

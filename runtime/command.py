@@ -5,6 +5,7 @@
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,24 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` lists what is accepted")
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0, as the `type` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, as the `type` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a number above 0")
+    return value
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:

@@ -11,7 +11,12 @@ from runtime.card import Flavor
 from runtime.cudart import INSTALL as INSTALL_CUDA
 from runtime.errors import BackendError, SkdEdgeError
 from runtime.gpu import Gpu, find_gpu
-from runtime.onnx_session import OnnxBackend, missing_provider, start_provider
+from runtime.onnx_session import (
+    OnnxBackend,
+    load_onnxruntime,
+    missing_provider,
+    start_provider,
+)
 from runtime.pipeline import usable_cores
 from runtime.preflight import is_installed_cuda, this_platform
 from runtime.session import BACKENDS, Backend
@@ -53,8 +58,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose() -> Diagnosis:
     """Looks at this machine. Imports what is installed, runs nothing."""
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     try:
         gpu = find_gpu()
     except BackendError:

@@ -67,7 +67,7 @@ class OnnxSession(Session):
         self._session = None
 
 
-def _onnxruntime() -> Any:
+def load_onnxruntime() -> Any:
     """The package, imported where it is needed: it takes 0.2 s."""
     # From 1.32 on it reports its use to its makers unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -76,7 +76,7 @@ def _onnxruntime() -> Any:
 
 def missing_provider(backend: OnnxBackend) -> str | None:
     """Why `backend` cannot run with the installed onnxruntime on this machine; None if it can."""
-    onnxruntime = _onnxruntime()
+    onnxruntime = load_onnxruntime()
 
     if PROVIDERS[backend] not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
@@ -93,7 +93,7 @@ def start_provider(backend: OnnxBackend) -> None:
 
 
 def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:
-    onnxruntime = _onnxruntime()
+    onnxruntime = load_onnxruntime()
 
     if missing := missing_provider(backend):
         raise BackendError(

@@ -41,7 +41,8 @@ def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult) -> str:
 def _cost(int8: BenchResult, exact: BenchResult) -> str:
     if int8.top1 is None or exact.top1 is None:
         return ""
-    return f", at {100 * (exact.top1 - int8.top1):.2f} points of accuracy"
+    loss = 100 * (exact.top1 - int8.top1)
+    return f", at {loss:.2f} points of accuracy" if loss > 0 else ", at no loss of accuracy"
 
 
 def _is_int8(result: BenchResult) -> bool:

@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL: dict[Flavor, str] = {
-    "tensorrt": "pip install 'skd-edge[trt]' --extra-index-url https://pypi.nvidia.com "
+    "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com "
     "(on a Jetson: sudo apt install python3-libnvinfer)",
-    "tensorrt-rtx": "pip install 'skd-edge[rtx]'",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-bindings",
 }
 _KEPT_MESSAGES = 3
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 
-INSTALL = "pip install 'skd-edge[video]'"
+INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runtime.card import InputSpec
-from runtime.command import CommandParser, run_command
+from runtime.command import CommandParser, positive_float, positive_int, run_command
 from runtime.errors import UserError
 from training.archs import check_arch
 from training.assembly import build_learner
@@ -164,12 +164,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = CommandParser(prog="python training/benchmark.py", description=__doc__)
     add = parser.add_argument
     add("--arch", default="mobilenetv2")
-    add("--width", type=float, default=1.0)
-    add("--image-size", type=int, default=32)
-    add("--classes", type=int, default=100)
-    add("--batch-size", type=int, help="default: 128 on CUDA, 32 on a CPU")
-    add("--steps", type=int, help="of a round; default: 50 on CUDA, 1 on a CPU")
-    add("--rounds", type=int, default=15)
+    add("--width", type=positive_float, default=1.0)
+    add("--image-size", type=positive_int, default=32)
+    add("--classes", type=positive_int, default=100)
+    add("--batch-size", type=positive_int, help="default: 128 on CUDA, 32 on a CPU")
+    add("--steps", type=positive_int, help="of a round; default: 50 on CUDA, 1 on a CPU")
+    add("--rounds", type=positive_int, default=15)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)

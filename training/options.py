@@ -4,7 +4,7 @@ from argparse import BooleanOptionalAction
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.command import CommandParser
+from runtime.command import CommandParser, positive_float, positive_int
 from training.archs import ARCHS
 
 
@@ -51,16 +51,16 @@ def option_parser() -> CommandParser:
         add(f"--{flag}", action=BooleanOptionalAction, default=False, help=f"{meaning} (off)")
     add(
         "--width",
-        type=float,
+        type=positive_float,
         default=1.0,
         help="multiplies the channels: mobilenetv2 0.25-1.4, shufflenetv2 0.5, 1.0, 1.5 or 2.0",
     )
     add("--data", default="digits", metavar="NAME_OR_PATH", help="data set (default: digits)")
     add("--data-root", type=Path, metavar="DIR", help="where a known data set lies, or is put")
-    add("--image-size", type=int, metavar="S", help="side in pixels (default: by data)")
+    add("--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)")
     add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
-    add("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    add("--batch-size", type=int, metavar="N", help="instead of the recipe's; per process")
+    add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
+    add("--batch-size", type=positive_int, metavar="N", help="instead of the recipe's; per process")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation")
     add("--out", type=Path, metavar="DIR", help="run folder (default: one in runs/)")
     add("--resume", action="store_true", help="go on from the run's checkpoint")

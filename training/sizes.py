@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runtime.command import CommandParser, run_command
+from runtime.command import CommandParser, positive_int, run_command
 from runtime.errors import UserError
 from training.archs import ARCHS, MOBILENET, SHUFFLENET, SHUFFLENET_WIDTHS
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints parameters, and MACs an image at each image size."""
     parser = CommandParser(prog="python training/sizes.py", description=__doc__)
     parser.add_argument("--arch", choices=ARCHS, help="only this one")
-    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--classes", type=positive_int, default=100)
     options = parser.parse_args(arguments)
     if options.classes < 1:
         raise UserError(f"--classes {options.classes}: expected at least 1")

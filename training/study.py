@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.command import CommandParser, fail, run_command
+from runtime.command import CommandParser, fail, positive_float, positive_int, run_command
 from runtime.errors import UserError
 from runtime.locate import RUNS
 from training.archs import check_arch
@@ -51,18 +51,23 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/study.py", description=__doc__)
     add = parser.add_argument
     add("--arch", required=True)
-    add("--width", type=float, default=1.0)
+    add("--width", type=positive_float, default=1.0)
     add("--data", default="digits")
     add("--data-root", type=Path)
-    add("--image-size", type=int)
+    add("--image-size", type=positive_int)
     add("--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}")
-    add("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
+    add("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     add("--recipe", metavar="NAME_OR_FILE")
-    add("--epochs", type=int, metavar="N")
-    add("--batch-size", type=int, metavar="N")
+    add("--epochs", type=positive_int, metavar="N")
+    add("--batch-size", type=positive_int, metavar="N")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     add("--study", default=_MAIN, help="the word for these runs (default: main)")
-    add("--jobs", type=int, default=1, help="runs at a time, all on one device (default: 1)")
+    add(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        help="runs at a time, all on one device (default: 1)",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
 

@@ -13,8 +13,8 @@ from runtime.backends import Option, choose, options
 from runtime.benchmark import BenchResult, Percentiles, measure
 from runtime.bundle import open_bundle
 from runtime.classifier import Classifier
-from runtime.command import CommandParser
-from runtime.errors import BackendError, UserError
+from runtime.command import CommandParser, positive_float, positive_int
+from runtime.errors import BackendError
 from runtime.locate import find_model, latest_run
 from runtime.onnx_session import Threads
 from runtime.opening import open_classifier
@@ -34,8 +34,6 @@ class Settings:
 def main(arguments: Sequence[str]) -> int:
     """Prints a row for each option, and what to use; with --json one object a line."""
     given = _parser().parse_args(arguments)
-    if given.seconds <= 0 or given.images < 1:
-        raise UserError(f"--seconds {given.seconds} and --images {given.images} must be positive")
     settings = Settings(given.seconds, given.images)
     note = sys.stderr if given.json else sys.stdout
     model = given.model
@@ -181,10 +179,10 @@ def _parser() -> CommandParser:
     parser.add_argument("--backend", metavar="B", help=f"only one of {', '.join(BACKENDS)}")
     parser.add_argument("--precision", metavar="P", help="only fp32, fp16, int8 or int8-cpu")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="for each figure (default %(default)s)"
+        "--seconds", type=positive_float, default=1.0, help="for each figure (default %(default)s)"
     )
     parser.add_argument(
-        "--images", type=int, default=200, help="files of the folder (default %(default)s)"
+        "--images", type=positive_int, default=200, help="files of the folder (default %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import msgspec
 
 from runtime.classifier import DEFAULT_TOP_K, Answer, Classifier
-from runtime.command import EXIT_USER, CommandParser, fail
+from runtime.command import EXIT_USER, CommandParser, fail, positive_int
 from runtime.errors import ImageError, UserError
 from runtime.locate import is_model, latest_run, looks_like_model
 from runtime.onnx_session import Threads
@@ -117,9 +117,11 @@ def _parser() -> CommandParser:
         "--video", metavar="V", help="instead of images: a video file, or a camera's number"
     )
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="with --video: every N-th frame"
+        "--every", type=positive_int, default=1, metavar="N", help="with --video: every N-th frame"
     )
-    parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, help="default %(default)s")
+    parser.add_argument(
+        "--top-k", type=positive_int, default=DEFAULT_TOP_K, help="default %(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
     parser.add_argument("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")

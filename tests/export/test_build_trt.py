@@ -220,7 +220,7 @@ def test_a_profile_has_to_ascend() -> None:
         (["bundle", "--precision", "fp64"], "precision 'fp64' is unknown"),
         (["bundle", "--compute-capability", "9.0"], "9.0 is unknown to tensorrt-rtx"),
         (["bundle", "--batch", "4,2,8"], "batch '4,2,8' is not ascending"),
-        (["bundle", "--workspace", "0"], "0 is not positive"),
+        (["bundle", "--workspace", "0"], "received '0', expected a whole number above 0"),
         (["bundle", "--flavor", "openvino"], "invalid choice: 'openvino'"),
         (["bundle", "--flavor", "tensorrt"], "no engine was built: tensorrt is not installed"),
         ([], "runs/latest does not exist"),

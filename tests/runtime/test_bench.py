@@ -52,7 +52,7 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path) -> None:
     for arguments, words in (
         (("--precision", "int8"), "int8 has no file"),
         (("--backend", "tensorrt"), "build_trt"),
-        (("--seconds", "0"), "must be positive"),
+        (("--seconds", "0"), "expected a number above 0"),
     ):
         finished = cli("bench", toy_bundle, *arguments)
         assert finished.returncode == 2
@@ -89,6 +89,8 @@ def test_int8_is_recommended_only_where_it_pays() -> None:
     assert pays.startswith("use onnx-cpu fp32 for one image (4.00 ms) and for many (400 images/s)")
     assert "int8-cpu pays: 2.0x as fast for one image and 2.2x as fast for many" in pays
     assert "at 0.50 points of accuracy" in pays
+    better = recommend([fp32, result("int8-cpu", 2.0, 900, 0.903)])
+    assert better.endswith("and 2.2x as fast for many, at no loss of accuracy")
     assert "int8 does not pay here" in recommend([fp32, result("int8-cpu", 3.9, 410)])
     assert "int8 does not pay here" in recommend([fp32, result("int8-cpu", 18.7, 60)])
 

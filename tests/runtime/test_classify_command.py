@@ -91,7 +91,11 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> No
     one_error(cli("classify", toy_bundle, "empty"), "empty", "nor a folder with images")
     one_error(cli("classify", toy_bundle, "absent.png"), "absent.png", "cannot be read")
     one_error(cli("classify", "absent.onnx", red), "absent.onnx does not exist")
-    one_error(cli("classify", toy_bundle, red, "--top-k", "0"), "top_k 0", "1 or more")
+    one_error(
+        cli("classify", toy_bundle, red, "--top-k", "0"),
+        "--top-k: received '0'",
+        "expected a whole number above 0",
+    )
     one_error(cli("classify", toy_bundle, red, "--backend", "gpu"), "'gpu'", "onnx-cpu")
     one_error(
         cli("classify", toy_bundle, red, "--backend", "tensorrt"),

@@ -90,11 +90,16 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
 @pytest.mark.parametrize(
     ("changes", "backend", "reason", "remedy"),
     [
-        ({"tensorrt": ()}, "tensorrt", "tensorrt is not installed", "skd-edge[trt]"),
-        ({"tensorrt": ()}, "tensorrt-rtx", "tensorrt-rtx is not installed", "skd-edge[rtx]"),
+        ({"tensorrt": ()}, "tensorrt", "tensorrt is not installed", "pip install 'tensorrt<12'"),
+        (
+            {"tensorrt": ()},
+            "tensorrt-rtx",
+            "tensorrt-rtx is not installed",
+            "pip install tensorrt-rtx-cu13",
+        ),
         ({"cuda": False}, "tensorrt", "cuda-bindings is not", "pip install 'cuda-bindings"),
         ({"card": None}, "tensorrt", "no NVIDIA driver", "install NVIDIA's driver"),
-        ({"broken": True}, "tensorrt", "libnvinfer.so.10", "skd-edge[trt]"),
+        ({"broken": True}, "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt<12'"),
         ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),
         ({"starts": False}, "onnx-cuda", "did not start", "cuDNN"),
         (

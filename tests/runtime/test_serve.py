@@ -349,7 +349,7 @@ def test_mistakes_are_one_line(
             (["--port", str(port)], f"cannot listen on 127.0.0.1:{port}"),
             (["--port", "70000"], "port 70000 is out of range"),
             (["--host", "no.such.host.invalid"], "choose another --host"),
-            (["--port", "0", "--max-batch", "0"], "max_batch 0"),
+            (["--port", "0", "--max-batch", "0"], "expected a whole number above 0"),
             (["--port", "0", "--backend", "tensorrt"], "build_trt"),
         ):
             finished = cli("serve", toy_bundle, *arguments)
@@ -359,7 +359,7 @@ def test_mistakes_are_one_line(
     monkeypatch.setitem(sys.modules, "fastapi_offline", None)
     finished = cli("serve", toy_bundle)
     assert finished.returncode == 2
-    assert "pip install 'skd-edge[serve]'" in finished.stderr
+    assert "pip install fastapi fastapi-offline" in finished.stderr
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:

@@ -60,7 +60,7 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> No
         (["--video", "absent.mp4"], "absent.mp4 cannot be opened as a video"),
         (["--video", "text.mp4"], "text.mp4 cannot be opened as a video"),
         (["--video", "99"], "99 cannot be opened as a video"),
-        (["--video", "text.mp4", "--every", "0"], "every 0"),
+        (["--video", "text.mp4", "--every", "0"], "expected a whole number above 0"),
         (["a.png", "--video", "text.mp4"], "leave out a.png"),
     ):
         finished = cli("classify", toy_bundle, *arguments)

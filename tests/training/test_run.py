@@ -76,8 +76,14 @@ def test_a_run_knows_its_data_but_tells_no_path(
         (["--arch", "mobilenetv2", "--width", "3"], "width 3 is out of range"),
         (["--arch", "mobilenetv2", "--data", "nowhere"], "neither a known data set"),
         (["--arch", "mobilenetv2", "--recipe", "fast"], "recipe 'fast' is unknown"),
-        (["--arch", "mobilenetv2", "--epochs", "0"], "epochs: received 0, expected int >= 1"),
-        (["--arch", "mobilenetv2", "--epochs", "x"], "invalid int value: 'x'"),
+        (
+            ["--arch", "mobilenetv2", "--epochs", "0"],
+            "--epochs: received '0', expected a whole number above 0",
+        ),
+        (
+            ["--arch", "mobilenetv2", "--epochs", "x"],
+            "--epochs: received 'x', expected a whole number above 0",
+        ),
         (["--arch", "mobilenetv2", "--image-size", "3"], "image size 3 is out of range"),
         (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
         (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
