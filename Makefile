@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install run demo check test readme clean
+.PHONY: help install run demo check test readme results clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,9 @@ nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
 
 readme: $(STAMP) ## write the README's table of files anew
 	$(BIN)/python tests/project/readme_files.py
+
+results: $(STAMP) ## write the tables and plots of RESULTS.md anew from the lines in results/
+	$(BIN)/python training/report.py
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from runtime.card import InputSpec
 from runtime.command import CommandParser, positive_float, positive_int, run_command
-from runtime.errors import UserError
 from training.archs import check_arch
 from training.assembly import build_learner
 from training.device import choose_device, device_name
@@ -174,9 +173,6 @@ def main(arguments: Sequence[str]) -> int:
     add("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     check_arch(options.arch, options.width)
-    for name in ("image_size", "classes", "batch_size", "steps", "rounds"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     device = choose_device(options.device)
     on_cuda = device.type == "cuda"
     recipe = load_recipe("cifar", {"batch_size": options.batch_size or (128 if on_cuda else 32)})

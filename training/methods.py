@@ -1,5 +1,6 @@
 """What a study compares: each method is terms and changes to the recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runtime.errors import UserError
@@ -44,3 +45,13 @@ def methods_from_words(words: str) -> list[Method]:
         if name not in METHODS:
             raise UserError(f"--terms {name!r} is unknown; choose of {','.join(METHODS)}")
     return [METHODS[name] for name in dict.fromkeys(names)]
+
+
+def method_of(terms: str, recipe: Mapping[str, object]) -> Method:
+    """The method that a run with these terms and this recipe (as in result.json) trained with."""
+    fitting = [
+        method
+        for method in METHODS.values()
+        if method.terms == terms and method.changes.items() <= recipe.items()
+    ]
+    return max(fitting, key=lambda method: len(method.changes))

@@ -70,6 +70,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     head_width: Positive = 1.0  # widens the auxiliary head
 
     peer: Peer = "none"  # another self-distillation method, instead of DRG and DSR
+    label_noise: Share = 0.0  # of the training labels, replaced by another class
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
     cutmix: Weight = 0.0  # the same; with both on, each image takes one of them

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from runtime.command import CommandParser, positive_int, run_command
-from runtime.errors import UserError
 from training.archs import ARCHS, MOBILENET, SHUFFLENET, SHUFFLENET_WIDTHS
 
 _IMAGE_SIZES = (28, 32, 64, 160, 224)
@@ -17,8 +16,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--arch", choices=ARCHS, help="only this one")
     parser.add_argument("--classes", type=positive_int, default=100)
     options = parser.parse_args(arguments)
-    if options.classes < 1:
-        raise UserError(f"--classes {options.classes}: expected at least 1")
     import torch
 
     from training.cost import cost_of

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from runtime.command import CommandParser, fail, positive_float, positive_int, run_command
-from runtime.errors import UserError
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.methods import METHODS, methods_from_words
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
-from training.study_results import merge_lines, plot_study, study_table
-from training.study_runs import StudyRun, run_all, study_run
+from training.study_plot import plot_name, plot_study
+from training.study_pool import run_all
+from training.study_results import RESULTS, merge_lines
+from training.study_runs import StudyRun, shared_options, study_run
+from training.study_table import study_table
 
-RESULTS = Path("results")
 _MAIN = "main"
 _FAILED = 1
 
@@ -28,17 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what is missing, then writes lines and plot and prints the table."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
-    if options.seeds < 1 or options.jobs < 1:
-        raise UserError("--seeds and --jobs: expected at least 1")
     folder = RUNS / "studies" / options.study
     runs = _runs(options, _recipe(options), folder)
     with exclusive(folder):
-        failed = run_all(runs, jobs=options.jobs)
+        failed = run_all(runs, jobs=options.jobs).failed
     lines = [line for run in runs if (line := run.line()) is not None]
     if lines:
         results = RESULTS / f"{options.study}.jsonl"
         merge_lines(results, lines)
-        plot = results.with_name(f"{options.study}-{lines[0]['data']}-{options.arch}.png")
+        plot = results.with_name(plot_name(options.study, lines[0]))
         plot_study(plot, lines)
         print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
     if failed:
@@ -80,12 +79,14 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _runs(options: argparse.Namespace, recipe: Recipe, folder: Path) -> list[StudyRun]:
-    shared = ["--arch", options.arch, "--width", f"{options.width:g}", "--data", options.data]
-    shared += ["--device", options.device]
-    if options.data_root is not None:
-        shared += ["--data-root", str(options.data_root)]
-    if options.image_size is not None:
-        shared += ["--image-size", str(options.image_size)]
+    shared = shared_options(
+        arch=options.arch,
+        width=options.width,
+        data=options.data,
+        device=options.device,
+        data_root=options.data_root,
+        image_size=options.image_size,
+    )
     return [
         study_run(method, seed, recipe, study=options.study, folder=folder, options=shared)
         for method in methods_from_words(options.terms)

@@ -19,6 +19,7 @@ from training.data.batches import Batches
 from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
+from training.label_noise import with_label_noise
 from training.learner import Networks
 from training.peers.build import needs_partners, partner_rows
 from training.plan import Plan
@@ -53,11 +54,13 @@ class Trainer:
         group: ProcessGroup | None = None,
     ) -> None:
         self.plan = plan
-        self.dataset = dataset
         self.device = device
         self.group = group or ProcessGroup()
         self.train_rows, self.validation_rows = split_validation(
             dataset.train_labels, plan.recipe.validation_fraction
+        )
+        self.dataset = dataset = with_label_noise(
+            dataset, self.train_rows, share=plan.recipe.label_noise, seed=plan.seed
         )
         peer = plan.recipe.peer
         self._batches = Batches(

@@ -3,19 +3,28 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtime.errors import UserError
 from training import benchmark, sizes, study
-from training.methods import METHODS, methods_from_words
+from training.methods import METHODS, Method, method_of, methods_from_words
 from training.recipe import load_recipe, recipe_with_settings
-from training.study_results import merge_lines, plot_study, read_lines, study_table
+from training.study_plot import plot_study
+from training.study_results import merge_lines, read_lines
+from training.study_runs import shared_options, study_run
+from training.study_table import best_validated, study_table
 
 
 def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
     facts = {"study": "main", "data": "d", "arch": "a", "epochs": 2, "seconds": 10.0}
     figures = {"top1": top1, "top5": 1.0, "ece": 0.02, "recipe": {"epochs": 2}}
-    return {**facts, **figures, "method": method, "seed": seed, **others}
+    costs = {"params": 1000, "auxiliary_params": 0 if method == "ce" else 50}
+    return {**facts, **figures, **costs, "method": method, "seed": seed, **others}
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
 
 
 def test_the_table_has_means_deviations_and_paired_gains() -> None:
@@ -26,14 +35,64 @@ def test_the_table_has_means_deviations_and_paired_gains() -> None:
         line("drg", 0, 0.73),
         line("drg", 1, 0.73),
     ]
-    rows = [[cell.strip() for cell in row.split("|")] for row in study_table(lines).splitlines()]
-    assert rows[2][1:5] == ["ce", "3", "77.33 ± 11.02", ""]
-    assert rows[3][1:5] == ["drg", "2", "73.00 ± 0.00", "+2.00"]
+    rows = cells(study_table(lines))
+    assert rows[2][:4] == ["ce", "0, 1, 2", "77.33 ± 11.02", ""]
+    assert rows[3][:4] == ["drg", "0, 1", "73.00 ± 0.00", "+2.00"]
+    assert rows[2][6:8] == ["1,000", "0"]
+    assert rows[3][6:8] == ["1,000 (+0)", "50"]
+
+
+def test_validation_top1_is_shown_where_every_line_has_it() -> None:
+    lines = [
+        line("ce", 0, 0.7, validation_top1=0.61),
+        line("ce", 1, 0.7, validation_top1=0.63),
+        line("drg", 0, 0.6, validation_top1=0.65),
+    ]
+    head, _, ce, drg = cells(study_table(lines))
+    column = head.index("validation %")
+    assert (ce[column], drg[column]) == ("62.00 ± 1.41", "65.00")
+    assert best_validated(lines) == "Highest validation top-1: drg (65.00 %)."
+    lines[1]["validation_top1"] = None
+    assert "validation" not in study_table(lines)
+
+
+def test_one_method_with_two_recipes_has_two_rows_and_its_own_baseline() -> None:
+    slow = {"epochs": 2, "learning_rate": 0.1}
+    fast = {"epochs": 2, "learning_rate": 0.4}
+    lines = [
+        line("ce", 0, 0.5, recipe=slow),
+        line("ce", 0, 0.4, recipe=fast),
+        line("drg", 0, 0.6, recipe=slow),
+        line("drg", 0, 0.6, recipe={**fast, "tap": 2}),  # 2 is the default: no difference
+    ]
+    rows = cells(study_table(lines))[2:]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("ce", ""),
+        ("ce (learning_rate=0.4)", ""),
+        ("drg", "+10.00"),
+        ("drg (learning_rate=0.4)", "+20.00"),
+    ]
+
+
+def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
+    options = shared_options(
+        arch="a", width=0.5, data="d", device="cpu", data_root=None, image_size=None
+    )
+    runs = [
+        study_run(
+            Method(name), 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
+        )
+        for name in ("w0.3", "w0.5")
+    ]
+    assert runs[0].arch == "a"
+    assert len({path for run in runs for path in (run.folder, run.log, run.recipe_file)}) == 6
 
 
 def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
     path = tmp_path / "results" / "main.jsonl"
     merge_lines(path, [line("ce", 0, 0.5), line("ce", 1, 0.6)])
+    # A line from before the recipe had the key `label_noise` is of the same run.
+    merge_lines(path, [line("ce", 1, 0.7, recipe={"epochs": 2, "label_noise": 0.0})])
     merge_lines(path, [line("ce", 1, 0.7), line("ce", 0, 0.9, recipe={"epochs": 9})])
     found = [
         (found["seed"], found["recipe"]["epochs"], found["top1"]) for found in read_lines(path)
@@ -55,6 +114,10 @@ def test_methods_are_terms_and_changes() -> None:
     ]
     assert METHODS["ls"].changes == {"label_smoothing": 0.1}
     assert METHODS["ds"].changes == {"drg_weight": 0}
+    plain = msgspec.to_builtins(load_recipe("cifar"))
+    for method in METHODS.values():
+        assert method_of(method.terms, plain | method.changes) is method
+    assert method_of("dsr", {**plain, "dsr_teacher": "ema"}) is METHODS["dsr"]
     with pytest.raises(UserError, match="'kd' is unknown; choose of ce,ls"):
         methods_from_words("ce,kd")
 
@@ -96,8 +159,8 @@ def test_a_study_is_resumed_run_by_run(
         ("main", "drg+dsr", "drg+dsr"),
     ]
     assert lines[1]["recipe"]["label_smoothing"] == 0.1
-    assert "| drg+dsr | 1 |" in printed
-    assert Path("results/main-tiny-mobilenetv2.png").is_file()
+    assert "| drg+dsr | 0 |" in printed
+    assert Path("results/main-tiny-mobilenetv2-1-epochs.png").is_file()
 
     with pytest.raises(UserError, match="is a run of another recipe"):
         study.main([*options, "--terms", "ce", "--seeds", "1", "--set", "momentum=0.8"])
@@ -113,7 +176,7 @@ def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[st
         expected = 4 / found["ms_per_step"] * 1000
         assert found["images_per_second"] == pytest.approx(expected)
         assert found["peak_memory_mib"] is None
-    with pytest.raises(UserError, match="--rounds 0: expected at least 1"):
+    with pytest.raises(UserError, match="--rounds: received '0', expected a whole number above 0"):
         benchmark.main(["--rounds", "0"])
 
 

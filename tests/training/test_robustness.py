@@ -1,0 +1,111 @@
+"""Corruptions grow with severity and are what they say; a run's line agrees with its result."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from runtime.errors import UserError
+from training import robustness, run
+from training.checkpoint import read_checkpoint, save_checkpoint
+from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from training.study_results import read_lines
+
+
+def photographs(size: int = 32) -> np.ndarray:
+    """Smooth colours with an edge and fine texture: uint8 (4, size, size, 3)."""
+    generator = np.random.default_rng(0)
+    ramp = np.linspace(40, 150, size)
+    images = ramp[None, :, None, None] + 30 * generator.random((4, size, size, 3))
+    images[:, :, size // 2 :] += 40
+    return images.astype(np.uint8)
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_severity_moves_images_further_away(corruption: str) -> None:
+    images = photographs()
+    distances = []
+    for severity in SEVERITIES:
+        corrupted = corrupt(images, corruption, severity, seed=0)
+        assert corrupted.dtype == np.uint8
+        assert corrupted.shape == images.shape
+        distances.append(np.abs(corrupted.astype(int) - images).mean())
+    assert distances[0] > 0
+    assert distances == sorted(distances)
+
+
+def test_noise_has_its_deviation_and_depends_on_the_seed_alone() -> None:
+    grey = np.full((8, 32, 32, 3), 128, np.uint8)
+    state = torch.random.get_rng_state()
+    noisy = corrupt(grey, "noise", 5, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert noisy.std() == pytest.approx(0.10 * 255, rel=0.03)
+    assert np.array_equal(noisy, corrupt(grey, "noise", 5, seed=1))
+    assert not np.array_equal(noisy, corrupt(grey, "noise", 5, seed=2))
+    large = np.full((1, 96, 96, 3), 128, np.uint8)  # as ImageNet-C
+    assert corrupt(large, "noise", 1, seed=1).std() == pytest.approx(0.08 * 255, rel=0.03)
+
+
+def test_brightness_and_contrast_are_linear() -> None:
+    halves = np.full((1, 32, 32, 3), 100, np.uint8)
+    halves[:, 16:] = 140
+    brighter = corrupt(halves, "brightness", 1, seed=0)
+    assert set(np.unique(brighter)) == {110, 154}
+    flatter = corrupt(halves, "contrast", 2, seed=0)
+    # Around the mean, 120; torchvision's weights of grey sum to 0.9999.
+    assert np.abs(flatter[0, [0, -1], 0, 0].astype(int) - [110, 130]).max() <= 1
+
+
+def test_the_smallest_images_can_be_blurred() -> None:
+    tiny = photographs(size=8)
+    assert corrupt(tiny, "blur", 5, seed=0).shape == tiny.shape
+
+
+@pytest.fixture
+def tiny_run(tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    assert run.main([*tiny_options, "--out", "trained"]) == 0
+    return Path("trained")
+
+
+def test_a_line_agrees_with_the_runs_result(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # the second line replaces the first
+        assert robustness.main([str(tiny_run), "--study", "s", "--device", "cpu"]) == 0
+    (line,) = read_lines(Path("results/s-robustness.jsonl"))
+    result = json.loads((tiny_run / "result.json").read_text())
+    assert line["clean"]["top1"] == result["top1"]
+    assert line["clean"]["ece"] == pytest.approx(result["ece"], abs=1e-6)
+    assert (line["method"], line["recipe"]) == ("drg+dsr", result["recipe"])
+    assert {name: len(each) for name, each in line["corrupted"].items()} == dict.fromkeys(
+        CORRUPTIONS, 5
+    )
+    means = [np.mean([figures["top1"] for figures in line["corrupted"][c]]) for c in CORRUPTIONS]
+    last = capsys.readouterr().out.splitlines()[-3]
+    assert [cell.strip() for cell in last.split("|")[1:-3]] == [
+        *("mobilenetv2 x0.25", "drg+dsr", "0", f"{100 * result['top1']:.2f}"),
+        *(f"{100 * mean:.2f}" for mean in [*means, np.mean(means)]),
+        "",
+    ]
+
+
+def test_data_that_was_moved_is_named(tiny_run: Path, tiny_folder: Path) -> None:
+    checkpoint = read_checkpoint(tiny_run / "checkpoint.pt")
+    elsewhere = msgspec.structs.replace(checkpoint.plan, data_argument="/nowhere/tiny")
+    save_checkpoint(tiny_run / "checkpoint.pt", replace(checkpoint, plan=elsewhere))
+    with pytest.raises(UserError, match="/nowhere/tiny"):
+        robustness.main([str(tiny_run)])
+    assert robustness.main([str(tiny_run), "--data", str(tiny_folder)]) == 0
+
+
+def test_an_unfinished_run_is_refused(tiny_run: Path) -> None:
+    (tiny_run / "result.json").unlink()
+    with pytest.raises(UserError, match="is not finished"):
+        robustness.main([str(tiny_run)])
+    with pytest.raises(UserError, match="does not exist"):
+        robustness.main(["nowhere"])

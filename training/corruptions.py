@@ -1,0 +1,105 @@
+"""Image corruptions at severities 1 to 5, with the strengths of CIFAR-10-C and ImageNet-C.
+
+Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations", ICLR 2019; numbers from `create_c/make_cifar_c.py` and `make_imagenet_c.py` of
+github.com/hendrycks/robustness. The operations are those of torchvision and Pillow, so figures
+compare methods with one another, not with tables of the original data sets.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from training.data.geometry import MAX_PADDED_CROP_SIZE
+
+SEVERITIES = (1, 2, 3, 4, 5)
+_BLUR_REACH = 4  # standard deviations that the kernel covers, as the original's skimage
+
+_Strengths = tuple[float, float, float, float, float]
+
+# Standard deviation of the noise on a scale of 0 to 1, that of the blur in pixels, what is added to
+# the brightness on a scale of 0 to 1, what is left of the contrast, JPEG's quality.
+_SMALL: Mapping[str, _Strengths] = {
+    "noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+    "blur": (0.4, 0.6, 0.7, 0.8, 1.0),
+    "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
+    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+    "jpeg": (80, 65, 58, 50, 40),
+}
+_LARGE: Mapping[str, _Strengths] = {
+    "noise": (0.08, 0.12, 0.18, 0.26, 0.38),
+    "blur": (1, 2, 3, 4, 6),
+    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
+    "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
+    "jpeg": (25, 18, 15, 10, 7),
+}
+CORRUPTIONS = tuple(_SMALL)
+
+
+def corrupt(
+    images: NDArray[np.uint8], corruption: str, severity: int, *, seed: int
+) -> NDArray[np.uint8]:
+    """`images` (N, S, S, 3) corrupted; the noise depends on nothing but seed and shape.
+
+    Up to 64 px the strengths are those of CIFAR-10-C, above those of ImageNet-C. All on the CPU, so
+    that every machine makes the same images.
+    """
+    table = _SMALL if images.shape[1] <= MAX_PADDED_CROP_SIZE else _LARGE
+    strength = table[corruption][severity - 1]
+    # A copy: torch warns of arrays that are read-only maps.
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        corrupted = _OPERATIONS[corruption](pixels, strength)
+    return corrupted.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _noise(pixels: Tensor, strength: float) -> Tensor:
+    noisy: Tensor = F.gaussian_noise(pixels, sigma=strength)
+    return noisy
+
+
+def _blur(pixels: Tensor, strength: float) -> Tensor:
+    # The border is mirrored, which reaches no further than the image.
+    radius = min(math.ceil(_BLUR_REACH * strength), min(pixels.shape[2:]) - 1)
+    side = 2 * radius + 1
+    blurred: Tensor = F.gaussian_blur(pixels, [side, side], [strength, strength])
+    return blurred
+
+
+def _brightness(pixels: Tensor, strength: float) -> Tensor:
+    # The original adds to the value of HSV, torchvision multiplies: the same for a value of 0.5.
+    brighter: Tensor = F.adjust_brightness(pixels, 1 + 2 * strength)
+    return brighter
+
+
+def _contrast(pixels: Tensor, strength: float) -> Tensor:
+    flatter: Tensor = F.adjust_contrast(pixels, strength)
+    return flatter
+
+
+def _jpeg(pixels: Tensor, strength: float) -> Tensor:
+    # Pillow, as the original: torchvision's own JPEG is deprecated.
+    decoded = []
+    for image in pixels.permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format="JPEG", quality=int(strength))
+        with Image.open(file) as reread:
+            decoded.append(np.asarray(reread))
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
+
+
+_OPERATIONS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "noise": _noise,
+    "blur": _blur,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "jpeg": _jpeg,
+}

@@ -1,0 +1,142 @@
+"""Runs the plan of studies, resumably: `python training/evidence.py --jobs 8 --minutes 25`.
+
+Every call goes on where the last one stopped: finished runs are left alone, runs that were
+interrupted continue from their checkpoints. Lines go to `results/STUDY.jsonl` as runs finish.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from math import inf
+from pathlib import Path
+from subprocess import CalledProcessError
+from time import monotonic
+from typing import NoReturn
+
+from runtime.command import CommandParser, fail, positive_float, positive_int, run_command
+from runtime.errors import UserError
+from runtime.locate import CHECKPOINT
+from training.evidence_cost import measure_cost
+from training.evidence_plan import COST, PLAN, ROBUSTNESS, ROBUSTNESS_OF, SCALES, STUDIES, Scale
+from training.evidence_runs import planned_runs
+from training.robustness import Moved, lines_file, measure_missing
+from training.run_folder import exclusive
+from training.study_pool import run_all
+from training.study_results import merge_lines
+from training.study_runs import StudyRun
+
+_FAILED = 1
+_AFTERWARDS = (ROBUSTNESS, COST)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is missing of the chosen studies until the time is over."""
+    options = _parser().parse_args(arguments)
+    scale = SCALES[options.scale]
+    wanted = options.only or [*STUDIES, *_AFTERWARDS]
+    runs_of = partial(planned_runs, scale=scale, data=options.data, data_root=options.data_root)
+    runs = [run for study in PLAN if study.name in wanted for run in runs_of(study)]
+    if options.dry_run:
+        _list(runs, afterwards=[name for name in _AFTERWARDS if name in wanted])
+        return 0
+    _check_device(scale)
+    deadline = inf if options.minutes is None else monotonic() + 60 * options.minutes
+    failed, unfinished = _train(runs, scale, jobs=options.jobs, minutes=options.minutes)
+    if ROBUSTNESS in wanted:
+        moved = Moved(options.data, options.data_root)
+        _measure_robustness(runs_of(STUDIES[ROBUSTNESS_OF]), scale, moved, deadline=deadline)
+    if COST in wanted:
+        try:
+            if not measure_cost(scale, deadline=deadline):
+                print(f"{COST} waits for the next call")  # noqa: T201
+        except CalledProcessError as error:
+            return fail(str(error), _FAILED)
+    print(f"lines  {scale.results}\nnext   make results")  # noqa: T201
+    if unfinished:
+        print(f"{len(unfinished)} of {len(runs)} runs wait for the next call")  # noqa: T201
+    if failed:
+        logs = ", ".join(str(run.log) for run in failed)
+        return fail(f"{len(failed)} of {len(runs)} runs failed: see {logs}", _FAILED)
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python training/evidence.py", description=__doc__)
+    add = parser.add_argument
+    add("--only", action="append", choices=(*STUDIES, *_AFTERWARDS), help="this study (repeatable)")
+    add("--jobs", type=positive_int, default=1, help="runs at a time on one device (default: 1)")
+    add(
+        "--minutes",
+        type=positive_float,
+        help="then interrupt what runs; leave two more for checkpoints",
+    )
+    add("--data", metavar="NAME_OR_PATH", help="instead of the scale's data set")
+    add("--data-root", type=Path, metavar="DIR", help="where a known data set lies, or is put")
+    add("--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU")
+    add("--dry-run", action="store_true", help="list the runs, finished or not")
+    return parser
+
+
+def _check_device(scale: Scale) -> None:
+    import torch
+
+    if scale.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "torch finds no CUDA device here, which this plan is for; "
+            "`--scale tiny` runs the same plan on digits, on a CPU"
+        )
+
+
+def _list(runs: Sequence[StudyRun], *, afterwards: Sequence[str]) -> None:
+    states = []
+    for run in runs:
+        begun = (run.folder / CHECKPOINT).is_file()
+        states.append("finished" if run.line() is not None else "begun" if begun else "missing")
+        print(f"{states[-1]:<8}  {run.recipe.epochs:>3} epochs  {run.study}/{run.folder.name}")  # noqa: T201
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("finished", "begun", "missing")
+    )
+    print(f"{len(runs)} runs: {counts}")  # noqa: T201
+    if afterwards:
+        print(f"and then: {', '.join(afterwards)}")  # noqa: T201
+
+
+def _train(
+    runs: Sequence[StudyRun], scale: Scale, *, jobs: int, minutes: float | None
+) -> tuple[list[StudyRun], list[StudyRun]]:
+    with ExitStack() as locks:
+        for folder in dict.fromkeys(run.folder.parent for run in runs):
+            locks.enter_context(exclusive(folder))
+        _keep_lines(runs, scale)  # those of earlier calls, should they have been lost
+        return run_all(
+            runs, jobs=jobs, minutes=minutes, on_finish=lambda run: _keep_lines([run], scale)
+        )
+
+
+def _keep_lines(runs: Sequence[StudyRun], scale: Scale) -> None:
+    for name, study in STUDIES.items():
+        lines = [line for run in runs if run.study == name and (line := run.line()) is not None]
+        if lines:
+            merge_lines(scale.results / study.lines_file, lines)
+
+
+def _measure_robustness(
+    runs: Sequence[StudyRun], scale: Scale, moved: Moved, *, deadline: float
+) -> None:
+    finished = [run.folder for run in runs if run.line() is not None]
+    measure_missing(
+        finished,
+        scale.results / lines_file(ROBUSTNESS_OF),
+        study=ROBUSTNESS_OF,
+        device=scale.device,
+        moved=moved,
+        deadline=deadline,
+    )
+
+
+def command() -> NoReturn:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,72 @@
+"""What a training step costs with each method: `training/benchmark.py`, once for each student."""
+
+import subprocess
+import sys
+from math import inf
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from runtime.files import write_atomic
+from training.evidence_plan import COST, Scale
+from training.study_results import Line, read_lines
+from training.study_table import cells
+
+_BENCHMARK = Path(__file__).resolve().parent / "benchmark.py"
+
+
+def measure_cost(scale: Scale, *, deadline: float) -> bool:
+    """Writes the lines of both students unless they are there.
+
+    False if they are not there at `deadline` (on the clock of `monotonic`); CalledProcessError if
+    the benchmark fails.
+    """
+    path = scale.results / f"{COST}.jsonl"
+    if path.exists():
+        print(f"{path} is there; remove it to measure again")  # noqa: T201
+        return True
+    lines: list[Line] = []
+    for arch, width in scale.widths.items():
+        command = [sys.executable, str(_BENCHMARK), "--json", "--device", scale.device]
+        command += ["--arch", arch, "--width", f"{width:g}"]
+        if scale.image_size is not None:
+            command += ["--image-size", str(scale.image_size)]
+        left = deadline - monotonic()
+        if left <= 0:
+            return False
+        try:
+            finished = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                timeout=None if left == inf else left,
+                text=True,
+                check=True,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        lines += [msgspec.json.decode(text, type=Line) for text in finished.stdout.splitlines()]
+    write_atomic(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return True
+
+
+def cost_table(path: Path) -> str:
+    """The lines of `path` as a Markdown table; `over CE` is the benchmark's paired median."""
+    head = ["student", "step", "ms", "over CE", "peak memory MiB", "device", "torch"]
+    table = [cells(head), "|" + "---|" * len(head)]
+    for line in read_lines(path):
+        memory = line["peak_memory_mib"]
+        table.append(
+            cells(
+                [
+                    line["arch"],
+                    line["contender"],
+                    f"{line['ms_per_step']:.2f}",
+                    f"{line['over_ce']:+.1%}",
+                    "-" if memory is None else f"{memory:.0f}",
+                    line["device"],
+                    line["torch"],
+                ]
+            )
+        )
+    return "\n".join(table)

@@ -1,0 +1,156 @@
+"""Top-1 and ECE under image corruptions: `python training/robustness.py RUN [RUN ...]`.
+
+The test split, clean and under noise, blur, brightness, contrast and JPEG at severities 1 to 5, as
+uint8 images before normalisation. Adds a line for each run to `results/STUDY-robustness.jsonl`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import msgspec
+import numpy as np
+
+from runtime.command import CommandParser, run_command
+from runtime.errors import UserError
+from runtime.files import sha256_of
+from runtime.locate import CHECKPOINT, find_run
+from training.methods import method_of
+from training.robustness_table import LINES_SUFFIX, robustness_table
+from training.study_results import RESULTS, Line, merge_lines, read_lines, whole_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.checkpoint import TrainedRun
+    from training.data import Dataset
+
+_CHUNK_PIXELS = 1 << 20  # of a batch: 1,024 images of 32 px, 20 of 224 px
+
+
+class Moved(NamedTuple):
+    """Where the data lies that a run was trained on; None: where it lay then."""
+
+    data: str | None = None
+    data_root: Path | None = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures every run, then prints the table."""
+    parser = CommandParser(prog="python training/robustness.py", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    add("--study", default="main", help="the word for these runs (default: main)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--data", metavar="NAME_OR_PATH", help="where the data lies now, if it was moved")
+    add("--data-root", type=Path, metavar="DIR", help="the same for a known data set")
+    options = parser.parse_args(arguments)
+    path = RESULTS / lines_file(options.study)
+    moved = Moved(options.data, options.data_root)
+    how = {"study": options.study, "device": options.device, "moved": moved, "seed": options.seed}
+    lines = []
+    for run in options.runs:
+        lines.append(measure(run, **how))
+        merge_lines(path, lines[-1:])
+    print(f"{robustness_table(lines)}\n\nlines  {path}")  # noqa: T201
+    return 0
+
+
+def lines_file(study: str) -> str:
+    return f"{study}{LINES_SUFFIX}.jsonl"
+
+
+def measure_missing(
+    runs: Sequence[Path], path: Path, *, study: str, device: str, moved: Moved, deadline: float
+) -> None:
+    """Adds to `path` the lines that it lacks, until `deadline` (on the clock of `monotonic`)."""
+    known = [line["checkpoint_sha256"] for line in read_lines(path)]
+    for run in runs:
+        if sha256_of(run / CHECKPOINT) in known:
+            continue
+        if monotonic() >= deadline:
+            print(f"{run.name}: robustness waits for the next call")  # noqa: T201
+            return
+        merge_lines(path, [measure(run, study=study, device=device, moved=moved)])
+        print(f"{run.name}: robustness measured", flush=True)  # noqa: T201
+
+
+def measure(run: Path, *, study: str, device: str, moved: Moved, seed: int = 0) -> Line:
+    """The line of a finished run; UserError for a folder that is none."""
+    from training.checkpoint import load_run_dataset, load_trained
+    from training.device import choose_device, device_name
+    from training.result import versions
+
+    chosen = choose_device(device)
+    trained = load_trained(find_run(run))
+    if not trained.result:
+        raise UserError(f"{run} is not finished; go on with --resume, then measure")
+    dataset = load_run_dataset(_where_data_lies(trained, moved))
+    figures = _figures(trained, dataset, chosen, seed)
+    result = trained.result
+    kept = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "temperature")
+    return {
+        "study": study,
+        "method": method_of(result["terms"], whole_recipe(result)).name,
+        **{key: result[key] for key in kept},
+        "checkpoint_sha256": trained.checkpoint_sha256,
+        "test_images": len(dataset.test_labels),
+        "noise_seed": seed,
+        **figures,
+        "device": device_name(chosen),
+        "versions": versions(),
+        "recipe": result["recipe"],
+    }
+
+
+def _where_data_lies(trained: "TrainedRun", moved: Moved) -> "TrainedRun":
+    plan = trained.plan
+    if moved.data is not None:
+        plan = msgspec.structs.replace(plan, data_argument=moved.data)
+    if moved.data_root is not None:
+        plan = msgspec.structs.replace(plan, data_root=str(moved.data_root))
+    return replace(trained, plan=plan)
+
+
+def _figures(
+    trained: "TrainedRun", dataset: "Dataset", device: "torch.device", seed: int
+) -> dict[str, Any]:
+    """`clean`: {top1, ece}; `corrupted`: the same for each corruption, severities 1 to 5."""
+    from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+    from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
+
+    student, labels = trained.student.to(device), dataset.test_labels
+    count = max(1, _CHUNK_PIXELS // trained.image_size**2)
+
+    def figures(corruption: str | None, severity: int) -> dict[str, float]:
+        logits = []
+        for first in range(0, len(labels), count):
+            images = dataset.test_images[first : first + count]
+            if corruption is not None:
+                images = corrupt(images, corruption, severity, seed=seed + first)
+            logits.append(logits_of(student, images, trained.input, device=device))
+        whole = np.concatenate(logits)
+        probabilities = softmax(whole, temperature=trained.temperature)
+        return {
+            "top1": top_k(whole, labels, 1),
+            "ece": expected_calibration_error(probabilities, labels),
+        }
+
+    return {
+        "clean": figures(None, 0),
+        "corrupted": {
+            corruption: [figures(corruption, severity) for severity in SEVERITIES]
+            for corruption in CORRUPTIONS
+        },
+    }
+
+
+def command() -> NoReturn:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
