@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import uvloop
 from load import Connection, Load, closed_loop, open_loop, sample_bodies
 from servers import our_server
 
@@ -32,7 +33,7 @@ def main() -> int:
     bodies = sample_bodies(bundle, options.images)
     queue = ("--max-queue", str(options.max_queue))
     with our_server(bundle, *queue) as (url, pid):
-        found = asyncio.run(_measure(url, pid, bodies, options))
+        found = uvloop.run(_measure(url, pid, bodies, options))
     print(json.dumps(found))
     missed = [name for name, kept in found["bounds"].items() if not kept]
     return 1 if missed else 0
