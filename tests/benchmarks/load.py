@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from runtime.sample_images import sample_jpeg
 
 PHOTOS = 10
-_STALE_SECONDS = 3.0
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -56,29 +55,37 @@ class Connection:
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: {content_type}\r\n"
         ).encode()
-        self._last = time.perf_counter()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    @property
-    def idle_seconds(self) -> float:
-        """Seconds since the last answer."""
-        return time.perf_counter() - self._last
-
     async def post(self, body: bytes) -> tuple[int, bytes]:
-        """The status and body of the answer."""
+        """The status and body of the answer.
+
+        A server may close an idle connection just when the next request is on its way; then, as
+        HTTP clients do, it is sent once more on a new one.
+        """
+        reused = self._streams is not None
+        try:
+            reader, head = await self._send(body)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            self.close()
+            if not reused or getattr(error, "partial", b""):
+                raise
+            reader, head = await self._send(body)
+        fields = head.lower().split(b"\r\n")
+        length = next(int(f.split(b":")[1]) for f in fields if f.startswith(b"content-length:"))
+        answer = await reader.readexactly(length)
+        if b"connection: close" in fields:
+            self.close()
+        return int(head.split(b" ", 2)[1]), answer
+
+    async def _send(self, body: bytes) -> tuple[asyncio.StreamReader, bytes]:
+        """Sends a request and reads the head of its answer."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         writer.write(self._head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()
-        head = await reader.readuntil(_HEAD_END)
-        fields = head.lower().split(b"\r\n")
-        length = next(int(f.split(b":")[1]) for f in fields if f.startswith(b"content-length:"))
-        answer = await reader.readexactly(length)
-        self._last = time.perf_counter()
-        if b"connection: close" in fields:
-            self.close()
-        return int(head.split(b" ", 2)[1]), answer
+        return reader, await reader.readuntil(_HEAD_END)
 
     def close(self) -> None:
         if self._streams is not None:
@@ -119,8 +126,6 @@ async def open_loop(
 
     async def one(body: bytes) -> None:
         connection = idle.pop() if idle else connect()
-        if connection.idle_seconds > _STALE_SECONDS:  # the server may be closing it just now
-            connection.close()
         now = time.perf_counter()
         try:
             status, _ = await connection.post(body)

@@ -169,7 +169,8 @@ def test_without_tensorrt_the_bundle_is_written_and_then_the_command_is_named(
     drop(run / "bundle", "fp16")
     monkeypatch.setattr(flavors, "is_installed", lambda _name: False)
     with pytest.raises(
-        BackendError, match=r"has its ONNX files.*no TensorRT is installed.*skd-edge\[rtx\]"
+        BackendError,
+        match=r"has its ONNX files.*no TensorRT is installed.*pip install tensorrt-rtx-cu13",
     ):
         main([str(run)])
     assert [options.precisions for options in exports] == [("fp16",)]

@@ -269,7 +269,7 @@ def test_a_capability_that_is_none_is_refused(text: str) -> None:
         (None, {"tensorrt", "tensorrt-rtx"}, False, "tensorrt-rtx"),
         (None, {"tensorrt-rtx"}, True, "tensorrt-rtx"),
         ("tensorrt-rtx", {"tensorrt", "tensorrt-rtx"}, True, "tensorrt-rtx"),
-        (None, set(), False, r"no TensorRT is installed.*skd-edge\[rtx\].*skd-edge\[trt\]"),
+        (None, set(), False, r"no TensorRT is installed.*tensorrt-rtx-cu13.*tensorrt<12"),
         (None, {"tensorrt"}, False, "no TensorRT is installed"),
         ("tensorrt", {"tensorrt-rtx"}, True, r"tensorrt is not installed; `pip install"),
         ("tensorrt", {"tensorrt"}, False, "builds on the GPU that runs the engine: no driver"),

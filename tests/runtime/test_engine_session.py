@@ -624,7 +624,9 @@ def test_a_missing_part_is_named(
 
     change_engine(engine_bundle, flavor="tensorrt-rtx")
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: False)
-    with pytest.raises(BackendError, match=r"tensorrt-rtx is not installed.*skd-edge\[rtx\]"):
+    with pytest.raises(
+        BackendError, match=r"tensorrt-rtx is not installed.*pip install tensorrt-rtx-cu13"
+    ):
         open_classifier(engine_bundle, backend="tensorrt-rtx")
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: True)
     monkeypatch.setattr(preflight, "is_installed_cuda", lambda: False)

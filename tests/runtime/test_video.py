@@ -69,7 +69,7 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> No
         assert words in finished.stderr
 
 
-def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"pip install 'skd-edge\[video\]'"):
+    with pytest.raises(UserError, match=r"pip install opencv-python-headless"):
         Video("0")
