@@ -91,13 +91,14 @@ def _methods(*names: str) -> tuple[Method, ...]:
 
 
 # One choice at a time departs from the centre.
-_DSR_CENTRE = {"dsr_weight": 1.0, "temperature": 4.0, "distillation_warmup_epochs": 0.0}
+_DSR_CENTRE = {"dsr_weight": 1.0, "temperature": 4.0, "distillation_warmup_epochs": 1.0}
 _DSR_SETTINGS: Mapping[str, Mapping[str, object]] = {
     "w1": {},
     "w0.3": {"dsr_weight": 0.3},
     "w3": {"dsr_weight": 3.0},
     "t2": {"temperature": 2.0},
     "t8": {"temperature": 8.0},
+    "warm0": {"distillation_warmup_epochs": 0.0},
     "warm10": {"distillation_warmup_epochs": 10.0},
 }
 _DRG_CENTRE = {"drg_weight": 0.2, "temperature": 4.0, "tap": 2, "head_width": 1.0}
