@@ -65,8 +65,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     temperature: Positive = 4.0  # of both distillation terms
     dsr_teacher: DsrTeacherKind = "previous"  # row by row, the batch's mean shape, or its average
     dsr_momentum: Share = 0.9  # of `ema`
-    # Both weights grow linearly from zero. At full weight from the first step, DSR can hold networks
-    # for few classes at their first, uniform answers (RESULTS.md, warm-up).
+    # Both weights grow linearly from zero. At full weight from the first step, DSR can hold a
+    # network for few classes at its first, uniform answers (RESULTS.md, tiny-fashion).
     distillation_warmup_epochs: Weight = 1.0
     tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
     head_width: Positive = 1.0  # widens the auxiliary head
