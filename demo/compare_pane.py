@@ -9,6 +9,7 @@ from demo.panels import HEAVY, PROGRESS, QUIET, Refresh, Session, choice_box, or
 from demo.picture import Picture
 
 NAME = "compare"
+_MENU_WIDTH = 240  # pixels, for the longest name; on a phone the two stand below one another
 
 
 def build(models: Models, session: Session) -> Refresh:
@@ -16,8 +17,11 @@ def build(models: Models, session: Session) -> Refresh:
     clicks = _Clicks(models)
     with gr.Tab("Compare") as tab:
         with gr.Row(visible=not clicks.alone):
-            first = choice_box(models.menu, label="First", elem_id="first")
-            second = choice_box(models.menu, label="Second", value=models.rival, elem_id="second")
+            wide = {"min_width": _MENU_WIDTH}
+            first = choice_box(models.menu, label="First", elem_id="first", **wide)
+            second = choice_box(
+                models.menu, label="Second", value=models.rival, elem_id="second", **wide
+            )
         shown = panel(clicks.empty, elem_id="compared")
         test_both = gr.Button(
             "Compare them on the test images", visible=not clicks.alone, size="md"

@@ -120,6 +120,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
         tab.page.wait_for_timeout(300)
         tab.page.screenshot(path=screenshots / f"phone-{name.lower()}.png")
         assert not tab.page.evaluate(SCROLLS_SIDEWAYS), name
+    first, second = (tab.page.locator(f"#{name}").bounding_box() for name in ("first", "second"))
+    assert second["y"] >= first["y"] + first["height"], "there is no room side by side"
     for name in TABS[1:]:
         tab.tab(name)
         tab.page.wait_for_timeout(300)
