@@ -17,10 +17,13 @@ def build(models: Models, session: Session) -> Refresh:
     clicks = _Clicks(models)
     with gr.Tab("Compare") as tab:
         with gr.Row(visible=not clicks.alone):
-            wide = {"min_width": _MENU_WIDTH}
-            first = choice_box(models.menu, label="First", elem_id="first", **wide)
+            first = choice_box(models.menu, label="First", elem_id="first", min_width=_MENU_WIDTH)
             second = choice_box(
-                models.menu, label="Second", value=models.rival, elem_id="second", **wide
+                models.menu,
+                label="Second",
+                value=models.rival,
+                elem_id="second",
+                min_width=_MENU_WIDTH,
             )
         shown = panel(clicks.empty, elem_id="compared")
         test_both = gr.Button(
