@@ -6,9 +6,7 @@ Files are added to a bundle of the same checkpoint one by one, and the card, whi
 
 import hashlib
 import io
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +28,7 @@ from runtime.card import (
     write_card,
 )
 from runtime.errors import BundleError, UserError
-from runtime.files import write_atomic
+from runtime.files import atomic_folder, write_atomic
 
 MAX_EXAMPLES = 12
 
@@ -79,18 +77,13 @@ def write_bundle(
         return _add_files(folder, former, card, files)
     check_place(folder)
     card = msgspec.structs.replace(card, files=tuple(record for record, _ in files))
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with atomic_folder(folder) as staging:
         for record, content in files:
             write_atomic(staging / record.path, content)
         write_atomic(staging / HOLDOUT_FILE, holdout_bytes(test))
         for name, image in _examples(card.class_names, test).items():
             write_atomic(staging / EXAMPLE_FOLDER / name, image)
         write_card(staging, card)
-        _replace_folder(folder, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Written(card)
 
 
@@ -110,14 +103,6 @@ def _add_files(
     for engine in dropped:
         (folder / engine.path).unlink(missing_ok=True)
     return Written(merged, dropped)
-
-
-def _replace_folder(folder: Path, staging: Path) -> None:
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(former)
-    staging.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:

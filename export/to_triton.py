@@ -6,9 +6,7 @@ python export/to_triton.py BUNDLE --out REPOSITORY --backend python      # this 
 """
 
 import argparse
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +27,7 @@ from runtime.card import CARD_FILE, EngineRecord, ModelFile
 from runtime.card import MODEL_FILES as PRECISION_FILES
 from runtime.command import CommandParser, positive_int, run_command
 from runtime.errors import BundleError, UserError
-from runtime.files import write_atomic
+from runtime.files import atomic_folder, write_atomic
 from runtime.locate import find_model
 
 CONFIG_FILE = "config.pbtxt"
@@ -182,17 +180,9 @@ def _check_target(target: Path) -> None:
 
 def _write(target: Path, files: dict[str, bytes]) -> None:
     """Writes the model beside its place and moves it there whole: Triton may be watching."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.new")
-    former = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
+    with atomic_folder(target) as staging:
         for path, content in files.items():
             write_atomic(staging / path, content)
-        if target.exists():
-            target.rename(former)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _parser() -> argparse.ArgumentParser:

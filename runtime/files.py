@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,26 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes `content` (text as UTF-8) to `path`, or leaves `path` as it was."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`; on success it takes the place of `folder`, whole.
+
+    On an exception inside the block it is removed and `folder` stays as it was.
+    """
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        if folder.exists():
+            folder.rename(former)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

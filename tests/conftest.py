@@ -1,6 +1,7 @@
 """Fixtures that every folder of tests shares."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +63,24 @@ def command() -> Command:
         return finished
 
     return run
+
+
+@pytest.fixture(scope="session")
+def find_python() -> Callable[[str], str | None]:
+    """Looks for an interpreter by its version, such as "3.10", on the PATH and among pyenv's."""
+
+    def find(version: str) -> str | None:
+        installed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        for candidate in (shutil.which(f"python{version}"), *map(str, installed)):
+            if candidate is None:
+                continue
+            # A command of pyenv is on the PATH even for versions that it does not start.
+            asked = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False)
+            if f" {version}." in asked.stdout:
+                return candidate
+        return None
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from training.evidence_plan import COST, PLAN, ROBUSTNESS, ROBUSTNESS_OF, SCALES
 from training.evidence_runs import planned_runs
 from training.robustness import Moved, lines_file, measure_missing
 from training.run_folder import exclusive
-from training.study_pool import run_all
+from training.study_pool import fail_runs, run_all
 from training.study_results import merge_lines
 from training.study_runs import StudyRun
 
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     if unfinished:
         print(f"{len(unfinished)} of {len(runs)} runs wait for the next call")  # noqa: T201
     if failed:
-        logs = ", ".join(str(run.log) for run in failed)
-        return fail(f"{len(failed)} of {len(runs)} runs failed: see {logs}", _FAILED)
+        return fail_runs(failed, of=len(runs))
     return 0
 
 

@@ -9,20 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.command import CommandParser, fail, positive_float, positive_int, run_command
+from runtime.command import CommandParser, positive_float, positive_int, run_command
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.methods import METHODS, methods_from_words
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
 from training.study_plot import plot_name, plot_study
-from training.study_pool import run_all
+from training.study_pool import fail_runs, run_all
 from training.study_results import RESULTS, merge_lines
 from training.study_runs import StudyRun, shared_options, study_run
 from training.study_table import study_table
 
 _MAIN = "main"
-_FAILED = 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         plot_study(plot, lines)
         print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
     if failed:
-        logs = ", ".join(str(run.log) for run in failed)
-        return fail(f"{len(failed)} of {len(runs)} runs failed: see {logs}", _FAILED)
+        return fail_runs(failed, of=len(runs))
     return 0
 
 

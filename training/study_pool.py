@@ -16,12 +16,14 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
+from runtime.command import fail
 from runtime.files import write_atomic
 from training.interruption import StopRequest, stop_request
 from training.study_runs import StudyRun
 
 _RUN = Path(__file__).resolve().parent / "run.py"
 _POLL_SECONDS = 0.1
+_FAILED = 1
 # For a step and a checkpoint; who is compiling longer than that has none to lose.
 _GRACE_SECONDS = 120
 
@@ -60,6 +62,12 @@ def run_all(
         raise KeyboardInterrupt
     unfinished = [run for run in missing if run.line() is None and run not in pool.failed]
     return Outcome(pool.failed, unfinished)
+
+
+def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
+    """Says where the failed runs of `of` left their logs; returns the exit code."""
+    logs = ", ".join(str(run.log) for run in failed)
+    return fail(f"{len(failed)} of {of} runs failed: see {logs}", _FAILED)
 
 
 class _Pool:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +16,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("numpy", "onnxruntime", "pillow", "msgspec", "tensorrt-rtx-cu13>=1.7,<2")
 
 
-def find_python310() -> str | None:
-    """An interpreter that really is 3.10: a version manager's shim may point to nothing."""
-    candidates = [shutil.which("python3.10")]
-    candidates += map(str, sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10")))
-    for candidate in candidates:
-        if candidate is not None:
-            asked = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False)
-            if "3.10." in asked.stdout:
-                return candidate
-    return None
-
-
 @pytest.fixture(scope="module")
-def python310(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    interpreter = find_python310()
+def python310(
+    tmp_path_factory: pytest.TempPathFactory, find_python: Callable[[str], str | None]
+) -> Path:
+    interpreter = find_python("3.10")
     if interpreter is None:
         pytest.skip("Python 3.10 is not installed")
     folder = tmp_path_factory.mktemp("python310")

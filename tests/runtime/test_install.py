@@ -3,9 +3,9 @@
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,16 +26,6 @@ print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 
-def interpreter(version: str) -> str | None:
-    """The path of a Python of that version, on the PATH or among pyenv's."""
-    installed = Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")
-    for candidate in (shutil.which(f"python{version}"), *map(str, installed)):
-        # A command of pyenv is on the PATH even for versions that it does not start.
-        if candidate and subprocess.run([candidate, "-V"], capture_output=True).returncode == 0:
-            return candidate
-    return None
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -48,9 +38,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 def test_a_bare_install_classifies(
-    version: str, wheel: Path, toy_bundle: Path, tmp_path: Path
+    version: str,
+    wheel: Path,
+    toy_bundle: Path,
+    tmp_path: Path,
+    find_python: Callable[[str], str | None],
 ) -> None:
-    python = interpreter(version)
+    python = find_python(version)
     if python is None:
         pytest.skip(f"there is no Python {version}")
     own = tmp_path / "venv"
