@@ -52,7 +52,7 @@ def build_engine(flavor: EngineFlavor, request: BuildRequest) -> BuiltEngine:
 
 def _build(flavor: EngineFlavor, request: BuildRequest) -> bytes:
     last_errors(flavor.log)  # those of an earlier build are not this one's
-    builder = _require(flavor.trt.Builder(flavor.log), "create a builder", flavor)
+    builder = _new_builder(flavor)
     network = _require(builder.create_network(flavor.network_flags()), "create a network", flavor)
     # Kept until the engine is built: the network's weights lie in the parser's memory.
     parser = _parse(flavor, network, request)
@@ -70,6 +70,13 @@ def _build(flavor: EngineFlavor, request: BuildRequest) -> bytes:
     if request.timing_cache is not None and flavor.keeps_timing_cache:
         write_atomic(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     return content
+
+
+def _new_builder(flavor: EngineFlavor) -> Any:
+    try:
+        return flavor.trt.Builder(flavor.log)
+    except TypeError:  # so says pybind11 where TensorRT gave no object
+        _fail("create a builder", flavor)
 
 
 def _parse(flavor: EngineFlavor, network: Any, request: BuildRequest) -> Any:

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from runtime.card import Precision
+from runtime.card import INPUT_NAME, Precision
 
 # What TensorRT 8.6 to 11 write of a tensor in the inspector's JSON, "Row major linear FP16 format".
 _INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
 _HALF = re.compile(r"\b(fp16|half|float16)\b", re.IGNORECASE)
 _FLOAT = re.compile(r"\b(fp32|float|float32)\b", re.IGNORECASE)
-
+# Of tensors, where the shape is known, and of weights: {"Weights": {"Type": "Half", "Count": 864}}.
+_TYPES = re.compile(r'"(?:Format/Datatype|Weights"\s*:\s*\{\s*"Type)"\s*:\s*"([^"]*)"')
 
 _ORDER: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
@@ -36,12 +37,17 @@ def precision_of_engine(trt: Any, log: Any, plan: bytes) -> Precision | None:
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()
+    # Of tensors whose shape is open it tells nothing, so it is shown a batch.
+    context = engine.create_execution_context()
+    batch = engine.get_tensor_profile_shape(INPUT_NAME, 0)[1]
+    if context is not None and context.set_input_shape(INPUT_NAME, batch):
+        inspector.execution_context = context
     described: str = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    return precision_of_description(re.findall(r'"Format/Datatype"\s*:\s*"([^"]*)"', described))
+    return precision_of_description(_TYPES.findall(described))
 
 
 def precision_of_description(formats: Iterable[str]) -> Precision | None:
-    """The lowest precision among tensor formats in words; None if none is recognised."""
+    """The lowest precision among formats and types in words; None if none is recognised."""
     text = "\n".join(formats)
     if _INT8.search(text):
         return "int8"

@@ -13,7 +13,7 @@ from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
 from export.holdout import read_holdout
 from runtime.bundle import Bundle, open_bundle
-from runtime.card import ENGINE_FOLDER, EngineRecord, ModelFile, Profile, write_card
+from runtime.card import ENGINE_FOLDER, EngineRecord, ModelFile, Profile, read_card, write_card
 from runtime.errors import VerificationError
 from runtime.files import write_atomic
 from runtime.preflight import this_platform
@@ -74,8 +74,9 @@ def add_engine(
     )
     record = _verified(bundle, built.plan, record, options, say)
     write_atomic(folder / path, built.plan)
-    others = tuple(engine for engine in bundle.card.engines if engine.path != path)
-    write_card(folder, msgspec.structs.replace(bundle.card, engines=(*others, record)))
+    card = read_card(folder)  # anew: a build takes minutes, and another may have ended meanwhile
+    others = tuple(engine for engine in card.engines if engine.path != path)
+    write_card(folder, msgspec.structs.replace(card, engines=(*others, record)))
     return record
 
 

@@ -241,6 +241,9 @@ def fake_trt() -> Callable[[str], FakeTrt]:
             "ITimingCache.serialize": lambda *_: b"timings",
             "Runtime.deserialize_cuda_engine": lambda *_: fake.ICudaEngine(),
             "ICudaEngine.create_engine_inspector": lambda *_: fake.EngineInspector(),
+            "ICudaEngine.create_execution_context": lambda *_: fake.IExecutionContext(),
+            "ICudaEngine.get_tensor_profile_shape": lambda *_: [(n, 32, 32, 3) for n in (1, 8, 64)],
+            "IExecutionContext.set_input_shape": lambda *_: True,
             "EngineInspector.get_engine_information": lambda *_: described,
         }
         return fake

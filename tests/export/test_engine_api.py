@@ -3,6 +3,7 @@
 A call or an enum that one of them lacks fails here, years before a user meets it.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,21 @@ def test_8_6_without_an_inspector_is_not_believed(fake_trt: FakeTrt) -> None:
         build_engine(flavor_of(trt), request())
 
 
+@pytest.mark.parametrize("precision", list(BUILT))
+def test_8_6_tells_of_open_shapes_by_their_weights_and_is_shown_a_batch(
+    precision: str, fake_trt: FakeTrt
+) -> None:
+    trt = fake_trt("8.6.1")
+    unknown = {"Format/Datatype": "N/A due to dynamic shapes", "Dimensions": [-1, 16, 8, 8]}
+    weights = {"Type": {"fp32": "Float", "fp16": "Half", "int8": "Int8"}[precision], "Count": 864}
+    layer = {"Inputs": [unknown], "Weights": weights, "Bias": {"Type": "Float", "Count": 16}}
+    shown = json.dumps({"Layers": [layer]})
+    trt.answers["EngineInspector.get_engine_information"] = lambda *_: shown
+    build_engine(flavor_of(trt), request(precision))
+    assert trt.arguments_of("IExecutionContext.set_input_shape") == [("images", (8, 32, 32, 3))]
+    assert len(trt.arguments_of("EngineInspector.execution_context")) == 1
+
+
 def test_from_10_on_the_networks_types_answer_where_the_inspector_does_not(
     fake_trt: FakeTrt,
 ) -> None:
@@ -170,6 +186,18 @@ def test_the_parsers_error_names_the_node(version: str, words: str, fake_trt: Fa
     trt.answers["OnnxParser.parse"] = lambda *_: False
     with pytest.raises(BackendError, match=rf"tensorrt \S+ cannot read model.onnx: {words}"):
         build_engine(flavor_of(trt), request())
+
+
+def test_a_builder_that_finds_no_cuda_says_so(fake_trt: FakeTrt) -> None:
+    trt = fake_trt("8.6.1")
+
+    def no_builder(_log: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    flavor = flavor_of(trt)
+    trt.Builder = no_builder
+    with pytest.raises(BackendError, match="could not create a builder: TensorRT gave no reason"):
+        build_engine(flavor, request())
 
 
 @pytest.mark.parametrize(
