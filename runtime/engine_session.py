@@ -2,6 +2,8 @@
 
 import contextlib
 import queue
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,20 @@ class EngineSession(Session):
         self.max_batch = profile.max
         self._closed = False
         self._slots: queue.SimpleQueue[EngineSlot] = queue.SimpleQueue()
-        self._count = slots
+        self.lanes = slots  # batches that are in work at the same time
+        self._whole = threading.Lock()
+        preparing = threading.Lock()
         with contextlib.ExitStack() as opened:
             for _ in range(slots):
-                slot = EngineSlot(trt, engine, logger, cuda, size=self.input_size, profile=profile)
+                slot = EngineSlot(
+                    trt,
+                    engine,
+                    logger,
+                    cuda,
+                    size=self.input_size,
+                    profile=profile,
+                    preparing=preparing,
+                )
                 opened.callback(slot.close)
                 self._slots.put(slot)
             opened.pop_all()
@@ -60,33 +72,44 @@ class EngineSession(Session):
 
     def warm_up(self, *batches: int) -> None:
         """Captures the graphs of these batch sizes in every lane."""
-        slots = [self._slots.get() for _ in range(self._count)]
-        try:
+        with self._every_slot() as slots:
+            self._require_open()
             for slot in slots:
                 for batch in batches:
                     shape = (batch, self.input_size, self.input_size, self._CHANNELS)
                     slot.run(np.zeros(shape, np.uint8))
-        finally:
-            for slot in slots:
-                self._slots.put(slot)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         slot = self._slots.get()
         try:
-            if self._closed:
-                raise BackendError("the session is closed; open the model again")
+            self._require_open()
             return slot.run(images)
         finally:
             self._slots.put(slot)
 
     def close(self) -> None:
         """Waits for the batches that run, then frees everything; a second call does nothing."""
-        slots = [self._slots.get() for _ in range(self._count)]
-        self._closed = True
-        for slot in slots:
-            slot.close()
-            self._slots.put(slot)
-        self._keep = ()
+        with self._every_slot() as slots:
+            self._closed = True
+            for slot in slots:
+                slot.close()
+            self._keep = ()
+
+    @contextlib.contextmanager
+    def _every_slot(self) -> Iterator[list[EngineSlot]]:
+        """All lanes, once the batches in them are done."""
+        # One at a time: two that had half of the lanes each would wait for ever.
+        with self._whole:
+            slots = [self._slots.get() for _ in range(self.lanes)]
+            try:
+                yield slots
+            finally:
+                for slot in slots:
+                    self._slots.put(slot)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BackendError("the session is closed; open the model again")
 
 
 def _check_tensors(trt: Any, engine: Any, source: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ because a slot runs one batch at a time.
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,23 @@ class EngineSlot:
     """Runs batches on a stream of its own. For one thread at a time."""
 
     def __init__(
-        self, trt: Any, engine: Any, logger: Any, cuda: Cuda, *, size: int, profile: Profile
+        self,
+        trt: Any,
+        engine: Any,
+        logger: Any,
+        cuda: Cuda,
+        *,
+        size: int,
+        profile: Profile,
+        preparing: threading.Lock,
     ) -> None:
-        """Allocates all memory that batches up to the profile's largest need."""
+        """Allocates all memory that batches up to the profile's largest need.
+
+        `preparing` is common to the slots of an engine: TensorRT does not promise that two threads
+        may make contexts of it at once.
+        """
         self._trt, self._engine, self._logger, self._cuda = trt, engine, logger, cuda
+        self._preparing = preparing
         self._size, self._profile = size, profile
         self._num_classes = int(engine.get_tensor_shape(OUTPUT_NAME)[1])
         self._image_bytes = size * size * _CHANNELS
@@ -82,6 +96,12 @@ class EngineSlot:
 
     def _prepare(self, batch: int) -> Callable[[], None]:
         """The launch of one batch size: a captured graph, or its steps if it has none."""
+        with self._preparing:
+            launch = self._launch_of(batch)
+        self._launches[batch] = launch
+        return launch
+
+    def _launch_of(self, batch: int) -> Callable[[], None]:
         context = self._new_context(batch)
         self._contexts.append(context)
         steps = self._steps(context, batch)
@@ -89,13 +109,11 @@ class EngineSlot:
         self._cuda.synchronize(self._stream)
         # TensorRT-RTX alone can tell; its engines with run-time allocations cannot be captured.
         capturable = getattr(context, "is_stream_capturable", lambda stream: True)
-        launch: Callable[[], None] = steps
-        if capturable(self._stream):
-            graph = self._cuda.capture(self._stream, steps)
-            self._resources.callback(self._cuda.destroy_graph, graph)
-            launch = functools.partial(self._cuda.launch, graph, self._stream)
-        self._launches[batch] = launch
-        return launch
+        if not capturable(self._stream):
+            return steps
+        graph = self._cuda.capture(self._stream, steps)
+        self._resources.callback(self._cuda.destroy_graph, graph)
+        return functools.partial(self._cuda.launch, graph, self._stream)
 
     def _steps(self, context: Any, batch: int) -> Callable[[], None]:
         in_bytes, out_bytes = batch * self._image_bytes, batch * self._row_bytes

@@ -6,12 +6,17 @@ The stand-in refuses every name that the surface of the chosen TensorRT version 
 replaying the recorded steps on host memory, so that a wrong address, size or order shows.
 """
 
+import contextlib
 import ctypes
+import functools
 import hashlib
+import importlib.util
 import itertools
 import json
 import shutil
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +34,7 @@ from runtime import (
     UserError,
     open_classifier,
 )
+from runtime.bundle import open_bundle
 from runtime.card import EngineRecord, Profile, read_card, write_card
 from runtime.cudart import Cuda
 from runtime.engine_session import EngineSession
@@ -245,7 +251,12 @@ class FakeEngine(Surface):
     def create_execution_context_without_device_memory(self) -> FakeContext:
         return self._fake.types["IExecutionContext"](self._fake)
 
-    def create_execution_context(self, strategy: object) -> FakeContext:
+    def create_execution_context(self, strategy: object = None) -> FakeContext:
+        if strategy is None:
+            self._fake.contexts.clear()  # as if of another engine, whose first has the profile
+            context = self._fake.types["IExecutionContext"](self._fake)
+            context._memory = 1  # its own
+            return context
         if self._fake.flavor == "tensorrt-rtx":
             assert isinstance(strategy, FakeConfig)
             assert strategy._strategy == "USER_MANAGED"
@@ -318,14 +329,12 @@ class FakeTrt:
 
 
 def surface(version: str, name: str, flavor: str) -> frozenset[str]:
-    """Names of a class in one version. 8.6 has the named-tensor part of 10.3, less what is newer.
+    """Names of a class in one version; 8.6.2 has those of 8.6.1.
 
     TensorRT-RTX 1.7 is of the 11 generation with a few names of its own.
     """
-    known = "10.3.0" if version.startswith("8.") else version
+    known = "8.6.1" if version.startswith("8.") else version
     names = set(json.loads((SURFACES / f"trt_api_{known}.json").read_text())[name]["members"])
-    if version.startswith("8."):
-        names -= {"device_memory_size_v2", "create_serialization_config"}
     if flavor == "tensorrt-rtx":
         names |= {"is_stream_capturable"}
     return frozenset(names)
@@ -452,6 +461,63 @@ def test_threads_do_not_mix_their_batches(trt11: FakeTrt) -> None:
     assert not wrong
 
 
+def test_two_that_want_all_lanes_do_not_wait_for_each_other(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        session.warm_up(1)
+        slots, first = session._slots, threading.Barrier(2)
+
+        class Slow:
+            """Hands out a lane, then waits for the other thread to have had its chance."""
+
+            def get(self) -> Any:
+                slot = slots.get()
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    first.wait(timeout=0.2)
+                return slot
+
+            put = slots.put
+
+        session._slots = Slow()  # type: ignore[assignment]
+        threads = [
+            threading.Thread(target=session.warm_up, args=(2,), daemon=True) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=10)
+        assert not any(thread.is_alive() for thread in threads)
+        session._slots = slots
+
+
+def test_one_lane_at_a_time_prepares_a_batch_size(trt11: FakeTrt) -> None:
+    busy, most = [0], [0]
+
+    class Context(trt11.types["IExecutionContext"]):  # type: ignore[misc,name-defined]
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+            time.sleep(0.02)
+            busy[0] -= 1
+            return bool(super().set_input_shape(name, shape))
+
+    trt11.types["IExecutionContext"] = Context
+    with open_session(trt11) as session:
+        clients = [threading.Thread(target=session.run, args=(batch(n),)) for n in (1, 2, 3, 4)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+    assert most == [1]
+
+
+def test_a_closed_session_is_not_warmed_up(trt11: FakeTrt) -> None:
+    session = open_session(trt11)
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.warm_up(1)
+    session.close()
+
+
 def test_every_failing_cuda_call_is_reported_and_nothing_leaks(trt11: FakeTrt) -> None:
     with open_session(trt11) as session:
         session.run(batch(2))
@@ -526,6 +592,59 @@ def test_graph_sizes_cost_at_most_a_quarter() -> None:
     assert len(set(sizes.values())) < 30
     assert graph_batch(2, Profile(min=4, opt=4, max=6)) == 4
     assert graph_batch(6, Profile(min=4, opt=4, max=6)) == 6
+
+
+# --- the benchmark, which needs a GPU to mean anything, and must run when there is one -----------
+
+
+class FakeEvents:
+    """The CUDA events of the benchmark: a tenth of a second between any two."""
+
+    def cudaEventCreate(self) -> object:
+        return object()
+
+    def cudaEventRecord(self, event: object, stream: int) -> None: ...
+
+    def cudaEventElapsedTime(self, begin: object, end: object) -> float:
+        return 100.0
+
+    def cudaEventDestroy(self, event: object) -> None: ...
+
+
+def test_the_benchmark_measures_and_judges(
+    trt: FakeTrt, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "engine_overhead.py"
+    spec = importlib.util.spec_from_file_location("engine_overhead", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "engine_overhead", benchmark)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "Call", FakeEvents)
+    monkeypatch.setattr(benchmark, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(benchmark, "load_tensorrt", lambda flavor: trt.module)
+    quick = functools.partial(benchmark.typical_seconds, seconds=0.01)
+    monkeypatch.setattr(benchmark, "typical_seconds", lambda call, _seconds=0: quick(call))
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    change_engine(bundle, flavor=trt.flavor, tensorrt_version=trt.version)
+    opened = open_bundle(bundle)
+    (record,) = opened.card.engines
+    found = benchmark.measure(opened, record, [0, 3], 0.05)
+    assert [network["batch"] for network in found["network"]] == [1, 8, 16]
+    assert [lanes["lanes"] for lanes in found["lanes"]] == [2, 3]
+    assert trt.cuda.live == {}
+    found["missed"] = benchmark.missed_targets(found)
+    assert "lanes, batch 16" in benchmark._text(found)
+    assert json.loads(json.dumps(found)) == found
+    found |= {"arch": "mobilenetv2", "size": 224, "gpu": "NVIDIA H100", "precision": "fp16"}
+    found["label_ms"]["prepared array to labels"] = found["network"][0]["graph_ms"] + 0.061
+    found["lanes"][0]["images_per_second"] = 0.89 * found["network"][-1]["images_per_second"]
+    late, share, slow = benchmark.missed_targets(found)
+    assert "61 us more" in late
+    assert "89.0%" in share
+    assert "known: 0.191" in slow
 
 
 # --- preflight -----------------------------------------------------------------------------------
