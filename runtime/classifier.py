@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from runtime.card import Card
 from runtime.errors import BundleError, ImageError, UserError
 from runtime.pipeline import in_chunks, usable_cores
-from runtime.preprocess import DEFAULT_LIMITS, ImageSource, Limits, decode_image, fit_image
+from runtime.preprocess import (
+    DEFAULT_LIMITS,
+    ImageSource,
+    Limits,
+    decode_image,
+    fit_image,
+    preprocess,
+)
 from runtime.session import Backend, Session
 
 if TYPE_CHECKING:
@@ -161,9 +168,7 @@ class Classifier:
 
     def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
         """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
-        return fit_image(
-            decode_image(image, self.card.input, limits=self.limits, name=name), self.card.input
-        )
+        return preprocess(image, self.card.input, limits=self.limits, name=name)
 
     def rank(self, probabilities: NDArray[np.float32], top_k: int) -> Predictions:
         """The `top_k` largest of probabilities (num_classes,), or all when there are fewer."""

@@ -9,6 +9,7 @@ import io
 import math
 import stat
 from pathlib import Path
+from typing import TypeGuard
 
 import msgspec
 import numpy as np
@@ -60,8 +61,23 @@ def preprocess(
     limits: Limits = DEFAULT_LIMITS,
     name: str | None = None,
 ) -> NDArray[np.uint8]:
-    """Returns uint8 RGB (size, size, 3); raises ImageError naming the image when it cannot."""
+    """Returns uint8 RGB (size, size, 3); raises ImageError naming the image when it cannot.
+
+    An array that is the network's input already comes back itself.
+    """
+    if is_prepared(source, spec):
+        return source
     return fit_image(decode_image(source, spec, limits=limits, name=name), spec)
+
+
+def is_prepared(source: ImageSource, spec: InputSpec) -> TypeGuard[NDArray[np.uint8]]:
+    """Whether an array is the network's input as it is: of its size, and nothing to be cut off."""
+    return (
+        isinstance(source, np.ndarray)
+        and source.dtype == np.uint8
+        and source.shape == (spec.size, spec.size, _RGB_CHANNELS)
+        and spec.resize == spec.crop
+    )
 
 
 def decode_image(

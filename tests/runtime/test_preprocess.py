@@ -192,6 +192,12 @@ def test_arrays_of_another_form_are_refused(array: NDArray[np.uint8], received: 
         preprocess(array, spec())
 
 
+def test_an_array_that_is_the_input_is_not_copied() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert preprocess(pixels, spec(resize=32)) is pixels
+    assert preprocess(pixels, spec(resize=36)) is not pixels
+
+
 def test_an_array_may_have_any_memory_layout() -> None:
     pixels = np.asarray(picture())
     expected = preprocess(picture(), spec())
