@@ -11,6 +11,7 @@ from training.data import Dataset
 from training.data.geometry import MAX_PADDED_CROP_SIZE
 from training.distiller import SelfDistiller, build_distiller
 from training.dsr_teacher import DsrTeacher
+from training.fast_layers import use_fast_layers
 from training.learner import Learner
 from training.objective import Objective
 from training.optimizers import build_optimizer
@@ -40,6 +41,9 @@ def build_learner(
     group = group or ProcessGroup()
     recipe = plan.recipe
     distiller = _build_distiller(plan, device)
+    compiled = recipe.compile and recipe.peer == "none" and can_compile(device)
+    if compiled:
+        use_fast_layers(distiller)
     peer, reader = None, None
     if recipe.peer != "none":
         assert dataset is not None, "a peer is built for a data set"
@@ -63,7 +67,7 @@ def build_learner(
         log=TermLog(term_names, capacity=steps_per_epoch, device=device),
         group=group,
         device=device,
-        compiled=recipe.compile and peer is None and can_compile(device),
+        compiled=compiled,
     )
     step = Step(parts)
     if peer is not None and reader is not None and dataset is not None:

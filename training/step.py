@@ -11,11 +11,14 @@ from torch import Tensor
 
 from training.distiller import SelfDistiller
 from training.dsr_teacher import DsrTeacher
+from training.fast_layers import batch_counters
 from training.objective import Objective, total
 from training.optimizers import set_learning_rate
 from training.process_group import ProcessGroup
 from training.weight_average import WeightAverage
 
+# Normalised images and labels to the objective's terms and the ranking that DSR remembers.
+Terms = Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Tensor | None]]
 # uint8 images (N, H, W, 3) and labels to normalised images (N, 3, S, S) and labels or targets.
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -59,7 +62,7 @@ class StepParts:
     log: TermLog
     group: ProcessGroup
     device: torch.device
-    compiled: bool = False  # by torch.compile, forward and backward
+    compiled: bool = False  # by torch.compile, forward and backward, with fast layers
 
 
 class Step:
@@ -73,7 +76,9 @@ class Step:
     def __init__(self, parts: StepParts) -> None:
         self._parts = parts
         self._scale = torch.ones((), device=parts.device)
-        self.loss = torch.compile(self._terms, dynamic=False) if parts.compiled else self._terms
+        self._precision = precision_of(parts.device)  # not asked by what is compiled
+        self.loss = _compiled(self._terms) if parts.compiled else self._terms
+        self._counters = batch_counters(parts.distiller)
         self._terms_now: dict[str, Tensor] = {}
         self._shape_now: Tensor | None = None  # the ranking that DSR's teacher takes over
 
@@ -94,10 +99,8 @@ class Step:
     def compute(self, images: Tensor, labels: Tensor) -> None:
         """Gradients of the objective on a batch, and the ranking that DSR remembers of it."""
         pixels, targets = self._parts.prepare(images, labels)
-        terms, logits = self.loss(pixels, targets)
+        terms, self._shape_now = self.loss(pixels, targets)
         self._differentiate(terms)
-        teacher = self._parts.dsr_teacher
-        self._shape_now = teacher.shape_of(logits) if teacher is not None else None
 
     def exchange(self) -> None:
         """Averages over the processes what they must agree on."""
@@ -113,6 +116,8 @@ class Step:
         """The update itself, and what is remembered of it."""
         parts = self._parts
         parts.optimizer.step()
+        if self._counters:
+            torch._foreach_add_(self._counters, 1)
         parts.log.append(self._terms_now)
         if parts.dsr_teacher is not None and self._shape_now is not None:
             parts.dsr_teacher.update(self._shape_now)
@@ -124,12 +129,25 @@ class Step:
         total(terms).backward()  # type: ignore[no-untyped-call]
         self._terms_now = {name: term.detach() for name, term in terms.items()}
 
-    def _terms(self, pixels: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        parts = self._parts
-        with autocast(parts.device):
+    def _terms(self, pixels: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        parts, teacher = self._parts, self._parts.dsr_teacher
+        with autocast(parts.device, self._precision):
             outputs = parts.distiller(pixels)
-        terms = parts.objective.terms(outputs, targets, parts.dsr_teacher, scale=self._scale)
-        return terms, outputs.logits.detach()
+        terms = parts.objective.terms(outputs, targets, teacher, scale=self._scale)
+        # Here, where a compiler sees that the loss has sorted the same logits already.
+        return terms, teacher.shape_of(outputs.logits) if teacher is not None else None
+
+
+def _compiled(terms: Terms) -> Terms:
+    """`terms` and its backward as fused kernels.
+
+    TorchInductor writes a value to memory that has more than one reader and more than four inputs,
+    instead of computing it in each reader. A normalised activation has five: its input, mean,
+    deviation, weight and bias. Raising the limit saves a pass over every activation (RESULTS.md).
+    """
+    options: dict[str, str | int | bool | Callable[..., object]] = {"realize_reads_threshold": 8}
+    compiled: Terms = torch.compile(terms, dynamic=False, options=options)
+    return compiled
 
 
 def precision_of(device: torch.device) -> str:
@@ -138,11 +156,8 @@ def precision_of(device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Computes in the device's precision, without a cache of weights that outlived a capture."""
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Computes in `precision`, without a cache of weights that outlived a capture."""
     return torch.autocast(
-        device.type,
-        dtype=torch.bfloat16,
-        enabled=precision_of(device) == "bf16",
-        cache_enabled=False,
+        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
     )

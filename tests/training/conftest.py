@@ -64,7 +64,7 @@ def make_plan(tiny_data: Dataset) -> MakePlan:
     ) -> Plan:
         return Plan(
             arch=arch,
-            width=0.25 if arch == "mobilenetv2" else 0.5,
+            width={"mobilenetv2": 0.25, "shufflenetv2": 0.5}.get(arch, 1.0),
             terms=terms,
             data=tiny_data.name,
             data_argument=tiny_data.name,

@@ -63,7 +63,7 @@ class PeerStep(Step):
             partners=partners,
             augment=self._augment,
         )
-        with autocast(self._parts.device):
+        with autocast(self._parts.device, self._precision):
             terms = self._peer.terms(self._student, batch)
         self._differentiate(terms)
 
