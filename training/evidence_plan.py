@@ -129,9 +129,32 @@ PLAN = (
     PlannedStudy(
         "peers",
         "How does it stand against other self-distillation and against plain controls?",
-        tuple(METHODS.values()),
+        _methods(*dict.fromkeys(("ce", "drg+dsr", "drg", "ds", "dsr", *METHODS))),
         epochs=50,
         seeds=3,
+    ),
+    PlannedStudy(
+        "time-matched",
+        "What does cross-entropy gain from the time that the auxiliary head costs?",
+        _methods("ce"),
+        epochs=53,  # of 50, at 5 % of a step
+        seeds=3,
+    ),
+    PlannedStudy(
+        "grid-ce",
+        "What does cross-entropy gain from another learning rate or weight decay?",
+        (
+            METHODS["ce"],
+            *(Method(f"ce-lr{rate:g}", changes={"learning_rate": rate}) for rate in (0.05, 0.2)),
+            *(
+                Method(f"ce-wd{decay:g}", changes={"weight_decay": decay})
+                for decay in (2.5e-4, 1e-3)
+            ),
+        ),
+        epochs=30,
+        seeds=2,
+        changes=_CHOOSING,
+        chooses=True,
     ),
     PlannedStudy(
         "grid-dsr",

@@ -252,7 +252,7 @@ def test_the_command_of_another_study_follows_from_its_lines(tmp_path: Path) -> 
     block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
     assert (
         "Command: `python training/study.py --study rates --arch mobilenetv2 --data digits "
-        "--image-size 32 --epochs 50 --terms ce,ls,drg --seeds 2 --set learning_rate=0.01`"
+        "--image-size 32 --epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01`"
     ) in block
 
 
