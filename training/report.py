@@ -1,13 +1,16 @@
 """Writes RESULTS.md's tables and plots anew from the raw lines: `python training/report.py`.
 
 What stands between `<!-- results:NAME -->` and `<!-- /results -->` is made of the lines in
-`results/` alone; NAME is a study of the plan, `robustness`, `cost`, or `others` for other files.
+`results/` alone; NAME is a study of the plan, `robustness`, `cost`, `h100` for what was printed
+there, or `others` for other files.
 """
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 from runtime.command import CommandParser, run_command
 from runtime.errors import UserError
@@ -30,6 +33,7 @@ from training.study_table import best_validated, method_name, rows_of, study_tab
 
 REPORT = Path("RESULTS.md")
 _OTHERS = "others"
+_PRINTED = "h100"  # what commands printed on that GPU, which is no lines of runs
 _BLOCK = re.compile(r"(<!-- results:([\w.-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 _GROUP = ("data", "arch", "width", "image_size", "epochs")
 
@@ -86,6 +90,8 @@ def _section(name: str, results: Path, marked: Sequence[str]) -> str:
         parts = _robustness(results)
     elif name == COST:
         parts = _cost(results)
+    elif name == _PRINTED:
+        parts = _printed(results / f"{_PRINTED}.json")
     elif name == _OTHERS:
         files = [file for file in _study_files(results) if file.stem not in marked]
         parts = []
@@ -94,7 +100,7 @@ def _section(name: str, results: Path, marked: Sequence[str]) -> str:
     else:
         raise UserError(
             f"{REPORT}: the mark results:{name} names nothing; "
-            f"expected one of {', '.join((*STUDIES, ROBUSTNESS, COST, _OTHERS))}"
+            f"expected one of {', '.join((*STUDIES, ROBUSTNESS, COST, _PRINTED, _OTHERS))}"
         )
     return "\n\n".join(parts)
 
@@ -177,6 +183,34 @@ def _cost(results: Path) -> list[str]:
     if not path.exists():
         return [f"Not measured yet. It will be by {command}."]
     return [cost_table(path), f"Command: {command}  \nLines: [{path.name}]({RESULTS / path.name})"]
+
+
+def _printed(path: Path) -> list[str]:
+    """What commands printed, each with what it was and where."""
+    parts: list[str] = []
+    devices: dict[str, None] = {}
+    for entry in (
+        msgspec.json.decode(path.read_bytes(), type=list[_Printed]) if path.exists() else []
+    ):
+        devices[entry.device] = None
+        command = [f"Command: `{entry.command}`"] if entry.command else []
+        parts += [
+            f"**{entry.title}** ({entry.note})",
+            "\n".join(["```text", *entry.printed, "```"]),
+            *command,
+        ]
+    where = (
+        f"Hardware and versions: {'; '.join(devices)}  \nRaw: [{path.name}]({RESULTS / path.name})"
+    )
+    return [*parts, where]
+
+
+class _Printed(msgspec.Struct):
+    title: str
+    command: str
+    device: str
+    note: str
+    printed: list[str]
 
 
 def command() -> NoReturn:
