@@ -40,8 +40,8 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
 	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/test_hostile_images.py

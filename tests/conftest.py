@@ -1,11 +1,17 @@
-"""Fixtures that every folder of tests shares."""
+"""Fixtures that every folder of tests shares; how two processes share the tests (`make test`)."""
 
+import fcntl
 import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +46,86 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# --- two processes (pytest-xdist) ---
+
+# What others wait for comes first, what is short comes last.
+ORDER = ("test_readme.py", "test_architecture.py", "export", "training", "demo", "runtime")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _shared_folder(config) is None:
+        return
+
+    def rank(item: pytest.Item) -> int:
+        names = (item.path.name, item.path.parent.name)
+        return next((i for i, name in enumerate(ORDER) if name in names), len(ORDER))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, and all of export/, whose fixtures take a minute."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            folder, _, _ = file.rpartition("/")
+            return folder if folder.endswith("export") else file
+
+    config.option.loadscopereorder = False  # the order is ours
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone` waits for the other process, which waits for it in turn."""
+    shared = _shared_folder(item.config)
+    alone = item.get_closest_marker("alone") is not None
+    with turn(shared, alone=alone) if shared else nullcontext():
+        return (yield)
+
+
+def _shared_folder(config: pytest.Config) -> Path | None:
+    """The temporary folder that all processes of this session know, if there are several."""
+    return Path(config.getoption("basetemp")).parent if hasattr(config, "workerinput") else None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:  # by word, not by closing: a forked child may still hold the file open
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    with (folder / "turn.lock").open("a") as file:
+        with locked(folder / "gate.lock"):  # whoever waits to be alone lets nobody pass
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _shared_folder(request.config) or tmp_path_factory.getbasetemp()
+
+
+# --- commands as a user types them, and what they leave ---
+
+
+def user_environment() -> dict[str, str]:
+    """Without the single thread that `make test` gives its processes: a user has all cores."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
 @pytest.fixture(scope="session")
 def command() -> Command:
     """Runs `python ARGUMENTS` as a user would: `command("training/run.py", "--help", cwd=...)`."""
@@ -52,6 +138,7 @@ def command() -> Command:
         finished = subprocess.run(
             [sys.executable, *script, *rest],
             cwd=cwd,
+            env=user_environment(),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -84,17 +171,70 @@ def find_python() -> Callable[[str], str | None]:
 
 
 @pytest.fixture(scope="session")
-def workspace(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, command: Command
-) -> Path:
-    """A folder in which the user's first command has run: `runs/latest` is a full default run."""
-    kept: Path | None = request.config.getoption("--workspace")
-    folder = kept.resolve() if kept else tmp_path_factory.mktemp("workspace")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "runs" / "latest" / "result.json").exists():
-        command(
-            "training/run.py", "--arch", "mobilenetv2", "--drg", "--dsr", cwd=folder, check=True
+def copy_tree() -> Callable[[Path], dict[str, str]]:
+    """Copies the tracked tree to a folder and links the installed environment in.
+
+    It gives the environment of the commands that are run there.
+    """
+
+    def copy(folder: Path) -> dict[str, str]:
+        listed = subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
         )
+        for name in listed.stdout.splitlines():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        if not (folder / ".venv").is_symlink():
+            (folder / ".venv").symlink_to(ROOT / ".venv")
+        # The copy is what runs, not the tree that the environment was installed from.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        changes = {"PATH": path, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+        return user_environment() | changes
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def is_installed() -> bool:
+    """Whether `make` finds its environment up to date."""
+    stamp = ROOT / ".venv" / "installed.stamp"
+    declared = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    newest = max(file.stat().st_mtime for file in declared)
+    return stamp.exists() and stamp.stat().st_mtime >= newest
+
+
+@pytest.fixture(scope="session")
+def workspace(
+    request: pytest.FixtureRequest,
+    shared_folder: Path,
+    copy_tree: Callable[[Path], dict[str, str]],
+    is_installed: bool,
+) -> Path:
+    """A copy of the tree in which `make run` has run: `runs/latest` is a full default run.
+
+    `story.json` has the seconds that it took and what it printed.
+    """
+    kept: Path | None = request.config.getoption("--workspace")
+    folder = kept.resolve() if kept else shared_folder / "workspace"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "workspace.lock"):
+        if not (folder / "story.json").exists():
+            environment = copy_tree(folder)
+            here = ["-o", ".venv/installed.stamp", f"BIN={Path(sys.executable).parent}"]
+            started = time.monotonic()
+            finished = subprocess.run(
+                ["make", "run", *([] if is_installed else here)],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=900,
+                check=False,
+            )
+            assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
+            story = {"seconds": time.monotonic() - started, "printed": finished.stdout}
+            (folder / "story.json").write_text(json.dumps(story))
     return folder
 
 
@@ -108,10 +248,9 @@ def trained_run(workspace: Path) -> Path:
 def trained_bundle(trained_run: Path, workspace: Path, command: Command) -> Path:
     """Its bundle with every precision. Read only: copy it before changing anything."""
     bundle = trained_run / "bundle"
-    if not (bundle / "model.int8-cpu.onnx").exists():
-        command(
-            "export/run.py", trained_run, "--precision", "fp32,fp16,int8", cwd=workspace, check=True
-        )
+    with locked(workspace / "workspace.lock"):
+        if not (bundle / "model.int8-cpu.onnx").exists():
+            command("export/run.py", trained_run, "--precision", "int8", cwd=workspace, check=True)
     return bundle
 
 

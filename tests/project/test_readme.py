@@ -4,7 +4,7 @@
 the tests do not have (a GPU, a Jetson) and are only checked for naming files that exist.
 """
 
-import os
+import json
 import re
 import runpy
 import shutil
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,31 +28,33 @@ STORY_SECONDS = 240
 USER_TRAINS = "python training/run.py --arch mobilenetv2 --drg --dsr"
 
 
+@dataclass(frozen=True)
+class Clone:
+    """The tracked tree in a new folder, and the environment in which its files are what runs."""
+
+    folder: Path
+    environment: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tracked tree in a new folder, with the installed environment linked in."""
-    stamp = ROOT / ".venv" / "installed.stamp"
-    declared = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
-    newest = max(file.stat().st_mtime for file in declared)
-    if not stamp.exists() or stamp.stat().st_mtime < newest:
+def installed(is_installed: bool) -> None:
+    if not is_installed:
         pytest.skip("the environment is not up to date: `make install` first")
+
+
+@pytest.fixture(scope="module")
+def clone(
+    installed: None,
+    workspace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    copy_tree: Callable[[Path], dict[str, str]],
+) -> Iterator[Clone]:
+    """After `make run`, whose run is a copy, too: engines may be added to it."""
     folder = tmp_path_factory.mktemp("clone") / "skd-edge"
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    yield folder
+    environment = copy_tree(folder)
+    shutil.copytree(workspace / "runs", folder / "runs", symlinks=True)
+    yield Clone(folder, environment)
     shutil.rmtree(folder)
-
-
-def environment(clone: Path) -> dict[str, str]:
-    # The copy is what runs, not the tree that the environment was installed from.
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(clone), "PYTHONUNBUFFERED": "1"}
 
 
 def lines_of(block: str) -> list[str]:
@@ -72,11 +75,11 @@ def status_within(seconds: float, url: str) -> int:
             time.sleep(0.2)
 
 
-def serve_until_it_answers(line: str, clone: Path) -> None:
+def serve_until_it_answers(line: str, clone: Clone) -> None:
     with subprocess.Popen(
         line.split(),
-        cwd=clone,
-        env=environment(clone),
+        cwd=clone.folder,
+        env=clone.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -96,11 +99,11 @@ def serve_until_it_answers(line: str, clone: Path) -> None:
             process.terminate()
 
 
-def run_line(line: str, clone: Path) -> str:
+def run_line(line: str, clone: Clone) -> str:
     finished = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", line],
-        cwd=clone,
-        env=environment(clone),
+        cwd=clone.folder,
+        env=clone.environment,
         capture_output=True,
         text=True,
         timeout=900,
@@ -111,28 +114,34 @@ def run_line(line: str, clone: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_block_runs(clone: Path, workspace: Path) -> None:
+@pytest.mark.alone
+def test_make_run_tells_the_whole_story_soon(installed: None, workspace: Path) -> None:
+    story = json.loads((workspace / "story.json").read_text())
+    assert story["seconds"] < STORY_SECONDS
+    assert "next:" in story["printed"]
+
+
+@pytest.mark.slow
+def test_every_block_runs(clone: Clone) -> None:
+    recipe = (clone.folder / "Makefile").read_text(encoding="utf-8")
     for language, block in BLOCKS:
         if language == "python":
-            script = clone / "block.py"
+            script = clone.folder / "block.py"
             script.write_text(block, encoding="utf-8")
             run_line(f"{sys.executable} {script}", clone)
         if language != "bash":
             continue
         for line in lines_of(block):
-            if line == "make test":  # this very run
+            if line in ("make run", "make test"):  # the test above, and this very run
                 continue
-            if line == USER_TRAINS:  # two minutes: the fixture has run it in an empty folder
-                assert (workspace / "runs" / "latest" / "result.json").is_file()
+            if line == USER_TRAINS:  # two minutes: `make run` has run it in an empty folder
+                assert f"$(BIN)/{line}\n" in recipe
+                assert (clone.folder / "runs" / "latest" / "result.json").is_file()
                 continue
             if line.startswith(SERVERS):
                 serve_until_it_answers(line, clone)
                 continue
-            started = time.monotonic()
-            printed = run_line(line, clone)
-            if line == "make run":
-                assert time.monotonic() - started < STORY_SECONDS
-                assert "next:" in printed
+            run_line(line, clone)
 
 
 def test_blocks_name_their_language() -> None:

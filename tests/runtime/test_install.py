@@ -65,6 +65,7 @@ def test_a_bare_install_classifies(
     assert json.loads(line)["predictions"][0]["label"] == "red"
 
 
+@pytest.mark.alone
 def test_a_cold_process_answers_soon(toy_bundle: Path, tmp_path: Path) -> None:
     image = toy_bundle / "examples" / "red.png"
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its idle threads would be counted

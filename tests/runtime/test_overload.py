@@ -9,6 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_overload_is_refused_and_nothing_breaks(
     command: Callable[..., CompletedProcess[str]], trained_bundle: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import runtime
 
 PROBE = """
@@ -25,6 +27,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(runtime, "open_clasifier")
 
 
+@pytest.mark.alone
 def test_import_is_quick_and_light() -> None:
     seconds = []
     # CPU time counts every thread: NumPy's BLAS starts one a core, which spin for 0.1 s in all.
