@@ -146,6 +146,8 @@ def _compiled(terms: Terms) -> Terms:
     deviation, weight and bias. Raising the limit saves a pass over every activation (RESULTS.md).
     """
     options: dict[str, str | int | bool | Callable[..., object]] = {"realize_reads_threshold": 8}
+    # A process that has compiled too many steps must not go on, slowly, without compiling.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled: Terms = torch.compile(terms, dynamic=False, options=options)
     return compiled
 
