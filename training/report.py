@@ -185,32 +185,28 @@ def _cost(results: Path) -> list[str]:
     return [cost_table(path), f"Command: {command}  \nLines: [{path.name}]({RESULTS / path.name})"]
 
 
-def _printed(path: Path) -> list[str]:
-    """What commands printed, each with what it was and where."""
-    parts: list[str] = []
-    devices: dict[str, None] = {}
-    for entry in (
-        msgspec.json.decode(path.read_bytes(), type=list[_Printed]) if path.exists() else []
-    ):
-        devices[entry.device] = None
-        command = [f"Command: `{entry.command}`"] if entry.command else []
-        parts += [
-            f"**{entry.title}** ({entry.note})",
-            "\n".join(["```text", *entry.printed, "```"]),
-            *command,
-        ]
-    where = (
-        f"Hardware and versions: {'; '.join(devices)}  \nRaw: [{path.name}]({RESULTS / path.name})"
-    )
-    return [*parts, where]
-
-
 class _Printed(msgspec.Struct):
     title: str
     command: str
     device: str
     note: str
     printed: list[str]
+
+
+def _printed(path: Path) -> list[str]:
+    """What commands printed, each with what it was and where."""
+    entries = msgspec.json.decode(path.read_bytes(), type=list[_Printed])
+    parts = []
+    for entry in entries:
+        parts += [
+            f"**{entry.title}** ({entry.note})",
+            "\n".join(["```text", *entry.printed, "```"]),
+        ]
+        if entry.command:
+            parts.append(f"Command: `{entry.command}`")
+    devices = "; ".join(dict.fromkeys(entry.device for entry in entries))
+    raw = f"[{path.name}]({RESULTS / path.name})"
+    return [*parts, f"Hardware and versions: {devices}  \nRaw: {raw}"]
 
 
 def command() -> NoReturn:

@@ -18,7 +18,7 @@ from training.process_group import ProcessGroup
 from training.weight_average import WeightAverage
 
 # Normalised images and labels to the objective's terms and the ranking that DSR remembers.
-Terms = Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Tensor | None]]
+Loss = Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Tensor | None]]
 # uint8 images (N, H, W, 3) and labels to normalised images (N, 3, S, S) and labels or targets.
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -138,8 +138,8 @@ class Step:
         return terms, teacher.shape_of(outputs.logits) if teacher is not None else None
 
 
-def _compiled(terms: Terms) -> Terms:
-    """`terms` and its backward as fused kernels.
+def _compiled(loss: Loss) -> Loss:
+    """`loss` and its backward as fused kernels.
 
     TorchInductor writes a value to memory that has more than one reader and more than four inputs,
     instead of computing it in each reader. A normalised activation has five: its input, mean,
@@ -148,7 +148,7 @@ def _compiled(terms: Terms) -> Terms:
     options: dict[str, str | int | bool | Callable[..., object]] = {"realize_reads_threshold": 8}
     # A process that has compiled too many steps must not go on, slowly, without compiling.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    compiled: Terms = torch.compile(terms, dynamic=False, options=options)
+    compiled: Loss = torch.compile(loss, dynamic=False, options=options)
     return compiled
 
 
