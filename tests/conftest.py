@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from runtime.card import (
@@ -93,23 +94,13 @@ def _shared_folder(config: pytest.Config) -> Path | None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:  # by word, not by closing: a forked child may still hold the file open
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-@contextmanager
 def turn(folder: Path, *, alone: bool) -> Iterator[None]:
     with (folder / "turn.lock").open("a") as file:
-        with locked(folder / "gate.lock"):  # whoever waits to be alone lets nobody pass
+        with FileLock(folder / "gate.lock"):  # whoever waits to be alone lets nobody pass
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         try:
             yield
-        finally:
+        finally:  # by word, not by closing: a forked child may still hold the file open
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
@@ -218,7 +209,7 @@ def workspace(
     kept: Path | None = request.config.getoption("--workspace")
     folder = kept.resolve() if kept else shared_folder / "workspace"
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "workspace.lock"):
+    with FileLock(folder / "workspace.lock"):
         if not (folder / "story.json").exists():
             environment = copy_tree(folder)
             here = ["-o", ".venv/installed.stamp", f"BIN={Path(sys.executable).parent}"]
@@ -248,7 +239,7 @@ def trained_run(workspace: Path) -> Path:
 def trained_bundle(trained_run: Path, workspace: Path, command: Command) -> Path:
     """Its bundle with every precision. Read only: copy it before changing anything."""
     bundle = trained_run / "bundle"
-    with locked(workspace / "workspace.lock"):
+    with FileLock(workspace / "workspace.lock"):
         if not (bundle / "model.int8-cpu.onnx").exists():
             command("export/run.py", trained_run, "--precision", "int8", cwd=workspace, check=True)
     return bundle

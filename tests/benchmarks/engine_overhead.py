@@ -68,24 +68,20 @@ class Lanes:
     images_per_second: float
 
 
-class Call:
-    """`cuda.bindings.runtime`, with the events that the runtime itself does not need."""
+class CudaWithEvents(Cuda):
+    """The runtime's calls, and the events that it does not need itself."""
 
-    def __init__(self) -> None:
-        from cuda.bindings import runtime
+    def new_event(self) -> Any:
+        return self._call(self._api.cudaEventCreate)
 
-        self._api: Any = runtime
+    def destroy_event(self, event: Any) -> None:
+        self._call(self._api.cudaEventDestroy, event)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(self._api, name)
+    def record(self, event: Any, stream: int) -> None:
+        self._call(self._api.cudaEventRecord, event, stream)
 
-        def call(*arguments: object) -> Any:
-            status, *values = function(*arguments)
-            if int(status) != 0:
-                raise BackendError(f"{name} failed: {status!r}")
-            return values[0] if values else None
-
-        return call
+    def elapsed_ms(self, begin: Any, end: Any) -> float:
+        return float(self._call(self._api.cudaEventElapsedTime, begin, end))
 
 
 class EngineAlone:
@@ -93,7 +89,7 @@ class EngineAlone:
 
     def __init__(self, bundle: Bundle, record: EngineRecord, batch: int) -> None:
         """Deserialises the engine anew: in 8.6 only an engine's first context has its profile."""
-        self._cuda, self._call = Cuda(), Call()
+        self._cuda = CudaWithEvents()
         trt = load_tensorrt(record.flavor)
         runtime = trt.Runtime(tensorrt_logger(record.flavor))
         engine = runtime.deserialize_cuda_engine(bundle.read(record))
@@ -111,7 +107,7 @@ class EngineAlone:
         self.enqueue()
         self._cuda.synchronize(self._stream)
         self._graph = self._cuda.capture(self._stream, self.enqueue)
-        self._events = [self._call.cudaEventCreate() for _ in range(2)]
+        self._events = [self._cuda.new_event() for _ in range(2)]
 
     def enqueue(self) -> None:
         self._require(self._context.execute_async_v3(self._stream))
@@ -131,7 +127,7 @@ class EngineAlone:
     def close(self) -> None:
         self._cuda.destroy_graph(self._graph)
         for event in self._events:
-            self._call.cudaEventDestroy(event)
+            self._cuda.destroy_event(event)
         del self._context
         self._keep = ()
         for address in self._buffers:
@@ -145,12 +141,12 @@ class EngineAlone:
     def _loop(self, work: Callable[[], None], count: int) -> float:
         """Milliseconds of each of `count` runs, by events."""
         begin, end = self._events
-        self._call.cudaEventRecord(begin, self._stream)
+        self._cuda.record(begin, self._stream)
         for _ in range(count):
             work()
-        self._call.cudaEventRecord(end, self._stream)
+        self._cuda.record(end, self._stream)
         self._cuda.synchronize(self._stream)
-        return float(self._call.cudaEventElapsedTime(begin, end)) / count
+        return self._cuda.elapsed_ms(begin, end) / count
 
     def _launch_and_wait(self) -> None:
         self.launch()

@@ -117,6 +117,18 @@ class FakeCuda:
         self.submit(stream, lambda: ctypes.memmove(target, source, size))
         return (self.status("cudaMemcpyAsync"),)
 
+    def cudaEventCreate(self) -> tuple[int, object]:
+        return self.make("cudaEventCreate", "event", next(self.streams))
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[int]:
+        return (self.status("cudaEventRecord"),)
+
+    def cudaEventElapsedTime(self, begin: int, end: int) -> tuple[int, float]:
+        return self.status("cudaEventElapsedTime"), 100.0  # between any two
+
+    def cudaEventDestroy(self, event: int) -> tuple[int]:
+        return self.drop("cudaEventDestroy", event)
+
     def submit(self, stream: int, work: Callable[[], Any]) -> None:
         if stream in self.capturing:
             self.capturing[stream].append(work)
@@ -597,20 +609,6 @@ def test_graph_sizes_cost_at_most_a_quarter() -> None:
 # --- the benchmark, which needs a GPU to mean anything, and must run when there is one -----------
 
 
-class FakeEvents:
-    """The CUDA events of the benchmark: a tenth of a second between any two."""
-
-    def cudaEventCreate(self) -> object:
-        return object()
-
-    def cudaEventRecord(self, event: object, stream: int) -> None: ...
-
-    def cudaEventElapsedTime(self, begin: object, end: object) -> float:
-        return 100.0
-
-    def cudaEventDestroy(self, event: object) -> None: ...
-
-
 def test_the_benchmark_measures_and_judges(
     trt: FakeTrt, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,7 +619,6 @@ def test_the_benchmark_measures_and_judges(
     benchmark = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "engine_overhead", benchmark)
     spec.loader.exec_module(benchmark)
-    monkeypatch.setattr(benchmark, "Call", FakeEvents)
     monkeypatch.setattr(benchmark, "find_gpu", lambda: GPU)
     monkeypatch.setattr(benchmark, "load_tensorrt", lambda flavor: trt.module)
     quick = functools.partial(benchmark.typical_seconds, seconds=0.01)
