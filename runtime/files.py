@@ -1,5 +1,6 @@
 """Files that are either whole or absent: temporary name, fsync, rename."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -42,7 +43,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; on success it takes the place of `folder`, whole.
 
-    On an exception inside the block it is removed and `folder` stays as it was.
+    On an exception inside the block it is removed and `folder` stays as it was. What a killed
+    process leaves is named by `leftovers`.
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -50,12 +52,22 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True)
         yield staging
+        for path in (*staging.rglob("*"), staging):
+            _fsync(path)
         if folder.exists():
             folder.rename(former)
         staging.rename(folder)
+        _fsync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Folders that killed processes left while they wrote `folder`, or that others write now."""
+    name = glob.escape(f".{folder.name}.")
+    yield from folder.parent.glob(f"{name}*.new")
+    yield from folder.parent.glob(f"{name}*.old")
 
 
 def sha256_of(path: Path) -> str:

@@ -225,14 +225,15 @@ def test_an_interrupted_build_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             load(class_tree)
     assert not entries(cache)
-    assert not list((cache / "arrays").glob("*.tmp"))
+    assert not [path for path in (cache / "arrays").iterdir() if path.is_dir()]
     load(class_tree)
 
 
-def test_what_a_killed_build_left_is_removed(class_tree: Path, cache: Path) -> None:
+@pytest.mark.parametrize("kind", ["4711.new", "4711.old"])
+def test_what_a_killed_build_left_is_removed(class_tree: Path, cache: Path, kind: str) -> None:
     load(class_tree)
     (entry,) = entries(cache)
-    left_over = entry.with_name(f".{entry.name}.tmp")
+    left_over = entry.with_name(f".{entry.name}.{kind}")
     entry.rename(left_over)
     (left_over / "whole.npy").write_bytes(b"half")
     load(class_tree)

@@ -1,9 +1,7 @@
 """A new entry of the cache: both splits decoded, broken images left out, everything on disk."""
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,28 +62,6 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     return Built(contents.class_names, tuple(messages))
 
 
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder; on success it is synced and takes the name (and place) of `folder`.
-
-    On any exception it is removed and `folder` stays as it was. The caller holds a lock.
-    """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-        if folder.exists():
-            folder.rename(temporary / "replaced")
-        temporary.rename(folder)
-        _sync(folder.parent)
-        shutil.rmtree(folder / "replaced", ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _decode(
     folder: Path,
     splits: dict[str, tuple[Split, InputSpec]],
@@ -137,11 +113,3 @@ def _keep_whole(
         (folder / "whole.npy").replace(file)
     np.save(folder / f"{word}_labels.npy", labels[kept])
     return labels[kept]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

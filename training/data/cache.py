@@ -8,6 +8,7 @@ the same.
 
 import hashlib
 import inspect
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 import PIL
 
 from runtime import preprocess
+from runtime.files import atomic_folder, leftovers
 from training.data import blocks, build, decode
 from training.data.cache_folder import cache_root
 from training.data.dataset import Dataset
@@ -93,7 +95,9 @@ def _verified_entry(folder: Path, key: str) -> Entry:
 def _write_entry(
     folder: Path, key: str, source: Source, geometry: Geometry, *, progress: bool
 ) -> Entry:
-    with build.replacing(folder) as temporary:
+    for path in leftovers(folder):  # of killed processes: the caller holds the lock
+        shutil.rmtree(path, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
         built = build.build_arrays(temporary, source, geometry, progress=progress)
         entry = Entry(
             key=key,
