@@ -70,14 +70,14 @@ def study_run(
     options: Sequence[str],
 ) -> StudyRun:
     """A run of `method` in `folder`; `options` are those of `training/run.py` that all share."""
-    arch, data = (options[options.index(flag) + 1] for flag in ("--arch", "--data"))
+    data = Path(_value(options, "--data") or "").name
     values = msgspec.to_builtins(recipe) | method.changes
     return StudyRun(
         method=method,
         seed=seed,
         study=study,
         recipe=recipe_from_values(values, source=f"method {method.name}"),
-        folder=folder / f"{Path(data).name}-{arch}-{method.name}-s{seed}",
+        folder=folder / f"{data}-{_student(options)}-{method.name}-s{seed}",
         options=tuple(options),
     )
 
@@ -98,3 +98,20 @@ def shared_options(
     if image_size is not None:
         options += ["--image-size", str(image_size)]
     return options
+
+
+def _student(options: Sequence[str]) -> str:
+    """The arch, with the width and the image size that are not the default.
+
+    A finished run is found by its folder's name alone: students that differ need names that do.
+    """
+    words = [str(_value(options, "--arch"))]
+    if (width := _value(options, "--width")) != "1":
+        words.append(f"x{width}")
+    if (image_size := _value(options, "--image-size")) is not None:
+        words.append(f"{image_size}px")
+    return "-".join(words)
+
+
+def _value(options: Sequence[str], flag: str) -> str | None:
+    return options[options.index(flag) + 1] if flag in options else None

@@ -88,6 +88,23 @@ def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
     assert len({path for run in runs for path in (run.folder, run.log, run.recipe_file)}) == 6
 
 
+def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Else the finished run of one would be taken for that of the other."""
+    shared = {"arch": "a", "data": "d", "device": "cpu", "data_root": None}
+    folders = [
+        study_run(
+            METHODS["ce"],
+            0,
+            load_recipe("digits"),
+            study="s",
+            folder=tmp_path,
+            options=shared_options(width=width, image_size=image_size, **shared),
+        ).folder.name
+        for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
+    ]
+    assert folders == ["d-a-ce-s0", "d-a-x0.5-ce-s0", "d-a-16px-ce-s0", "d-a-x0.5-16px-ce-s0"]
+
+
 def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
     path = tmp_path / "results" / "main.jsonl"
     merge_lines(path, [line("ce", 0, 0.5), line("ce", 1, 0.6)])
@@ -143,7 +160,7 @@ def test_a_study_is_resumed_run_by_run(
     options = ["--arch", "mobilenetv2", "--width", "0.25", "--data", str(tiny_folder)]
     options += ["--recipe", str(tiny_recipe_file), "--epochs", "1", "--jobs", "2"]
     assert study.main([*options, "--terms", "ce", "--seeds", "1"]) == 0
-    first = tmp_path / "runs" / "studies" / "main" / "tiny-mobilenetv2-ce-s0"
+    first = tmp_path / "runs" / "studies" / "main" / "tiny-mobilenetv2-x0.25-ce-s0"
     stamp = (first / "result.json").stat().st_mtime_ns
     capsys.readouterr()
 
