@@ -112,15 +112,20 @@ class Learner:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads `state` but keeps what a step relies on: rates in tensors, layouts like the weights'.
+    """Loads `state` but keeps what a step relies on: own settings, layouts like the weights'.
 
-    Fused optimizers walk through memory, so a momentum in another layout than its weight's would
-    silently be applied to other elements.
+    The settings are the recipe's, so the state's say nothing new, but they are those of its device:
+    rates as numbers and an AdamW that cannot be captured, if it was saved on a CPU. Fused
+    optimizers walk through memory, so a momentum in another layout than its weight's would silently
+    be applied to other elements.
     """
-    rates = [group["lr"] for group in optimizer.param_groups]
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

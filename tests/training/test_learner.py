@@ -201,3 +201,23 @@ def test_the_average_lags_behind_the_weights(tiny_data: Dataset, make_plan: Make
     with learner.average.applied():
         assert torch.equal(student.get_parameter(name), averaged)
     assert not torch.equal(student.get_parameter(name), averaged)
+
+
+def test_another_device_s_optimizer_state_leaves_the_own_settings(
+    tiny_data: Dataset, make_plan: MakePlan
+) -> None:
+    """AdamW of a run that began on a CPU could not be captured on the GPU that goes on with it."""
+    learner, _ = train_steps(make_plan("ce", optimizer="adamw"), tiny_data)
+    state = learner.state_dict()
+    for group in state["optimizer"]["param_groups"]:
+        group.update(capturable=True, lr=torch.tensor(0.7))  # as they are on a GPU
+    fresh = build_learner(make_plan("ce", optimizer="adamw"), steps_per_epoch=6, device=CPU)
+    fresh.load_state_dict(state)
+    for group in fresh.optimizer.param_groups:
+        assert (group["capturable"], group["lr"]) == (False, 0.0)
+    parameter = fresh.distiller.student.get_parameter("features.0.0.weight")
+    former = learner.distiller.student.get_parameter("features.0.0.weight")
+    averages = [
+        one.optimizer.state[p]["exp_avg"] for one, p in ((fresh, parameter), (learner, former))
+    ]
+    assert torch.equal(*averages)
