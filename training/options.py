@@ -1,11 +1,20 @@
 """The command line of training."""
 
-from argparse import BooleanOptionalAction
+from argparse import ArgumentTypeError, BooleanOptionalAction
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import CommandParser, positive_float, positive_int
 from training.archs import ARCHS
+
+_MAX_SEED = 2**32 - 1
+
+
+def seed_number(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1, as the `type` of an option."""
+    if not text.isdecimal() or int(text) > _MAX_SEED:
+        raise ArgumentTypeError(f"received {text!r}, expected a whole number from 0 to {_MAX_SEED}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def option_parser() -> CommandParser:
     add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
     add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
     add("--batch-size", type=positive_int, metavar="N", help="instead of the recipe's; per process")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation")
+    add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
     add("--out", type=Path, metavar="DIR", help="run folder (default: one in runs/)")
     add("--resume", action="store_true", help="go on from the run's checkpoint")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

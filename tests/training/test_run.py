@@ -84,6 +84,11 @@ def test_a_run_knows_its_data_but_tells_no_path(
             ["--arch", "mobilenetv2", "--epochs", "x"],
             "--epochs: received 'x', expected a whole number above 0",
         ),
+        (["--arch", "mobilenetv2", "--seed", "-1"], "--seed: received '-1', expected a whole"),
+        (
+            ["--arch", "mobilenetv2", "--seed", "4294967296"],
+            "--seed: received '4294967296', expected a whole number from 0 to 4294967295",
+        ),
         (["--arch", "mobilenetv2", "--image-size", "3"], "image size 3 is out of range"),
         (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
         (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
