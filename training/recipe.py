@@ -127,7 +127,10 @@ def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
-        values[key] = yaml.load(value, Loader=_Loader)
+        try:
+            values[key] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting!r} is not valid YAML: {error}") from error
     return recipe_from_values(values, source="--set")
 
 

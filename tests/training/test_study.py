@@ -146,6 +146,8 @@ def test_settings_lie_on_top_of_a_recipe() -> None:
         recipe_with_settings(recipe, ["dsr_teacher=best"])
     with pytest.raises(UserError, match="expected KEY=VALUE"):
         recipe_with_settings(recipe, ["drg_weight"])
+    with pytest.raises(UserError, match=r"--set 'milestones=\[0.3' is not valid YAML"):
+        recipe_with_settings(recipe, ["milestones=[0.3"])
 
 
 @pytest.mark.slow
