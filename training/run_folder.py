@@ -56,7 +56,12 @@ def move_latest(run: Path) -> None:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Makes `folder` and holds it for this process; UserError if another one is training there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"{folder} cannot be made: it, or what it lies in, is a file; choose another --out"
+        ) from error
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -93,6 +93,7 @@ def test_a_run_knows_its_data_but_tells_no_path(
         (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
         (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
         (["--arch", "mobilenetv2", "--out", "a-file"], "--out a-file is a file"),
+        (["--arch", "mobilenetv2", "--out", "a-file/run"], "a-file/run cannot be made"),
     ],
 )
 def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) -> None:
