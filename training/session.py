@@ -124,7 +124,7 @@ def _set_up(
         weights = pretrained_weights(plan.arch, plan.width)
     elif options.weights is not None:
         weights = weights_from_file(options.weights)
-    left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights else None
+    left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights is not None else None
     if left_out:
         progress.say(left_out)
 

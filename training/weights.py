@@ -56,7 +56,11 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("student"), dict):
         content = content["student"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content  # nothing to start from is no start from nothing
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
         raise UserError(f"--weights {path} holds no state dict of tensors")
     return content
 

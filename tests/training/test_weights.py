@@ -63,6 +63,8 @@ def test_no_connection_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ({"epoch": 3}, "holds no state dict of tensors"),
         ([1, 2], "holds no state dict of tensors"),
+        ({}, "holds no state dict of tensors"),
+        ({"student": {}}, "holds no state dict of tensors"),
         ({"features.0.0.weight": torch.zeros(1)}, "lacks classifier.1.bias and"),
     ],
 )
