@@ -18,6 +18,9 @@ from training.data.source import Contents, Source, Split, source_of_files, split
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val")  # the first that there is
+# Other words for the two, in any case: such a pair of folders is hardly a pair of classes.
+_TRAIN_WORDS = {TRAIN_FOLDER, "training"}
+_TEST_WORDS = {*TEST_FOLDERS, "testing", "valid", "validation"}
 TEST_SHARE = 0.2
 _EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
 
@@ -31,6 +34,7 @@ def folder_source(root: Path, *, split_seed: int) -> Source:
     elif train.is_dir() and class_folders(root) == [train]:
         raise UserError(f"{root} has {TRAIN_FOLDER}/ but neither test/ nor val/; {_EXPECTED}")
     else:
+        _refuse_other_words(root)
         contents = _one_folder(root, split_seed=split_seed)
     return source_of_files(name_of(root), root, contents)
 
@@ -79,6 +83,17 @@ def split_classes(
         test.append([images[i] for i in sorted(order[:count])])
         train.append([images[i] for i in sorted(order[count:])])
     return Contents(tuple(classes), labelled(train), labelled(test))
+
+
+def _refuse_other_words(root: Path) -> None:
+    """UserError for `Train/` and `Test/`, `train/` and `valid/`: they would become two classes."""
+    names = [folder.name for folder in class_folders(root)]
+    pair = [
+        next((name for name in names if name.casefold() in words), None)
+        for words in (_TRAIN_WORDS, _TEST_WORDS)
+    ]
+    if None not in pair:
+        raise UserError(f"{root} has {pair[0]}/ and {pair[1]}/; rename them to train/ and test/")
 
 
 def _two_folders(train: Path, test: Path) -> Contents:
