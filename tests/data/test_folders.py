@@ -1,5 +1,6 @@
 """Folders of class folders: labels, splits, geometry, and what is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,22 @@ def test_deeper_folders_hidden_files_and_foreign_files(
     dataset = load(class_tree, image_size=32)
     assert len(dataset.train_labels) + len(dataset.test_labels) == 16
     assert "1 files ignored" in capsys.readouterr().err
+
+
+def test_file_names_in_another_encoding(
+    class_tree: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = class_tree / "cat" / os.fsdecode(b"\xe9t\xe9.png")
+    write_image(class_tree / "cat" / "5.png").rename(latin)
+    dataset = load(class_tree, image_size=32)
+    assert len(dataset.train_labels) + len(dataset.test_labels) == 16
+    latin.write_text("no image")
+    dataset = load(class_tree, image_size=32)
+    assert len(dataset.train_labels) + len(dataset.test_labels) == 15
+    assert r"\udce9t\udce9.png" in capsys.readouterr().err
+    (class_tree / "dog").rename(class_tree / os.fsdecode(b"\xe9t\xe9"))
+    with pytest.raises(UserError, match="is named in another encoding than UTF-8"):
+        load(class_tree, image_size=32)
 
 
 def test_a_class_that_is_called_train(class_tree: Path) -> None:

@@ -50,7 +50,12 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     steps = _decode(folder, splits, broken)
     for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
         pass
-    messages = [image.message for found in broken.values() for image in found]
+    # A name that is not UTF-8 could not be written to the entry.
+    messages = [
+        image.message.encode("utf-8", "backslashreplace").decode()
+        for found in broken.values()
+        for image in found
+    ]
     _check_broken(source.name, messages, total)
     labels = [
         _keep_whole(folder, word, split.labels, [image.row for image in broken[word]])

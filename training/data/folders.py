@@ -57,6 +57,11 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
     if not classes:
         raise UserError(f"{folder} has no class folders; {_EXPECTED}")
     for name, (images, _) in classes.items():
+        if not _is_utf8(name):
+            raise UserError(
+                f"{folder / name} is named in another encoding than UTF-8; rename the folder, "
+                "its name is the class's"
+            )
         if not images:
             raise UserError(
                 f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
@@ -118,6 +123,14 @@ def _one_folder(root: Path, *, split_seed: int) -> Contents:
             )
     num_test = [max(1, round(TEST_SHARE * len(images))) for images in classes.values()]
     return split_classes(classes, num_test, split_seed=split_seed)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:

@@ -1,6 +1,7 @@
 """What a data set is before it is decoded: files or arrays with labels, and a fingerprint."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> st
             size, changed = state.st_size, state.st_mtime_ns
         except FileNotFoundError:  # listed by the publisher and absent: decoding will name it
             size, changed = -1, -1
-        digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0{changed}\n".encode())
+        # A name that is not UTF-8 is bytes of another encoding, which only os.fsencode gives back.
+        digest.update(os.fsencode(file.relative_to(root).as_posix()))
+        digest.update(f"\0{size}\0{changed}\n".encode())
     for part in extra:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
