@@ -1,5 +1,7 @@
 """A folder of .npy arrays."""
 
+import io
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from runtime.errors import UserError
 from runtime.preprocess import preprocess
 from training.data import Dataset, load_dataset
+from training.data.arrays import channel_statistics
 
 
 @pytest.fixture
@@ -71,6 +74,20 @@ def test_images_that_are_all_alike_have_a_usable_std(arrays: Path) -> None:
     assert load(arrays).input.std == pytest.approx((1 / 255,) * 3, abs=1e-4)
 
 
+def test_measuring_takes_no_multiple_of_the_images() -> None:
+    images = np.zeros((40, 256, 256, 3), dtype=np.uint8)
+    tracemalloc.start()
+    channel_statistics(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes
+
+
+def test_a_list_of_classes_may_begin_with_a_byte_order_mark(arrays: Path) -> None:
+    (arrays / "classes.txt").write_bytes("\ufeffred\r\ngreen\r\nblue\r\n".encode())
+    assert load(arrays).class_names == ("red", "green", "blue")
+
+
 def test_without_a_list_of_classes_they_are_numbered(arrays: Path) -> None:
     (arrays / "classes.txt").unlink()
     assert load(arrays).class_names == ("0", "1", "2")
@@ -110,6 +127,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "truncated": (lambda root: _truncate(root / "train_images.npy"), "not a whole"),
     "too few names": (lambda root: (root / "classes.txt").write_text("a\nb\n") and None, "0..2"),
+    "names in Latin-1": (
+        lambda root: (root / "classes.txt").write_bytes(b"rouge\nvert\n\xe9t\xe9\n") and None,
+        "expected UTF-8 text",
+    ),
+    "an archive": (
+        lambda root: (root / "train_images.npy").write_bytes(_archive()) and None,
+        "not a whole .npy file",
+    ),
     "names twice": (
         lambda root: (root / "classes.txt").write_text("a\nb\na\n") and None,
         "all different",
@@ -120,6 +145,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
 def _empty(root: Path) -> None:
     np.save(root / "test_images.npy", IMAGES[:0])
     np.save(root / "test_labels.npy", np.zeros(0, dtype=np.int64))
+
+
+def _archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, images=IMAGES)
+    return file.getvalue()
 
 
 def _truncate(file: Path) -> None:

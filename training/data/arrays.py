@@ -72,11 +72,13 @@ def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Datase
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
     """Mean and standard deviation a channel, in [0, 1], of at most 10,000 images spread evenly."""
     step = -(-len(images) // _STATISTICS_IMAGES)
-    pixels = np.asarray(images[::step]).reshape(-1, 3)
     values = np.arange(256) / 255
+    histograms = np.zeros((3, len(values)), dtype=np.int64)
+    for image in images[::step]:  # one by one: bincount takes eight bytes for each of a pixel's
+        for histogram, channel in zip(histograms, image.reshape(-1, 3).T, strict=True):
+            histogram += np.bincount(channel, minlength=len(values))
     mean, std = [], []
-    for channel in pixels.T:
-        counts = np.bincount(channel, minlength=len(values))
+    for counts in histograms:
         mean.append(float(np.average(values, weights=counts)))
         variance = float(np.average((values - mean[-1]) ** 2, weights=counts))
         std.append(max(_MIN_STD, variance**0.5))
@@ -91,13 +93,13 @@ def _channels(values: list[float]) -> Channels:
 def _load(file: Path) -> NDArray[Any]:
     """A map of the array; UserError if the file is absent, truncated or holds no plain array."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.lib.format.open_memmap(file, mode="r")  # np.load would open an .npz as well
     except FileNotFoundError:
         raise UserError(
             f"{file} does not exist; expected train_images.npy, train_labels.npy, "
             "test_images.npy and test_labels.npy in one folder"
         ) from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, IsADirectoryError) as error:
         raise UserError(f"{file} is not a whole .npy file of numbers ({error})") from error
 
 
@@ -118,6 +120,12 @@ def _class_names(root: Path, splits: list[Split]) -> tuple[str, ...]:
     """The lines of `classes.txt`, or the labels themselves."""
     file = root / CLASSES_FILE
     if file.exists():
-        return tuple(file.read_text(encoding="utf-8").strip().splitlines())
+        try:
+            # "-sig": editors on Windows begin the file with a mark, which is no part of a name.
+            return tuple(file.read_text(encoding="utf-8-sig").strip().splitlines())
+        except (UnicodeDecodeError, IsADirectoryError) as error:
+            raise UserError(
+                f"{file} cannot be read ({error}); expected UTF-8 text, a class name a line"
+            ) from error
     highest = max((int(split.labels.max()) for split in splits if len(split.labels)), default=-1)
     return tuple(str(label) for label in range(highest + 1))
