@@ -120,5 +120,6 @@ def summary(result: dict[str, Any]) -> str:
 def _calibration_words(result: dict[str, Any]) -> str:
     count = result["validation_images"]
     if not count:
-        return "1 (validation_fraction 0: not calibrated)"
+        fraction = result["recipe"]["validation_fraction"]
+        return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"
     return f"{result['temperature']:.3f}, fitted on {count} training images held out for it"

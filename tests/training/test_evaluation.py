@@ -15,6 +15,7 @@ from training.evaluation import (
     top_k,
 )
 from training.plots import plot_confusion, plot_curves
+from training.result import summary
 from training.validation_split import split_validation
 
 
@@ -102,6 +103,16 @@ def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:
     again = split_validation(labels, 0.1)
     assert np.array_equal(again[1], held_out)
     assert len(split_validation(labels, 0.0)[1]) == 0
+
+
+def test_the_summary_says_why_a_run_is_not_calibrated() -> None:
+    """Of few images the fraction may be none, though it is not zero."""
+    figures = dict.fromkeys(("top1", "top5", "ece", "ece_uncalibrated", "width", "seconds"), 1.0)
+    counts = dict.fromkeys(("image_size", "train_images", "test_images", "params", "macs"), 6)
+    words = dict.fromkeys(("arch", "data", "terms", "device"), "x")
+    result = {**figures, **counts, **words, "temperature": 1.0, "validation_images": 0}
+    said = summary({**result, "recipe": {"validation_fraction": 0.05}})
+    assert "validation_fraction 0.05 holds out no image" in said
 
 
 def test_a_hundred_classes_can_be_plotted(tmp_path: pytest.TempPathFactory) -> None:
