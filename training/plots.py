@@ -12,7 +12,7 @@ from training.objective import AUXILIARY_CROSS_ENTROPY, CROSS_ENTROPY, DRG, DSR
 
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
-_TERMS = {
+_LABELS = {
     CROSS_ENTROPY: "cross-entropy",
     AUXILIARY_CROSS_ENTROPY: "auxiliary cross-entropy",
     DRG: "DRG",
@@ -22,13 +22,15 @@ _MAX_NUMBERED = 20  # classes up to which each cell shows its count
 _MAX_NAMED = 120  # classes up to which every row has its name
 
 
-def plot_curves(path: Path, history: Sequence[dict[str, Any]], *, title: str) -> None:
+def plot_curves(
+    path: Path, history: Sequence[dict[str, Any]], *, terms: Sequence[str], title: str
+) -> None:
     """Loss terms and test accuracy over the epochs, from the journal's lines."""
     figure, (losses, accuracy) = figure_of(figsize=(11, 4), ncols=2)
     epochs = [line["epoch"] for line in history]
-    for term, label in _TERMS.items():
-        if term in history[-1]:
-            losses.plot(epochs, [line[term] for line in history], label=label, marker=".")
+    for term in terms:
+        label = _LABELS.get(term, term.replace("_", " "))
+        losses.plot(epochs, [line[term] for line in history], label=label, marker=".")
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
     losses.legend()
     for key, label in (("top1", "top-1"), ("top5", "top-5")):
@@ -81,4 +83,5 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _shortened(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    short = name if len(name) <= limit else name[: limit - 1] + "…"
+    return short.replace("$", r"\$")  # else matplotlib reads what is between two as a formula

@@ -77,7 +77,7 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
         "recipe": msgspec.to_builtins(plan.recipe),
     }
     title = f"{plan.arch} on {plan.data}, {plan.terms}, seed {plan.seed}"
-    plot_curves(folder / CURVES, trainer.history, title=title)
+    plot_curves(folder / CURVES, trainer.history, terms=trainer.learner.log.names, title=title)
     counts = confusion_matrix(logits, labels)
     plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
     content = msgspec.json.format(msgspec.json.encode(result), indent=2)

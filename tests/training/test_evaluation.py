@@ -125,10 +125,24 @@ def test_a_hundred_classes_can_be_plotted(tmp_path: pytest.TempPathFactory) -> N
         assert min(image.size) > 1500  # every class name has its line of at least 8 pixels
 
 
+def test_class_names_are_no_formulas(tmp_path: pytest.TempPathFactory) -> None:
+    counts = np.eye(3, dtype=np.int64)
+    path = tmp_path / "confusion.png"  # type: ignore[operator]
+    plot_confusion(path, counts, ("5$ or 10$", "$x_{$", r"a$\no$"), title="test")
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_show_the_terms_of_every_method(tmp_path: pytest.TempPathFactory) -> None:
+    lines = [{"epoch": 1, "progressive": 1.0, "top1": 0.5, "top5": 0.9}]
+    path = tmp_path / "curves.png"  # type: ignore[operator]
+    plot_curves(path, lines, terms=("progressive",), title="test")
+
+
 def test_curves_need_no_display(tmp_path: pytest.TempPathFactory) -> None:
     lines = [
         {"epoch": epoch, "cross_entropy": 1 / epoch, "top1": 0.5, "top5": 0.9}
         for epoch in (1, 2, 3)
     ]
-    plot_curves(tmp_path / "curves.png", lines, title="test")  # type: ignore[operator]
+    path = tmp_path / "curves.png"  # type: ignore[operator]
+    plot_curves(path, lines, terms=("cross_entropy",), title="test")
     assert (tmp_path / "curves.png").stat().st_size > 1000  # type: ignore[operator]
