@@ -25,10 +25,17 @@ class Row(NamedTuple):
 
 
 def by_student(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    """The lines of each student, as "mobilenetv2 x1"."""
+    """The lines of each student, as "mobilenetv2 x1", with the data where there are several.
+
+    A mean over two data sets, or over two sizes of their images, would be a figure of neither.
+    """
+    several = len({(line["data"], line["image_size"]) for line in lines}) > 1
     students: dict[str, list[Line]] = {}
     for line in lines:
-        students.setdefault(f"{line['arch']} x{line['width']:g}", []).append(line)
+        name = f"{line['arch']} x{line['width']:g}"
+        if several:
+            name += f" on {line['data']} at {line['image_size']} px"
+        students.setdefault(name, []).append(line)
     return students
 
 

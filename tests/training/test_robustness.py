@@ -13,6 +13,7 @@ from runtime.errors import UserError
 from training import robustness, run
 from training.checkpoint import read_checkpoint, save_checkpoint
 from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from training.robustness_table import robustness_table
 from training.study_results import read_lines
 
 
@@ -109,3 +110,16 @@ def test_an_unfinished_run_is_refused(tiny_run: Path) -> None:
         robustness.main([str(tiny_run)])
     with pytest.raises(UserError, match="does not exist"):
         robustness.main(["nowhere"])
+
+
+def test_the_table_takes_no_mean_over_data_sets() -> None:
+    def line(data: str, top1: float) -> dict[str, object]:
+        figures = {"top1": top1, "ece": 0.0}
+        facts = {"arch": "a", "width": 1.0, "image_size": 32, "method": "ce", "seed": 0}
+        found = {"clean": figures, "corrupted": {"noise": [figures]}, "recipe": {"epochs": 2}}
+        return {**facts, **found, "data": data}
+
+    table = robustness_table([line("cifar10", 0.9), line("cifar100", 0.7)])
+    assert "| a x1 on cifar10 at 32 px | ce | 0 | 90.00 |" in table
+    assert "| a x1 on cifar100 at 32 px | ce | 0 | 70.00 |" in table
+    assert "| a x1 | ce | 0 | 90.00 |" in robustness_table([line("cifar10", 0.9)])
