@@ -220,6 +220,8 @@ class Trainer:
         means = [float(mean) for mean in np.mean(self._terms, axis=0)]
         last = (self._epoch + 1) * steps - 1
         images = steps * recipe.batch_size * self.group.world_size
+        # The clock of the batches knows nothing of what was before an interruption.
+        own_seconds = train_seconds - self._earlier_seconds
         logits, labels = self.test_logits(), self.dataset.test_labels
         return {
             "epoch": self._epoch + 1,
@@ -231,7 +233,7 @@ class Trainer:
             "ece": expected_calibration_error(softmax(logits), labels),
             "seconds": self._seconds_of_epoch(),  # with the evaluation
             "images_per_second": images / train_seconds,
-            "data_wait_share": min(1.0, self._batches.wait_seconds / train_seconds),
+            "data_wait_share": min(1.0, self._batches.wait_seconds / own_seconds),
         }
 
     def _partners(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -102,6 +103,15 @@ def test_an_interrupted_run_ends_bit_equal(
     resumed = run(plan, tiny_data, tmp_path / "resumed", former=former)
     assert resumed.finished
     assert_equal_trees(comparable(resumed), comparable(undisturbed))
+
+
+def test_a_resumed_epoch_s_share_of_waiting_is_of_its_own_time(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    former = run(make_plan(epochs=1), tiny_data, tmp_path, steps=1)
+    former = replace(former, seconds=1e9)
+    resumed = run(make_plan(epochs=1), tiny_data, tmp_path, former=former)
+    assert resumed.history[0]["data_wait_share"] > 1e-6
 
 
 @pytest.fixture(scope="module")
