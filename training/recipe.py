@@ -179,7 +179,19 @@ def _recipe_path(name: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `5e-4` as YAML 1.2 does, a number (PyYAML: a string)."""
+    """SafeLoader that reads `5e-4` as YAML 1.2 does, a number (PyYAML: a string).
+
+    And, as YAML asks, no key twice: PyYAML would take the last, and a recipe must not be guessed.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -63,6 +63,7 @@ def test_a_wrong_value_is_named_with_its_file(
         ("- 1\n- 2", "must hold `key: value` lines"),
         ("epochs: [", "is not valid YAML"),
         ("", "must hold `key: value` lines"),
+        ("epochs: 3\nepochs: 30", "is not valid YAML: the key 'epochs' is there twice"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, expected: str) -> None:
