@@ -4,12 +4,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from runtime.errors import SkdEdgeError
+
+# For the others wait while the main process downloads, decodes or evaluates. torch's own limit of
+# ten minutes is too short for that, and torchrun ends them all when one has died.
+_PATIENCE = timedelta(days=1)
 
 
 class LostProcessError(SkdEdgeError):
@@ -82,7 +87,7 @@ def open_group(device: torch.device) -> Iterator[ProcessGroup]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield ProcessGroup(distributed.get_rank(), world_size)
     finally:

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import torch
+from torch import distributed
 
 from training.plan import Plan
+from training.process_group import open_group
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +87,20 @@ def test_only_the_main_process_writes_and_all_resume(
     assert runs == ["latest", "tiny-mobilenetv2-drg+dsr-s0"]
     result = json.loads((tmp_path / "runs" / "latest" / "result.json").read_text())
     assert result["processes"] == 2
+
+
+def test_the_others_wait_for_the_one_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than torch's ten minutes between GPUs, which a large folder takes to decode."""
+    asked: dict[str, timedelta] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        distributed, "init_process_group", lambda _backend, timeout: asked.update(timeout=timeout)
+    )
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
+    with open_group(torch.device("cpu")) as group:
+        assert (group.rank, group.world_size) == (1, 2)
+    assert asked["timeout"] > timedelta(hours=6)
 
 
 def test_a_dead_process_ends_the_run_with_a_message(
