@@ -16,6 +16,11 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of torchrun needs a GPU of its own and there are "
+            f"{torch.cuda.device_count()}; start fewer with --nproc-per-node, or use --device cpu"
+        )
     return torch.device("cuda", local_rank)
 
 

@@ -18,6 +18,7 @@ import torch
 from runtime.errors import UserError
 from training import run
 from training.checkpoint import load_run_dataset, load_trained, read_checkpoint
+from training.device import choose_device
 from training.run_folder import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,14 @@ def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) 
 def test_a_device_that_is_not_there(here: Path) -> None:
     with pytest.raises(UserError, match="finds no CUDA device here; use --device cpu"):
         run.main(["--arch", "mobilenetv2", "--device", "cuda"])
+
+
+def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", local_rank=1) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="there are 2; start fewer with --nproc-per-node"):
+        choose_device("auto", local_rank=2)
 
 
 def test_a_mistake_exits_with_2_and_no_traceback(here: Path) -> None:
