@@ -146,6 +146,8 @@ class TensorRtRtx(EngineFlavor):
         config.num_compute_capabilities = 1
         if config.set_compute_capability(self._member(capability), 0) is False:
             raise BackendError(f"tensorrt-rtx {self.version} refused capability {capability}")
+        # Memory that the engine allocates by itself at run time would rule out a CUDA graph of it.
+        config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
     def _member(self, capability: str) -> Any:
         members = self.trt.ComputeCapability

@@ -108,6 +108,15 @@ def test_capabilities(rtx: EngineFlavor) -> None:
         rtx.capabilities("8.6,9.0")
 
 
+def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
+    """TensorRT-RTX: only engines that leave their memory to the caller surely can."""
+    config = rtx.trt.Builder(rtx.log).create_builder_config()
+    flag = rtx.trt.BuilderFlag.REQUIRE_USER_ALLOCATION
+    assert not config.get_flag(flag)
+    rtx.configure(config, precision="fp16", capability="8.6")
+    assert config.get_flag(flag)
+
+
 def test_an_int8_build_does_not_flood_the_log(
     rtx: EngineFlavor,
     small_graph: ExportedGraph,
