@@ -104,7 +104,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     flavor: Flavor
     tensorrt_version: str
     compute_capability: str  # "8.6"
-    gpu_name: str | None  # None: built for a capability, without a GPU
+    gpu_name: str | None  # None: for every GPU of that capability
     platform: str  # "Linux-x86_64"
     profile: Profile
     onnx_sha256: Digest

@@ -39,7 +39,7 @@ class EngineFlavor(ABC):
 
     @abstractmethod
     def gpu_name(self, capability: str) -> str | None:
-        """The GPU that engines of that capability are built on; None if there is none."""
+        """The GPU model that engines of that capability are for; None if for all that have it."""
 
     def network_flags(self) -> int:
         """Flags of `create_network`, by name: their bits mean other things in other versions."""
@@ -138,9 +138,7 @@ class TensorRtRtx(EngineFlavor):
         return found
 
     def gpu_name(self, capability: str) -> str | None:
-        if missing_gpu() is not None or find_gpu().compute_capability != capability:
-            return None
-        return find_gpu().name
+        return None  # nothing is tried out on the GPU, not even where there is one
 
     def _set_target(self, config: Any, capability: str) -> None:
         config.num_compute_capabilities = 1

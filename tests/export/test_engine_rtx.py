@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from export.calibrate import observe, ranges
+from export.engines import flavors
 from export.engines.build import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import RTX_CAPABILITIES, EngineFlavor, load_flavor
 from export.quantize import to_int8_tensorrt
@@ -14,6 +15,7 @@ from export.to_fp16 import to_fp16
 from export.to_onnx import ExportedGraph, model_bytes
 from runtime.card import Profile
 from runtime.errors import BackendError, UserError, VerificationError
+from runtime.gpu import Gpu
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
 
@@ -106,6 +108,16 @@ def test_capabilities(rtx: EngineFlavor) -> None:
     assert rtx.capabilities("8.6, 12.0,8.6") == ("8.6", "12.0")
     with pytest.raises(UserError, match=r"9\.0 is unknown to tensorrt-rtx.*7\.5, 8\.0, 8\.6"):
         rtx.capabilities("8.6,9.0")
+
+
+def test_an_engine_is_for_every_gpu_of_its_capability(
+    rtx: EngineFlavor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30, "13.0")
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: None)
+    monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
+    assert rtx.capabilities(None) == ("8.9",)
+    assert rtx.gpu_name("8.9") is None
 
 
 def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
