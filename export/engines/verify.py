@@ -28,17 +28,16 @@ def verify_engine(plan: bytes, record: EngineRecord, holdout: Labelled) -> Parit
         plan, source=record.path, flavor=record.flavor, profile=record.profile
     ) as session:
         found = np.concatenate([session.run(b) for b in _batches(holdout.images, record)])
-    count = len(found)
-    return compare(found, holdout.probabilities[:count], holdout.labels[:count])
+    return compare(found, holdout.probabilities, holdout.labels)
 
 
 def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
-    """Batches of the profile's three sizes in turn; a rest below its minimum is left out."""
+    """Batches of the profile's three sizes in turn; the session fills up a rest below them."""
     profile = record.profile
     sizes = (profile.min, profile.opt, profile.max)
     batches: list[NDArray[np.uint8]] = []
     start = 0
-    while len(images) - start >= profile.min:
+    while start < len(images):
         batch = images[start : start + sizes[len(batches) % len(sizes)]]
         batches.append(batch)
         start += len(batch)

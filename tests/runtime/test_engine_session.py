@@ -26,6 +26,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from export.engines.verify import verify_engine
+from export.holdout import Labelled
 from runtime import (
     BackendError,
     BundleError,
@@ -604,6 +606,18 @@ def test_graph_sizes_cost_at_most_a_quarter() -> None:
     assert len(set(sizes.values())) < 30
     assert graph_batch(2, Profile(min=4, opt=4, max=6)) == 4
     assert graph_batch(6, Profile(min=4, opt=4, max=6)) == 6
+
+
+@pytest.mark.parametrize("images", [3, 21])
+def test_an_engine_is_verified_on_every_holdout_image(trt11: FakeTrt, images: int) -> None:
+    trt11.profile = (8, 8, 16)
+    shown = batch(images)
+    record = SimpleNamespace(
+        path="m.engine", flavor="tensorrt", profile=Profile(min=8, opt=8, max=16)
+    )
+    rows = expected(shown)
+    parity = verify_engine(b"plan", record, Labelled(shown, rows.argmax(axis=1), rows))  # type: ignore[arg-type]
+    assert (parity.images, parity.agreement) == (images, 1)
 
 
 # --- the benchmark, which needs a GPU to mean anything, and must run when there is one -----------
