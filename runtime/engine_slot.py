@@ -70,7 +70,10 @@ class EngineSlot:
     def close(self) -> None:
         """Frees everything; a second call does nothing. `run` has waited for the stream."""
         self._launches.clear()
-        self._resources.close()
+        try:
+            self._resources.close()
+        finally:
+            self._engine = None  # its weights lie on the device until nobody holds it
 
     def _allocate(self, max_batch: int) -> None:
         cuda, resources = self._cuda, self._resources

@@ -9,6 +9,7 @@ replaying the recorded steps on host memory, so that a wrong address, size or or
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import importlib.util
 import itertools
@@ -17,6 +18,7 @@ import shutil
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -530,6 +532,17 @@ def test_a_closed_session_is_not_warmed_up(trt11: FakeTrt) -> None:
     with pytest.raises(BackendError, match="closed"):
         session.warm_up(1)
     session.close()
+
+
+def test_a_closed_session_lets_go_of_the_engine(trt11: FakeTrt) -> None:
+    session = open_session(trt11)
+    session.run(batch(2))
+    engine = weakref.ref(session._keep[1])
+    assert engine() is not None
+    session.close()
+    trt11.contexts.clear()
+    gc.collect()
+    assert engine() is None
 
 
 def test_every_failing_cuda_call_is_reported_and_nothing_leaks(trt11: FakeTrt) -> None:
