@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import BackendError
 
-INSTALL = "pip install 'cuda-bindings>=12.6'"
+CUDA_BINDINGS = "cuda-bindings>=12.6"
+INSTALL = f"pip install '{CUDA_BINDINGS}'"
 
 
 class Cuda:

@@ -1,6 +1,5 @@
 """What this machine has for each backend, and what would mend what is missing."""
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import msgspec
 
 from runtime.card import Flavor
-from runtime.cudart import INSTALL as INSTALL_CUDA
 from runtime.errors import BackendError, SkdEdgeError
 from runtime.gpu import Gpu, find_gpu
 from runtime.onnx_session import (
@@ -18,7 +16,13 @@ from runtime.onnx_session import (
     start_provider,
 )
 from runtime.pipeline import usable_cores
-from runtime.preflight import is_installed_cuda, this_platform
+from runtime.preflight import (
+    cuda_bindings,
+    cuda_mismatch,
+    install_cuda,
+    is_installed_cuda,
+    this_platform,
+)
 from runtime.session import BACKENDS, Backend
 from runtime.tensorrt_library import FLAVORS, INSTALL, is_installed, load_tensorrt
 
@@ -72,7 +76,7 @@ def diagnose() -> Diagnosis:
         onnxruntime=onnxruntime.__version__,
         providers=list(onnxruntime.get_available_providers()),
         tensorrt={flavor: _version(flavor) for flavor in FLAVORS},
-        cuda_bindings=_cuda_bindings(),
+        cuda_bindings=cuda_bindings(),
         gpu=gpu,
         backends=[_state(backend) for backend in BACKENDS],
     )
@@ -109,15 +113,19 @@ def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:
     if not is_installed(flavor):
         jetson = flavor == "tensorrt" and _jetson() is not None
         return f"{flavor} is not installed", _JETSON_TENSORRT if jetson else INSTALL[flavor]
+    missing = _gpu_problem()
+    gpu = None if missing else find_gpu()
     if not is_installed_cuda():
-        return "cuda-bindings is not installed", INSTALL_CUDA
-    if reason := _gpu_problem():
-        return reason, _DRIVER
+        return "cuda-bindings is not installed", install_cuda(gpu)
+    if gpu is None:
+        return str(missing), _DRIVER
+    if reason := cuda_mismatch(gpu):
+        return reason, install_cuda(gpu)
     try:
         trt = load_tensorrt(flavor)
     except BackendError as error:
         return str(error), INSTALL[flavor]
-    capability = find_gpu().compute_capability
+    capability = gpu.compute_capability
     known = getattr(trt, "ComputeCapability", None)  # TensorRT-RTX alone names what it supports
     if known is not None and not hasattr(known, f"SM{capability.replace('.', '')}"):
         return f"{flavor} does not support compute capability {capability}", "use tensorrt"
@@ -139,13 +147,6 @@ def _version(flavor: Flavor) -> str | None:
         return str(load_tensorrt(flavor).__version__)
     except BackendError as error:
         return f"broken: {error}"
-
-
-def _cuda_bindings() -> str | None:
-    try:
-        return importlib.metadata.version("cuda-bindings")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _jetson() -> str | None:

@@ -4,15 +4,16 @@ A serialized engine runs with the version that built it, on the GPU it was built
 support matrix); on another it fails late, or is slow, or wrong.
 """
 
+import importlib.metadata
 import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from runtime.bundle import Bundle, rebuild_command
 from runtime.card import EngineRecord, Flavor
-from runtime.cudart import INSTALL as INSTALL_CUDA
+from runtime.cudart import CUDA_BINDINGS
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.gpu import find_gpu
+from runtime.gpu import Gpu, find_gpu, missing_gpu
 from runtime.tensorrt_library import INSTALL, is_installed, load_tensorrt
 
 
@@ -32,8 +33,11 @@ def this_machine(flavor: Flavor) -> Machine:
     if not is_installed(flavor):
         raise BackendError(f"{flavor} is not installed; `{INSTALL[flavor]}`")
     if not is_installed_cuda():
-        raise BackendError(f"cuda-bindings is not installed; `{INSTALL_CUDA}`")
+        known = None if missing_gpu() else find_gpu()
+        raise BackendError(f"cuda-bindings is not installed; `{install_cuda(known)}`")
     gpu = find_gpu()  # before the import, which loads a gigabyte
+    if problem := cuda_mismatch(gpu):
+        raise BackendError(f"{problem}; `{install_cuda(gpu)}`")
     return Machine(
         flavor=flavor,
         tensorrt_version=str(load_tensorrt(flavor).__version__),
@@ -47,6 +51,33 @@ def is_installed_cuda() -> bool:
     """Whether cuda-bindings can be found."""
     # The name `cuda` alone may be another package's.
     return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
+
+
+def cuda_bindings() -> str | None:
+    """The version of cuda-bindings; None where pip knows of none."""
+    try:
+        return importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cuda_mismatch(gpu: Gpu) -> str | None:
+    """Why cuda-bindings cannot work with the GPU's driver; None if they can."""
+    installed = cuda_bindings()
+    # They hold a CUDA runtime, which runs on drivers for its own major version and newer ones.
+    if installed is None or _major(installed) <= _major(gpu.cuda_version):
+        return None
+    return f"cuda-bindings {installed} is too new for a driver of CUDA {gpu.cuda_version}"
+
+
+def install_cuda(gpu: Gpu | None) -> str:
+    """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
+    limit = "" if gpu is None else f",<{_major(gpu.cuda_version) + 1}"
+    return f"pip install '{CUDA_BINDINGS}{limit}'"
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
 
 
 def this_platform() -> str:

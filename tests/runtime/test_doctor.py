@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime import doctor, gpu
+from runtime import doctor, gpu, preflight
 from runtime.card import Flavor
 from runtime.doctor import BackendState, diagnose
 from runtime.errors import BackendError
@@ -16,6 +16,7 @@ from runtime.gpu import Gpu
 from runtime.session import BACKENDS
 
 L4 = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
+ORIN = Gpu("Orin", "8.7", 8 << 30, "12.6")  # JetPack 6
 
 
 def test_every_backend_is_judged(
@@ -46,6 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
         card: Gpu | None = L4,
         tensorrt: tuple[str, ...] = ("tensorrt",),
         cuda: bool = True,
+        bindings: str | None = "13.0.3",
         broken: bool = False,
         capabilities: object = None,
         missing: str | None = None,
@@ -71,6 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
         monkeypatch.setattr(doctor, "find_gpu", find)
         monkeypatch.setattr(doctor, "is_installed", lambda flavor: flavor in tensorrt)
         monkeypatch.setattr(doctor, "is_installed_cuda", lambda: cuda)
+        monkeypatch.setattr(preflight, "cuda_bindings", lambda: bindings)
         monkeypatch.setattr(doctor, "load_tensorrt", load)
         monkeypatch.setattr(doctor, "start_provider", start)
         monkeypatch.setattr(
@@ -83,8 +86,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
 
 def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, BackendState]]) -> None:
     known = SimpleNamespace(SM89=1)
-    states = machine(tensorrt=("tensorrt", "tensorrt-rtx"), capabilities=known)
-    assert all(state.runs for state in states.values())
+    for bindings in ("12.9.4", "13.0.3", None):
+        states = machine(
+            tensorrt=("tensorrt", "tensorrt-rtx"), capabilities=known, bindings=bindings
+        )
+        assert all(state.runs for state in states.values())
 
 
 @pytest.mark.parametrize(
@@ -98,6 +104,13 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
             "pip install tensorrt-rtx-cu13",
         ),
         ({"cuda": False}, "tensorrt", "cuda-bindings is not", "pip install 'cuda-bindings"),
+        ({"cuda": False, "card": ORIN}, "tensorrt", "cuda-bindings is not", ">=12.6,<13'"),
+        (
+            {"card": ORIN},
+            "tensorrt",
+            "cuda-bindings 13.0.3 is too new for a driver of CUDA 12.6",
+            "pip install 'cuda-bindings>=12.6,<13'",
+        ),
         ({"card": None}, "tensorrt", "no NVIDIA driver", "install NVIDIA's driver"),
         ({"broken": True}, "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt<12'"),
         ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),

@@ -389,6 +389,7 @@ def install(fake: FakeTrt, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
         monkeypatch.setattr(module, "load_tensorrt", lambda flavor: fake.module)
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: flavor == fake.flavor)
     monkeypatch.setattr(preflight, "is_installed_cuda", lambda: True)
+    monkeypatch.setattr(preflight, "cuda_bindings", lambda: "13.0.3")
     monkeypatch.setattr(preflight, "find_gpu", lambda: GPU)
     return fake
 
@@ -758,6 +759,19 @@ def test_a_damaged_engine_never_reaches_the_deserialiser(
         open_classifier(engine_bundle, backend="tensorrt")
     assert "export/build_trt.py" in str(caught.value)
     assert trt11.deserialised == []
+
+
+def test_bindings_that_are_newer_than_the_driver_are_passed_over(
+    trt11: FakeTrt, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import preflight
+
+    monkeypatch.setattr(preflight, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", 24 << 30, "12.4"))
+    with pytest.raises(BackendError, match=r"13\.0\.3 is too new.*'cuda-bindings>=12\.6,<13'"):
+        open_classifier(engine_bundle, backend="tensorrt")
+    with open_classifier(engine_bundle) as classifier:
+        assert classifier.backend == "onnx-cpu"
+        assert "tensorrt: cuda-bindings 13.0.3 is too new" in classifier.reason
 
 
 def test_a_missing_part_is_named(
