@@ -203,8 +203,10 @@ class FakeContext(Surface):
         self._memory = address
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        if not self._fake.profile_sharing:  # NVIDIA's bindings never return False here
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = index
-        return self._fake.profile_sharing
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shape = shape
