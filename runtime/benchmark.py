@@ -10,13 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.classifier import Classifier
+from runtime.classifier import CHUNK, Classifier
 from runtime.pipeline import in_chunks
 from runtime.preprocess import decode_image, fit_image
 
 MAX_BATCH = 32  # where the backend has no limit of its own
 _MIDDLE_BATCH = 8
-_CHUNK = 8
 _FOLDER_TURNS = 3
 _WARM_UP = 3
 _MIN_ROUNDS = 10
@@ -156,7 +155,7 @@ def _network(classifier: Classifier, batch: int, seconds: float) -> BatchResult:
 
 def _folder(classifier: Classifier, paths: list[Path]) -> FolderResult:
     spec, session = classifier.card.input, classifier.session
-    chunk = min(_CHUNK, session.max_batch or _CHUNK)
+    chunk = min(CHUNK, session.max_batch or CHUNK)
     batch = np.zeros((chunk, session.input_size, session.input_size, 3), np.uint8)
 
     def decode(part: list[Path]) -> list[object]:

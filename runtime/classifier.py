@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_TOP_K = 5
-_CPU_CHUNK = 8
+# Images of one run when there are many, for any backend: with chunks as large as an engine takes,
+# a few cores would decode while the others have none left, and decoding is what takes the time.
+CHUNK = 8
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,8 +189,7 @@ class Classifier:
         self.session.close()
 
     def _chunk(self) -> int:
-        """Images of one `run` when there are many: what the backend is fastest with."""
-        return self.session.max_batch or _CPU_CHUNK
+        return min(CHUNK, self.session.max_batch or CHUNK)
 
     def _stream(self, images: Iterable[ImageSource], *, top_k: int, chunk: int) -> Iterator[Answer]:
         check_top_k(top_k)

@@ -722,6 +722,26 @@ def test_a_fitting_engine_is_chosen_and_runs(trt11: FakeTrt, engine_bundle: Path
     assert trt11.cuda.live == {}
 
 
+def test_all_cores_decode_for_an_engine_that_takes_large_batches(
+    trt11: FakeTrt, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import pipeline
+
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: 8)
+    workers: set[int] = set()
+
+    def prepare(image: np.ndarray, *, name: str | None) -> np.ndarray:
+        workers.add(threading.get_ident())
+        time.sleep(0.005)
+        return image
+
+    with open_classifier(engine_bundle, backend="tensorrt") as classifier:
+        monkeypatch.setattr(classifier, "prepare", prepare)
+        answers = list(classifier.classify_stream(batch(64)))
+    assert len(answers) == 64
+    assert len(workers) == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
