@@ -66,7 +66,9 @@ class Cuda:
         try:
             work()
         except BaseException:
-            self._api.cudaStreamEndCapture(stream)  # leaves capture mode; its own status is moot
+            _, graph = self._api.cudaStreamEndCapture(stream)  # leaves capture mode
+            if graph is not None:  # a call failed without making the capture invalid
+                self._api.cudaGraphDestroy(graph)
             raise
         graph = self._call(self._api.cudaStreamEndCapture, stream)
         try:

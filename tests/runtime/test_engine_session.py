@@ -576,6 +576,19 @@ def test_every_failing_cuda_call_is_reported_and_nothing_leaks(trt11: FakeTrt) -
         assert trt11.cuda.live == {}
 
 
+def test_a_failure_while_capturing_leaves_nothing_behind(trt11: FakeTrt) -> None:
+    class Context(trt11.types["IExecutionContext"]):  # type: ignore[misc,name-defined]
+        def execute_async_v3(self, stream: int) -> bool:
+            return stream not in trt11.cuda.capturing and super().execute_async_v3(stream)
+
+    trt11.types["IExecutionContext"] = Context
+    with open_session(trt11) as session:
+        with pytest.raises(BackendError, match="execute_async_v3 failed"):
+            session.run(batch(1))
+        assert not trt11.cuda.capturing
+    assert trt11.cuda.live == {}
+
+
 def test_tensorrts_own_failures_are_reported_with_its_words(trt11: FakeTrt) -> None:
     with pytest.raises(BundleError, match=r"11\.4\.0 refuses m\.engine: Magic tag.*build_trt"):
         open_session(trt11, b"text")
