@@ -72,12 +72,14 @@ class EngineSession(Session):
 
     def warm_up(self, *batches: int) -> None:
         """Captures the graphs of these batch sizes in every lane."""
+        shape = (max(batches, default=1), self.input_size, self.input_size, self._CHANNELS)
+        black = np.zeros(shape, np.uint8)
+        self._check(black)
         with self._every_slot() as slots:
             self._require_open()
             for slot in slots:
                 for batch in batches:
-                    shape = (batch, self.input_size, self.input_size, self._CHANNELS)
-                    slot.run(np.zeros(shape, np.uint8))
+                    slot.run(black[:batch])
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         slot = self._slots.get()

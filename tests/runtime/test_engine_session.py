@@ -529,6 +529,12 @@ def test_one_lane_at_a_time_prepares_a_batch_size(trt11: FakeTrt) -> None:
     assert most == [1]
 
 
+def test_a_batch_that_is_too_large_to_warm_up_is_the_callers_mistake(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session, pytest.raises(UserError, match=r"17 images.*at most 16"):
+        session.warm_up(1, 17)
+    assert trt11.executed == []
+
+
 def test_a_closed_session_is_not_warmed_up(trt11: FakeTrt) -> None:
     session = open_session(trt11)
     session.close()
