@@ -60,6 +60,8 @@ def bench(
 ) -> Iterator[BenchResult]:
     """Measures the options that were asked for, each in a process of its own, one by one.
 
+    One of several that does not start is left out with a line on stderr; BackendError if all are.
+
     An own process, because only so its memory is its own, and because TensorRT and ONNX Runtime
     keep threads and memory that would disturb the next.
     """
@@ -74,8 +76,17 @@ def bench(
     if len(found) == 1:
         yield _measure_here(path, found[0].backend, found[0].precision, settings)
         return
+    failed = []
     for option in found:
-        yield _measure_apart(path, option, settings)
+        try:
+            result = _measure_apart(path, option, settings)
+        except BackendError as error:  # what is installed need not start: CUDA without cuDNN
+            failed.append(error)
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            yield result
+    if len(failed) == len(found):
+        raise failed[0]
 
 
 def _asked(option: Option, backend: str | None, precision: str | None) -> bool:

@@ -8,7 +8,10 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from runtime.backends import Option
 from runtime.benchmark import BatchResult, BenchResult, FolderResult, Percentiles
+from runtime.commands import bench
+from runtime.errors import BackendError
 from runtime.recommendation import recommend
 from runtime.sample_images import sample_jpeg
 
@@ -58,6 +61,25 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path) -> None:
         assert finished.returncode == 2
         assert len(finished.stderr.splitlines()) == 1
         assert words in finished.stderr
+
+
+def test_an_option_that_does_not_start_is_left_out(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(path: Path, option: Option, settings: bench.Settings) -> BenchResult:
+        if option.precision in broken:
+            raise BackendError(f"{option.backend} {option.precision} failed: no cuDNN")
+        return result(option.precision, 1.0, 2000)
+
+    monkeypatch.setattr(bench, "_measure_apart", measure)
+    broken = {"fp16"}
+    assert bench.main([str(toy_bundle)]) == 0
+    told = capsys.readouterr()
+    assert told.err == "left out: onnx-cpu fp16 failed: no cuDNN\n"
+    assert told.out.splitlines()[-1].startswith("use onnx-cpu fp32")
+    broken = {"fp16", "fp32"}
+    with pytest.raises(BackendError, match="fp32 failed: no cuDNN"):
+        bench.main([str(toy_bundle)])
 
 
 def result(
