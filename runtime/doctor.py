@@ -8,7 +8,7 @@ import msgspec
 
 from runtime.card import Flavor
 from runtime.errors import BackendError, SkdEdgeError
-from runtime.gpu import Gpu, find_gpu
+from runtime.gpu import NO_GPU, Gpu, find_gpu
 from runtime.onnx_session import (
     OnnxBackend,
     load_onnxruntime,
@@ -28,6 +28,7 @@ from runtime.tensorrt_library import FLAVORS, INSTALL, is_installed, load_tensor
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
+_VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
 _ONNX_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu  (CUDA 13, cuDNN 9)"
 _JETSON_TENSORRT = (
     "sudo apt install python3-libnvinfer, and make the virtual environment with "
@@ -96,9 +97,8 @@ def _state(backend: Backend) -> BackendState:
 def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
     """The reason and the remedy; None if the backend runs."""
     if reason := missing_provider(backend):
-        has_gpu = _gpu_problem() is None
-        if not has_gpu and "no NVIDIA" in reason:
-            return reason, _DRIVER
+        if reason == _gpu_problem():
+            return reason, _gpu_remedy(reason)
         if platform.machine() == "aarch64":
             return reason, "none: PyPI has no such build for this processor; use tensorrt"
         return reason, _ONNX_CUDA
@@ -118,7 +118,7 @@ def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:
     if not is_installed_cuda():
         return "cuda-bindings is not installed", install_cuda(gpu)
     if gpu is None:
-        return str(missing), _DRIVER
+        return str(missing), _gpu_remedy(str(missing))
     if reason := cuda_mismatch(gpu):
         return reason, install_cuda(gpu)
     try:
@@ -138,6 +138,10 @@ def _gpu_problem() -> str | None:
     except BackendError as error:
         return str(error)
     return None
+
+
+def _gpu_remedy(problem: str) -> str:
+    return _VISIBLE if NO_GPU in problem else _DRIVER
 
 
 def _version(flavor: Flavor) -> str | None:

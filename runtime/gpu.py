@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import sys
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from runtime.errors import BackendError
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NAME_LENGTH = 256
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+NO_GPU = "the NVIDIA driver finds no GPU"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,13 @@ def find_gpu() -> Gpu:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
         raise BackendError(f"no NVIDIA driver ({_DRIVER} is not found)") from None
-    _check(driver.cuInit(0), "cuInit")
-    count = _integer(driver.cuDeviceGetCount)
-    if count == 0:
-        raise BackendError("the NVIDIA driver finds no GPU")
+    status = driver.cuInit(0)
+    if status != _NO_DEVICE:
+        _check(status, "cuInit")
+    if status == _NO_DEVICE or _integer(driver.cuDeviceGetCount) == 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if visible is None else f": CUDA_VISIBLE_DEVICES is {visible!r}"
+        raise BackendError(NO_GPU + why)
     version = _integer(driver.cuDriverGetVersion)
     device = ctypes.c_int()
     _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")

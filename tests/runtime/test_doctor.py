@@ -16,6 +16,8 @@ from runtime.gpu import Gpu
 from runtime.session import BACKENDS
 
 L4 = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
+NO_DRIVER = "no NVIDIA driver (libcuda.so.1 is not found)"
+HIDDEN = "the NVIDIA driver finds no GPU: CUDA_VISIBLE_DEVICES is ''"
 ORIN = Gpu("Orin", "8.7", 8 << 30, "12.6")  # JetPack 6
 
 
@@ -50,12 +52,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
         bindings: str | None = "13.0.3",
         broken: bool = False,
         capabilities: object = None,
+        no_card: str = NO_DRIVER,
         missing: str | None = None,
         starts: bool = True,
     ) -> dict[str, BackendState]:
         def find() -> Gpu:
             if card is None:
-                raise BackendError("no NVIDIA driver (libcuda.so.1 is not found)")
+                raise BackendError(no_card)
             return card
 
         def load(flavor: Flavor) -> object:
@@ -112,6 +115,19 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
             "pip install 'cuda-bindings>=12.6,<13'",
         ),
         ({"card": None}, "tensorrt", "no NVIDIA driver", "install NVIDIA's driver"),
+        (
+            {"card": None, "missing": NO_DRIVER},
+            "onnx-cuda",
+            "no NVIDIA driver",
+            "install NVIDIA's driver",
+        ),
+        ({"card": None, "no_card": HIDDEN}, "tensorrt", "finds no GPU", "must not hide"),
+        (
+            {"card": None, "no_card": HIDDEN, "missing": HIDDEN},
+            "onnx-cuda",
+            "finds no GPU",
+            "must not hide",
+        ),
         ({"broken": True}, "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt<12'"),
         ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),
         ({"starts": False}, "onnx-cuda", "did not start", "cuDNN"),
@@ -154,7 +170,8 @@ def test_a_jetson_is_told_to_use_the_systems_tensorrt(
 class FakeDriver:
     """`libcuda.so.1` with one GPU; `fail` names a call that gives an error."""
 
-    def __init__(self, fail: str | None = None, count: int = 1) -> None:
+    def __init__(self, fail: str | None = None, count: int = 1, error: int = 999) -> None:
+        self.error = error
         values = {
             "cuInit": [],
             "cuDeviceGetCount": [count],
@@ -170,7 +187,7 @@ class FakeDriver:
     def add(self, name: str, given: list[int], fail: str | None) -> None:
         def call(*arguments: object) -> int:
             if name == fail:
-                return 999
+                return self.error
             if name == "cuDeviceGetName":
                 arguments[0].value = b"Orin"  # type: ignore[attr-defined]
             elif name == "cuDeviceGetAttribute":
@@ -192,4 +209,9 @@ def test_the_driver_is_read_and_its_errors_are_named(monkeypatch: pytest.MonkeyP
         find()
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(count=0))
     with pytest.raises(BackendError, match="finds no GPU"):
+        find()
+    # What drivers really say where there is none, or where it is hidden.
+    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(fail="cuInit", error=100))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BackendError, match="finds no GPU: CUDA_VISIBLE_DEVICES is ''"):
         find()
