@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from export.engines.flavors import EngineFlavor
-from export.engines.watching import progress_monitor, quiet_log
+from export.engines.watching import ended_by_ctrl_c, progress_monitor, quiet_log
 from runtime.card import INPUT_NAME, Precision, Profile
 from runtime.errors import BackendError, VerificationError
 from runtime.files import write_atomic
@@ -54,11 +54,12 @@ def _build(flavor: EngineFlavor, request: BuildRequest) -> bytes:
     last_errors(flavor.log)  # those of an earlier build are not this one's
     builder = _new_builder(flavor)
     network = _require(builder.create_network(flavor.network_flags()), "create a network", flavor)
-    # Kept until the engine is built: the network's weights lie in the parser's memory.
-    parser = _parse(flavor, network, request)
-    config = _require(builder.create_builder_config(), "create a configuration", flavor)
-    _configure(flavor, builder, config, request)
-    plan = builder.build_serialized_network(network, config)
+    with ended_by_ctrl_c():
+        # Kept until the engine is built: the network's weights lie in the parser's memory.
+        parser = _parse(flavor, network, request)
+        config = _require(builder.create_builder_config(), "create a configuration", flavor)
+        _configure(flavor, builder, config, request)
+        plan = builder.build_serialized_network(network, config)
     content = bytes(_require(plan, "build an engine", flavor))
     del parser
     built = flavor.built_precision(network, content)

@@ -1,7 +1,9 @@
-"""What TensorRT says while it builds: a line on a terminal, and nothing else unasked."""
+"""What TensorRT says while it builds, a line on a terminal and nothing else unasked; and Ctrl-C."""
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,24 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Leaves Ctrl-C to the system, which ends the process at once; nothing half built is on disk.
+
+    Python would raise KeyboardInterrupt at its next line, and that lies in a callback of TensorRT,
+    which reports the exception as a message and goes on building.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def progress_monitor(trt: Any, title: str) -> Any:

@@ -1,6 +1,10 @@
 """Real engines: NVIDIA's own parser and builder, which need no GPU in TensorRT-RTX."""
 
 import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import onnx_ir as ir
@@ -141,3 +145,28 @@ def test_an_int8_build_does_not_flood_the_log(
         build(rtx, content, "int8")
     assert not [record for record in caplog.records if "tensorrt" in record.name]
     assert capfd.readouterr() == ("", "")
+
+
+# Ctrl-C arrives while TensorRT's builder has called back into Python, as it does all the time.
+INTERRUPTED_BUILD = """
+import os, signal, sys
+from export.engines.build import BuildRequest, build_engine
+from export.engines.flavors import load_flavor
+from runtime import tensorrt_library
+from runtime.card import Profile
+
+tensorrt_library._log.debug = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+build_engine(load_flavor("tensorrt-rtx"), BuildRequest(
+    model=open(sys.argv[1], "rb").read(), source="model.onnx", precision="fp32",
+    profile=Profile(min=1, opt=8, max=64), input_size=32, capability="8.6"))
+print("built")
+"""
+
+
+def test_ctrl_c_ends_a_build(
+    small_graph: ExportedGraph, tmp_path: Path, command: Callable[..., CompletedProcess[str]]
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(model_bytes(small_graph.model, {}))
+    ended = command("-c", INTERRUPTED_BUILD, model, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
