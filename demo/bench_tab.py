@@ -29,7 +29,8 @@ def build(models: Models) -> None:
         results: list[BenchResult] = []
         progress((0, expected), desc="Measuring", unit="files")
         try:
-            for result in bench(path, Settings(seconds=SECONDS, images=IMAGES)):
+            # Apart: the page's own memory is not the model's.
+            for result in bench(path, Settings(seconds=SECONDS, images=IMAGES), apart=True):
                 results.append(result)
                 yield bench_view.benchmark_html(results)
                 # After the yield, which ends the showing of what was reported before it.

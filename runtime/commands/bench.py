@@ -56,37 +56,41 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def bench(
-    model: Path, settings: Settings, *, backend: str | None = None, precision: str | None = None
+    model: Path,
+    settings: Settings,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    apart: bool = False,
 ) -> Iterator[BenchResult]:
     """Measures the options that were asked for, each in a process of its own, one by one.
 
     One of several that does not start is left out with a line on stderr; BackendError if all are.
 
     An own process, because only so its memory is its own, and because TensorRT and ONNX Runtime
-    keep threads and memory that would disturb the next.
+    keep threads and memory that would disturb the next. One alone gets this process, unless it has
+    to be `apart`, because this one does other work too.
     """
     path = find_model(model)
-    if path.suffix == ".onnx":
-        yield _measure_here(path, backend, precision, settings)
-        return
-    bundle = open_bundle(path)
-    found = [o for o in _worth_measuring(options(bundle)) if _asked(o, backend, precision)]
-    if not found:  # this says why, or is TensorRT's int8 graph on ONNX Runtime after all
-        found = [choose(bundle, backend=backend, precision=precision).option]
-    if len(found) == 1:
-        yield _measure_here(path, found[0].backend, found[0].precision, settings)
-        return
+    wanted: list[tuple[str | None, str | None]] = [(backend, precision)]
+    if path.suffix != ".onnx":
+        bundle = open_bundle(path)
+        found = [o for o in _worth_measuring(options(bundle)) if _asked(o, backend, precision)]
+        if not found:  # this says why, or is TensorRT's int8 graph on ONNX Runtime after all
+            found = [choose(bundle, backend=backend, precision=precision).option]
+        wanted = [(option.backend, option.precision) for option in found]
+    one = _measure_apart if apart or len(wanted) > 1 else _measure_here
     failed = []
-    for option in found:
+    for one_backend, one_precision in wanted:
         try:
-            result = _measure_apart(path, option, settings)
+            result = one(path, one_backend, one_precision, settings)
         except BackendError as error:  # what is installed need not start: CUDA without cuDNN
             failed.append(error)
+            if len(failed) == len(wanted):
+                raise failed[0] from None
             print(f"left out: {error}", file=sys.stderr)
         else:
             yield result
-    if len(failed) == len(found):
-        raise failed[0]
 
 
 def _asked(option: Option, backend: str | None, precision: str | None) -> bool:
@@ -122,9 +126,12 @@ def _measure_here(
         )
 
 
-def _measure_apart(path: Path, option: Option, settings: Settings) -> BenchResult:
-    arguments = ["--backend", option.backend, "--precision", option.precision, "--json"]
-    limits = ["--seconds", str(settings.seconds), "--images", str(settings.images)]
+def _measure_apart(
+    path: Path, backend: str | None, precision: str | None, settings: Settings
+) -> BenchResult:
+    asked = {"--backend": backend, "--precision": precision}
+    arguments = [word for name, value in asked.items() if value for word in (name, value)]
+    limits = ["--seconds", str(settings.seconds), "--images", str(settings.images), "--json"]
     finished = subprocess.run(
         [sys.executable, "-m", "runtime", "bench", str(path.resolve()), *arguments, *limits],
         capture_output=True,
@@ -133,7 +140,8 @@ def _measure_apart(path: Path, option: Option, settings: Settings) -> BenchResul
     )
     if finished.returncode != 0:
         reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
-        raise BackendError(f"{option.backend} {option.precision} failed: {reason[-1]}")
+        named = " ".join(word for word in (backend, precision) if word) or path.name
+        raise BackendError(f"{named} failed: {reason[-1]}")
     return msgspec.json.decode(finished.stdout.splitlines()[0], type=BenchResult)
 
 
