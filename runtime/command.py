@@ -5,11 +5,14 @@
 
 import argparse
 import errno
+import io
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+import msgspec
 
 from runtime.errors import UserError, VerificationError
 
@@ -44,8 +47,18 @@ def positive_float(text: str) -> float:
     return value
 
 
+def print_json(value: object, *, flush: bool = False) -> None:
+    """One JSON object as a line on stdout: in UTF-8, as programs expect it, whatever the locale."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    if flush:
+        sys.stdout.flush()
+
+
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs `main(arguments)` and exits with its code, or with the code of the error it raised."""
+    # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -13,7 +13,7 @@ from runtime.backends import Option, choose, options
 from runtime.benchmark import BenchResult, Percentiles, measure
 from runtime.bundle import open_bundle
 from runtime.classifier import Classifier
-from runtime.command import CommandParser, positive_float, positive_int
+from runtime.command import CommandParser, positive_float, positive_int, print_json
 from runtime.errors import BackendError
 from runtime.locate import find_model, latest_run
 from runtime.onnx_session import Threads
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     for result in bench(model, settings, backend=given.backend, precision=given.precision):
         results.append(result)
         if given.json:
-            print(msgspec.json.encode(result).decode(), flush=True)
+            print_json(result, flush=True)
         elif sys.stderr.isatty():
             print(f"measured {result.backend} {result.precision or ''}", file=sys.stderr)
     advice = recommend(results)
     if given.json:
-        print(msgspec.json.encode({"recommendation": advice}).decode())
+        print_json({"recommendation": advice})
     else:
         print("\n".join([*_table(results), advice]))
     return 0

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import msgspec
-
 from runtime.classifier import DEFAULT_TOP_K, Answer, Classifier
-from runtime.command import EXIT_USER, CommandParser, fail, positive_int
+from runtime.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.errors import ImageError, UserError
 from runtime.locate import is_model, latest_run, looks_like_model
 from runtime.onnx_session import Threads
@@ -89,7 +87,7 @@ def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> 
         if isinstance(answer, ImageError):
             code = fail(str(answer), EXIT_USER)
             if json:
-                _print_json({**place, "error": str(answer)})
+                _print_json({**place, "error": _valid(str(answer))})
         elif json:
             _print_json({**place, "predictions": answer})
         else:
@@ -100,7 +98,12 @@ def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> 
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    print(msgspec.json.encode(record).decode(), flush="frame" in record)
+    print_json({**record, "path": _valid(record["path"])}, flush="frame" in record)
+
+
+def _valid(text: str) -> str:
+    """Text without what Python makes of a file name's bytes that are no UTF-8: JSON has no such."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _parser() -> CommandParser:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
-from runtime.command import CommandParser
+from runtime.command import CommandParser, print_json
 from runtime.doctor import Diagnosis, diagnose
 
 
@@ -15,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     diagnosis = diagnose()
     if options.json:
-        print(msgspec.json.encode(diagnosis).decode())
+        print_json(diagnosis)
     else:
         print("\n".join(_lines(diagnosis)))
     return 0

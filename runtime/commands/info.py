@@ -4,11 +4,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
 from runtime.bundle import open_bundle
 from runtime.card import Card, EngineRecord, ModelFile, Parity
-from runtime.command import CommandParser
+from runtime.command import CommandParser, print_json
 from runtime.locate import find_model, latest_run
 from runtime.opening import read_embedded_card
 
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     path = find_model(model)
     card = read_embedded_card(path) if path.suffix == ".onnx" else open_bundle(path).card
     if options.json:
-        print(msgspec.json.encode(card).decode())
+        print_json(card)
         return 0
     for line in describe(path, card):
         print(line)

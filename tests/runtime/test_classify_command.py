@@ -1,6 +1,7 @@
 """`python -m runtime classify` and `info`, as a user calls them."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,33 @@ def test_labels_a_folder_in_order(command: Run, toy_bundle: Path, tmp_path: Path
         assert first["label"] == Path(str(record["path"])).stem
         assert set(first) == {"label", "index", "probability"}
         assert 1 > first["probability"] > second["probability"] > 0
+
+
+def test_a_name_that_is_no_text_is_answered_like_any_other(
+    command: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    shutil.copy(toy_bundle / "examples" / "red.png", os.fsencode(folder) + b"/a\xff.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/b\xff.png")).write_text("not an image")
+    finished = command("-m", "runtime", "classify", toy_bundle, folder, "--json", cwd=tmp_path)
+    assert finished.returncode == 2
+    whole, broken = records(finished)
+    assert str(whole["path"]).endswith("a\N{REPLACEMENT CHARACTER}.png")
+    assert whole["predictions"][0]["label"] == "red"
+    assert "b\N{REPLACEMENT CHARACTER}.png: not a readable image" in str(broken["error"])
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_code(
+    command: Run, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(toy_bundle / "examples" / "red.png", tmp_path / "rötlich.png")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    words = ("-m", "runtime", "classify", toy_bundle, "rötlich.png")
+    shown = command(*words, cwd=tmp_path, check=True)
+    assert r"r\xf6tlich.png: red 95." in shown.stdout
+    (record,) = records(command(*words, "--json", cwd=tmp_path, check=True))
+    assert record["path"] == "rötlich.png"
 
 
 def test_human_output_names_model_backend_and_label(cli: Run, toy_bundle: Path) -> None:
