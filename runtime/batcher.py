@@ -28,6 +28,7 @@ from runtime.preprocess import ImageSource
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_MAX_WAIT_MS = 3_600_000  # an hour
 _SMOOTHING = 0.1  # weight of the newest batch in the running mean of seconds an image
 
 
@@ -72,10 +73,11 @@ class Batcher:
             niceness: steps of priority by which the threads stand back behind those that submit
                 (Linux): a server whose cores are all in the network must still refuse at once.
         """
-        if min(max_batch, max_queue, runners) < 1 or max_wait_ms < 0:
+        # NaN is no time either, and one beyond what the system can count would end the runners.
+        if min(max_batch, max_queue, runners) < 1 or not 0 <= max_wait_ms <= _MAX_WAIT_MS:
             raise UserError(
                 f"max_batch {max_batch}, max_queue {max_queue} and runners {runners} must be 1 or "
-                f"more, max_wait_ms {max_wait_ms} 0 or more"
+                f"more, max_wait_ms {max_wait_ms} from 0 to {_MAX_WAIT_MS}"
             )
         self.classifier = classifier
         self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)

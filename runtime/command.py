@@ -38,13 +38,26 @@ def positive_int(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """A finite number above 0, as the `type` of an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a number above 0")
     return value
+
+
+def float_from_0(text: str) -> float:
+    """A finite number, 0 or more, as the `type` of an option."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a number of 0 or more")
+    return value
+
+
+def _number(text: str) -> float:
+    """The number, which may be infinite; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def print_json(value: object, *, flush: bool = False) -> None:

@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
-from runtime.command import CommandParser, positive_float, positive_int
+from runtime.command import CommandParser, float_from_0, positive_float, positive_int
 from runtime.errors import UserError
 from runtime.locate import latest_run
 from runtime.onnx_session import Threads
@@ -152,26 +152,28 @@ def _parser() -> CommandParser:
         prog="python -m runtime serve",
         description=__doc__,
         epilog=f"With {TOKEN_VARIABLE} in the environment, requests need that bearer token.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "model", nargs="?", type=Path, metavar="MODEL", help="a bundle, a run or an .onnx file"
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="a bundle, a run or an .onnx file (default: runs/latest)",
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=DEFAULT_PORT, help="0: any free one")
     add("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
     add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
-    add("--max-batch", type=positive_int, default=16, help="images of one run of the network")
-    add("--max-wait-ms", type=float, default=5.0, help="wait for images that are being decoded")
-    add("--max-queue", type=positive_int, default=128, help="images accepted and not yet answered")
-    add("--max-images", type=positive_int, default=32, help="images of one request")
-    add("--max-body-mb", type=positive_int, default=32, help="MiB of one request")
-    add("--max-pixels", type=positive_int, default=64_000_000, help="pixels of one image")
-    add(
-        "--timeout",
-        type=positive_float,
-        default=30.0,
-        help="seconds to receive or answer a request",
-    )
+    with_default: dict[str, tuple[Callable[[str], object], object, str]] = {
+        "--host": (str, "127.0.0.1", "address to listen on"),
+        "--port": (int, DEFAULT_PORT, "0: any free one"),
+        "--max-batch": (positive_int, 16, "images of one run of the network"),
+        "--max-wait-ms": (float_from_0, 5.0, "wait for images that are being decoded"),
+        "--max-queue": (positive_int, 128, "images accepted and not yet answered"),
+        "--max-images": (positive_int, 32, "images of one request"),
+        "--max-body-mb": (positive_int, 32, "MiB of one request"),
+        "--max-pixels": (positive_int, 64_000_000, "pixels of one image"),
+        "--timeout": (positive_float, 30.0, "seconds to receive or answer a request"),
+    }
+    for name, (kind, default, meaning) in with_default.items():
+        add(name, type=kind, default=default, help=f"{meaning} (default %(default)s)")
     return parser

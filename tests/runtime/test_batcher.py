@@ -1,5 +1,6 @@
 """The batcher: every accepted image is answered once, and no more are accepted than promised."""
 
+import math
 import os
 import sys
 import threading
@@ -198,5 +199,8 @@ def test_threads_stand_back_behind_the_rest(classifier: Classifier) -> None:
 def test_senseless_settings_are_refused(classifier: Classifier) -> None:
     with pytest.raises(UserError, match="max_batch 0"):
         Batcher(classifier, max_batch=0)
+    for wait_ms in (-1.0, math.nan, math.inf, 1e300):  # the last would hang at the first image
+        with pytest.raises(UserError, match=r"max_wait_ms .* from 0 to 3600000"):
+            Batcher(classifier, max_wait_ms=wait_ms)
     with Batcher(classifier) as batcher, pytest.raises(UserError, match="top_k 0"):
         batcher.submit(colour("red"), top_k=0)

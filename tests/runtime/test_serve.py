@@ -336,6 +336,15 @@ def test_the_command_serves_and_stops_cleanly(
     assert "Traceback" not in output
 
 
+def test_the_help_names_what_serves_by_itself(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    shown = " ".join(cli("serve", "--help").stdout.split())
+    assert "(default: runs/latest)" in shown
+    assert "(default 8000)" in shown
+    assert "None" not in shown
+
+
 def test_mistakes_are_one_line(
     cli: Callable[..., subprocess.CompletedProcess[str]],
     toy_bundle: Path,
@@ -350,6 +359,9 @@ def test_mistakes_are_one_line(
             (["--port", "70000"], "port 70000 is out of range"),
             (["--host", "no.such.host.invalid"], "choose another --host"),
             (["--port", "0", "--max-batch", "0"], "expected a whole number above 0"),
+            (["--port", "0", "--max-wait-ms", "nan"], "'nan', expected a number of 0 or more"),
+            (["--port", "0", "--max-wait-ms", "-1"], "'-1', expected a number of 0 or more"),
+            (["--port", "0", "--max-wait-ms", "1e300"], "max_wait_ms 1e+300 from 0 to"),
             (["--port", "0", "--backend", "tensorrt"], "build_trt"),
         ):
             finished = cli("serve", toy_bundle, *arguments)
