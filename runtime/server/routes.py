@@ -106,14 +106,19 @@ def add_classify(
 
 
 def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGuard) -> None:
-    """Adds health and readiness for all; the model and metrics for those with the token."""
+    """Adds health and readiness for all; the model and metrics for those with the token.
+
+    Monitors ask by HEAD too; FastAPI, unlike Starlette, answers that only where it is told to.
+    """
     refusals = documented(*guard.statuses)
 
+    @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz", responses=described(Status, "The process answers."))
     async def healthz() -> Response:
         """Whether the process lives."""
         return respond(Status(status="ok"))
 
+    @api.head("/readyz", include_in_schema=False)
     @api.get("/readyz", responses=described(Status, "Images are accepted.") | documented(503))
     async def readyz() -> Response:
         """Whether images are accepted now."""
@@ -121,6 +126,7 @@ def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGua
             return problem(503, "the server is closing")
         return respond(Status(status="ok"))
 
+    @api.head("/v1/model", include_in_schema=False, dependencies=guard.dependencies)
     @api.get(
         "/v1/model",
         dependencies=guard.dependencies,
@@ -138,6 +144,7 @@ def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGua
         )
         return respond(answer)
 
+    @api.head("/metrics", include_in_schema=False, dependencies=guard.dependencies)
     @api.get(
         "/metrics",
         dependencies=guard.dependencies,

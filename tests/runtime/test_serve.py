@@ -169,6 +169,13 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
     is_problem(client.get("/v1/classify"), 405)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/model", "/metrics"])
+def test_head_is_answered_like_get_without_a_body(client: httpx.Client, path: str) -> None:
+    asked = client.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"] == client.get(path).headers["content-type"]
+
+
 def test_status_and_model(client: httpx.Client, toy_bundle: Path) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ok"}
@@ -200,6 +207,7 @@ def test_a_token_guards_what_it_should(classifier: Classifier, red: bytes) -> No
             assert response.headers["www-authenticate"] == "Bearer"
         is_problem(client.get("/v1/model"), 401)
         is_problem(client.get("/metrics"), 401)
+        assert client.head("/v1/model").status_code == client.head("/metrics").status_code == 401
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
         headers = PNG | {"Authorization": "Bearer söcret".encode()}
         assert client.post("/v1/classify", content=red, headers=headers).status_code == 200
