@@ -6,15 +6,16 @@ An asked-for backend is used or refused, never replaced by another. Without one,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 from runtime.bundle import Bundle
-from runtime.card import EngineRecord, Flavor, ModelFile
+from runtime.card import EngineRecord, Flavor, ModelFile, Precision
 from runtime.errors import BackendError, EngineMismatchError, UserError
 from runtime.onnx_session import OnnxBackend, OnnxSession, Threads, missing_provider
 from runtime.session import BACKENDS, Backend, Session
 from runtime.tensorrt_library import FLAVORS
 
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # The precisions of ONNX files that a provider may run, from the one chosen by itself onwards.
 # int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
 ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {
@@ -87,6 +88,8 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
     """
     if backend is not None and backend not in BACKENDS:
         raise unknown_backend(backend)
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     considered = [
         option
         for option in options(bundle)
@@ -94,7 +97,7 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
     ]
     for option in considered:
         if option.problem is None:
-            return Choice(option, _reason(considered, option, asked=backend is not None))
+            return Choice(option, _reason(considered, option, backend, precision))
     if considered and all(isinstance(o.problem, EngineMismatchError) for o in considered):
         raise EngineMismatchError("; ".join(str(option.problem) for option in considered))
     raise BackendError(_refusal(bundle, backend, precision, considered))
@@ -118,13 +121,16 @@ def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = No
     return OnnxSession(content, source=source, backend=backend, threads=threads)
 
 
-def _reason(considered: Sequence[Option], used: Option, *, asked: bool) -> str:
-    if asked:
+def _reason(
+    considered: Sequence[Option], used: Option, backend: str | None, precision: str | None
+) -> str:
+    if backend is not None:
         return "asked for"
     skipped = {option.backend: option.problem for option in considered if option.problem}
     why = [f"{name}: {problem}" for name, problem in skipped.items() if name != used.backend]
     if not any(option.backend.startswith("tensorrt") for option in considered):
-        why.append("no engine in the bundle")
+        # There may be engines of other precisions.
+        why.append(f"no {f'{precision} ' if precision else ''}engine in the bundle")
     return "; ".join(["the best that runs here", *why])
 
 
@@ -133,12 +139,15 @@ def _refusal(
 ) -> str:
     wanted = " ".join(word for word in (backend, precision) if word) or "any backend"
     if considered:
-        problems = dict.fromkeys(f"{option.backend}: {option.problem}" for option in considered)
+        problems = dict.fromkeys(
+            str(option.problem) if backend else f"{option.backend}: {option.problem}"
+            for option in considered
+        )
         return f"{wanted} cannot run here: {'; '.join(problems)}; see `python -m runtime doctor`"
-    listed = [file.precision for file in bundle.card.files]
-    built = [f"{engine.flavor} {engine.precision}" for engine in bundle.card.engines]
+    listed = ", ".join(file.precision for file in bundle.card.files) or "-"
+    built = ", ".join(f"{engine.flavor} {engine.precision}" for engine in bundle.card.engines)
     return (
-        f"{wanted} has no file in {bundle.path}: it holds ONNX files of {', '.join(listed) or '-'} "
-        f"and engines of {', '.join(built) or '-'}; add one with `python export/run.py "
+        f"{wanted} has no file in {bundle.path}: it holds ONNX files of {listed} and "
+        f"{f'engines of {built}' if built else 'no engine'}; add one with `python export/run.py "
         "--precision ...` or `python export/build_trt.py`"
     )

@@ -92,6 +92,18 @@ def test_an_asked_for_backend_is_never_replaced(toy_bundle: Path) -> None:
         open_classifier(toy_bundle / "model.fp16.onnx", precision="fp32")
 
 
+def test_a_refusal_says_what_is_there(toy_bundle: Path) -> None:
+    with pytest.raises(UserError, match="unknown precision 'int9'; choose one of fp32"):
+        open_classifier(toy_bundle, precision="int9")
+    with pytest.raises(BackendError, match=r"holds ONNX files of fp32, fp16 and no engine; add"):
+        open_classifier(toy_bundle, backend="tensorrt")
+    with pytest.raises(BackendError, match=r"^onnx-cuda cannot run here: onnxruntime"):
+        open_classifier(toy_bundle, backend="onnx-cuda")
+    # Of this precision: the bundle may have engines of another.
+    with open_classifier(toy_bundle, precision="fp16") as classifier:
+        assert classifier.reason.endswith("no fp16 engine in the bundle")
+
+
 def test_a_silent_fallback_of_onnxruntime_is_refused(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
