@@ -33,6 +33,7 @@ class Choice:
     card: Card
     backend: str | None
     precision: str | None
+    reason: str | None = None  # why the runtime chose it by itself; None: a user did
 
 
 class Model:
@@ -49,6 +50,7 @@ class Model:
         self.classifier = open_classifier(
             choice.path, backend=choice.backend, precision=choice.precision, limits=LIMITS
         )
+        self.classifier.reason = choice.reason or self.classifier.reason
         self.classifier.warm_up()
         self.batcher = Batcher(_for_prepared_images(self.classifier))
 
@@ -126,10 +128,12 @@ def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
         with open_classifier(path, limits=LIMITS) as classifier:
             card = classifier.card
             found: list[tuple[str, str | None]] = [(classifier.backend, classifier.precision)]
+            reason = classifier.reason
     else:
         bundle = open_bundle(path)
         card = bundle.card
         found = [(option.backend, option.precision) for option in _running(bundle)]
+        reason = choose(bundle).reason
     name = f"{path.parent.name if path.name == BUNDLE else path.name}: " if named else ""
     return [
         Choice(
@@ -139,6 +143,7 @@ def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
             card=card,
             backend=backend,
             precision=precision,
+            reason=reason if (backend, precision) == found[0] else None,
         )
         for backend, precision in found
     ]

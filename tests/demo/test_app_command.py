@@ -63,7 +63,7 @@ def test_it_says_which_run_it_shows_and_where(
     (tmp_path / "runs" / "latest").symlink_to(run.name)
     with serve_page(APP, "--port", "0", cwd=tmp_path, temporary=tmp_path / "tmp") as served:
         assert served.printed[0] == "model: runs/colours-toy-ce-s0"
-        assert "onnx-cpu" in served.printed[1]
+        assert "on onnx-cpu in fp32: the best that runs here; onnx-cuda:" in served.printed[1]
         assert httpx.get(served.url).status_code == 200
 
 
