@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     run = find_run(options.run)
     say(f"run: {run}")
     exported = export_and_show(run, wanted)
-    say(f"\nbundle: {exported.bundle}   (classify: `python -m runtime classify IMAGE`)")
+    # Named in full: without a MODEL, classify takes runs/latest, which may be another run.
+    say(f"\nbundle: {exported.bundle}   (`python -m runtime classify {exported.bundle} IMAGE`)")
     return 0
 
 

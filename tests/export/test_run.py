@@ -99,6 +99,7 @@ def test_it_says_what_it_does_and_adds_to_the_bundle(
     assert told.startswith(f"run: {run}\n")
     assert "file" in told
     assert "largest diff." in told
+    assert told.endswith(f"(`python -m runtime classify {run / 'bundle'} IMAGE`)\n")
     (row,) = [line for line in told.splitlines() if line.startswith("model.onnx")]
     assert "100.00%" in row
     assert [file.precision for file in read_card(run / "bundle").files] == ["fp32"]
