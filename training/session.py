@@ -13,6 +13,7 @@ from training.data import Dataset, data_names, load_dataset
 from training.device import choose_device, device_name
 from training.interruption import InterruptedRunError, StopRequest, stop_request
 from training.options import Options
+from training.peers.build import needs_one_process
 from training.plan import Plan, check_same_run, terms_name
 from training.process_group import (
     LostProcessError,
@@ -82,6 +83,11 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
     if recipe.peer != "none" and (options.drg or options.dsr):
         raise UserError(
             f"the recipe's peer {recipe.peer} is another method; leave out --drg and --dsr"
+        )
+    if needs_one_process(recipe.peer) and group.world_size > 1:
+        raise UserError(
+            f"the recipe's peer {recipe.peer} remembers what it said of every image, which "
+            f"{group.world_size} processes do not share; train with one"
         )
     return Plan(
         arch=options.arch,

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.interruption import InterruptedRunError, StopRequest
 from training.methods import METHODS
+from training.options import Options, option_parser
 from training.peers.build import PEERS, partner_rows
 from training.peers.byot import Byot, hint_loss
 from training.peers.cs_kd import CsKd
@@ -27,7 +29,9 @@ from training.peers.tf_kd import TfKd, Weights, virtual_teacher_loss
 from training.peers.uskd import Uskd, target_of, zipf_of_ranking
 from training.peers.zipf_ls import ZipfLs, zipf_of_votes
 from training.plan import Plan
+from training.process_group import ProcessGroup
 from training.progress import Progress
+from training.session import _plan
 from training.trainer import Trainer
 
 COUNT, CLASSES, CHANNELS, IMAGES = 6, 5, 4, 20
@@ -330,6 +334,15 @@ def test_every_peer_trains_resumes_and_leaves_a_plain_student(
     line = trainer.history[-1]
     names = PEERS[peer].term_names
     assert line["loss"] == pytest.approx(sum(line[name] for name in names))
+
+
+def test_a_memory_of_images_is_not_split_between_processes(tiny_data: Dataset) -> None:
+    """The next process that sees an image does not know what this one said of it."""
+    options = Options(**vars(option_parser().parse_args(["--arch", "mobilenetv2"])))
+    recipe, group = recipes.load_recipe("cifar"), ProcessGroup(rank=0, world_size=2)
+    assert _plan(options, replace(recipe, peer="dlb"), tiny_data, group).processes == 2
+    with pytest.raises(UserError, match="which 2 processes do not share; train with one"):
+        _plan(options, replace(recipe, peer="ps-kd"), tiny_data, group)
 
 
 def test_a_peer_takes_no_mixing(make_plan: MakePlan) -> None:

@@ -68,6 +68,11 @@ def needs_partners(peer: str) -> bool:
     return peer in PEERS and PEERS[peer].needs_partners
 
 
+def needs_one_process(peer: str) -> bool:
+    """Whether a recipe's `peer` has a memory of images that another process may see next."""
+    return peer in PEERS and PEERS[peer].remembers_images
+
+
 def partner_rows(
     rows: NDArray[np.int64], labels: NDArray[np.int64], *, seed: int, epoch: int
 ) -> NDArray[np.int64]:

@@ -60,6 +60,7 @@ class Peer(nn.Module, ABC):
     term_names: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]] = ()  # of STAGES and LAST
     needs_partners: ClassVar[bool] = False
+    remembers_images: ClassVar[bool] = False  # each of them, from epoch to epoch
 
     def __init__(self, facts: PeerFacts) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ class PsKd(Peer):
     """
 
     term_names = ("progressive",)
+    remembers_images = True
 
     def __init__(self, facts: PeerFacts) -> None:
         super().__init__(facts)
