@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from runtime.errors import UserError
 from training.plan import Terms, terms_name
-from training.recipe import PEER_NAMES
+from training.recipe import PEER_NAMES, default_recipe, load_recipe
 
 _SMOOTHING = 0.1
 
@@ -47,11 +49,17 @@ def methods_from_words(words: str) -> list[Method]:
     return [METHODS[name] for name in dict.fromkeys(names)]
 
 
-def method_of(terms: str, recipe: Mapping[str, object]) -> Method:
-    """The method that a run with these terms and this recipe (as in result.json) trained with."""
+def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> Method:
+    """The method that a run with these terms and this recipe (as in result.json) trained with.
+
+    What the recipe of `data` has by itself, as photographs have label smoothing, is no method.
+    """
+    own = msgspec.to_builtins(load_recipe(default_recipe(data)))
     fitting = [
         method
         for method in METHODS.values()
-        if method.terms == terms and method.changes.items() <= recipe.items()
+        if method.terms == terms
+        and method.changes.items() <= recipe.items()
+        and not (method.changes and method.changes.items() <= own.items())
     ]
     return max(fitting, key=lambda method: len(method.changes))

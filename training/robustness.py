@@ -95,7 +95,7 @@ def measure(run: Path, *, study: str, device: str, moved: Moved, seed: int = 0) 
     kept = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "temperature")
     return {
         "study": study,
-        "method": method_of(result["terms"], whole_recipe(result)).name,
+        "method": method_of(result["terms"], whole_recipe(result), data=result["data"]).name,
         **{key: result[key] for key in kept},
         "checkpoint_sha256": trained.checkpoint_sha256,
         "test_images": len(dataset.test_labels),

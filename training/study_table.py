@@ -41,7 +41,9 @@ def by_student(lines: Sequence[Line]) -> dict[str, list[Line]]:
 
 def method_name(line: Line) -> str:
     """The line's method; that of a run outside of a study follows from its terms and recipe."""
-    return str(line.get("method") or method_of(line["terms"], whole_recipe(line)).name)
+    if "method" in line:
+        return str(line["method"])
+    return method_of(line["terms"], whole_recipe(line), data=line["data"]).name
 
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:

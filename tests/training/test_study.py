@@ -133,8 +133,11 @@ def test_methods_are_terms_and_changes() -> None:
     assert METHODS["ds"].changes == {"drg_weight": 0}
     plain = msgspec.to_builtins(load_recipe("cifar"))
     for method in METHODS.values():
-        assert method_of(method.terms, plain | method.changes) is method
-    assert method_of("dsr", {**plain, "dsr_teacher": "ema"}) is METHODS["dsr"]
+        assert method_of(method.terms, plain | method.changes, data="cifar100") is method
+    assert method_of("dsr", {**plain, "dsr_teacher": "ema"}, data="cifar100") is METHODS["dsr"]
+    photographs = msgspec.to_builtins(load_recipe("folder"))
+    assert photographs["label_smoothing"] == METHODS["ls"].changes["label_smoothing"]
+    assert method_of("ce", photographs, data="flowers") is METHODS["ce"]
     with pytest.raises(UserError, match="'kd' is unknown; choose of ce,ls"):
         methods_from_words("ce,kd")
 
