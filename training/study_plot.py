@@ -15,7 +15,8 @@ _INCHES_PER_ROW = 0.28
 
 def plot_name(study: str, line: Line) -> str:
     """The plot's file for the lines that share the line's data, student and epochs."""
-    return f"{study}-{line['data']}-{line['arch']}-{line['epochs']}-epochs.png"
+    student = f"{line['arch']}-x{line['width']:g}-{line['image_size']}px"
+    return f"{study}-{line['data']}-{student}-{line['epochs']}-epochs.png"
 
 
 def plot_study(path: Path, lines: Sequence[Line]) -> None:

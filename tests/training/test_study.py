@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from training import benchmark, sizes, study
 from training.methods import METHODS, Method, method_of, methods_from_words
 from training.recipe import load_recipe, recipe_with_settings
-from training.study_plot import plot_study
+from training.study_plot import plot_name, plot_study
 from training.study_results import merge_lines, read_lines
 from training.study_runs import shared_options, study_run
 from training.study_table import best_validated, study_table
@@ -125,6 +125,11 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_student_has_a_plot_of_its_own() -> None:
+    students = [{"width": width, "image_size": size} for width in (0.5, 1.0) for size in (16, 32)]
+    assert len({plot_name("main", line("ce", 0, 0.7, **student)) for student in students}) == 4
+
+
 def test_methods_are_terms_and_changes() -> None:
     assert [method.terms for method in methods_from_words("ce,ls,ds,drg,dsr,drg+dsr")] == [
         *("ce", "ce", "drg", "drg", "dsr", "drg+dsr")
@@ -182,7 +187,7 @@ def test_a_study_is_resumed_run_by_run(
     ]
     assert lines[1]["recipe"]["label_smoothing"] == 0.1
     assert "| drg+dsr | 0 |" in printed
-    assert Path("results/main-tiny-mobilenetv2-1-epochs.png").is_file()
+    assert Path("results/main-tiny-mobilenetv2-x0.25-16px-1-epochs.png").is_file()
 
     with pytest.raises(UserError, match="is a run of another recipe"):
         study.main([*options, "--terms", "ce", "--seeds", "1", "--set", "momentum=0.8"])
