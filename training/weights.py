@@ -1,6 +1,7 @@
 """Weights to start from: torchvision's pretrained ones or a file."""
 
 import pickle
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from training.students import classifier_name, torchvision_name
 
 RANDOM = "random"
 PRETRAINED = "pretrained"
+# What torch raises for a file that is not whole, and for a download that does not have its hash.
+_NO_WEIGHTS = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError)
 
 
 def weights_word(*, pretrained: bool, path: Path | None) -> str:
@@ -37,10 +40,11 @@ def pretrained_weights(arch: str, width: float) -> dict[str, Tensor]:
     weights = models.get_model_weights(torchvision_name(arch, width))
     try:
         state: dict[str, Tensor] = weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:  # URLError is one
+    except (OSError, HTTPException, *_NO_WEIGHTS) as error:  # URLError is an OSError
         raise UserError(
-            f"--pretrained: the weights of {arch} cannot be downloaded ({error}); "
-            "connect, or name a file with --weights"
+            f"--pretrained: the weights of {arch} cannot be downloaded to {torch.hub.get_dir()} or "
+            f"read there ({_first_line(error)}); connect, remove a broken file there, "
+            "or name a file with --weights"
         ) from error
     return state
 
@@ -49,10 +53,9 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
     """A student's state dict: the file's own, or the student of one of our checkpoints."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, *_NO_WEIGHTS) as error:
         raise UserError(
-            f"--weights {path} cannot be read ({reason}); expected a .pt file"
+            f"--weights {path} cannot be read ({_first_line(error)}); expected a .pt file"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("student"), dict):
         content = content["student"]
@@ -88,3 +91,7 @@ def start_from(student: nn.Module, state: dict[str, Tensor], *, arch: str) -> st
         return None
     classes = len(state[dropped[0]])
     return f"the weights' classifier is for {classes} classes: it was left out and starts afresh"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -58,6 +58,27 @@ def test_no_connection_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pretrained_weights("resnet18", 1.0)
 
 
+def test_a_download_that_breaks_off_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError('invalid hash value (expected "f37072fd", got "0a")')
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", break_off)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*\(invalid hash value"):
+        pretrained_weights("resnet18", 1.0)
+
+
+def test_downloaded_weights_that_are_not_whole_are_one_line(
+    downloaded: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"to {tmp_path}/hub or read there .* remove a broken file"):
+        pretrained_weights("mobilenetv2", 1.0)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
