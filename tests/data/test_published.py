@@ -94,6 +94,23 @@ def test_a_truncated_idx_file_is_one_clear_line(tmp_path: Path) -> None:
         load("fashion-mnist", root)
 
 
+@pytest.mark.parametrize(
+    ("former", "name", "expected"),
+    [
+        ("train-labels-idx1", "train-images-idx3", "has 1 dimensions, expected 3"),
+        ("t10k-labels-idx1", "train-labels-idx1", "20 training images and 10 labels of them"),
+    ],
+)
+def test_idx_files_under_wrong_names_are_one_clear_line(
+    tmp_path: Path, former: str, name: str, expected: str
+) -> None:
+    root = tmp_path / "root"
+    write_fashion(root, "")
+    (root / f"{name}-ubyte").write_bytes((root / f"{former}-ubyte").read_bytes())
+    with pytest.raises(UserError, match=expected):
+        load("fashion-mnist", root)
+
+
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debians_files_are_found_and_whole() -> None:
     dataset = load_dataset("fashion-mnist", progress=False)

@@ -37,6 +37,12 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     class is left without training images, or if the disk has no room.
     """
     contents = source.read()
+    for word, split in (("training", contents.train), ("test", contents.test)):
+        if len(split.images) != len(split.labels):
+            raise UserError(
+                f"{source.name} has {len(split.images)} {word} images and {len(split.labels)} "
+                "labels of them; get its files again"
+            )
     check_labels(source.name, contents.class_names, contents.train.labels, contents.test.labels)
     splits = {
         "train": (contents.train, geometry.stored),

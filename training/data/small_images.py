@@ -30,6 +30,7 @@ _FASHION_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_FASHION_DIMENSIONS = (3, 1, 3, 1)
 _CIFAR_FILES = {
     "cifar10": (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"),
     "cifar100": ("train", "test", "meta"),
@@ -45,7 +46,11 @@ def fashion_mnist(name: str, data_root: Path | None, split_seed: int) -> Source:
     files = [_idx_file(folder, stem) for stem in _FASHION_FILES]
 
     def read() -> Contents:
-        train_images, train_labels, test_images, test_labels = map(read_idx, files)
+        arrays = [
+            read_idx(file, dimensions=dimensions)
+            for file, dimensions in zip(files, _FASHION_DIMENSIONS, strict=True)
+        ]
+        train_images, train_labels, test_images, test_labels = arrays
         return Contents(
             FASHION_CLASSES,
             split_of(_rgb(train_images), train_labels),
@@ -77,8 +82,11 @@ def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
     return Source(name, fingerprint_of(folder, files), read)
 
 
-def read_idx(file: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file of bytes, gzipped or not; UserError if it is not whole."""
+def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
+    """The array of an IDX file of bytes, gzipped or not.
+
+    UserError if it is not whole, or has another number of dimensions.
+    """
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         zeros, kind, rank = content[:2], content[2], content[3]
@@ -86,6 +94,8 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
         if zeros != b"\0\0" or kind != _IDX_UINT8:
             raise UserError(f"{file} is not an IDX file of bytes; get it again")
+        if rank != dimensions:
+            raise UserError(f"{file} has {rank} dimensions, expected {dimensions}; get it again")
         return values.reshape(shape)
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
