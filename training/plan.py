@@ -34,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seed: int
     weights: str  # what the student started from: "random", "pretrained" or a digest
     processes: int = 1
+    train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
     recipe: Recipe
 
     @property
@@ -66,7 +67,10 @@ def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
 def differences(former: Plan, wanted: Plan) -> list[str]:
     """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones."""
     found = []
-    for name, old, new in _compared(former, wanted, _MAY_DIFFER | {"recipe", "class_names"}):
+    apart = {"recipe", "class_names"}
+    if former.train_images == 0:
+        apart.add("train_images")
+    for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
         found.append(f"{name}: {old}, now {new}")
     for name, old, new in _compared(former.recipe, wanted.recipe, set()):
         found.append(f"recipe {name}: {old}, now {new}")

@@ -101,6 +101,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         seed=options.seed,
         weights=weights_word(pretrained=options.pretrained, path=options.weights),
         processes=group.world_size,
+        train_images=len(dataset.train_labels),
         recipe=recipe,
     )
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +140,20 @@ def test_another_run_is_not_resumed(here: Path, tiny_options: list[str]) -> None
         run.main([*tiny_options, "--out", "run", "--resume", "--epochs", "3"])
     with pytest.raises(UserError, match=r"terms: drg\+dsr, now dsr; recipe batch_size: 8, now 4"):
         run.main([*tiny_options, "--out", "run", "--resume", "--no-drg", "--batch-size", "4"])
+
+
+def test_a_run_does_not_go_on_with_images_that_were_added(
+    here: Path, tiny_options: list[str], tiny_folder: Path
+) -> None:
+    """Its epochs would be others, and what it holds out would have been trained on."""
+    data = here / tiny_folder.name
+    shutil.copytree(tiny_folder, data)
+    options = [*tiny_options, "--data", str(data), "--epochs", "1", "--out", "run"]
+    run.main(options)
+    for name in ("train_images", "train_labels"):
+        np.save(data / f"{name}.npy", np.repeat(np.load(data / f"{name}.npy"), 2, axis=0))
+    with pytest.raises(UserError, match="train_images: 48, now 96"):
+        run.main([*options, "--resume"])
 
 
 def test_a_truncated_checkpoint_is_not_resumed(here: Path, tiny_options: list[str]) -> None:

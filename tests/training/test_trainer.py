@@ -232,6 +232,15 @@ def test_a_full_disk_leaves_the_former_checkpoint(
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+def test_a_checkpoint_that_states_no_number_of_images_goes_on(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    more = msgspec.structs.replace(plan, train_images=48)
+    assert differences(plan, more) == []
+    assert differences(more, msgspec.structs.replace(plan, train_images=96)) == [
+        "train_images: 48, now 96"
+    ]
+
+
 def test_differences_between_plans_are_named(make_plan: MakePlan) -> None:
     plan = make_plan()
     other = msgspec.structs.replace(
