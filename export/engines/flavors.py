@@ -14,7 +14,13 @@ from export.engines.readback import lower_of, precision_of_engine, precision_of_
 from runtime.card import Flavor, Precision
 from runtime.errors import BackendError, UserError
 from runtime.gpu import find_gpu, missing_gpu
-from runtime.tensorrt_library import INSTALL, is_installed, load_tensorrt, tensorrt_logger
+from runtime.tensorrt_library import (
+    INSTALL,
+    is_installed,
+    last_errors,
+    load_tensorrt,
+    tensorrt_logger,
+)
 
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # built for without a GPU: RTX 30, 40 and 50
 _FIRST_STRONGLY_TYPED = 9
@@ -116,7 +122,10 @@ class WeaklyTypedTensorRt(TensorRt):
         # The network's types are those of the ONNX file; flags decide what becomes of them.
         told = precision_of_engine(self.trt, self.log, plan)
         if told is None:
-            raise BackendError(f"tensorrt {self.version} does not tell the precision it has built")
+            raise BackendError(
+                f"tensorrt {self.version} does not tell the precision it has built: "
+                f"{last_errors(self.log)}"
+            )
         return told
 
 

@@ -142,6 +142,13 @@ def test_8_6_without_an_inspector_is_not_believed(fake_trt: FakeTrt) -> None:
         build_engine(flavor_of(trt), request())
 
 
+def test_8_6_says_why_the_new_engine_cannot_be_looked_into(fake_trt: FakeTrt) -> None:
+    trt = fake_trt("8.6.1", "FP16")
+    trt.answers["Runtime.deserialize_cuda_engine"] = lambda *_: None
+    with pytest.raises(BackendError, match="the precision it has built: out of memory"):
+        build_engine(flavor_of(trt, errors=("out of memory",)), request())
+
+
 @pytest.mark.parametrize("precision", list(BUILT))
 def test_8_6_tells_of_open_shapes_by_their_weights_and_is_shown_a_batch(
     precision: str, fake_trt: FakeTrt
