@@ -103,6 +103,8 @@ class TensorRt(EngineFlavor):
 class WeaklyTypedTensorRt(TensorRt):
     """`tensorrt` 8: reads opset 17, and uses lower precisions where flags allow them."""
 
+    # Its parser (onnx-tensorrt 8.6) overlooks that opset 18 made the axes of ReduceMean an input,
+    # and takes the mean over every axis. By its source, it would read the rest of our graphs.
     newest_opset = 17
 
     def network_flags(self) -> int:
