@@ -178,8 +178,8 @@ def load_flavor(name: Flavor | None) -> EngineFlavor:
     with the install command if it is missing.
     """
     if name is None:
-        here = is_installed("tensorrt") and missing_gpu() is None
-        name = "tensorrt" if here else "tensorrt-rtx"
+        without_gpu = is_installed("tensorrt-rtx") and missing_gpu() is not None
+        name = "tensorrt" if is_installed("tensorrt") and not without_gpu else "tensorrt-rtx"
         if not is_installed(name):
             raise BackendError(
                 "no TensorRT is installed. For desktop RTX GPUs, which it builds for without "

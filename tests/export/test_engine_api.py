@@ -305,7 +305,7 @@ def test_a_capability_that_is_none_is_refused(text: str) -> None:
         (None, {"tensorrt-rtx"}, True, "tensorrt-rtx"),
         ("tensorrt-rtx", {"tensorrt", "tensorrt-rtx"}, True, "tensorrt-rtx"),
         (None, set(), False, r"no TensorRT is installed.*tensorrt-rtx-cu13.*tensorrt<12"),
-        (None, {"tensorrt"}, False, "no TensorRT is installed"),
+        (None, {"tensorrt"}, False, "builds on the GPU that runs the engine: no driver"),
         ("tensorrt", {"tensorrt-rtx"}, True, r"tensorrt is not installed; `pip install"),
         ("tensorrt", {"tensorrt"}, False, "builds on the GPU that runs the engine: no driver"),
     ],
