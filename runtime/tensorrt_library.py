@@ -19,6 +19,7 @@ INSTALL: dict[Flavor, str] = {
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-bindings",
 }
 _KEPT_MESSAGES = 3
+_NO_CUDA = "CUDA initialization failure"  # 8.6 says so as a warning, and then gives no object
 
 
 def is_installed(flavor: Flavor) -> bool:
@@ -52,7 +53,8 @@ def tensorrt_logger(flavor: Flavor) -> Any:
             self.errors: deque[str] = deque(maxlen=_KEPT_MESSAGES)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+            failed = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+            if failed or message.startswith(_NO_CUDA):
                 self.errors.append(message)
                 _log.error("%s: %s", flavor, message)
             elif severity == trt.ILogger.WARNING:

@@ -610,6 +610,19 @@ def test_tensorrts_own_failures_are_reported_with_its_words(trt11: FakeTrt) -> N
     session.close()
 
 
+def test_8_6_is_repeated_where_it_only_warns_of_its_failure(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.tensorrt_library import last_errors, tensorrt_logger
+
+    fake = install(FakeTrt("8.6.2", "tensorrt", cuda), monkeypatch)
+    logger = tensorrt_logger("tensorrt")
+    logger.log(fake.module.ILogger.WARNING, "CUDA lazy loading is not enabled")
+    assert last_errors(logger) == "TensorRT gave no reason"
+    logger.log(fake.module.ILogger.WARNING, "CUDA initialization failure with error: 35")
+    assert last_errors(logger) == "CUDA initialization failure with error: 35"
+
+
 def test_8_6_without_profile_sharing_is_reported(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
