@@ -42,7 +42,7 @@ def load_tensorrt(flavor: Flavor) -> Any:
 def tensorrt_logger(flavor: Flavor) -> Any:
     """The logger of this process; TensorRT ignores a second one.
 
-    It hands warnings and errors to `logging` and keeps the last errors in `errors`, because
+    It hands what TensorRT says to `logging` and keeps the last errors in `errors`, because
     TensorRT's own calls return only None or False.
     """
     trt = load_tensorrt(flavor)
@@ -56,7 +56,8 @@ def tensorrt_logger(flavor: Flavor) -> Any:
             failed = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
             if failed or message.startswith(_NO_CUDA):
                 self.errors.append(message)
-                _log.error("%s: %s", flavor, message)
+                # No louder: the exception of the call that failed says it, in the one line of it.
+                _log.info("%s: %s", flavor, message)
             elif severity == trt.ILogger.WARNING:
                 _log.warning("%s: %s", flavor, message)
             else:

@@ -595,6 +595,12 @@ def test_a_failure_while_capturing_leaves_nothing_behind(trt11: FakeTrt) -> None
     assert trt11.cuda.live == {}
 
 
+def test_an_error_is_said_once(trt11: FakeTrt, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"), pytest.raises(BundleError, match="Magic tag"):
+        open_session(trt11, b"text")
+    assert caplog.records == []  # without handlers, logging would print it beside the error's line
+
+
 def test_tensorrts_own_failures_are_reported_with_its_words(trt11: FakeTrt) -> None:
     with pytest.raises(BundleError, match=r"11\.4\.0 refuses m\.engine: Magic tag.*build_trt"):
         open_session(trt11, b"text")
