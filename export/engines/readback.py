@@ -13,6 +13,10 @@ _FLOAT = re.compile(r"\b(fp32|float|float32)\b", re.IGNORECASE)
 # Of tensors, where the shape is known, and of weights: {"Weights": {"Type": "Half", "Count": 864}}.
 _TYPES = re.compile(r'"(?:Format/Datatype|Weights"\s*:\s*\{\s*"Type)"\s*:\s*"([^"]*)"')
 
+# Our input, up to the end of its entry. From 9 on TensorRT calls its format "UInt8"; 8.6 has no
+# such words, and those that it has for bytes speak of int8.
+_INPUT = re.compile(rf'"Name"\s*:\s*"{INPUT_NAME}"[^{{}}]*')
+
 _ORDER: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
 
@@ -43,7 +47,7 @@ def precision_of_engine(trt: Any, log: Any, plan: bytes) -> Precision | None:
     if context is not None and context.set_input_shape(INPUT_NAME, batch):
         inspector.execution_context = context
     described: str = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    return precision_of_description(_TYPES.findall(described))
+    return precision_of_description(_TYPES.findall(_INPUT.sub("", described)))
 
 
 def precision_of_description(formats: Iterable[str]) -> Precision | None:

@@ -164,6 +164,23 @@ def test_8_6_tells_of_open_shapes_by_their_weights_and_is_shown_a_batch(
     assert len(trt.arguments_of("EngineInspector.execution_context")) == 1
 
 
+@pytest.mark.parametrize(("weights", "precision"), [("Half", "fp16"), ("Int8", "int8")])
+def test_the_bytes_of_the_input_do_not_make_an_int8_engine(
+    weights: str, precision: str, fake_trt: FakeTrt
+) -> None:
+    trt = fake_trt("8.6.1")
+    images = {"Name": "images", "Location": "Device", "Dimensions": [8, 32, 32, 3]}
+    images["Format/Datatype"] = "Row major Int8 format"
+    normalised = {"Name": "normalised", "Format/Datatype": "Row major linear FP16 format"}
+    layers = [
+        {"Name": "Cast", "Inputs": [images], "Outputs": [normalised]},
+        {"Name": "Conv", "Inputs": [normalised], "Weights": {"Type": weights, "Count": 864}},
+    ]
+    shown = json.dumps({"Layers": layers, "Bindings": ["images"]}, indent=1)
+    trt.answers["EngineInspector.get_engine_information"] = lambda *_: shown
+    assert build_engine(flavor_of(trt), request(precision)).plan == b"plan"
+
+
 def test_from_10_on_the_networks_types_answer_where_the_inspector_does_not(
     fake_trt: FakeTrt,
 ) -> None:
