@@ -18,8 +18,11 @@ from runtime.errors import UserError, VerificationError
 
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
-# A full disk or a folder that cannot be written is for the user to mend, no fault of the program.
-_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# A full disk or a place that cannot be written is for the user to mend, no fault of the program.
+_USER_ERRNO = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 
 
 class CommandParser(argparse.ArgumentParser):
