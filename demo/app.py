@@ -25,7 +25,8 @@ _BACKLOG = 128
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(
-        prog="demo/app.py", description="Serves the page on which people try a trained model."
+        prog="python demo/app.py",
+        description="Serves the page on which people try a trained model.",
     )
     parser.add_argument(
         "models",

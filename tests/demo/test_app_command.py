@@ -28,7 +28,7 @@ APP = Path(__file__).resolve().parents[2] / "demo" / "app.py"
         (["{toy}", "--auth", "user:"], ("USER:PASSWORD",)),
         (["{toy}", "--auth", "a:b", "--api"], ("would be open to all", "SKD_EDGE_TOKEN")),
         (["{empty}"], ("is not a bundle", "python export/run.py")),
-        (["{toy}", "--nonsense"], ("unrecognized", "--help")),
+        (["{toy}", "--nonsense"], ("unrecognized", "`python demo/app.py --help` lists")),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
