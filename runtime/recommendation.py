@@ -33,8 +33,8 @@ def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult) -> str:
     if gains:
         return f"{_name(int8)} pays: {' and '.join(gains)}{_cost(int8, single)}"
     return (
-        f"int8 does not pay here: {_name(int8)} takes {_single_ms(int8):.2f} ms and reaches "
-        f"{_many_per_second(int8):,.0f} images/s"
+        f"int8 does not pay here: {_name(int8)} is not even {_WORTHWHILE:g}x as fast "
+        f"({_single_ms(int8):.2f} ms, {_many_per_second(int8):,.0f} images/s)"
     )
 
 

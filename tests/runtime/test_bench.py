@@ -125,7 +125,10 @@ def test_int8_is_recommended_only_where_it_pays() -> None:
     assert "at 0.50 points of accuracy" in pays
     better = recommend([fp32, result("int8-cpu", 2.0, 900, 0.903)])
     assert better.endswith("and 2.2x as fast for many, at no loss of accuracy")
-    assert "int8 does not pay here" in recommend([fp32, result("int8-cpu", 3.9, 410)])
+    # A little faster, within the noise: figures that alone would seem to say that it pays.
+    assert recommend([fp32, result("int8-cpu", 3.9, 410)]).endswith(
+        "int8 does not pay here: onnx-cpu int8-cpu is not even 1.1x as fast (3.90 ms, 410 images/s)"
+    )
     assert "int8 does not pay here" in recommend([fp32, result("int8-cpu", 18.7, 60)])
 
 
