@@ -137,6 +137,16 @@ def test_a_class_that_is_called_train(class_tree: Path) -> None:
     assert load(class_tree, image_size=32).class_names == ("cat", "dog", "train")
 
 
+def test_images_that_are_left_out_are_not_left_unsaid(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            write_image(tmp_path / "pets" / split / name / "1.png")
+    assert len(load(tmp_path / "pets").test_labels) == 2
+    assert "val is left out: test/ is what is tested on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("train", "test"), [("Train", "Test"), ("train", "valid"), ("training", "VAL")]
 )

@@ -28,8 +28,11 @@ _EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
 def folder_source(root: Path, *, split_seed: int) -> Source:
     """The images in `root`; without a test folder 20 % of each class are held out by the seed."""
     train = root / TRAIN_FOLDER
-    test = next((root / word for word in TEST_FOLDERS if (root / word).is_dir()), None)
+    tests = [root / word for word in TEST_FOLDERS if (root / word).is_dir()]
+    test = tests[0] if tests else None
     if train.is_dir() and test is not None:
+        for other in tests[1:]:
+            report(f"{other} is left out: {test.name}/ is what is tested on")
         contents = _two_folders(train, test)
     elif train.is_dir() and class_folders(root) == [train]:
         raise UserError(f"{root} has {TRAIN_FOLDER}/ but neither test/ nor val/; {_EXPECTED}")
