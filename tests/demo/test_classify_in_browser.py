@@ -68,6 +68,19 @@ def test_a_photo_is_taken_with_the_webcam(toy_page: Any, visit: Open) -> None:
     tab.complaints.clear()
 
 
+def test_from_the_webcam_one_comes_back_to_uploads(
+    toy_page: Any, visit: Open, pictures: Path
+) -> None:
+    tab = visit(toy_page.url)
+    tab.page.get_by_label("Capture from camera").click()
+    tab.page.get_by_text("Click to Access Webcam").wait_for()
+    tab.page.get_by_label("Upload file").click()
+    tab.page.get_by_text("Drop a picture here").wait_for()
+    tab.upload(pictures / "blue.webp")
+    assert tab.label() == "blue"
+    tab.complaints.clear()  # as above: Gradio's own request
+
+
 def test_an_example_is_answered_and_judged(toy_page: Any, visit: Open) -> None:
     tab = visit(toy_page.url)
     tab.page.get_by_role("button", name="Example: green").click()
