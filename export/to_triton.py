@@ -22,6 +22,7 @@ from export.triton_config import (
     config_text,
     labels_text,
 )
+from runtime.backends import ENGINE_PRECISIONS
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import CARD_FILE, EngineRecord, ModelFile
 from runtime.card import MODEL_FILES as PRECISION_FILES
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def choose_engine(bundle: Bundle, precision: str, capability: str | None) -> EngineRecord:
     """The one engine that is meant; UserError if there is none, or several."""
+    if precision not in ENGINE_PRECISIONS:
+        raise UserError(
+            f"there are no {precision} engines; choose one of {', '.join(ENGINE_PRECISIONS)}"
+        )
     found = [
         engine
         for engine in bundle.card.engines

@@ -134,6 +134,8 @@ def test_engines_that_do_not_fit_are_refused(bundle: Path, repository: Path) -> 
     arguments = [str(bundle), "--out", str(repository), "--backend", "tensorrt"]
     with pytest.raises(UserError, match=r"no fp16 engine of flavor tensorrt; build it"):
         main(arguments)
+    with pytest.raises(UserError, match="no int8-cpu engines; choose one of fp16, fp32, int8"):
+        main([*arguments, "--precision", "int8-cpu"])  # build_trt.py would refuse it too
     add_engine(bundle, profile=Profile(min=2, opt=4, max=8))
     with pytest.raises(UserError, match="takes batches from 2"):
         main(arguments)
