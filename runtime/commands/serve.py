@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -62,6 +63,8 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
 
     from runtime.server import ServerSettings, build_api
 
+    # It warns of every malformed form, which is the client's affair and answered with 400.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     token = os.environ.get(TOKEN_VARIABLE) or None
     settings = ServerSettings(
         max_body_bytes=options.max_body_mb << 20,

@@ -335,6 +335,9 @@ def test_the_command_serves_and_stops_cleanly(
     process, address = server
     answer = httpx.post(f"{address}/v1/classify", content=red, headers=PNG, timeout=30)
     assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    malformed = httpx.post(f"{address}/v1/classify", content=b"abc", headers=form)
+    assert malformed.status_code == 400  # and nothing of it on the server's terminal, see below
     busy = httpx.get(f"{address}/healthz")
     assert busy.status_code == 200
     process.send_signal(stop)
