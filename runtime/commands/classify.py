@@ -143,14 +143,16 @@ def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
 
 
 def _expand(path: Path) -> Iterator[Path]:
-    """The image files below a folder, sorted; any other path as it is."""
+    """The image files below a folder, sorted, without hidden ones; any other path as it is."""
     if not path.is_dir():
         yield path
         return
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        # As in training, nothing hidden: desktops keep thumbnails in hidden folders.
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
         raise UserError(

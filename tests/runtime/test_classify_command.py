@@ -38,6 +38,16 @@ def test_labels_a_folder_in_order(command: Run, toy_bundle: Path, tmp_path: Path
         assert 1 > first["probability"] > second["probability"] > 0
 
 
+def test_what_is_hidden_in_a_folder_is_left_out(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    red = toy_bundle / "examples" / "red.png"
+    for place in ("shown.png", ".hidden.png", ".thumbnails/a.png", "b/.cache/c/d.png"):
+        target = tmp_path / ".trip" / place  # the folder itself was named: it may be hidden
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(red, target)
+    finished = cli("classify", toy_bundle, tmp_path / ".trip", "--json")
+    assert [Path(str(record["path"])).name for record in records(finished)] == ["shown.png"]
+
+
 def test_a_name_that_is_no_text_is_answered_like_any_other(
     command: Run, toy_bundle: Path, tmp_path: Path
 ) -> None:
