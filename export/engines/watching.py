@@ -1,6 +1,7 @@
 """What TensorRT says while it builds, a line on a terminal and nothing else unasked; and Ctrl-C."""
 
 import logging
+import shutil
 import signal
 import sys
 import threading
@@ -64,8 +65,10 @@ def progress_monitor(trt: Any, title: str) -> Any:
                 self._show("")
 
         def _show(self, text: str) -> None:
-            # \r to the line's start, then clear to its end: the next text may be shorter.
-            sys.stderr.write(f"\r\x1b[K{text[:79]}")
+            # \r to the line's start, then clear to its end: the next text may be shorter. One that
+            # fills the line would go on in the next, where \r does not come back from.
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r\x1b[K{text[:width]}")
             sys.stderr.flush()
 
     return Monitor()

@@ -274,6 +274,9 @@ def test_progress_is_shown_where_the_version_has_a_monitor(
     shown = capsys.readouterr().err
     assert "building model.onnx for 8.7: Timing tactics 2/4" in shown
     assert shown.endswith("\r\x1b[K")
+    monkeypatch.setenv("COLUMNS", "40")  # a longer line would go on in the next, and stay
+    monitor.phase_start("Building engine from subgraph", None, 1)
+    assert capsys.readouterr().err == "\r\x1b[Kbuilding model.onnx for 8.7: Building e"
 
 
 @pytest.mark.parametrize(
