@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -72,6 +73,8 @@ def print_json(value: object, *, flush: bool = False) -> None:
 
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs `main(arguments)` and exits with its code, or with the code of the error it raised."""
+    if sys.stdout is None:  # whoever started us has closed it (`>&-`)
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,5 +1,7 @@
 """What all commands share: one-line errors and exit codes."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,3 +26,12 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: cannot write: {tmp_path / name}: ")
     assert line.endswith("choose another folder")
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_output_is_no_mistake(option: str, tmp_path: Path) -> None:
+    words = f'"$0" -m runtime doctor {option} >&-'
+    ended = subprocess.run(
+        ["sh", "-c", words, sys.executable], cwd=tmp_path, stderr=subprocess.PIPE, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
