@@ -24,14 +24,20 @@ from runtime.preflight import (
     this_platform,
 )
 from runtime.session import BACKENDS, Backend
-from runtime.tensorrt_library import FLAVORS, INSTALL, is_installed, load_tensorrt
+from runtime.tensorrt_library import (
+    FLAVORS,
+    INSTALL,
+    INSTALL_ON_JETSON,
+    is_installed,
+    load_tensorrt,
+)
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
 _VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
 _ONNX_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu  (CUDA 13, cuDNN 9)"
 _JETSON_TENSORRT = (
-    "sudo apt install python3-libnvinfer, and make the virtual environment with "
+    f"{INSTALL_ON_JETSON}, and make the virtual environment with "
     "`python3 -m venv --system-site-packages`"
 )
 

@@ -14,7 +14,7 @@ from runtime.card import EngineRecord, Flavor
 from runtime.cudart import CUDA_BINDINGS
 from runtime.errors import BackendError, EngineMismatchError
 from runtime.gpu import Gpu, find_gpu, missing_gpu
-from runtime.tensorrt_library import INSTALL, is_installed, load_tensorrt
+from runtime.tensorrt_library import how_to_install, is_installed, load_tensorrt
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Machine:
 def this_machine(flavor: Flavor) -> Machine:
     """This machine with a flavor of TensorRT; BackendError saying what is missing for it."""
     if not is_installed(flavor):
-        raise BackendError(f"{flavor} is not installed; `{INSTALL[flavor]}`")
+        raise BackendError(f"{flavor} is not installed; {how_to_install(flavor)}")
     if not is_installed_cuda():
         known = None if missing_gpu() else find_gpu()
         raise BackendError(f"cuda-bindings is not installed; `{install_cuda(known)}`")

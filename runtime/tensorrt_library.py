@@ -14,12 +14,18 @@ _log = logging.getLogger(__name__)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL: dict[Flavor, str] = {
-    "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com "
-    "(on a Jetson: sudo apt install python3-libnvinfer)",
+    "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com",
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-bindings",
 }
+INSTALL_ON_JETSON = "sudo apt install python3-libnvinfer"
 _KEPT_MESSAGES = 3
 _NO_CUDA = "CUDA initialization failure"  # 8.6 says so as a warning, and then gives no object
+
+
+def how_to_install(flavor: Flavor) -> str:
+    """The commands that install a flavor, for a sentence."""
+    jetson = f", on a Jetson `{INSTALL_ON_JETSON}`" if flavor == "tensorrt" else ""
+    return f"`{INSTALL[flavor]}`{jetson}"
 
 
 def is_installed(flavor: Flavor) -> bool:
@@ -34,7 +40,7 @@ def load_tensorrt(flavor: Flavor) -> Any:
         return importlib.import_module(_MODULES[flavor])
     except ImportError as error:
         raise BackendError(
-            f"{flavor} cannot be imported ({error}); install it: `{INSTALL[flavor]}`"
+            f"{flavor} cannot be imported ({error}); install it: {how_to_install(flavor)}"
         ) from error
 
 

@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LOWEST, _HIGHEST = 0.05, 20.0
+_PRECISION = 1e-4  # of its logarithm
 
 
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
     """The temperature that minimises the negative log-likelihood of logits (N, K), labels (N,).
 
     The targets are Platt's, (N + 1) / (N + 2) for the label and the rest shared by the others: with
-    hard targets a set that is classified without error would ask for a temperature of zero.
+    hard targets a set that is classified without error would ask for a temperature of zero. None if
+    no temperature from 0.05 to 20 is the best, as happens with a handful of images: the more even
+    the answers, or the more certain, the better they would seem.
     """
     from scipy.optimize import minimize_scalar
 
@@ -29,5 +32,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         return float(-(targets * log_probabilities).sum(axis=1).mean())
 
     bounds = (np.log(_LOWEST), np.log(_HIGHEST))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _PRECISION})
+    if min(abs(found.x - bound) for bound in bounds) < 10 * _PRECISION:
+        return None
     return float(np.exp(found.x))

@@ -42,7 +42,7 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
     temperature, validation_top1 = 1.0, None
     if len(validation_labels):
         validation_logits = trainer.validation_logits()
-        temperature = fit_temperature(validation_logits, validation_labels)
+        temperature = fit_temperature(validation_logits, validation_labels) or 1.0
         validation_top1 = top_k(validation_logits, validation_labels, 1)
     logits, labels = trainer.test_logits(), dataset.test_labels
     save(trainer.checkpoint(temperature=temperature, finished=True))
@@ -122,4 +122,6 @@ def _calibration_words(result: dict[str, Any]) -> str:
     if not count:
         fraction = result["recipe"]["validation_fraction"]
         return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"
+    if result["temperature"] == 1.0:
+        return f"1 (none was best for the {count} training images held out: not calibrated)"
     return f"{result['temperature']:.3f}, fitted on {count} training images held out for it"

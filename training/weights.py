@@ -53,9 +53,14 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
     """A student's state dict: the file's own, or the student of one of our checkpoints."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, *_NO_WEIGHTS) as error:
+    except OSError as error:
         raise UserError(
             f"--weights {path} cannot be read ({_first_line(error)}); expected a .pt file"
+        ) from error
+    except _NO_WEIGHTS as error:  # whose words tell how to load it all the same
+        raise UserError(
+            f"--weights {path} is no whole file of tensors alone; expected a .pt file of a state "
+            "dict, as torch.save(student.state_dict(), FILE) writes"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("student"), dict):
         content = content["student"]

@@ -15,7 +15,7 @@ from runtime.card import Flavor, Precision
 from runtime.errors import BackendError, UserError
 from runtime.gpu import find_gpu, missing_gpu
 from runtime.tensorrt_library import (
-    INSTALL,
+    how_to_install,
     is_installed,
     last_errors,
     load_tensorrt,
@@ -183,11 +183,11 @@ def load_flavor(name: Flavor | None) -> EngineFlavor:
         if not is_installed(name):
             raise BackendError(
                 "no TensorRT is installed. For desktop RTX GPUs, which it builds for without "
-                f"having one: `{INSTALL['tensorrt-rtx']}`; for any NVIDIA GPU, on that machine: "
-                f"`{INSTALL['tensorrt']}`"
+                f"having one: {how_to_install('tensorrt-rtx')}; for any NVIDIA GPU, on that "
+                f"machine: {how_to_install('tensorrt')}"
             )
     if not is_installed(name):
-        raise BackendError(f"{name} is not installed; `{INSTALL[name]}`")
+        raise BackendError(f"{name} is not installed; {how_to_install(name)}")
     if name == "tensorrt-rtx":
         return TensorRtRtx(load_tensorrt(name), tensorrt_logger(name))
     if (problem := missing_gpu()) is not None:

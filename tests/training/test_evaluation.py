@@ -60,6 +60,7 @@ def test_calibration_finds_the_temperature_that_made_the_labels(true: float) -> 
     cumulative = softmax(logits, temperature=true).cumsum(axis=1)
     labels = (generator.random((len(logits), 1)) > cumulative).sum(axis=1)
     found = fit_temperature(logits, labels)
+    assert found is not None
     assert found == pytest.approx(true, rel=0.03)
     calibrated = expected_calibration_error(softmax(logits, temperature=found), labels)
     assert calibrated < 0.01
@@ -68,8 +69,18 @@ def test_calibration_finds_the_temperature_that_made_the_labels(true: float) -> 
 def test_calibration_of_an_error_free_set_stays_away_from_certainty() -> None:
     labels = np.arange(100) % 4
     logits = 3.0 * np.eye(4)[labels]
-    probabilities = softmax(logits, temperature=fit_temperature(logits, labels))
+    temperature = fit_temperature(logits, labels)
+    assert temperature is not None
+    probabilities = softmax(logits, temperature=temperature)
     assert 0.98 < probabilities.max() < 0.995  # (N + 1) / (N + 2) = 0.990
+
+
+@pytest.mark.parametrize(("scale", "right"), [(5.0, 0), (5.0, 1), (1e-4, 4)])
+def test_a_handful_of_images_may_have_no_best_temperature(scale: float, right: int) -> None:
+    """Mostly wrong, they ask for even answers; all right and never sure, for certain ones."""
+    labels = np.arange(4)
+    answers = np.where(labels < right, labels, (labels + 1) % 4)
+    assert fit_temperature(scale * np.eye(4)[answers], labels) is None
 
 
 class Mean(nn.Module):
@@ -113,6 +124,7 @@ def test_the_summary_says_why_a_run_is_not_calibrated() -> None:
     result = {**figures, **counts, **words, "temperature": 1.0, "validation_images": 0}
     said = summary({**result, "recipe": {"validation_fraction": 0.05}})
     assert "validation_fraction 0.05 holds out no image" in said
+    assert "none was best for the 3 training images" in summary({**result, "validation_images": 3})
 
 
 def test_a_hundred_classes_can_be_plotted(tmp_path: pytest.TempPathFactory) -> None:

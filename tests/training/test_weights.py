@@ -97,8 +97,16 @@ def test_files_that_are_no_weights(tmp_path: Path, content: object, expected: st
         start_from(student, weights_from_file(path), arch="mobilenetv2")
 
 
-def test_a_text_file_is_no_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["text", "empty", "cut off", "whole module"])
+def test_other_files_are_no_weights(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights.pt"
-    path.write_text("hello")
-    with pytest.raises(UserError, match=r"weights.pt cannot be read .*expected a .pt file"):
+    torch.save(torch.nn.Linear(2, 2) if kind == "whole module" else torch.zeros(99), path)
+    content = {"text": b"hello", "empty": b"", "cut off": path.read_bytes()[:-99]}
+    path.write_bytes(content.get(kind, path.read_bytes()))
+    with pytest.raises(UserError, match=r"weights.pt is no whole file of tensors .*state_dict"):
         weights_from_file(path)
+
+
+def test_an_absent_file_is_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"weights.pt cannot be read .*expected a .pt file"):
+        weights_from_file(tmp_path / "weights.pt")

@@ -54,9 +54,10 @@ class Batches:
         self._subset = np.arange(len(images)) if subset is None else subset
         count = len(self._subset)
         if not 1 <= batch_size * world_size <= count:
+            each = f" in each of {world_size} processes" if world_size > 1 else ""
             raise UserError(
-                f"batch size {batch_size} (on {world_size} processes) does not fit "
-                f"{count} training images; expected 1 to {count // world_size}"
+                f"batch size {batch_size}{each} does not fit {count} training images; "
+                f"name one from 1 to {count // world_size} with --batch-size, or add images"
             )
         self.resident = fits(images, device) if resident is None else resident
         self._shape = (count // (batch_size * world_size), world_size, batch_size)
