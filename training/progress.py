@@ -8,6 +8,11 @@ from typing import Any
 from tqdm import tqdm
 
 
+def counted(count: int, noun: str) -> str:
+    """The number and its noun: "1 epoch", "2 epochs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Progress:
     """Reports to stderr and stdout; `quiet` processes of a group say nothing."""
 

@@ -25,6 +25,7 @@ from training.evidence_plan import (
     PlannedStudy,
 )
 from training.evidence_runs import planned_runs
+from training.progress import counted
 from training.provenance import provenance
 from training.robustness_table import LINES_SUFFIX, robustness_table
 from training.study_plot import plot_name, plot_study
@@ -113,7 +114,7 @@ def _tables(study: str, lines: Sequence[Line], *, chooses: bool = False) -> list
         images += f"{first['validation_images']:,} held out, {first['test_images']:,} tested on"
         parts += [
             f"**{first['arch']}** x{first['width']:g} at {first['image_size']} px, "
-            f"{first['data']}, {first['epochs']} epochs; {images}.",
+            f"{first['data']}, {counted(first['epochs'], 'epoch')}; {images}.",
             study_table(group),
             *([best_validated(group)] if chooses else []),
             provenance(study, group),
@@ -154,7 +155,8 @@ def _missing(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
         students.setdefault(", ".join(methods), []).append(arch)
     named = "; ".join(f"{' and '.join(archs)}: {names}" for names, archs in students.items())
     return [
-        f"Not measured yet: {len(missing)} of {len(runs)} runs of {runs[0].recipe.epochs} epochs, "
+        f"Not measured yet: {len(missing)} of {len(runs)} runs of "
+        f"{counted(runs[0].recipe.epochs, 'epoch')}, "
         f"seeds 0 to {study.seeds - 1} ({named}). They will be by "
         f"`python training/evidence.py --only {study.name}`."
     ]

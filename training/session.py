@@ -21,7 +21,7 @@ from training.process_group import (
     open_group,
     started_by_torchrun,
 )
-from training.progress import Progress
+from training.progress import Progress, counted
 from training.recipe import Recipe
 from training.result import finish_run, summary
 from training.run_folder import RunFolder, choose_folder, exclusive, move_latest, run_name
@@ -120,11 +120,13 @@ def _set_up(
         f"{plan.arch} x{plan.width:g} on {plan.data} at {plan.input.size} px, {plan.terms}: "
         f"{len(trainer.train_rows)} training images, {len(trainer.validation_rows)} held out for "
         f"calibration, {len(trainer.dataset.test_labels)} for testing; "
-        f"{plan.recipe.epochs} epochs on {device_name(trainer.device)}"
+        f"{counted(plan.recipe.epochs, 'epoch')} on {device_name(trainer.device)}"
     )
     if former is not None:
         trainer.restore(former)
-        progress.say(f"resumed after {former.epoch} epochs and {former.step} steps")
+        progress.say(
+            f"resumed after {counted(former.epoch, 'epoch')} and {counted(former.step, 'step')}"
+        )
         return
     weights = None
     if options.pretrained:

@@ -7,6 +7,7 @@ import numpy as np
 
 from runtime.files import atomic_path
 from training.plots import figure_of
+from training.progress import counted
 from training.study_results import Line
 from training.study_table import BASELINE, rows_of
 
@@ -25,7 +26,7 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
     Methods stand below one another, so that long names of many of them can be read.
     """
     rows = rows_of(lines)
-    figure, (axes,) = figure_of(figsize=(7, 1.4 + _INCHES_PER_ROW * len(rows)), ncols=1)
+    figure, (axes,) = figure_of(figsize=(8, 1.4 + _INCHES_PER_ROW * len(rows)), ncols=1)
     for position, row in enumerate(rows):
         values = [100 * line["top1"] for line in row.lines]
         axes.plot(values, [position] * len(values), "o", color="tab:blue", alpha=0.6)
@@ -36,8 +37,9 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     first = lines[0]
-    title = f"{first['arch']} on {first['data']}, {first['epochs']} epochs"
-    axes.set(xlabel="test top-1 (%)", title=title)
+    epochs = counted(first["epochs"], "epoch")
+    figure.suptitle(f"{first['arch']} on {first['data']}, {epochs}")  # wider than the axes
+    axes.set(xlabel="test top-1 (%)")
     axes.grid(axis="x", alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
