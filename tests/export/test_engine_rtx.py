@@ -155,6 +155,7 @@ from export.engines.flavors import load_flavor
 from runtime import tensorrt_library
 from runtime.card import Profile
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
 tensorrt_library._log.debug = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 build_engine(load_flavor("tensorrt-rtx"), BuildRequest(
     model=open(sys.argv[1], "rb").read(), source="model.onnx", precision="fp32",

@@ -12,6 +12,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.files import sha256_of
+from training import result as run_result
 from training.checkpoint import (
     Checkpoint,
     load_run_dataset,
@@ -160,8 +161,23 @@ def test_a_student_rebuilt_from_its_checkpoint_is_bit_equal(
     assert not trained.student.training
     assert not [name for name in trained.student.state_dict() if "auxiliary" in name]
     assert trained.result["top1"] == trained.history[-1].top1
-    assert trained.temperature == trained.result["temperature"] != 1
     assert trained.checkpoint_sha256 == sha256_of(finished / "checkpoint.pt")
+
+
+def test_the_temperature_that_fits_is_that_of_checkpoint_and_result(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def fit(logits: np.ndarray, labels: np.ndarray) -> float:
+        fitted.extend(labels)
+        return 1.75
+
+    monkeypatch.setattr(run_result, "fit_temperature", fit)
+    run(make_plan(), tiny_data, tmp_path)
+    trained = load_trained(tmp_path)
+    assert sorted(fitted) == sorted([0, 1, 2] * 4)  # a quarter of the 48 training images
+    assert trained.temperature == trained.result["temperature"] == 1.75
 
 
 def test_the_averaged_student_is_what_is_deployed(
