@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.classifier import CHUNK, Classifier
+from runtime.classifier import Classifier
 from runtime.pipeline import in_chunks
 from runtime.preprocess import decode_image, fit_image
 
@@ -155,7 +155,7 @@ def _network(classifier: Classifier, batch: int, seconds: float) -> BatchResult:
 
 def _folder(classifier: Classifier, paths: list[Path]) -> FolderResult:
     spec, session = classifier.card.input, classifier.session
-    chunk = min(CHUNK, session.max_batch or CHUNK)
+    chunk = classifier.chunk
     batch = np.zeros((chunk, session.input_size, session.input_size, 3), np.uint8)
 
     def decode(part: list[Path]) -> list[object]:

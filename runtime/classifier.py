@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_TOP_K = 5
-# Images of one run when there are many, for any backend: with chunks as large as an engine takes,
-# a few cores would decode while the others have none left, and decoding is what takes the time.
-CHUNK = 8
+# For any backend: with chunks as large as an engine takes, a few cores would decode while the others
+# have none left, and decoding is what takes the time.
+_CHUNK = 8
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +151,7 @@ class Classifier:
         """
         if on_error not in ("raise", "return"):
             raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
-        chunk = min(self._chunk(), -(-len(images) // usable_cores()) or 1)
+        chunk = min(self.chunk, -(-len(images) // usable_cores()) or 1)
         answers = list(self._stream(images, top_k=top_k, chunk=chunk))
         if on_error == "return":
             return answers
@@ -166,7 +166,7 @@ class Classifier:
         self, images: Iterable[ImageSource], *, top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Answer]:
         """Yields the answers in order while later images are decoded; never holds many at once."""
-        return self._stream(images, top_k=top_k, chunk=self._chunk())
+        return self._stream(images, top_k=top_k, chunk=self.chunk)
 
     def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
         """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
@@ -188,8 +188,10 @@ class Classifier:
         """Releases the model."""
         self.session.close()
 
-    def _chunk(self) -> int:
-        return min(CHUNK, self.session.max_batch or CHUNK)
+    @property
+    def chunk(self) -> int:
+        """Images of one run when there are many."""
+        return min(_CHUNK, self.session.max_batch or _CHUNK)
 
     def _stream(self, images: Iterable[ImageSource], *, top_k: int, chunk: int) -> Iterator[Answer]:
         check_top_k(top_k)

@@ -48,25 +48,28 @@ def test_there_is_one_width_of_pretrained_mobilenets() -> None:
         pretrained_weights("mobilenetv2", 0.5)
 
 
-def test_no_connection_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError("<urlopen error unreachable>")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(UserError, match=r"cannot be downloaded .*or name a file with --weights"):
-        pretrained_weights("resnet18", 1.0)
-
-
-def test_a_download_that_breaks_off_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            OSError("<urlopen error unreachable>"),
+            r"cannot be downloaded .*or name a file with --weights",
+        ),
+        (
+            RuntimeError('invalid hash value (expected "f37072fd", got "0a")'),
+            r"cannot be downloaded .*\(invalid hash value",
+        ),
+    ],
+)
+def test_a_download_that_fails_is_one_line(
+    error: Exception, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_off(*_arguments: object, **_options: object) -> None:
-        raise RuntimeError('invalid hash value (expected "f37072fd", got "0a")')
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", break_off)
-    with pytest.raises(UserError, match=r"cannot be downloaded .*\(invalid hash value"):
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    with pytest.raises(UserError, match=expected):
         pretrained_weights("resnet18", 1.0)
 
 
