@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_TOP_K = 5
-# For any backend: with chunks as large as an engine takes, a few cores would decode while the others
-# have none left, and decoding is what takes the time.
+# For any backend: with chunks as large as an engine takes, a few cores would decode while the
+# others have none left, and decoding is what takes the time.
 _CHUNK = 8
 
 
