@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.graph import network_nodes
 from export.options import Method
 from runtime.card import INPUT_NAME
-from runtime.onnx_session import load_onnxruntime
+from runtime.onnx_provider import load_onnxruntime
 
 CALIBRATION_IMAGES = 512
 

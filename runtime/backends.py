@@ -4,14 +4,15 @@ An asked-for backend is used or refused, never replaced by another. Without one,
 `options` that runs is used and says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from runtime.bundle import Bundle
 from runtime.card import EngineRecord, Flavor, ModelFile, Precision
 from runtime.errors import BackendError, EngineMismatchError, UserError
-from runtime.onnx_session import OnnxBackend, OnnxSession, Threads, missing_provider
+from runtime.onnx_provider import OnnxBackend, provider_problem
+from runtime.onnx_session import OnnxSession, Threads
 from runtime.session import BACKENDS, Backend, Session
 from runtime.tensorrt_library import FLAVORS
 
@@ -46,16 +47,25 @@ class Choice:
     reason: str
 
 
-def options(bundle: Bundle) -> list[Option]:
-    """Every backend and precision that the bundle has files for, from best to plainest."""
-    found = [option for flavor in FLAVORS for option in _engine_options(bundle, flavor)]
-    for backend, precisions in ONNX_PRECISIONS.items():
-        missing = missing_provider(backend)
-        problem = BackendError(missing) if missing else None
-        for precision in precisions:
-            if record := bundle.card.file(precision):
-                found.append(Option(backend, precision, record, problem))
-    return found
+def options(bundle: Bundle, backend: str | None = None) -> Iterator[Option]:
+    """Every backend, or the one named, and precision that the bundle has files for, best first.
+
+    One by one, because to know what a backend lacks takes time: `onnx-cuda` has to be started.
+    """
+    for flavor in FLAVORS:
+        if backend in (None, flavor):
+            yield from _engine_options(bundle, flavor)
+    for onnx_backend in ONNX_PRECISIONS:
+        if backend in (None, onnx_backend):
+            yield from _onnx_options(bundle, onnx_backend)
+
+
+def _onnx_options(bundle: Bundle, backend: OnnxBackend) -> Iterator[Option]:
+    reason = provider_problem(backend)
+    problem = BackendError(reason) if reason else None
+    for precision in ONNX_PRECISIONS[backend]:
+        if record := bundle.card.file(precision):
+            yield Option(backend, precision, record, problem)
 
 
 def _engine_options(bundle: Bundle, flavor: Flavor) -> list[Option]:
@@ -90,12 +100,11 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
         raise unknown_backend(backend)
     if precision is not None and precision not in PRECISIONS:
         raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    considered = [
-        option
-        for option in options(bundle)
-        if backend in (None, option.backend) and precision in (None, option.precision)
-    ]
-    for option in considered:
+    considered = []
+    for option in options(bundle, backend):
+        if precision not in (None, option.precision):
+            continue
+        considered.append(option)
         if option.problem is None:
             return Choice(option, _reason(considered, option, backend, precision))
     if considered and all(isinstance(o.problem, EngineMismatchError) for o in considered):

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from runtime.card import Flavor
-from runtime.errors import BackendError, SkdEdgeError
+from runtime.errors import BackendError
 from runtime.gpu import NO_GPU, Gpu, find_gpu
-from runtime.onnx_session import (
+from runtime.onnx_provider import (
     OnnxBackend,
+    failed_start,
     load_onnxruntime,
     missing_provider,
-    start_provider,
 )
 from runtime.pipeline import usable_cores
 from runtime.preflight import (
@@ -35,7 +35,9 @@ from runtime.tensorrt_library import (
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
 _VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
-_ONNX_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu  (CUDA 13, cuDNN 9)"
+# 1.27 and newer need CUDA 13. The extras bring CUDA and cuDNN themselves.
+_CUDA_13 = 13
+_ONNX_CUDA = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]{limit}'"
 _JETSON_TENSORRT = (
     f"{INSTALL_ON_JETSON}, and make the virtual environment with "
     "`python3 -m venv --system-site-packages`"
@@ -107,12 +109,17 @@ def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
             return reason, _gpu_remedy(reason)
         if platform.machine() == "aarch64":
             return reason, "none: PyPI has no such build for this processor; use tensorrt"
-        return reason, _ONNX_CUDA
-    try:
-        start_provider(backend)  # it can be compiled in and still not start
-    except SkdEdgeError as error:
-        return str(error), _ONNX_CUDA
+        return reason, _install_onnx_cuda()
+    if reason := failed_start(backend):
+        return reason, _install_onnx_cuda()
     return None
+
+
+def _install_onnx_cuda() -> str:
+    """For the driver that is here; the newest if there is none yet."""
+    gpu = None if _gpu_problem() else find_gpu()
+    is_old = gpu is not None and int(gpu.cuda_version.split(".")[0]) < _CUDA_13
+    return _ONNX_CUDA.format(limit="<1.27" if is_old else "")
 
 
 def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:

@@ -1,9 +1,7 @@
 """An ONNX file on ONNX Runtime: `onnx-cpu` and `onnx-cuda`."""
 
-import importlib
-import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,20 +9,19 @@ from numpy.typing import NDArray
 
 from runtime.card import INPUT_NAME, OUTPUT_NAME
 from runtime.errors import BackendError, BundleError
+from runtime.onnx_provider import (
+    PROVIDERS,
+    OnnxBackend,
+    first_line,
+    load_onnxruntime,
+    load_provider,
+    missing_provider,
+)
 from runtime.session import Session
 
-OnnxBackend = Literal["onnx-cpu", "onnx-cuda"]
-PROVIDERS: dict[OnnxBackend, str] = {
-    "onnx-cpu": "CPUExecutionProvider",
-    "onnx-cuda": "CUDAExecutionProvider",
-}
 # On the CPU of 1.31 and 1.32 this optimiser turns int8 Q/DQ over float16 into garbage.
 _BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3
-_IDENTITY = (  # an ONNX model of one float32, y = x
-    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
-    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
 
 
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,38 +64,13 @@ class OnnxSession(Session):
         self._session = None
 
 
-def load_onnxruntime() -> Any:
-    """The package, imported where it is needed: it takes 0.2 s."""
-    # From 1.32 on it reports its use to its makers unless this is set before it is imported.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return importlib.import_module("onnxruntime")
-
-
-def missing_provider(backend: OnnxBackend) -> str | None:
-    """Why `backend` cannot run with the installed onnxruntime on this machine; None if it can."""
-    onnxruntime = load_onnxruntime()
-
-    if PROVIDERS[backend] not in onnxruntime.get_available_providers():
-        return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
-    if backend == "onnx-cpu":
-        return None
-    from runtime.gpu import missing_gpu
-
-    return missing_gpu()
-
-
-def start_provider(backend: OnnxBackend) -> None:
-    """Runs nothing on the provider but its start; BackendError or BundleError if it fails."""
-    _open(_IDENTITY, "a test model", backend, Threads())
-
-
 def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:
     onnxruntime = load_onnxruntime()
-
     if missing := missing_provider(backend):
         raise BackendError(
             f"{backend} cannot run: {missing}; `python -m runtime doctor` tells how to get it"
         )
+    load_provider(backend)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -116,7 +88,7 @@ def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> 
     except Exception as error:  # onnxruntime's own classes share no base of theirs
         raise BundleError(
             f"{source} cannot be opened by onnxruntime {onnxruntime.__version__} "
-            f"({_first_line(error)}); expected an ONNX file made by `python export/run.py`"
+            f"({first_line(error)}); expected an ONNX file made by `python export/run.py`"
         ) from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere log line
         raise BackendError(
@@ -141,7 +113,3 @@ def _check_graph(session: Any, source: str) -> tuple[int, int]:
         f"(N, size, size, 3) and float32 {OUTPUT_NAME} (N, classes) with a free N, "
         "as `python export/run.py` writes"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

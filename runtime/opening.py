@@ -9,7 +9,8 @@ from runtime.card import METADATA_KEY, PRECISION_KEY, Card, card_from_json
 from runtime.classifier import Classifier
 from runtime.errors import BackendError, BundleError
 from runtime.locate import find_model
-from runtime.onnx_session import OnnxSession, Threads, missing_provider
+from runtime.onnx_provider import provider_problem
+from runtime.onnx_session import OnnxSession, Threads
 from runtime.preprocess import DEFAULT_LIMITS, Limits
 from runtime.session import BACKENDS
 
@@ -99,13 +100,16 @@ def _read(path: Path) -> bytes:
 def _onnx_session(path: Path, backend: str | None, threads: Threads) -> tuple[OnnxSession, str]:
     if backend is not None and backend not in BACKENDS:
         raise unknown_backend(backend)
-    problems = {name: missing_provider(name) for name in ONNX_PRECISIONS}
-    for name, problem in problems.items():
-        if backend == name or (backend is None and problem is None):
-            why = "; ".join(f"{other}: {text}" for other, text in problems.items() if text)
-            reason = "asked for" if backend else f"the best that runs here; {why}"
+    skipped: list[str] = []
+    for name in ONNX_PRECISIONS:
+        if backend not in (None, name):
+            continue
+        problem = None if backend else provider_problem(name)  # opening will say it
+        if problem is None:
+            reason = "asked for" if backend else "; ".join(["the best that runs here", *skipped])
             session = OnnxSession(_read(path), source=str(path), backend=name, threads=threads)
             return session, reason
+        skipped.append(f"{name}: {problem}")
     raise BackendError(
         f"{backend} runs engines, and {path} is a lone ONNX file; name a bundle with an engine "
         "(`python export/build_trt.py` builds it)"

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def _asked(option: Option, backend: str | None, precision: str | None) -> bool:
     return backend in (None, option.backend) and precision in (None, option.precision)
 
 
-def _worth_measuring(found: Sequence[Option]) -> list[Option]:
+def _worth_measuring(found: Iterable[Option]) -> list[Option]:
     """What runs here, without TensorRT's int8 graph on ONNX Runtime: it is not made for that."""
     return [
         option

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import BackendError, BundleError, ImageError, UserError, open_classifier
+from runtime import (
+    BackendError,
+    BundleError,
+    ImageError,
+    UserError,
+    onnx_provider,
+    open_classifier,
+)
 from runtime.card import read_card, write_card
 from runtime.onnx_session import OnnxSession
 
@@ -102,6 +109,38 @@ def test_a_refusal_says_what_is_there(toy_bundle: Path) -> None:
     # Of this precision: the bundle may have engines of another.
     with open_classifier(toy_bundle, precision="fp16") as classifier:
         assert classifier.reason.endswith("no fp16 engine in the bundle")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("file", [None, "model.onnx"])
+def test_cuda_that_does_not_start_is_passed_over_with_the_reason(
+    toy_bundle: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with onnxruntime-gpu and a driver, but without CUDA or cuDNN.
+    monkeypatch.setattr("runtime.onnx_provider.missing_provider", lambda backend: None)
+    with open_classifier(toy_bundle / file if file else toy_bundle) as classifier:
+        assert classifier.backend == "onnx-cpu"
+        assert "onnx-cuda: CUDAExecutionProvider does not start" in classifier.reason
+    with pytest.raises(BackendError, match="onnx-cuda cannot run"):
+        open_classifier(toy_bundle / file if file else toy_bundle, backend="onnx-cuda")
+
+
+def test_cuda_is_loaded_from_its_wheels_without_a_word_on_stdout(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    onnx_provider.load_provider.cache_clear()
+    monkeypatch.setattr(
+        "onnxruntime.preload_dlls", lambda: print("Failed to load libcublasLt.so.13")
+    )
+    with caplog.at_level(logging.INFO, logger="runtime"):
+        onnx_provider.load_provider("onnx-cpu")
+        assert not caplog.messages
+        onnx_provider.load_provider("onnx-cuda")
+    onnx_provider.load_provider.cache_clear()
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Failed to load libcublasLt.so.13"]
 
 
 def test_a_silent_fallback_of_onnxruntime_is_refused(

@@ -69,16 +69,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
                 module.ComputeCapability = capabilities
             return module
 
-        def start(backend: str) -> None:
-            if not starts:
-                raise BackendError("onnx-cuda did not start")
-
         monkeypatch.setattr(doctor, "find_gpu", find)
         monkeypatch.setattr(doctor, "is_installed", lambda flavor: flavor in tensorrt)
         monkeypatch.setattr(doctor, "is_installed_cuda", lambda: cuda)
         monkeypatch.setattr(preflight, "cuda_bindings", lambda: bindings)
         monkeypatch.setattr(doctor, "load_tensorrt", load)
-        monkeypatch.setattr(doctor, "start_provider", start)
+        monkeypatch.setattr(
+            doctor, "failed_start", lambda name: None if starts else "does not start"
+        )
         monkeypatch.setattr(
             doctor, "missing_provider", lambda name: missing if name == "onnx-cuda" else None
         )
@@ -130,7 +128,8 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
         ),
         ({"broken": True}, "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt<12'"),
         ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),
-        ({"starts": False}, "onnx-cuda", "did not start", "cuDNN"),
+        ({"starts": False}, "onnx-cuda", "does not start", "onnxruntime-gpu[cuda,cudnn]'"),
+        ({"starts": False, "card": ORIN}, "onnx-cuda", "does not start", "[cuda,cudnn]<1.27'"),
         (
             {"tensorrt": ("tensorrt-rtx",), "capabilities": SimpleNamespace(SM86=1)},
             "tensorrt-rtx",
