@@ -48,7 +48,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How to train: all that `result.json` needs so that the run can be repeated."""
 
     epochs: Count
-    batch_size: Count  # per process
+    batch_size: Annotated[int, msgspec.Meta(ge=2)]  # per process; BatchNorm needs two images
 
     optimizer: Optimizer
     learning_rate: Positive  # the highest

@@ -23,9 +23,9 @@ def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
     if recipe.schedule == "cosine":
         progress = (step - warmup) / max(1, total - warmup)
         return recipe.learning_rate * _cosine(1.0, 0.0, progress)
-    # Milestones fall on whole epochs, as in the published recipes.
+    # Milestones fall on whole epochs, as in the published recipes, and never before the first.
     epoch = step // steps_per_epoch
-    passed = sum(epoch >= round(share * recipe.epochs) for share in recipe.milestones)
+    passed = sum(epoch >= max(1, round(share * recipe.epochs)) for share in recipe.milestones)
     return recipe.learning_rate * recipe.milestone_factor**passed
 
 

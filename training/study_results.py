@@ -12,7 +12,9 @@ from training.recipe import Recipe
 
 Line = dict[str, Any]
 RESULTS = Path("results")
+# What tells runs apart, next to the recipe; a line without the last two is of the default.
 _IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
+_DEFAULTS = {"weights": "random", "noise_seed": 0}
 
 
 def merge_lines(path: Path, lines: Sequence[Line]) -> None:
@@ -45,4 +47,5 @@ def whole_recipe(line: Line) -> dict[str, Any]:
 
 
 def _identity(line: Line) -> tuple[object, ...]:
-    return (*(line.get(key) for key in _IDENTITY), whole_recipe(line))
+    values = [line.get(key) for key in _IDENTITY]
+    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))

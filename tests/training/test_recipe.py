@@ -41,6 +41,7 @@ def test_every_data_set_has_a_recipe() -> None:
         ({"learning_rate": ".nan"}, r"learning_rate: received nan, expected a finite number"),
         ({"label_smoothing": 1}, r"label_smoothing: received 1, expected float < 1"),
         ({"flip": 1}, r"flip: received 1, expected bool"),
+        ({"batch_size": 1}, r"batch_size: received 1, expected int >= 2"),
         ({"tap": 5}, r"tap: received 5, expected int <= 4"),
         ({"milestones": "[0.6, 0.3]"}, r"milestones \(0.6, 0.3\) must ascend"),
         ({"schedule": "one-cycle", "warmup_epochs": 1}, r"warmup_epochs must be 0"),
@@ -107,6 +108,8 @@ def test_step_schedule_drops_at_whole_epochs() -> None:
     assert curve[30] == pytest.approx(0.02)
     assert curve[59] == pytest.approx(0.02)
     assert curve[60] == pytest.approx(0.004)
+    # 0.3 of one epoch rounds to the start: a short run begins at the full rate all the same.
+    assert rates(epochs=1, schedule="step", milestones=(0.3, 0.6))[0] == pytest.approx(0.1)
 
 
 def test_cosine_schedule_warms_up_and_ends_near_zero() -> None:

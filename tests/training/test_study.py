@@ -120,6 +120,16 @@ def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
         read_lines(path)
 
 
+def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "main.jsonl"
+    old, pretrained = line("ce", 0, 0.5), {**line("ce", 0, 0.6), "weights": "torchvision"}
+    merge_lines(path, [old, pretrained, {**old, "noise_seed": 1}])
+    assert len(read_lines(path)) == 3
+    # What a line does not say was the default.
+    merge_lines(path, [{**old, "weights": "random", "noise_seed": 0, "top1": 0.9}])
+    assert [found["top1"] for found in read_lines(path)] == [0.6, 0.5, 0.9]
+
+
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
     plot_study(tmp_path / "plot.png", [line("ce", 0, 0.7), line("drg", 0, 0.8)])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
