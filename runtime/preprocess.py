@@ -37,10 +37,13 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _RGB_CHANNELS = 3
-# A progressive JPEG has about ten scans. Each scan walks over the whole picture, so that a few
-# hundred thousand empty ones in a small file would take hours.
+# A plain JPEG has one scan, a progressive one about ten. Each walks over the whole picture, so that
+# a few hundred thousand empty ones in a small file, of either kind, would take hours.
 _MAX_SCANS = 200
-_START_OF_SCAN = b"\xff\xda"
+_JPEG, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+# Pillow decodes these in Python, 4 million pixels a second, of which a file needs to name none.
+_MAX_RUN_LENGTH_PIXELS = 4_000_000
+_RUN_LENGTHS = "bmp_rle"
 _UNDEFINED_RANGE = ("I", "F")
 
 
@@ -144,7 +147,7 @@ def _check_bytes(size: int, limits: Limits, name: str) -> None:
 def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
-            _check_pixels(source, limits, name)
+            _check_pixels(source, limits.max_pixels, name)
             return _rgb(ImageOps.exif_transpose(source), name)
         return _decode_bytes(source, spec, limits, name)
     except ImageError:
@@ -160,9 +163,11 @@ def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) ->
         raise ImageError(f"{name}: is empty; expected JPEG, PNG, WebP or BMP")
     _check_bytes(len(content), limits, name)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        _check_pixels(image, limits, name)
-        if image.info.get("progressive") and content.count(_START_OF_SCAN) > _MAX_SCANS:
+        _check_pixels(image, limits.max_pixels, name)
+        if content.startswith(_JPEG) and content.count(_START_OF_SCAN) > _MAX_SCANS:
             raise ImageError(f"{name}: has over {_MAX_SCANS} scans; save it again as plain JPEG")
+        if any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
+            _check_pixels(image, _MAX_RUN_LENGTH_PIXELS, f"{name}: a BMP of run lengths")
         # libjpeg decodes at 1/2, 1/4 or 1/8 for less; never below what the crop needs.
         edge = math.ceil(spec.size * spec.resize / spec.crop)
         image.draft(None, (edge, edge))
@@ -170,13 +175,11 @@ def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) ->
         return _rgb(image, name)
 
 
-def _check_pixels(image: Image.Image, limits: Limits, name: str) -> None:
+def _check_pixels(image: Image.Image, most: int, name: str) -> None:
     if 0 in image.size:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, expected at least one")
-    if image.width * image.height > limits.max_pixels:
-        raise ImageError(
-            f"{name}: {image.width}x{image.height} pixels, the limit is {limits.max_pixels}"
-        )
+    if image.width * image.height > most:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, the limit is {most}")
 
 
 def _reason(error: Exception) -> str:

@@ -178,6 +178,15 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg of 50000 scans", progressive[:-2] + scan * 50_000 + b"\xff\xd9"
     yield "jpeg of 150 scans", progressive[:-2] + scan * 150 + b"\xff\xd9"
     side = 8000
+    plain = encoded(Image.new("RGB", (side, side)), "JPEG", subsampling=0)
+    lone = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0)  # of the first channel
+    yield (
+        "plain jpeg of 50000 scans",
+        plain[: plain.index(b"\xff\xda")] + lone * 50_000 + b"\xff\xd9",
+    )
+    head = struct.pack("<2sIIII", b"BM", 0, 0, 54, 40)
+    head += struct.pack("<iiHHIIiiII", side, side, 1, 8, 1, 0, 0, 0, 1, 0)
+    yield "bmp of 8000 short run lengths", head + bytes(4) + (b"\1\0" + b"\0\0") * side
     yield (
         "bmp with run lengths",
         struct.pack("<2sIIIIiiHHIIiiII", b"BM", 90, 0, 54, 40, side, side, 1, 8, 1, 36, 0, 0, 0, 0)
