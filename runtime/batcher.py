@@ -14,19 +14,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
+from runtime.closing import Closing
 from runtime.errors import BackendError, OverloadedError, UserError
 from runtime.pipeline import usable_cores
 from runtime.preprocess import ImageSource
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _MAX_WAIT_MS = 3_600_000  # an hour
 _SMOOTHING = 0.1  # weight of the newest batch in the running mean of seconds an image
@@ -41,7 +38,7 @@ class _Request:
     image: "NDArray[np.uint8] | Any" = None  # set when decoded
 
 
-class Batcher:
+class Batcher(Closing):
     """Answers images from many threads through one classifier. Does not close the classifier.
 
     Attributes:
@@ -192,14 +189,20 @@ class Batcher:
         _stand_back(self._niceness)
         while batch := self._next_batch():
             started = time.perf_counter()
+            failure: BaseException | None = None
+            answers: list[Predictions] = []
             try:
-                self._answer(batch)
+                answers = self._answers(batch)
             except BaseException as error:  # the next batch must be answered all the same
+                failure = error
+            # First: whoever has an answer may send the next image at once, and is not waiting.
+            self._finish(batch, time.perf_counter() - started)
+            if failure is not None:
                 for request in batch:
-                    if not request.future.done():
-                        request.future.set_exception(error)
-            finally:
-                self._finish(batch, time.perf_counter() - started)
+                    request.future.set_exception(failure)
+            else:
+                for request, answer in zip(batch, answers, strict=True):
+                    request.future.set_result(answer)
 
     def _next_batch(self) -> list[_Request]:
         """Waits for images; empty when the batcher is closed and everything is answered."""
@@ -231,10 +234,12 @@ class Batcher:
         coming = len(self._ready) + self._decoding
         return min(self.max_batch, -(-coming // max(1, self._idle)))
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _answers(self, batch: list[_Request]) -> list[Predictions]:
         probabilities = self.classifier.session.run(np.stack([r.image for r in batch]))
-        for request, row in zip(batch, probabilities, strict=True):
-            request.future.set_result(self.classifier.rank(row, request.top_k))
+        return [
+            self.classifier.rank(row, request.top_k)
+            for request, row in zip(batch, probabilities, strict=True)
+        ]
 
     def _finish(self, batch: list[_Request], seconds: float) -> None:
         each = seconds / len(batch) / len(self._runners)
@@ -244,17 +249,6 @@ class Batcher:
             self._seconds_an_image = known + _SMOOTHING * (each - known) if known else each
         for observe in self.observers:
             observe(len(batch), seconds)
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _stand_back(niceness: int) -> None:

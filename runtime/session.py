@@ -1,22 +1,19 @@
 """An open model that runs batches: what every backend offers, and the check of what it receives."""
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.closing import Closing
 from runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Backend = Literal["onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-class Session(ABC):
+class Session(Closing):
     """One model file, opened on one backend. Safe to share between threads.
 
     Attributes:
@@ -48,10 +45,6 @@ class Session(ABC):
             self._run(np.zeros(shape, np.uint8))
 
     @abstractmethod
-    def close(self) -> None:
-        """Releases everything; a second call does nothing."""
-
-    @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Runs a checked, contiguous batch."""
 
@@ -70,14 +63,3 @@ class Session(ABC):
             raise UserError(
                 f"received {len(images)} images, this model takes at most {self.max_batch} at once"
             )
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

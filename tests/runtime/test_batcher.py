@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -38,6 +39,20 @@ class GatedSession(Session):
 
     def close(self) -> None:
         self.inner.close()
+
+
+class WideSession(Session):
+    """Gives a thousand classes."""
+
+    def __init__(self, inner: Session) -> None:
+        self.backend = inner.backend
+        self.input_size, self.num_classes = inner.input_size, 1000
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((len(images), self.num_classes), 1e-3, np.float32)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -118,6 +133,30 @@ def test_a_full_queue_refuses_and_recovers(classifier: Classifier, gated: GatedS
             batcher.submit_all([colour("red")] * 5)
         assert batcher.waiting == 0
         assert batcher.submit(colour("green")).result(timeout=10)[0].label == "green"
+
+
+def test_who_has_an_answer_may_ask_again_at_once(classifier: Classifier) -> None:
+    """An answered image is not a waiting one: room for all clients is never too little for them."""
+    clients, refused = 8, []
+    classifier.card = msgspec.structs.replace(
+        classifier.card, class_names=tuple(f"class {i}" for i in range(1000))
+    )
+    classifier.session = WideSession(classifier.session)  # to rank so many takes a while
+
+    def client() -> None:
+        for _ in range(100):
+            try:
+                batcher.submit(colour("red"), top_k=1000).result(timeout=20)
+            except OverloadedError as error:
+                refused.append(error)
+
+    with Batcher(classifier, max_batch=clients, max_queue=clients) as batcher:
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not refused
 
 
 def test_broken_images_and_failing_batches_spare_the_others(
