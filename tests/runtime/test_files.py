@@ -5,11 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import atomic_folder, atomic_path, leftovers
+from runtime.files import atomic_folder, atomic_path, leftovers, write_atomic
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_as_readable_as_any_other_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "any").touch()
+
+    def change(mask: int) -> int:
+        raise AssertionError("files that other threads make meanwhile would be open to all")
+
+    monkeypatch.setattr(os, "umask", change)
+    write_atomic(tmp_path / "card.json", "{}")
+    assert (tmp_path / "card.json").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_a_folder_takes_its_place_when_all_of_it_is_on_disk(
