@@ -19,9 +19,10 @@ from runtime.errors import UserError, VerificationError
 
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
-# A full disk or a place that cannot be written is for the user to mend, no fault of the program.
-_USER_ERRNO = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+# A full disk or a file that may not be used is for the user to mend, no fault of the program.
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
 
@@ -92,12 +93,11 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in _USER_ERRNO:
+        if error.errno not in _FULL_DISK | _REFUSED:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        code = fail(
-            f"cannot write{where}: {error.strerror}; free some space or choose another folder", 2
-        )
+        what = error.filename or "a file"
+        mend = "free some space, or " if error.errno in _FULL_DISK else ""
+        code = fail(f"{what}: {error.strerror}; {mend}choose another file or folder", EXIT_USER)
     sys.exit(code)
 
 

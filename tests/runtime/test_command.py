@@ -1,5 +1,7 @@
 """What all commands share: one-line errors and exit codes."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,8 +26,27 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
         run_command(main)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: cannot write: {tmp_path / name}: ")
-    assert line.endswith("choose another folder")
+    assert line.startswith(f"error: {tmp_path / name}: ")
+    assert line.endswith("; choose another file or folder")
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space, or choose another"),
+        (errno.EACCES, "Permission denied; choose another"),  # of a file that is read, too
+    ],
+)
+def test_what_the_system_refuses_is_named(
+    number: int, mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Sequence[str]) -> int:
+        raise OSError(number, os.strerror(number), "images.npy")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: images.npy: {mend}")
 
 
 @pytest.mark.parametrize("option", ["", "--json"])
