@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime.batcher import Batcher
     from runtime.card import Card
-    from runtime.classifier import Classifier, Prediction, Timing
+    from runtime.classifier import Classifier, Prediction
     from runtime.errors import (
         BackendError,
         BundleError,
@@ -43,7 +43,6 @@ __all__ = [
     "Session",
     "SkdEdgeError",
     "Threads",
-    "Timing",
     "UserError",
     "VerificationError",
     "open_classifier",
@@ -55,7 +54,7 @@ if not TYPE_CHECKING:
     _HOMES = {
         "batcher": ("Batcher",),
         "card": ("Card",),
-        "classifier": ("Classifier", "Prediction", "Timing"),
+        "classifier": ("Classifier", "Prediction"),
         "onnx_session": ("Threads",),
         "opening": ("open_classifier",),
         "preprocess": ("Limits",),

@@ -1,29 +1,23 @@
 """A model and its card: images in, labels out."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Literal, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import Card
+from runtime.closing import Closing
 from runtime.errors import BundleError, ImageError, UserError
 from runtime.pipeline import in_chunks, usable_cores
 from runtime.preprocess import (
     DEFAULT_LIMITS,
     ImageSource,
     Limits,
-    decode_image,
-    fit_image,
     preprocess,
 )
 from runtime.session import Backend, Session
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 DEFAULT_TOP_K = 5
 # For any backend: with chunks as large as an engine takes, a few cores would decode while the
@@ -39,19 +33,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     probability: float
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of one image went."""
-
-    decode_ms: float
-    preprocess_ms: float
-    network_ms: float
-
-
 Predictions = list[Prediction]  # from the most probable class downwards
 Answer = Predictions | ImageError
 
 
-class Classifier:
+class Classifier(Closing):
     """An open model. Safe to share between threads; close it, or use it in a `with` statement.
 
     Attributes:
@@ -104,25 +90,6 @@ class Classifier:
         check_top_k(top_k)
         return self.rank(self.session.run(self.prepare(image)[None])[0], top_k)
 
-    def classify_timed(
-        self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K
-    ) -> tuple[Predictions, Timing]:
-        """As `classify`, with the time of each stage."""
-        check_top_k(top_k)
-        started = time.perf_counter()
-        decoded = decode_image(image, self.card.input, limits=self.limits)
-        after_decode = time.perf_counter()
-        prepared = fit_image(decoded, self.card.input)
-        after_preprocess = time.perf_counter()
-        probabilities = self.session.run(prepared[None])
-        after_network = time.perf_counter()
-        timing = Timing(
-            decode_ms=1e3 * (after_decode - started),
-            preprocess_ms=1e3 * (after_preprocess - after_decode),
-            network_ms=1e3 * (after_network - after_preprocess),
-        )
-        return self.rank(probabilities[0], top_k), timing
-
     @overload
     def classify_batch(
         self,
@@ -151,8 +118,7 @@ class Classifier:
         """
         if on_error not in ("raise", "return"):
             raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
-        chunk = min(self.chunk, -(-len(images) // usable_cores()) or 1)
-        answers = list(self._stream(images, top_k=top_k, chunk=chunk))
+        answers = list(self.classify_stream(images, top_k=top_k))
         if on_error == "return":
             return answers
         predictions: list[Predictions] = []
@@ -166,7 +132,15 @@ class Classifier:
         self, images: Iterable[ImageSource], *, top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Answer]:
         """Yields the answers in order while later images are decoded; never holds many at once."""
-        return self._stream(images, top_k=top_k, chunk=self.chunk)
+        check_top_k(top_k)
+        chunk = self.chunk
+        if isinstance(images, Sized):  # few images are for all cores, too
+            chunk = min(chunk, -(-len(images) // usable_cores()) or 1)
+
+        def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
+            return self._classify_chunk(items, top_k)
+
+        return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
 
     def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
         """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
@@ -190,16 +164,8 @@ class Classifier:
 
     @property
     def chunk(self) -> int:
-        """Images of one run when there are many."""
+        """Most images of one run when there are many."""
         return min(_CHUNK, self.session.max_batch or _CHUNK)
-
-    def _stream(self, images: Iterable[ImageSource], *, top_k: int, chunk: int) -> Iterator[Answer]:
-        check_top_k(top_k)
-
-        def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
-            return self._classify_chunk(items, top_k)
-
-        return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
 
     def _classify_chunk(self, items: list[tuple[int, ImageSource]], top_k: int) -> list[Answer]:
         size = self.session.input_size
@@ -220,17 +186,6 @@ class Classifier:
             answer if isinstance(answer, ImageError) else self.rank(next(probabilities), top_k)
             for answer in answers
         ]
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_top_k(top_k: int) -> int:

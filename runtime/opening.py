@@ -1,6 +1,7 @@
 """`open_classifier`: from what a user calls a model to a classifier that runs."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 
 from runtime.backends import ONNX_PRECISIONS, choose, open_session, unknown_backend
@@ -47,14 +48,17 @@ def open_classifier(
     else:
         bundle = open_bundle(path)
         choice = choose(bundle, backend=backend, precision=precision)
-        classifier = Classifier(
-            open_session(bundle, choice.option, threads=threads),
-            bundle.card,
-            source=str(path / choice.option.record.path),
-            precision=choice.option.precision,
-            reason=choice.reason,
-            limits=limits,
-        )
+        with ExitStack() as refused:  # an engine's memory is freed by `close` alone
+            session = refused.enter_context(open_session(bundle, choice.option, threads=threads))
+            classifier = Classifier(
+                session,
+                bundle.card,
+                source=str(path / choice.option.record.path),
+                precision=choice.option.precision,
+                reason=choice.reason,
+                limits=limits,
+            )
+            refused.pop_all()
     _log.info("%s", classifier.describe())
     return classifier
 
@@ -63,15 +67,21 @@ def _open_file(
     path: Path, backend: str | None, precision: str | None, threads: Threads, limits: Limits
 ) -> Classifier:
     """Opens a lone ONNX file by the card in its metadata."""
-    session, reason = _onnx_session(path, backend, threads)
-    card = embedded_card(session, path)
-    own = session.metadata.get(PRECISION_KEY)
-    if precision not in (None, own):
-        raise BackendError(
-            f"{path} holds {own or 'an unknown precision'}, not {precision}; "
-            "name the bundle, or the file of that precision"
+    with ExitStack() as refused:
+        session, reason = _onnx_session(path, backend, threads)
+        refused.enter_context(session)
+        card = embedded_card(session, path)
+        own = session.metadata.get(PRECISION_KEY)
+        if precision not in (None, own):
+            raise BackendError(
+                f"{path} holds {own or 'an unknown precision'}, not {precision}; "
+                "name the bundle, or the file of that precision"
+            )
+        classifier = Classifier(
+            session, card, source=str(path), precision=own, reason=reason, limits=limits
         )
-    return Classifier(session, card, source=str(path), precision=own, reason=reason, limits=limits)
+        refused.pop_all()
+        return classifier
 
 
 def embedded_card(session: OnnxSession, path: Path) -> Card:

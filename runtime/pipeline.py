@@ -9,7 +9,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -26,6 +26,26 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class _Source(Generic[Item]):
+    """Items that are read ahead: what their iterator raises waits until its turn."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self.failure: Exception | None = None
+
+    def take(self, count: int) -> list[Item]:
+        """The next `count`; fewer at the end or before a failure, none behind it."""
+        taken: list[Item] = []
+        if self.failure is not None:
+            return taken
+        try:
+            for item in itertools.islice(self._items, count):
+                taken.append(item)
+        except Exception as error:
+            self.failure = error
+        return taken
+
+
 def in_chunks(
     work: Callable[[list[Item]], list[Result]],
     items: Iterable[Item],
@@ -36,21 +56,23 @@ def in_chunks(
     """Yields the results of `work` on chunks of `items`, in order.
 
     `items` is read as the results are taken, a few chunks ahead. An exception of `work` or of
-    `items` is raised in its place; the chunks that have not begun are then dropped.
+    `items` is raised in its place, after the results before it; what comes behind is dropped.
     """
     from concurrent.futures import ThreadPoolExecutor  # 25 ms that one image need not pay
 
     workers = workers or usable_cores()
-    source = iter(items)
+    source = _Source(items)
     pending: deque[Future[list[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="classify")
     try:
         while True:
             while len(pending) < workers * _CHUNKS_A_WORKER:
-                if not (part := list(itertools.islice(source, chunk))):
+                if not (part := source.take(chunk)):
                     break
                 pending.append(pool.submit(work, part))
             if not pending:
+                if source.failure is not None:
+                    raise source.failure
                 return
             yield from pending.popleft().result()
     finally:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,9 +33,6 @@ def test_every_kind_of_source_gives_the_same_answer(toy_bundle: Path) -> None:
         assert sum(prediction.probability for prediction in expected) == pytest.approx(1)
         for source in (str(path), path.read_bytes(), image, np.asarray(image)):
             assert classifier.classify(source) == expected
-        timed, timing = classifier.classify_timed(path)
-        assert timed == expected
-        assert min(timing.decode_ms, timing.preprocess_ms, timing.network_ms) > 0
         with pytest.raises(ImageError, match="received int, expected a path, bytes"):
             classifier.classify(3)  # type: ignore[arg-type]
 
@@ -61,6 +59,54 @@ def test_batches_keep_their_order_around_broken_images(toy_bundle: Path) -> None
         with pytest.raises(ImageError, match="image 21"):
             classifier.classify_batch(sources)
         assert classifier.classify_batch([]) == []
+
+
+def test_a_stream_that_fails_gives_what_came_before(toy_bundle: Path) -> None:
+    def camera() -> Iterator[Path]:
+        for _ in range(19):
+            yield toy_bundle / "examples" / "green.png"
+        raise OSError("the camera is gone")
+
+    answers = []
+    with (
+        open_classifier(toy_bundle) as classifier,
+        pytest.raises(OSError, match="the camera is gone"),
+    ):
+        answers.extend(answer[0].label for answer in classifier.classify_stream(camera()))
+    assert answers == ["green"] * 19
+
+
+@pytest.mark.parametrize(("images", "largest"), [(6, 2), (2, 1), (100, 8)])
+def test_few_images_are_for_all_cores(
+    toy_bundle: Path, images: int, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.classifier.usable_cores", lambda: 4)
+    with open_classifier(toy_bundle) as classifier:
+        sizes, run = [], classifier.session.run
+        monkeypatch.setattr(
+            classifier.session, "run", lambda batch: (sizes.append(len(batch)), run(batch))[1]
+        )
+        paths = [toy_bundle / "examples" / "green.png"] * images
+        assert len(list(classifier.classify_stream(paths))) == images
+    assert (sum(sizes), max(sizes)) == (images, largest)
+
+
+@pytest.mark.parametrize("file", [None, "model.onnx"])
+def test_a_model_that_is_refused_is_closed(
+    toy_bundle: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it would keep its memory: nobody else could give that back."""
+    closed = []
+    really_close = OnnxSession.close
+    monkeypatch.setattr(
+        OnnxSession, "close", lambda self: (closed.append(self), really_close(self))[0]
+    )
+    monkeypatch.setattr(
+        "runtime.opening.Classifier", lambda *_, **__: (_ for _ in ()).throw(BundleError("other"))
+    )
+    with pytest.raises(BundleError, match="other"):
+        open_classifier(toy_bundle / file if file else toy_bundle)
+    assert len(closed) == 1
 
 
 def test_a_stream_reads_only_a_little_ahead(toy_bundle: Path) -> None:
