@@ -9,7 +9,7 @@ from PIL import Image
 from demo.markup import picture_uri, text
 from demo.models import Models
 from demo.picture import LOSSLESS
-from runtime.card import EXAMPLE_FOLDER
+from runtime.card import EXAMPLE_FOLDER, example_names
 from runtime.preprocess import SUFFIXES
 
 THUMBNAIL = 96
@@ -38,13 +38,9 @@ def find_examples(models: Models) -> list[Example]:
     if not folder.is_dir():
         return []
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    labels = {_key(label): label for label in models.choices[0].card.class_names}
-    return [Example(path, labels.get(_key(path.stem), path.stem)) for path in files]
-
-
-def _key(name: str) -> str:
-    """What remains of a label when it becomes a file's name."""
-    return "".join(character for character in name.casefold() if character.isalnum())
+    class_names = models.choices[0].card.class_names
+    labels = dict(zip(example_names(class_names), class_names, strict=True))
+    return [Example(path, labels.get(path.stem, path.stem)) for path in files]
 
 
 def examples_html(examples: Sequence[Example]) -> str:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +48,16 @@ class Model:
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
-        self.classifier = open_classifier(
-            choice.path, backend=choice.backend, precision=choice.precision, limits=LIMITS
-        )
-        self.classifier.reason = choice.reason or self.classifier.reason
-        self.classifier.warm_up()
-        self.batcher = Batcher(_for_prepared_images(self.classifier))
+        with ExitStack() as failed:  # else each click on it would keep some of the GPU's memory
+            self.classifier = failed.enter_context(
+                open_classifier(
+                    choice.path, backend=choice.backend, precision=choice.precision, limits=LIMITS
+                )
+            )
+            self.classifier.reason = choice.reason or self.classifier.reason
+            self.classifier.warm_up()
+            self.batcher = Batcher(_for_prepared_images(self.classifier))
+            failed.pop_all()
 
     @property
     def card(self) -> Card:
@@ -80,7 +85,8 @@ class Models:
             for number, path in enumerate(self.paths)
             for choice in _choices(path, prefix=f"{number}:", named=len(paths) > 1)
         )
-        self._lock = threading.Lock()
+        # One a choice: while one model is opened, the users of the others do not wait.
+        self._locks = {choice.key: threading.Lock() for choice in self.choices}
         self._open: dict[str, Model] = {}
         for path in self.paths:
             self.open(next(choice.key for choice in self.choices if choice.path == path))
@@ -110,13 +116,15 @@ class Models:
         choice = next((choice for choice in self.choices if choice.key == key), None)
         if choice is None:
             raise UserError("this choice is not offered here; load the page again")
-        with self._lock:
+        with self._locks[key]:
             if key not in self._open:
                 self._open[key] = Model(choice)
             return self._open[key]
 
     def close(self) -> None:
-        with self._lock:
+        with ExitStack() as nobody_opens:
+            for lock in self._locks.values():
+                nobody_opens.enter_context(lock)
             for model in self._open.values():
                 model.close()
             self._open.clear()

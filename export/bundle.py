@@ -6,7 +6,6 @@ Files are added to a bundle of the same checkpoint one by one, and the card, whi
 
 import hashlib
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from runtime.card import (
     Card,
     EngineRecord,
     ModelFile,
+    example_names,
     read_card,
     write_card,
 )
@@ -109,13 +109,11 @@ def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]
     """The first test image of up to twelve classes, spread over all of them, as PNG files."""
     present = np.unique(test.labels)
     chosen = present[np.linspace(0, len(present) - 1, min(len(present), MAX_EXAMPLES)).astype(int)]
+    names = example_names(class_names)
     files = {}
     for label in chosen:
         row = int(np.argmax(test.labels == label))
         file = io.BytesIO()
         Image.fromarray(test.images[row]).save(file, "PNG")
-        name = re.sub(r"[^\w.-]+", "_", class_names[label]).strip("._") or str(label)
-        if f"{name}.png" in files:  # two labels that differ only in what a file name cannot have
-            name = f"{name}-{label}"
-        files[f"{name}.png"] = file.getvalue()
+        files[f"{names[label]}.png"] = file.getvalue()
     return files

@@ -6,6 +6,8 @@ works too.
 """
 
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +38,22 @@ MODEL_FILES: dict[str, str] = {
     "int8": "model.int8.onnx",
     "int8-cpu": "model.int8-cpu.onnx",
 }
+
+
+def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The file name, without suffix, of each class's example picture: no two are the same.
+
+    A label's letters, digits, points and hyphens; the class's index where others have the same.
+    """
+    names: list[str] = []
+    taken = set()
+    for index, label in enumerate(class_names):
+        name = re.sub(r"[^\w.-]+", "_", label).strip("._") or str(index)
+        while name.casefold() in taken:  # some file systems do not tell A from a
+            name = f"{name}-{index}"
+        taken.add(name.casefold())
+        names.append(name)
+    return tuple(names)
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

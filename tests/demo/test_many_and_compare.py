@@ -4,23 +4,29 @@ import base64
 import csv
 import io
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+import demo.models
 from demo.classify import ask
 from demo.compare import compare, compare_on_holdout
 from demo.compare_view import comparison_html
+from demo.examples import find_examples
 from demo.many import batch_html, classify_many, csv_text
 from demo.models import LIMITS, Models
 from demo.picture import PREVIEW, Upload, open_picture
-from runtime.card import read_card, write_card
-from runtime.errors import BundleError, ImageError, UserError
+from runtime.card import example_names, read_card, write_card
+from runtime.classifier import Classifier
+from runtime.errors import BackendError, BundleError, ImageError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,63 @@ def test_the_menu_begins_with_the_best_and_refuses_what_it_does_not_hold(models:
     assert models.open("0:onnx-cpu:fp32") is models.first, "opened once, shared by all"
     with pytest.raises(UserError, match="not offered here"):
         models.open("../../etc/passwd")
+
+
+def test_users_of_an_open_model_do_not_wait_while_another_is_opened(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models([toy_bundle])
+    begun, may_go_on = threading.Event(), threading.Event()
+    really_open = demo.models.open_classifier
+
+    def slow_open(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(20)
+        return really_open(*arguments, **options)
+
+    monkeypatch.setattr(demo.models, "open_classifier", slow_open)
+    with ThreadPoolExecutor(2) as users:
+        try:
+            slow = users.submit(models.open, "0:onnx-cpu:fp16")
+            assert begun.wait(20)
+            assert users.submit(models.open, "0:onnx-cpu:fp32").result(20) is models.first
+        finally:
+            may_go_on.set()
+        assert models.open("0:onnx-cpu:fp16") is slow.result(20)
+    models.close()
+
+
+def test_a_model_that_does_not_warm_up_gives_its_memory_back(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models([toy_bundle])
+    closed = []
+    really_close = Classifier.close
+
+    def out_of_memory(_: Classifier) -> None:
+        raise BackendError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Classifier, "warm_up", out_of_memory)
+        broken.setattr(Classifier, "close", lambda self: (closed.append(self), really_close(self)))
+        with pytest.raises(BackendError, match="out of memory"):
+            models.open("0:onnx-cpu:fp16")
+    assert [classifier.precision for classifier in closed] == ["fp16"]
+    models.close()
+
+
+def test_examples_have_the_label_they_were_written_for(tmp_path: Path) -> None:
+    """Also where labels differ only in what a file's name cannot have."""
+    names = ("C", "C++", "C#", "c", "a b", "a_b", "C-1")
+    (tmp_path / "examples").mkdir()
+    for name in example_names(names):
+        (tmp_path / "examples" / f"{name}.png").touch()
+    models = SimpleNamespace(
+        paths=[tmp_path], choices=[SimpleNamespace(card=SimpleNamespace(class_names=names))]
+    )
+    found = {example.path.stem: example.label for example in find_examples(models)}
+    assert found == dict(zip(example_names(names), names, strict=True))
+    assert len(found) == len(names)
 
 
 def test_a_lone_onnx_file_has_a_page_too(toy_bundle: Path) -> None:
