@@ -13,14 +13,13 @@ from typing import NoReturn
 
 from runtime.command import CommandParser, run_command
 from runtime.errors import UserError
+from runtime.listening import listen
 from runtime.locate import find_model, latest_run
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"
 TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 _MAX_MODELS = 2
-_MAX_PORT = 65535
-_BACKLOG = 128
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     # The default would end the process at once, and leave visitors' uploads behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _listen(options.host, options.port) as listener, _private_folder() as folder:
+    with listen(options.host, options.port) as listener, _private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         # Before these two are imported: both report to their makers otherwise.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -103,21 +102,6 @@ def _warn_if_open(listener: socket.socket, host: str, login: tuple[str, str] | N
 def _private_folder() -> "tempfile.TemporaryDirectory[str]":
     """Uploads lie here for about a minute; readable by this user only, gone with the process."""
     return tempfile.TemporaryDirectory(prefix="skd-edge-page-")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; UserError when the address is taken or not ours."""
-    if not 0 <= port <= _MAX_PORT:  # getaddrinfo would take the lower 16 bits
-        raise UserError(f"port {port} is not in 0..{_MAX_PORT}; choose another with --port")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # what follows repeats the address
-        raise UserError(
-            f"cannot listen on {host} port {port} ({reason}); "
-            "choose another with --host or --port (0: any free one)"
-        ) from error
 
 
 def command() -> NoReturn:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runtime.errors import BackendError
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NAME_LENGTH = 256
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -29,9 +29,9 @@ class Gpu:
 def find_gpu() -> Gpu:
     """The first CUDA device; BackendError saying what is missing if there is none."""
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = ctypes.CDLL(DRIVER)
     except OSError:
-        raise BackendError(f"no NVIDIA driver ({_DRIVER} is not found)") from None
+        raise BackendError(f"no NVIDIA driver ({DRIVER} is not found)") from None
     status = driver.cuInit(0)
     if status != _NO_DEVICE:
         _check(status, "cuInit")

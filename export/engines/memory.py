@@ -1,11 +1,10 @@
 """How much memory the builder may use for a layer."""
 
 import ctypes
-import sys
 
 from runtime.errors import BackendError
+from runtime.gpu import DRIVER
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # Convolutions of these networks need far less; a Jetson shares its memory with everything else.
 _MOST_WORKSPACE = 1 << 30
 
@@ -17,7 +16,7 @@ def workspace_bytes() -> int:
 
 def free_gpu_memory() -> int:
     """Free bytes on the first CUDA device; BackendError if the driver does not answer."""
-    driver = ctypes.CDLL(_DRIVER)
+    driver = ctypes.CDLL(DRIVER)
     device, context = ctypes.c_int(), ctypes.c_void_p()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _check(driver.cuInit(0))

@@ -14,8 +14,9 @@ from runtime.benchmark import BenchResult, Percentiles, measure
 from runtime.bundle import open_bundle
 from runtime.classifier import Classifier
 from runtime.command import CommandParser, positive_float, positive_int, print_json
+from runtime.commands.model_argument import add_model, model_or_latest
 from runtime.errors import BackendError
-from runtime.locate import find_model, latest_run
+from runtime.locate import find_model
 from runtime.onnx_session import Threads
 from runtime.opening import open_classifier
 from runtime.recommendation import recommend
@@ -35,11 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints a row for each option, and what to use; with --json one object a line."""
     given = _parser().parse_args(arguments)
     settings = Settings(given.seconds, given.images)
-    note = sys.stderr if given.json else sys.stdout
-    model = given.model
-    if model is None:
-        model = latest_run()
-        print(f"model: {model} (runs/latest)", file=note)
+    model = model_or_latest(given.model, sys.stderr if given.json else sys.stdout)
     results: list[BenchResult] = []
     for result in bench(model, settings, backend=given.backend, precision=given.precision):
         results.append(result)
@@ -188,13 +185,7 @@ def _parser() -> CommandParser:
         "on many files, with the share of what the cores could do if decoding and the network "
         "alone took their time.",
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL",
-        help="a bundle, a run or an .onnx file (default: runs/latest)",
-    )
+    add_model(parser)
     parser.add_argument("--backend", metavar="B", help=f"only one of {', '.join(BACKENDS)}")
     parser.add_argument("--precision", metavar="P", help="only fp32, fp16, int8 or int8-cpu")
     parser.add_argument(

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 from runtime.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.command import EXIT_USER, CommandParser, fail, positive_int, print_json
+from runtime.commands.model_argument import model_or_latest
 from runtime.errors import ImageError, UserError
-from runtime.locate import is_model, latest_run, looks_like_model
+from runtime.locate import is_model, looks_like_model
 from runtime.onnx_session import Threads
 from runtime.opening import open_classifier
 from runtime.pipeline import usable_cores
@@ -70,11 +71,11 @@ def _answers_of_frames(
 def _open(
     model: Path | None, options: argparse.Namespace, threads: Threads, note: TextIO
 ) -> Classifier:
-    if model is None:
-        model = latest_run()
-        print(f"model: {model} (runs/latest)", file=note)
     classifier = open_classifier(
-        model, backend=options.backend, precision=options.precision, threads=threads
+        model_or_latest(model, note),
+        backend=options.backend,
+        precision=options.precision,
+        threads=threads,
     )
     print(classifier.describe(), file=note)
     return classifier

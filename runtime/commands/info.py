@@ -7,7 +7,8 @@ from pathlib import Path
 from runtime.bundle import open_bundle
 from runtime.card import Card, EngineRecord, ModelFile, Parity
 from runtime.command import CommandParser, print_json
-from runtime.locate import find_model, latest_run
+from runtime.commands.model_argument import add_model, model_or_latest
+from runtime.locate import find_model
 from runtime.opening import read_embedded_card
 
 _CLASSES_SHOWN = 10
@@ -16,20 +17,10 @@ _CLASSES_SHOWN = 10
 def main(arguments: Sequence[str]) -> int:
     """Prints the card for people or, with --json, for programs."""
     parser = CommandParser(prog="python -m runtime info", description=__doc__)
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL",
-        help="a bundle, a run or an .onnx file (default: runs/latest)",
-    )
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="the card as one JSON object")
     options = parser.parse_args(arguments)
-    model = options.model
-    if model is None:
-        model = latest_run()
-        print(f"model: {model} (runs/latest)", file=sys.stderr if options.json else sys.stdout)
-    path = find_model(model)
+    path = find_model(model_or_latest(options.model, sys.stderr if options.json else sys.stdout))
     card = read_embedded_card(path) if path.suffix == ".onnx" else open_bundle(path).card
     if options.json:
         print_json(card)

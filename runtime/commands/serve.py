@@ -1,7 +1,6 @@
 """`python -m runtime serve [MODEL]`: the HTTP API over a model."""
 
 import argparse
-import contextlib
 import ipaddress
 import logging
 import os
@@ -9,13 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
 from runtime.command import CommandParser, float_from_0, positive_float, positive_int
+from runtime.commands.model_argument import add_model, model_or_latest
 from runtime.errors import UserError
-from runtime.locate import latest_run
+from runtime.listening import listen
 from runtime.onnx_session import Threads
 from runtime.opening import open_classifier
 from runtime.pipeline import usable_cores
@@ -28,20 +27,15 @@ DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
 # Measured at four times the load on two cores: 99 % of the refusals in 0.07 s instead of 0.8 s.
 _NICENESS = 5
-_BACKLOG = 2048
-_LAST_PORT = 65535
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0."""
     options = _parser().parse_args(arguments)
     _require_libraries()
-    model = options.model
-    if model is None:
-        model = latest_run()
-        print(f"model: {model} (runs/latest)")
+    model = model_or_latest(options.model, sys.stdout)
     with (
-        _listen(options.host, options.port) as listener,
+        listen(options.host, options.port) as listener,
         open_classifier(
             model,
             backend=options.backend,
@@ -101,29 +95,6 @@ def _print_address(listener: socket.socket, host: str, token: str | None) -> Non
         )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= _LAST_PORT:  # getaddrinfo would wrap it
-        raise UserError(f"port {port} is out of range; choose 0 to {_LAST_PORT}")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with contextlib.ExitStack() as failed:
-            listener = failed.enter_context(socket.socket(family, kind, protocol))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Inherited by every connection: an answer's head and body are two small writes, and
-            # the second would wait 40 ms for the first's acknowledgement.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-            failed.pop_all()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"cannot listen on {host}:{port} ({error}); choose another --host or --port"
-        ) from error
-    return listener
-
-
 def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
     on_cpu = classifier.backend == "onnx-cpu"
     return Batcher(
@@ -156,13 +127,7 @@ def _parser() -> CommandParser:
         description=__doc__,
         epilog=f"With {TOKEN_VARIABLE} in the environment, requests need that bearer token.",
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL",
-        help="a bundle, a run or an .onnx file (default: runs/latest)",
-    )
+    add_model(parser)
     add = parser.add_argument
     add("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
     add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from runtime import Batcher, Classifier, Limits, open_classifier
+from runtime.listening import listen
 from runtime.server import ServerSettings, build_api
 from runtime.session import Session
 
@@ -366,9 +367,10 @@ def test_mistakes_are_one_line(
         taken.listen()
         port = taken.getsockname()[1]
         for arguments, words in (
-            (["--port", str(port)], f"cannot listen on 127.0.0.1:{port}"),
+            (["--port", str(port)], f"cannot listen on 127.0.0.1 port {port}"),
             (["--port", "70000"], "port 70000 is out of range"),
-            (["--host", "no.such.host.invalid"], "choose another --host"),
+            (["--host", "no.such.host.invalid"], "choose another with --host"),
+            (["--host", "a" * 70], "choose another with --host"),
             (["--port", "0", "--max-batch", "0"], "expected a whole number above 0"),
             (["--port", "0", "--max-wait-ms", "nan"], "'nan', expected a number of 0 or more"),
             (["--port", "0", "--max-wait-ms", "-1"], "'-1', expected a number of 0 or more"),
@@ -387,9 +389,7 @@ def test_mistakes_are_one_line(
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:
     # asyncio sets this only on sockets of its own making; without it answers take 40 ms longer.
-    from runtime.commands.serve import _listen
-
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         with socket.create_connection(listener.getsockname()[:2]):
             accepted, _ = listener.accept()
         with accepted:
