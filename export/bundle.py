@@ -47,7 +47,12 @@ def sha256_of_bytes(content: bytes) -> str:
 
 
 def check_place(folder: Path) -> None:
-    """UserError if `folder` holds something that is not a bundle, and so is not ours to replace."""
+    """UserError if `folder` holds something that is not a bundle, and so is not ours to replace.
+
+    Or if somebody's shell is in it: a bundle of another checkpoint takes the place of the folder.
+    """
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder} is, or holds, the folder you are in; choose another --out")
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the bundle, which may be new")
     if folder.is_dir() and not (folder / CARD_FILE).exists() and any(folder.iterdir()):

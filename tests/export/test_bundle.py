@@ -169,6 +169,16 @@ def test_what_is_not_a_bundle_is_not_touched(tmp_path: Path, test_split: Labelle
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("place", [".", "..", "../empty"])
+def test_the_folder_that_one_is_in_is_not_replaced(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="holds, the folder you are in; choose another --out"):
+        check_place(Path(place))
+
+
 def test_examples_are_the_test_images_of_twelve_classes(folder: Path, test_split: Labelled) -> None:
     files = sorted((folder / "examples").iterdir())
     assert len(files) == 12
