@@ -6,7 +6,7 @@ Files are added to a bundle of the same checkpoint one by one, and the card, whi
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from export.gate import complaint
 from export.holdout import Labelled, holdout_bytes
 from runtime.card import (
     CARD_FILE,
@@ -23,6 +24,7 @@ from runtime.card import (
     Card,
     EngineRecord,
     ModelFile,
+    Precision,
     example_names,
     read_card,
     write_card,
@@ -51,14 +53,14 @@ def check_place(folder: Path) -> None:
 
     Or if somebody's shell is in it: a bundle of another checkpoint takes the place of the folder.
     """
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder} is, or holds, the folder you are in; choose another --out")
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the bundle, which may be new")
     if folder.is_dir() and not (folder / CARD_FILE).exists() and any(folder.iterdir()):
         raise UserError(
             f"{folder} holds files and is no bundle (no {CARD_FILE}); choose another --out"
         )
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder} is, or holds, the folder you are in; choose another --out")
 
 
 def existing_card(folder: Path, checkpoint_sha256: str) -> Card | None:
@@ -75,11 +77,22 @@ def write_bundle(
     card: Card,
     files: Sequence[tuple[ModelFile, bytes]],
     test: Labelled,
+    *,
+    refused: Collection[Precision] = (),
 ) -> Written:
-    """Writes `files` with their records; `card` says the rest. See the module's first lines."""
+    """Writes `files` with their records; `card` says the rest. See the module's first lines.
+
+    Of the `refused` precisions, which were made and not kept, a former file stays only if it is
+    within its tolerance: it may have been let through then.
+    """
     former = existing_card(folder, card.provenance.checkpoint_sha256)
     if former is not None:
-        return _add_files(folder, former, card, files)
+        stays = [file for file in former.files if file.precision not in refused or _passes(file)]
+        written = _add_files(folder, msgspec.structs.replace(former, files=stays), card, files)
+        for file in former.files:
+            if written.card.file(file.precision) is None:
+                (folder / file.path).unlink(missing_ok=True)
+        return written
     check_place(folder)
     card = msgspec.structs.replace(card, files=tuple(record for record, _ in files))
     with atomic_folder(folder) as staging:
@@ -90,6 +103,10 @@ def write_bundle(
             write_atomic(staging / EXAMPLE_FOLDER / name, image)
         write_card(staging, card)
     return Written(card)
+
+
+def _passes(file: ModelFile) -> bool:
+    return file.parity is not None and complaint(file.parity, file.precision) is None
 
 
 def _add_files(

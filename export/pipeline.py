@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export import gate
-from export.bundle import Written, sha256_of_bytes, write_bundle
+from export.bundle import Written, existing_card, sha256_of_bytes, write_bundle
 from export.holdout import Labelled
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
 from export.options import FILES_OF, ExportOptions, bundle_of
@@ -32,6 +32,8 @@ from runtime.card import (
     Provenance,
     json_from_card,
 )
+from runtime.errors import UserError
+from runtime.locate import RESULT
 from runtime.onnx_session import OnnxSession, Threads
 from runtime.preprocess import preprocess
 from training.checkpoint import TrainedRun, load_run_dataset, load_trained
@@ -84,7 +86,11 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
     ]
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
     files = [(outcome.record, outcome.content) for outcome in kept]
-    return Exported(bundle, outcomes, write_bundle(bundle, card, files, test) if files else None)
+    written = None
+    if files or existing_card(bundle, trained.checkpoint_sha256) is not None:
+        refused = {outcome.record.precision for outcome in outcomes if outcome not in kept}
+        written = write_bundle(bundle, card, files, test, refused=refused)
+    return Exported(bundle, outcomes, written)
 
 
 def _float32_graph(
@@ -196,15 +202,22 @@ def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.i
         "seed": trained.seed,
         "checkpoint_sha256": trained.checkpoint_sha256,
         "history": msgspec.to_builtins(trained.history),
-        **{name: result[name] for name in _RESULT_FIELDS},
     }
+    try:
+        provenance |= {name: result[name] for name in _RESULT_FIELDS}
+        measured = msgspec.convert(provenance, Provenance)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise UserError(
+            f"{trained.folder / RESULT} is not that of a finished run ({error}); "
+            "delete it, and `python training/run.py ... --resume` writes it again"
+        ) from error
     return Card(
         schema_version=SCHEMA_VERSION,
         arch=trained.arch,
         class_names=trained.class_names,
         input=trained.input,
         temperature=trained.temperature,
-        provenance=msgspec.convert(provenance, Provenance),
+        provenance=measured,
     )
 
 

@@ -22,6 +22,7 @@ ENGINE_FOLDER = "engines"
 EXAMPLE_FOLDER = "examples"
 HOLDOUT_FILE = "holdout.npz"
 METADATA_KEY = "skd_edge_card"  # key of the card's JSON in an ONNX file's metadata
+_LONGEST_NAME = 100  # bytes; most file systems end at 255, and files are written under longer names
 PRECISION_KEY = "skd_edge_precision"  # key of the file's precision, beside it
 INPUT_NAME = "images"  # uint8 (N, size, size, 3), RGB
 OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
@@ -48,7 +49,8 @@ def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
     names: list[str] = []
     taken = set()
     for index, label in enumerate(class_names):
-        name = re.sub(r"[^\w.-]+", "_", label).strip("._") or str(index)
+        name = re.sub(r"[^\w.-]+", "_", label).strip("._")
+        name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or str(index)
         while name.casefold() in taken:  # some file systems do not tell A from a
             name = f"{name}-{index}"
         taken.add(name.casefold())

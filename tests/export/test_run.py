@@ -187,6 +187,7 @@ def test_opsets_that_cannot_be_written_are_refused(opset: int) -> None:
         (["truncated", "--calibration", "best"], "invalid choice: 'best'"),
         (["truncated", "--out", "file.txt"], "file.txt is a file"),
         (["truncated", "--out", "empty/.."], "holds files and is no bundle"),
+        (["half"], "half/result.json is not that of a finished run ('epochs')"),
         (["truncated", "--better"], "unrecognized arguments: --better"),
         ([], "runs/latest does not exist"),
     ],
@@ -199,6 +200,8 @@ def test_a_mistake_is_one_line(
     (tmp_path / "truncated").mkdir()
     content = (fitted_run / "checkpoint.pt").read_bytes()
     (tmp_path / "truncated" / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    shutil.copytree(fitted_run, tmp_path / "half")
+    (tmp_path / "half" / "result.json").write_text('{"arch": "mobilenetv2"}')
     finished = command("export/run.py", *arguments, cwd=tmp_path)
     assert finished.returncode == 2
     assert words in finished.stderr
