@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if not paths:
         print(f"model: {latest_run()}", flush=True)  # noqa: T201
         paths = [find_model(None)]
-    login, token = _credentials(options.auth), os.environ.get(TOKEN_VARIABLE) or None
+    login, token = _credentials(options.auth), os.environ.get(TOKEN_VARIABLE, "").strip() or None
     if login and options.api and not token:
         raise UserError(
             "--api beside a page with a password would be open to all; set "

@@ -33,7 +33,9 @@ def latest_run() -> Path:
             f"no model was named and {LATEST} does not exist; name one, or train first: "
             "`python training/run.py --arch mobilenetv2 --drg --dsr`"
         )
-    return RUNS / LATEST.resolve().name
+    # As training writes it, and not where that may lead: a run can lie on another disk.
+    named = RUNS / LATEST.readlink() if LATEST.is_symlink() else LATEST
+    return named if named.exists() else LATEST
 
 
 def find_model(path: Path | None) -> Path:

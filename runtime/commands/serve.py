@@ -56,13 +56,18 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
     import uvicorn
 
     from runtime.server import ServerSettings, build_api
+    from runtime.server.settings import MEMORY_BYTES
 
     # It warns of every malformed form, which is the client's affair and answered with 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    token = os.environ.get(TOKEN_VARIABLE) or None
+    token = os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    max_body_bytes = options.max_body_mb << 20
     settings = ServerSettings(
-        max_body_bytes=options.max_body_mb << 20,
-        max_images=options.max_images,
+        max_body_bytes=max_body_bytes,
+        # A request that can never fit must not be told to come again: of 32 images for a queue
+        # of 16, or larger than what all requests may take together.
+        max_images=min(options.max_images, batcher.max_queue),
+        max_memory_bytes=max(MEMORY_BYTES, max_body_bytes),
         timeout_seconds=options.timeout,
         token=token,
     )

@@ -20,7 +20,7 @@ APP = Path(__file__).resolve().parents[2] / "demo" / "app.py"
         (["nowhere"], ("nowhere does not exist", "expected a bundle, a run or an .onnx file")),
         ([], ("runs/latest does not exist", "python training/run.py --arch mobilenetv2")),
         (["{toy}", "{toy}", "{toy}"], ("received 3 models", "expected one, or two to compare")),
-        (["{toy}", "--port", "65536"], ("port 65536", "0..65535")),
+        (["{toy}", "--port", "65536"], ("port 65536", "0 to 65535")),
         (["{toy}", "--port", "x"], ("invalid int value", "--help")),
         (["{toy}", "--port", "{taken}"], ("cannot listen", "in use", "--port")),
         (["{toy}", "--host", "192.0.2.1"], ("cannot listen", "192.0.2.1", "--host")),

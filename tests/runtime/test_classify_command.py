@@ -9,6 +9,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from runtime.locate import find_model, latest_run
+
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -99,6 +101,29 @@ def test_good_images_are_answered_beside_a_broken_one(
     assert broken["path"] == "broken.jpg"
     assert "not a readable image" in str(broken["error"])
     assert good["predictions"]
+
+
+@pytest.mark.parametrize("kind", ["link to elsewhere", "run elsewhere", "folder"])
+def test_the_newest_run_may_lie_elsewhere(
+    kind: str, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (disk := tmp_path / "disk").mkdir()
+    (runs := tmp_path / "runs").mkdir()
+    if kind == "folder":  # as a copy that follows links leaves it
+        shutil.copytree(toy_bundle, runs / "latest" / "bundle")
+        expected = Path("runs/latest")
+    elif kind == "run elsewhere":
+        shutil.copytree(toy_bundle, disk / "moved" / "bundle")
+        (runs / "mine").symlink_to(disk / "moved")
+        (runs / "latest").symlink_to("mine")
+        expected = Path("runs/mine")
+    else:
+        shutil.copytree(toy_bundle, disk / "moved" / "bundle")
+        (runs / "latest").symlink_to(disk / "moved")
+        expected = disk / "moved"
+    assert latest_run() == expected
+    assert find_model(None) == expected / "bundle"
 
 
 @pytest.mark.parametrize("kind", ["bundle", "run", "onnx", "latest"])

@@ -312,9 +312,12 @@ def test_the_documentation_needs_nothing_from_outside(client: httpx.Client) -> N
 
 
 @pytest.fixture
-def server(toy_bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(
+    toy_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    options = getattr(request, "param", [])
     process = subprocess.Popen(
-        [sys.executable, "-m", "runtime", "serve", toy_bundle, "--port", "0"],
+        [sys.executable, "-m", "runtime", "serve", toy_bundle, "--port", "0", *options],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -346,6 +349,21 @@ def test_the_command_serves_and_stops_cleanly(
     assert process.returncode == 0, errors
     assert errors == ""
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "server", [["--max-queue", "2", "--max-images", "32", "--max-body-mb", "300"]], indirect=True
+)
+def test_what_can_never_be_accepted_is_not_told_to_come_again(
+    server: tuple[subprocess.Popen[str], str], red: bytes
+) -> None:
+    _, address = server
+    form = [("images", (f"{i}.png", red, "image/png")) for i in range(3)]
+    answer = httpx.post(f"{address}/v1/classify", files=form, timeout=30)
+    assert answer.status_code == 413
+    large = red + bytes(270 << 20)
+    answer = httpx.post(f"{address}/v1/classify", content=large, headers=PNG, timeout=30)
+    assert answer.status_code == 200
 
 
 def test_the_help_names_what_serves_by_itself(
