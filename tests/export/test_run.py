@@ -1,5 +1,6 @@
 """`python export/run.py`: what it writes, what it prints, and what it refuses."""
 
+import io
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from export import pipeline
 from export.options import ExportOptions, parse_precisions
@@ -202,6 +204,8 @@ def test_a_mistake_is_one_line(
     (tmp_path / "truncated" / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     shutil.copytree(fitted_run, tmp_path / "half")
     (tmp_path / "half" / "result.json").write_text('{"arch": "mobilenetv2"}')
+    finished_checkpoint = torch.load(io.BytesIO(content), weights_only=True) | {"finished": True}
+    torch.save(finished_checkpoint, tmp_path / "half" / "checkpoint.pt")
     finished = command("export/run.py", *arguments, cwd=tmp_path)
     assert finished.returncode == 2
     assert words in finished.stderr
