@@ -40,10 +40,14 @@ def softmax(logits: NDArray[np.floating], *, temperature: float = 1.0) -> NDArra
 
 
 def top_k(logits: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> float:
-    """Share of rows whose label is among the k largest logits; ties count against the label."""
+    """Share of rows whose label is among the k largest logits (N, K); ties count against the label.
+
+    A row with a NaN has no largest ones: it is wrong, whatever k is.
+    """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     others = np.where(np.arange(logits.shape[1]) == labels[:, None], -np.inf, logits)
-    return float(np.mean((others >= own).sum(axis=1) < k))
+    ordered = ~np.isnan(logits).any(axis=1)
+    return float(np.mean(ordered & ((others >= own).sum(axis=1) < k)))
 
 
 def expected_calibration_error(

@@ -1,14 +1,20 @@
 """All that changes while a student learns: networks, optimizer, teacher, random generators."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.card import InputSpec
+from runtime.errors import UserError
 from training.captured_step import CapturedStep
 from training.distiller import SelfDistiller
 from training.dsr_teacher import DsrTeacher
+from training.evaluation import logits_of
 from training.peers.peer import Peer
 from training.process_group import ProcessGroup
 from training.step import Step, TermLog
@@ -16,6 +22,17 @@ from training.weight_average import WeightAverage
 from training.weights import start_from
 
 TrainStep = Step | CapturedStep
+
+
+class DivergedError(UserError):
+    """The loss, the weights or the student's answers are no longer finite numbers."""
+
+    def __init__(self, what: str, *, step: int, steps_per_epoch: int, named: str = "") -> None:
+        epoch = -(-step // steps_per_epoch)
+        super().__init__(
+            f"{what} not finite at step {step} (epoch {epoch}){named}; the last good checkpoint is "
+            "kept; lower learning_rate or lengthen warmup_epochs"
+        )
 
 
 class Networks(NamedTuple):
@@ -49,6 +66,11 @@ class Learner:
         """How many parameters exist only in training."""
         extras = [module for module in (self.distiller.auxiliary, self.peer) if module is not None]
         return sum(p.numel() for module in extras for p in module.parameters())
+
+    def deployed_logits(self, images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+        """Logits (N, K) that the deployed student gives of uint8 images (N, size, size, 3)."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            return logits_of(self.distiller.student, images, spec, device=self.device)
 
     def networks(self) -> Networks:
         """The networks' weights on the CPU."""
@@ -130,6 +152,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)
+
+
+def all_finite(value: Any) -> bool:
+    """Whether no tensor in nested dicts, lists and tuples holds a NaN or an infinity."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    if isinstance(value, dict):
+        value = list(value.values())
+    return not isinstance(value, list | tuple) or all(map(all_finite, value))
 
 
 def _on_cpu(value: Any) -> Any:

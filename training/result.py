@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from runtime.files import write_atomic
@@ -35,16 +36,18 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
     one only take part in the checkpoint and get None.
     """
     if not trainer.group.is_main:
+        trainer.require_finite_answers(None)
         trainer.checkpoint(finished=True)
         return None
     dataset, plan = trainer.dataset, trainer.plan
     validation_labels = dataset.train_labels[trainer.validation_rows]
+    logits, labels = trainer.test_logits(), dataset.test_labels
+    validation_logits = trainer.validation_logits() if len(validation_labels) else logits[:0]
+    trainer.require_finite_answers(np.concatenate([logits, validation_logits]))
     temperature, validation_top1 = 1.0, None
     if len(validation_labels):
-        validation_logits = trainer.validation_logits()
         temperature = fit_temperature(validation_logits, validation_labels) or 1.0
         validation_top1 = top_k(validation_logits, validation_labels, 1)
-    logits, labels = trainer.test_logits(), dataset.test_labels
     save(trainer.checkpoint(temperature=temperature, finished=True))
     cost = _cost(plan)
     result = {

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
 from runtime.preprocess import preprocess
 from training.assembly import build_learner
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.data.batches import Batches
-from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
+from training.evaluation import expected_calibration_error, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
 from training.label_noise import with_label_noise
-from training.learner import Networks
+from training.learner import DivergedError, Networks, all_finite
 from training.peers.build import needs_partners, partner_rows
 from training.plan import Plan
 from training.process_group import ProcessGroup
@@ -30,12 +29,9 @@ from training.validation_split import split_validation
 
 _CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
 _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
+_PROBED_IMAGES = 8  # that the student of a checkpoint must have finite answers to
 
 Save = Callable[[Checkpoint], None]
-
-
-class DivergedError(UserError):
-    """The loss is no longer a finite number."""
 
 
 class Trainer:
@@ -104,24 +100,31 @@ class Trainer:
 
     def test_logits(self) -> NDArray[np.float32]:
         """Logits (M, K) of the deployed student on the whole test split."""
-        return self._deployed_logits(self.dataset.test_images)
+        return self.learner.deployed_logits(self.dataset.test_images, self.dataset.input)
 
     def validation_logits(self) -> NDArray[np.float32]:
         """Logits (V, K) of the deployed student on the held-out training images."""
-        images = self.dataset.train_images[self.validation_rows]
-        return self._deployed_logits(
-            np.stack([preprocess(image, self.dataset.input) for image in images])
-        )
+        images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input
+        whole = np.stack([preprocess(image, spec) for image in images])
+        return self.learner.deployed_logits(whole, spec)
 
     def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
-        """The state between two steps; DivergedError instead of a state that is not finite."""
+        """The state between two steps; DivergedError instead of one that cannot go on.
+
+        Finite losses do not say enough: none has seen the last update yet, and the statistics of a
+        batch hide weights that overflow with the running ones, which are deployed.
+        """
         self._collect_terms()
+        networks, training = self.learner.networks(), self.learner.state_dict()
+        self._require_finite("the weights are", networks, training)
+        probe = self.dataset.test_images[:_PROBED_IMAGES]
+        self.require_finite_answers(self.learner.deployed_logits(probe, self.dataset.input))
         return Checkpoint(
             plan=self.plan,
             epoch=self._epoch,
             step=len(self._terms),
-            **self.learner.networks()._asdict(),
-            training=self.learner.state_dict(),
+            **networks._asdict(),
+            training=training,
             terms=list(self._terms),
             history=list(self.history),
             seconds=self._seconds_of_epoch() if self._terms else 0.0,
@@ -138,6 +141,17 @@ class Trainer:
         self._terms = list(checkpoint.terms)
         self._earlier_seconds = checkpoint.seconds
         self.history = list(checkpoint.history)
+
+    def require_finite_answers(self, logits: NDArray[np.float32] | None) -> None:
+        """DivergedError in all processes unless the `logits` (N, K) of those that have them are."""
+        answers = None if logits is None else torch.from_numpy(logits)
+        self._require_finite("the student's answers are", answers)
+
+    def _require_finite(self, what: str, *values: Any) -> None:
+        if self.group.any(not all_finite(values), device=self.device):
+            steps = self.steps_per_epoch
+            step = self._epoch * steps + len(self._terms)
+            raise DivergedError(what, step=step, steps_per_epoch=steps)
 
     def _run_epochs(
         self, journal: Journal | None, save: Save, progress: Progress, stop: StopRequest
@@ -196,18 +210,18 @@ class Trainer:
             row = int(bad[0][0])
             pairs = zip(self.learner.log.names, rows[row], strict=True)
             named = ", ".join(f"{name} {value}" for name, value in pairs if not np.isfinite(value))
-            step = self._epoch * self.steps_per_epoch + len(self._terms) + row + 1
-            raise DivergedError(
-                f"the loss is not finite at step {step} (epoch {self._epoch + 1}): {named}; "
-                "the last good checkpoint is kept; lower learning_rate or lengthen warmup_epochs"
-            )
+            steps = self.steps_per_epoch
+            step = self._epoch * steps + len(self._terms) + row + 1
+            raise DivergedError("the loss is", step=step, steps_per_epoch=steps, named=f": {named}")
         self._terms.extend(rows.tolist())
 
     def _close_epoch(self) -> dict[str, Any] | None:
         """Ends the epoch; the main process evaluates and gets the journal's line."""
         self._collect_terms()
         train_seconds = self._seconds_of_epoch()
-        line = self._line(train_seconds) if self.group.is_main else None
+        logits = self.test_logits() if self.group.is_main else None
+        self.require_finite_answers(logits)
+        line = self._line(logits, train_seconds) if logits is not None else None
         if line is not None:
             self.history.append(line)
         self._epoch += 1
@@ -215,14 +229,14 @@ class Trainer:
         self._earlier_seconds = 0.0
         return line
 
-    def _line(self, train_seconds: float) -> dict[str, Any]:
+    def _line(self, logits: NDArray[np.float32], train_seconds: float) -> dict[str, Any]:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
         means = [float(mean) for mean in np.mean(self._terms, axis=0)]
         last = (self._epoch + 1) * steps - 1
         images = steps * recipe.batch_size * self.group.world_size
         # The clock of the batches knows nothing of what was before an interruption.
         own_seconds = train_seconds - self._earlier_seconds
-        logits, labels = self.test_logits(), self.dataset.test_labels
+        labels = self.dataset.test_labels
         return {
             "epoch": self._epoch + 1,
             "loss": sum(means),
@@ -241,8 +255,3 @@ class Trainer:
 
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started
-
-    def _deployed_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        student, average = self.learner.distiller.student, self.learner.average
-        with average.applied() if average is not None else nullcontext():
-            return logits_of(student, images, self.dataset.input, device=self.device)

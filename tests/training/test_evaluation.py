@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.card import InputSpec
+from runtime.errors import UserError
 from training.calibration import fit_temperature
 from training.evaluation import (
     confusion_matrix,
@@ -25,6 +26,22 @@ def test_top_k_counts_ranks() -> None:
     assert top_k(logits, labels, 1) == 0.25  # a tie is no hit
     assert top_k(logits, labels, 2) == 0.75
     assert top_k(logits, labels, 3) == 1
+
+
+def test_a_row_with_nan_is_never_right() -> None:
+    """Also not where k is more than there are classes, as top-5 of three."""
+    nan = float("nan")
+    logits = np.array([[nan, nan, nan], [nan, 1.0, 0.0], [0.0, 1.0, nan], [3.0, 2.0, 1.0]])
+    labels = np.array([0, 0, 1, 0])
+    for k in (1, 2, 5):
+        assert top_k(logits, labels, k) == 0.25
+
+
+def test_no_temperature_is_fitted_to_nan() -> None:
+    logits = np.array([[1.0, 0.0], [np.nan, np.nan], [0.0, np.inf]])
+    with pytest.raises(UserError, match="2 of 3 rows of logits are not finite") as info:
+        fit_temperature(logits, np.array([0, 1, 1]))
+    assert "\n" not in str(info.value)
 
 
 def test_ece_of_two_bins_by_hand() -> None:

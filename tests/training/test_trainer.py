@@ -201,12 +201,52 @@ def test_checkpoints_hold_plain_types_only(finished: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
     tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    plan = make_plan("drg", learning_rate=1e30)
-    first = run(plan, tiny_data, tmp_path / "run", steps=1)
+    first = run(make_plan("drg"), tiny_data, tmp_path / "run", steps=1)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    with pytest.raises(DivergedError, match=r"not finite at step [2-4] \(epoch 1\): .*entropy nan"):
+    plan = make_plan("drg", learning_rate=1e30)
+    with pytest.raises(DivergedError, match=r"not finite at step [3-4] \(epoch 1\): .*entropy nan"):
         run(plan, tiny_data, tmp_path / "run", former=first)
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("recipe", [{}, {"ema_decay": 0.5}])
+@pytest.mark.parametrize("steps", [1, 10**6])
+def test_answers_that_are_not_finite_are_no_checkpoint(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, steps: int, recipe: dict[str, object]
+) -> None:
+    """The epoch's last update made the weights explode, and no loss has seen them yet."""
+    changes = {"batch_size": 18, **recipe}
+    good = run(make_plan("ce", **changes), tiny_data, tmp_path / "run", steps=1)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    plan = make_plan("ce", learning_rate=1e30, **changes)
+    with pytest.raises(DivergedError, match=r"answers are not finite at step 2 \(epoch 1\); the"):
+        run(plan, tiny_data, tmp_path / "run", former=good, steps=steps)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(
+    tiny_data: Dataset, make_plan: MakePlan
+) -> None:
+    trainer = Trainer(make_plan("drg"), tiny_data, device=CPU)
+    trainer.checkpoint()
+    head = trainer.learner.distiller.auxiliary
+    assert head is not None
+    with torch.no_grad():  # where no answer of the student shows it
+        next(head.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(DivergedError, match="the weights are not finite"):
+        trainer.checkpoint()
+
+
+def test_only_the_held_out_images_show_it(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is fitted then, and the last epoch's checkpoint is not called finished."""
+    nan = np.full((12, 3), np.nan, dtype=np.float32)
+    monkeypatch.setattr(Trainer, "validation_logits", lambda _trainer: nan)
+    with pytest.raises(DivergedError, match="answers are not finite at step 8"):
+        run(make_plan("ce"), tiny_data, tmp_path / "run")
+    assert not read_checkpoint(tmp_path / "run" / "checkpoint.pt").finished
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, -1])
