@@ -113,11 +113,16 @@ class Learner:
                 torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
             ),
         }
-        optimizer = _on_cpu(self.optimizer.state_dict())
-        return {"optimizer": optimizer, "processes": self.group.gather(own)}
+        return {
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "average_updates": _on_cpu(self.average.updates) if self.average is not None else None,
+            "processes": self.group.gather(own),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Takes over what `state_dict` gave; UserError if that average had no warm-up yet."""
+        if self.average is not None:
+            self.average.updates.copy_(_average_updates(state))
         _load_optimizer(self.optimizer, state["optimizer"])
         own = state["processes"][self.group.rank]
         if self.dsr_teacher is not None:
@@ -131,6 +136,18 @@ class Learner:
         torch.set_rng_state(own["random"])
         if own["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda_random"], self.device)
+
+
+def _average_updates(state: dict[str, Any]) -> Tensor:
+    # Whichever number was assumed, the average would be one that no run of one version has.
+    updates: Tensor | None = state.get("average_updates")
+    if updates is None:
+        raise UserError(
+            "the checkpoint does not say how many updates its averaged weights (ema_decay) have "
+            "had: it is from before the average warmed up, and cannot go on as it began; "
+            "train again without --resume"
+        )
+    return updates
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -5,26 +5,34 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Averages parameters and running statistics alike; counters are taken over."""
+    """Averages parameters and running statistics alike; counters are taken over.
+
+    After t updates the next one decays the average by min(decay, (1 + t) / (10 + t)), as
+    TensorFlow's `tf.train.ExponentialMovingAverage` does with `num_updates`. At a constant decay of
+    0.999 the random weights of the start would still be 82 % of the average after 200 updates.
+    """
 
     def __init__(self, student: nn.Module, *, decay: float) -> None:
         self._current = student.state_dict(keep_vars=True)
         self.averaged = {name: value.detach().clone() for name, value in self._current.items()}
-        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._decay = decay
+        # On the device, float32: a captured step counts on as it is replayed.
+        device = next(iter(self.averaged.values())).device
+        self.updates = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes one step's weights in; no branch depends on the device."""
+        """Takes one step's weights in; nothing waits for the device or branches on it."""
         floating = [name for name, value in self.averaged.items() if value.is_floating_point()]
-        self._average(
-            [self.averaged[name] for name in floating],
-            [self._current[name].detach() for name in floating],
-            None,
-        )
+        averaged = [self.averaged[name] for name in floating]
+        share = torch.clamp(9 / (10 + self.updates), min=1 - self._decay)  # of what is new
+        steps = torch._foreach_sub([self._current[name].detach() for name in floating], averaged)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(averaged, steps)
+        self.updates += 1
         for name, value in self.averaged.items():
             if not value.is_floating_point():
                 value.copy_(self._current[name])
@@ -45,10 +53,11 @@ class WeightAverage:
             self._current[name].copy_(value)
 
     def load(self, averaged: dict[str, Tensor]) -> None:
-        """Goes on from the average of a checkpoint."""
+        """Goes on from the average of a checkpoint; `updates` are restored apart from it."""
         for name, value in averaged.items():
             self.averaged[name].copy_(value)
 
     def restart(self) -> None:
         """Begins with the student's weights of now."""
         self.load({name: value.detach() for name, value in self._current.items()})
+        self.updates.zero_()

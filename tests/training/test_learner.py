@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.errors import UserError
 from training.assembly import build_augmentation, build_learner
 from training.data import Dataset
 from training.data.batches import Batches
@@ -18,6 +19,7 @@ from training.losses import ranked
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.students import build_student
+from training.weight_average import WeightAverage
 
 CPU = torch.device("cpu")
 MakePlan = Callable[..., Plan]
@@ -201,6 +203,48 @@ def test_the_average_lags_behind_the_weights(tiny_data: Dataset, make_plan: Make
     with learner.average.applied():
         assert torch.equal(student.get_parameter(name), averaged)
     assert not torch.equal(student.get_parameter(name), averaged)
+
+
+def test_the_average_decays_as_tensorflow_s_does() -> None:
+    """min(decay, (1 + t) / (10 + t)) for t = 0, 1, 2, ..., worked out by hand."""
+    layer = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(layer, decay=0.15)
+    expected = float(layer.weight.detach())
+    for weight, decay in ((2.0, 1 / 10), (-3.0, 0.15), (5.0, 0.15)):  # 2 / 11 is over 0.15
+        nn.init.constant_(layer.weight, weight)
+        average.update()
+        expected = decay * expected + (1 - decay) * weight
+        assert float(average.averaged["weight"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_short_run_s_average_has_forgotten_the_start() -> None:
+    """At a constant decay of 0.999 it would be 82 % of it: an untrained student, deployed."""
+    layer = nn.Linear(3, 2)
+    average = WeightAverage(layer, decay=0.999)
+    nn.init.constant_(layer.weight, 7.0)
+    for _ in range(200):
+        average.update()
+    torch.testing.assert_close(average.averaged["weight"], torch.full((2, 3), 7.0))
+
+
+def test_the_average_never_waits_for_its_device() -> None:
+    """A captured step replays what it launched: a number read back would never change again."""
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to("meta")  # has no values to read
+    average = WeightAverage(network, decay=0.9)
+    average.update()
+    assert average.updates.device == torch.device("meta")
+
+
+def test_an_average_without_its_number_of_updates_does_not_go_on(make_plan: MakePlan) -> None:
+    learner = build_learner(make_plan("ce", ema_decay=0.9), steps_per_epoch=1, device=CPU)
+    state = learner.state_dict()
+    learner.load_state_dict(state)
+    del state["average_updates"]
+    with pytest.raises(UserError, match="before the average warmed up") as info:
+        learner.load_state_dict(state)
+    assert "\n" not in str(info.value)
+    plain = build_learner(make_plan("ce"), steps_per_epoch=1, device=CPU)
+    plain.load_state_dict(state)  # nothing is averaged, so nothing is missing
 
 
 def test_another_device_s_optimizer_state_leaves_the_own_settings(
