@@ -166,6 +166,9 @@ class Trainer:
                 journal.add(self.history)
             if line is not None:
                 progress.report(line)
+            # Several processes may not have met in so short an epoch, and all must go or stay.
+            if self.group.any(stop.requested, device=self.device):
+                raise InterruptedRunError(_interrupted(self._epoch, steps))
 
     def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
@@ -186,7 +189,7 @@ class Trainer:
                 self._collect_terms()
             # Several processes can only agree to stop where they meet anyway.
             if checking or self.group.world_size == 1:
-                self._grant(stop, save, f"interrupted in epoch {self._epoch + 1}, step {step + 1}")
+                self._grant(stop, save, _interrupted(self._epoch + 1, step + 1))
 
     def _grant(self, stop: StopRequest, save: Save, reason: str) -> None:
         stopping = self.group.any(stop.requested, device=self.device)
@@ -255,3 +258,7 @@ class Trainer:
 
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started
+
+
+def _interrupted(epoch: int, step: int) -> str:
+    return f"interrupted in epoch {epoch}, step {step}"

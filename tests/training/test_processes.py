@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import distributed
 
+from training.checkpoint import read_checkpoint
 from training.plan import Plan
 from training.process_group import open_group
 
@@ -101,6 +102,38 @@ def test_the_others_wait_for_the_one_that_decodes(monkeypatch: pytest.MonkeyPatc
     with open_group(torch.device("cpu")) as group:
         assert (group.rank, group.world_size) == (1, 2)
     assert asked["timeout"] > timedelta(hours=6)
+
+
+def test_processes_with_few_steps_an_epoch_stop_together(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    """Two steps an epoch never come to the one where long epochs ask; torchrun kills after 30 s."""
+    options = [*tiny_options, "--epochs", "5000", "--out", "run"]
+    torchrun = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node", "2", str(ROOT / "training" / "run.py"), *options],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert torchrun.stdout is not None
+    for line in torchrun.stdout:
+        if line.startswith("epoch "):
+            break
+    torchrun.send_signal(signal.SIGTERM)
+    _, errors = torchrun.communicate(timeout=SECONDS)
+    message = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert message == [
+        f"error: interrupted in epoch {checkpoint_epoch(tmp_path / 'run')}, step 2; "
+        "run goes on with --resume"
+    ]
+
+
+def checkpoint_epoch(run: Path) -> int:
+    checkpoint = read_checkpoint(run / "checkpoint.pt")
+    assert (checkpoint.step, checkpoint.finished) == (0, False)
+    return checkpoint.epoch
 
 
 def test_a_dead_process_ends_the_run_with_a_message(

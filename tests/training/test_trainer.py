@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.files import sha256_of
@@ -104,6 +105,23 @@ def test_an_interrupted_run_ends_bit_equal(
     resumed = run(plan, tiny_data, tmp_path / "resumed", former=former)
     assert resumed.finished
     assert_equal_trees(comparable(resumed), comparable(undisturbed))
+
+
+def test_a_wish_to_stop_during_the_evaluation_is_granted_after_it(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the last epoch: what is left of the run is done by --resume."""
+    trainer, stop, left = Trainer(make_plan("ce"), tiny_data, device=CPU), StopRequest(), []
+    evaluate = trainer.test_logits
+
+    def interrupted() -> NDArray[np.float32]:
+        stop.requested = len(trainer.history) == 1
+        return evaluate()
+
+    monkeypatch.setattr(trainer, "test_logits", interrupted)
+    with pytest.raises(InterruptedRunError, match=r"^interrupted in epoch 2, step 4$"):
+        trainer.train(tmp_path, left.append, Progress(epochs=2, quiet=True), stop)
+    assert [(checkpoint.epoch, checkpoint.step) for checkpoint in left] == [(1, 0), (2, 0)]
 
 
 def test_a_resumed_epoch_s_share_of_waiting_is_of_its_own_time(
