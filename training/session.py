@@ -7,7 +7,7 @@ import torch
 
 from runtime.command import fail
 from runtime.errors import UserError
-from runtime.locate import CHECKPOINT
+from runtime.locate import CHECKPOINT, RESULT
 from training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.data import Dataset, data_names, load_dataset
 from training.device import choose_device, device_name
@@ -57,6 +57,9 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
     with exclusive(run.path) if group.is_main else nullcontext(), stop_request() as stop:
+        if group.is_main and not run.exists:
+            # A former run's, without its checkpoint, would call this one finished at its first.
+            (run.path / RESULT).unlink(missing_ok=True)
         progress.say(f"run folder {run.path}")
         trainer = Trainer(plan, dataset, device=device, group=group)
         _set_up(trainer, former, options, progress)

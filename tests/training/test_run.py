@@ -134,6 +134,32 @@ def test_a_mistake_exits_with_2_and_no_traceback(here: Path) -> None:
     assert finished.stderr.startswith("error: arch 'vgg' is unknown")
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_result_without_its_checkpoint_is_not_that_of_the_next_run(
+    here: Path,
+    tiny_options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    resume: list[str],
+) -> None:
+    options = [*tiny_options, "--epochs", "1", "--out", "run"]
+    (here / "run").mkdir()
+    (here / "run" / "result.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.session.finish_run", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.main([*options, *resume])
+    assert read_checkpoint(here / "run" / "checkpoint.pt").epoch == 1
+    assert not (here / "run" / "result.json").exists()
+    assert run.main([*options, "--resume"]) == 0
+    assert "nothing to resume" not in capsys.readouterr().out
+    assert json.loads((here / "run" / "result.json").read_text())["epochs"] == 1
+
+
+def _interrupt(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_another_run_is_not_resumed(here: Path, tiny_options: list[str]) -> None:
     run.main([*tiny_options, "--out", "run"])
     with pytest.raises(UserError, match=r"run holds another run \(recipe epochs: 2, now 3\)"):
