@@ -20,7 +20,7 @@ from export.options import (
     parse_precisions,
 )
 from export.report import megabytes, say, table
-from runtime.command import CommandParser, run_command
+from runtime.command import CommandParser, folder_path, run_command
 from runtime.errors import VerificationError
 from runtime.locate import find_run
 
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "the CPU (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="BUNDLE", help="the bundle's folder; default: RUN/bundle"
+        "--out", type=folder_path, metavar="BUNDLE", help="the bundle's folder; default: RUN/bundle"
     )
     parser.add_argument(
         "--opset",

@@ -26,7 +26,7 @@ from runtime.backends import ENGINE_PRECISIONS
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import CARD_FILE, EngineRecord, ModelFile
 from runtime.card import MODEL_FILES as PRECISION_FILES
-from runtime.command import CommandParser, positive_int, run_command
+from runtime.command import CommandParser, folder_path, positive_int, run_command
 from runtime.errors import BundleError, UserError
 from runtime.files import atomic_folder, write_atomic
 from runtime.locate import find_model
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         "bundle", type=Path, metavar="BUNDLE", help="a bundle, or a run that has one"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="REPOSITORY", help="the model repository"
+        "--out", type=folder_path, required=True, metavar="REPOSITORY", help="the model repository"
     )
     parser.add_argument(
         "--backend", choices=BACKENDS, default="onnxruntime", help="default: %(default)s"

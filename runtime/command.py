@@ -34,6 +34,13 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` lists what is accepted")
 
 
+def folder_path(text: str) -> Path:
+    """A folder that is written to, as the `type` of an option."""
+    if not text:  # an unset variable of a script; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("received '', expected a folder")
+    return Path(text)
+
+
 def positive_int(text: str) -> int:
     """A whole number above 0, as the `type` of an option."""
     if not text.isdecimal() or int(text) < 1:

@@ -3,11 +3,14 @@
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -64,6 +67,11 @@ def leftovers(folder: Path) -> Iterator[Path]:
     name = glob.escape(f".{folder.name}.")
     yield from folder.parent.glob(f"{name}*.new")
     yield from folder.parent.glob(f"{name}*.old")
+
+
+def temporaries(folder: Path) -> Iterator[Path]:
+    """Files in `folder` that killed processes left behind `atomic_path`, or that others write."""
+    yield from (path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
 
 
 def sha256_of(path: Path) -> str:

@@ -88,6 +88,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} does not exist; train a run first: `python training/run.py`"
         ) from None
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; change its permissions"
+        ) from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
         raise UserError(
             f"{path} cannot be read: truncated, or no checkpoint of ours ({_first_line(error)}); "

@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError, BooleanOptionalAction
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.command import CommandParser, positive_float, positive_int
+from runtime.command import CommandParser, folder_path, positive_float, positive_int
 from training.archs import ARCHS
 
 _MAX_SEED = 2**32 - 1
@@ -71,7 +71,7 @@ def option_parser() -> CommandParser:
     add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
     add("--batch-size", type=positive_int, metavar="N", help="instead of the recipe's; per process")
     add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
-    add("--out", type=Path, metavar="DIR", help="run folder (default: one in runs/)")
+    add("--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)")
     add("--resume", action="store_true", help="go on from the run's checkpoint")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     start = parser.add_mutually_exclusive_group()

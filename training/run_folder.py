@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runtime.errors import UserError
+from runtime.files import temporaries
 from runtime.locate import CHECKPOINT, LATEST, RESULT, RUNS
 
 _LOCK = ".lock"
@@ -45,6 +46,12 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
     return next(folder for folder in series if not folder.exists and not _is_locked(folder.path))
 
 
+def check_latest() -> None:
+    """UserError if `runs/latest` is no link, and so is not ours to move: a copy's, perhaps."""
+    if LATEST.exists() and not LATEST.is_symlink():
+        raise UserError(f"{LATEST} is no link to a run, as training keeps it; remove or rename it")
+
+
 def move_latest(run: Path) -> None:
     """Points `runs/latest` at `run`, a folder in `runs/`, in one step: it is never absent."""
     link = LATEST.with_name(f".{LATEST.name}.{os.getpid()}")
@@ -70,7 +77,7 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"another process is training in {folder}; wait for it, or choose --out"
             ) from None
         # What a process left that was killed while it wrote; nobody else writes here now.
-        for leftover in folder.glob(".*.tmp"):
+        for leftover in temporaries(folder):
             leftover.unlink()
         yield
 
@@ -79,8 +86,10 @@ def _series(base: Path) -> list[RunFolder]:
     """`base`, `base-2`, ... up to and including the first that nobody has used."""
     folders = []
     number = 1
+    # `.` and `..` have no name that a number could be added to.
+    named = base.resolve() if base.name in ("", "..") else base
     while True:
-        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        path = base if number == 1 else named.with_name(f"{named.name}-{number}")
         exists = (path / CHECKPOINT).is_file()
         folders.append(RunFolder(path, exists, exists and (path / RESULT).is_file()))
         if not exists and not _is_locked(path):

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import torch
 
 from runtime.command import fail
@@ -24,8 +25,16 @@ from training.process_group import (
 from training.progress import Progress, counted
 from training.recipe import Recipe
 from training.result import finish_run, summary
-from training.run_folder import RunFolder, choose_folder, exclusive, move_latest, run_name
+from training.run_folder import (
+    RunFolder,
+    check_latest,
+    choose_folder,
+    exclusive,
+    move_latest,
+    run_name,
+)
 from training.trainer import Trainer
+from training.validation_split import split_validation
 from training.weights import pretrained_weights, weights_from_file, weights_word
 
 _STOPPED = 1
@@ -44,7 +53,11 @@ def train(options: Options, recipe: Recipe) -> int:
 
 def _train(options: Options, recipe: Recipe, device: torch.device, group: ProcessGroup) -> int:
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
+    if options.out is None:
+        check_latest()
     dataset = _load_data(options, group)
+    if options.batch_size is None and options.recipe is None:
+        recipe = _fitted(recipe, dataset, group, progress)
     plan = _plan(options, recipe, dataset, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # The main process chooses; the others would look while it already writes.
@@ -80,6 +93,19 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
     dataset = load() if group.is_main else None
     group.share(None)
     return dataset or load()
+
+
+def _fitted(recipe: Recipe, dataset: Dataset, group: ProcessGroup, progress: Progress) -> Recipe:
+    """The default recipe with a batch size that a small data set can fill; says if it changed."""
+    train_rows, _ = split_validation(dataset.train_labels, recipe.validation_fraction)
+    most = max(2, len(train_rows) // group.world_size)
+    if recipe.batch_size <= most:
+        return recipe
+    progress.say(
+        f"batch size {most}: there are {len(train_rows)} training images, "
+        f"fewer than the {recipe.batch_size} of the recipe"
+    )
+    return msgspec.structs.replace(recipe, batch_size=most)
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:

@@ -127,9 +127,9 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     class_tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_dataset(str(class_tree), image_size=32)
-    assert "decoding pets: 15 of 15 images" in capsys.readouterr().err
+    assert "decoding pets: 15 of 15 images" in capsys.readouterr().out
     load_dataset(str(class_tree), image_size=33, progress=False)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load_dataset(str(class_tree), image_size=34)
     assert "15/15" in capsys.readouterr().err
@@ -144,16 +144,17 @@ def test_one_broken_image_is_named_and_left_out(
     broken = class_tree / "cat" / "3.png"
     broken.write_bytes(content)
     dataset = load(class_tree)
-    err = capsys.readouterr().err
-    assert f"skipped {broken}" in err
-    assert "1 broken images skipped" in err
+    captured = capsys.readouterr()
+    assert f"skipped {broken}" in captured.out
+    assert "1 broken images skipped" in captured.out
+    assert captured.err == "", "a mistake that follows is the one line there"
     kept = [*dataset.train_images, *dataset.test_images]
     assert len(kept) == 14
     assert {image.tobytes() for image in kept} < {
         image.tobytes() for image in (*whole.train_images, *whole.test_images)
     }
     load(class_tree)
-    assert "1 broken images skipped" in capsys.readouterr().err
+    assert "1 broken images skipped" in capsys.readouterr().out
 
 
 def test_more_broken_images_are_an_error_that_names_them(class_tree: Path) -> None:

@@ -57,9 +57,9 @@ def test_absent_files_are_downloaded_once(
     found = obtain("birds", published(*publisher), None)
     assert found == cache / "downloads" / "birds"
     assert (found / "list.txt").read_text() == "albatross"
-    assert "downloading birds" in capfd.readouterr().err
+    assert "downloading birds" in capfd.readouterr().out
     assert obtain("birds", published("http://127.0.0.1:9/", "0" * 32), None) == found
-    assert "downloading" not in capfd.readouterr().err
+    assert "downloading" not in capfd.readouterr().out
     assert sorted(path.name for path in found.parent.iterdir()) == [".birds.lock", "birds"]
 
 

@@ -113,7 +113,7 @@ def test_deeper_folders_hidden_files_and_foreign_files(
     (class_tree / "cat" / "notes.txt").write_text("tabby")
     dataset = load(class_tree, image_size=32)
     assert len(dataset.train_labels) + len(dataset.test_labels) == 16
-    assert "1 files ignored" in capsys.readouterr().err
+    assert "1 files ignored" in capsys.readouterr().out
 
 
 def test_file_names_in_another_encoding(
@@ -126,7 +126,7 @@ def test_file_names_in_another_encoding(
     latin.write_text("no image")
     dataset = load(class_tree, image_size=32)
     assert len(dataset.train_labels) + len(dataset.test_labels) == 15
-    assert r"\udce9t\udce9.png" in capsys.readouterr().err
+    assert r"\udce9t\udce9.png" in capsys.readouterr().out
     (class_tree / "dog").rename(class_tree / os.fsdecode(b"\xe9t\xe9"))
     with pytest.raises(UserError, match="is named in another encoding than UTF-8"):
         load(class_tree, image_size=32)
@@ -144,7 +144,7 @@ def test_images_that_are_left_out_are_not_left_unsaid(
         for name in ("cat", "dog"):
             write_image(tmp_path / "pets" / split / name / "1.png")
     assert len(load(tmp_path / "pets").test_labels) == 2
-    assert "val is left out: test/ is what is tested on" in capsys.readouterr().err
+    assert "val is left out: test/ is what is tested on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -380,4 +380,4 @@ def test_a_listed_image_that_is_missing_counts_as_broken(
     rows[0][0].unlink()
     dataset = load("cub200", tmp_path / "root", image_size=72)
     assert len(dataset.train_labels) == 3
-    assert f"skipped {rows[0][0]}" in capsys.readouterr().err
+    assert f"skipped {rows[0][0]}" in capsys.readouterr().out

@@ -95,6 +95,7 @@ def test_a_run_knows_its_data_but_tells_no_path(
         (["--arch", "mobilenetv2", "--image-size", "3"], "image size 3 is out of range"),
         (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
         (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
+        (["--arch", "mobilenetv2", "--out", ""], "--out: received '', expected a folder"),
         (["--arch", "mobilenetv2", "--out", "a-file"], "--out a-file is a file"),
         (["--arch", "mobilenetv2", "--out", "a-file/run"], "a-file/run cannot be made"),
     ],
@@ -105,6 +106,57 @@ def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) 
         run.main(arguments)
     assert "\n" not in str(info.value)
     assert not list(here.glob("runs/*/checkpoint.pt"))
+
+
+def test_a_folder_in_the_place_of_latest_is_refused_before_training(
+    here: Path, tiny_options: list[str]
+) -> None:
+    (here / "runs" / "latest").mkdir(parents=True)
+    with pytest.raises(UserError, match="runs/latest is no link to a run"):
+        run.main(tiny_options)
+    assert [path.name for path in (here / "runs").iterdir()] == ["latest"]
+
+
+def test_the_current_folder_is_a_run_folder_like_any_other(
+    here: Path,
+    tiny_options: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (here / "mine").mkdir()
+    monkeypatch.chdir(here / "mine")
+    (here / "mine" / ".precious.tmp").write_text("the user's own")
+    options = [*tiny_options, "--epochs", "1", "--out", "."]
+    assert run.main(options) == 0
+    assert run.main([*options, "--resume"]) == 0
+    assert "is finished: nothing to resume" in capsys.readouterr().out
+    assert run.main(options) == 0
+    assert (here / "mine-2" / "result.json").is_file()
+    assert (here / "mine" / ".precious.tmp").exists()
+
+
+def test_a_data_set_smaller_than_the_recipes_batch(
+    here: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--arch", "mobilenetv2", "--width", "0.25", "--epochs", "1", "--out", "run"]
+    options += ["--data", str(tiny_folder)]
+    with pytest.raises(UserError, match="batch size 64 does not fit 45 training images"):
+        run.main([*options, "--batch-size", "64"])
+    assert run.main(options) == 0
+    said = "batch size 45: there are 45 training images, fewer than the 64 of the recipe"
+    assert said in capsys.readouterr().out
+    assert load_trained(here / "run").plan.recipe.batch_size == 45
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied; change its perm"):
+        read_checkpoint(here / "checkpoint.pt")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -57,7 +57,7 @@ class Batches:
             each = f" in each of {world_size} processes" if world_size > 1 else ""
             raise UserError(
                 f"batch size {batch_size}{each} does not fit {count} training images; "
-                f"name one from 1 to {count // world_size} with --batch-size, or add images"
+                f"name one from 2 to {count // world_size} with --batch-size, or add images"
             )
         self.resident = fits(images, device) if resident is None else resident
         self._shape = (count // (batch_size * world_size), world_size, batch_size)

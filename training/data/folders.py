@@ -136,10 +136,15 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed is no empty one."""
+    raise error
+
+
 def _image_files(folder: Path) -> tuple[list[Path], int]:
     """The image files below `folder`, sorted, and how many other files there are."""
     images, others = [], 0
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.startswith("."):

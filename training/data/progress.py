@@ -1,4 +1,7 @@
-"""What loading tells the user, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""What loading tells the user: a bar on a terminal (stderr), plain lines elsewhere (stdout).
+
+On stderr a mistake is one line, whatever was said before it.
+"""
 
 import sys
 import time
@@ -8,9 +11,9 @@ _LINE_SECONDS = 10.0
 
 
 def report(line: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """One line on stdout."""
+    # A file's name need not be text: what stdout cannot write is shown by its code.
+    print(line.encode(errors="backslashreplace").decode(), flush=True)  # noqa: T201
 
 
 def track(steps: Iterable[int], *, total: int, what: str, show: bool) -> Iterator[int]:
