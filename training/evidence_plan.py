@@ -225,3 +225,4 @@ PLAN = (
     ),
 )
 STUDIES = {study.name: study for study in PLAN}
+PLANNED_METHODS = {method.name: method for study in PLAN for method in study.methods}

@@ -40,6 +40,29 @@ METHODS = {
 }
 
 
+# Keys of the recipe that only these terms read; the last are of both.
+_OF_DRG = {"drg_weight", "tap", "head_width"}
+_OF_DSR = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
+_OF_EITHER = {"temperature", "distillation_warmup_epochs"}
+DISTILLATION_KEYS = _OF_DRG | _OF_DSR | _OF_EITHER
+
+
+def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
+    """Keys of `recipe` (as in result.json) whose values change nothing in a run of `terms`.
+
+    Such as DSR's teacher without DSR, or how both terms are softened where neither has a weight.
+    """
+    weighted = {term for term in ("drg", "dsr") if term in terms and recipe[f"{term}_weight"]}
+    idle = set() if weighted else set(_OF_EITHER)
+    if "drg" not in terms:
+        idle |= _OF_DRG
+    if "dsr" not in terms:
+        idle |= _OF_DSR
+    elif recipe["dsr_teacher"] != "ema":
+        idle.add("dsr_momentum")
+    return idle
+
+
 def methods_from_words(words: str) -> list[Method]:
     """Methods of a list such as "ce,ls,drg+dsr"; UserError for a word that is none."""
     names = words.split(",")

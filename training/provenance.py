@@ -7,9 +7,8 @@ import msgspec
 
 from training.evidence_plan import SCALES, STUDIES
 from training.methods import METHODS
-from training.recipe import default_recipe, load_recipe
 from training.robustness_table import LINES_SUFFIX
-from training.study_results import RESULTS, Line, whole_recipe
+from training.study_results import RESULTS, Line, changed_settings
 
 _OF_OPTIONS = ("epochs", "batch_size")  # keys that training/run.py takes as options
 
@@ -80,13 +79,7 @@ def _shared_words(line: Line, settings: dict[str, Any]) -> list[str]:
 def _settings(line: Line) -> dict[str, Any]:
     """How the line's recipe differs from its data's own, apart from what its method changes."""
     method = METHODS.get(line.get("method", ""))
-    changes = method.changes if method else {}
-    own = msgspec.json.decode(msgspec.json.encode(load_recipe(default_recipe(line["data"]))))
-    return {
-        key: value
-        for key, value in whole_recipe(line).items()
-        if value != own[key] and key not in changes
-    }
+    return changed_settings(line, apart_from=method.changes if method else ())
 
 
 def _is_set(key: str) -> bool:

@@ -27,10 +27,17 @@ from training.evidence_plan import (
 from training.evidence_runs import planned_runs
 from training.progress import counted
 from training.provenance import provenance
+from training.recipe import default_recipe
 from training.robustness_table import LINES_SUFFIX, robustness_table
 from training.study_plot import plot_name, plot_study
 from training.study_results import RESULTS, Line, read_lines
-from training.study_table import best_validated, method_name, rows_of, study_table
+from training.study_table import (
+    best_validated,
+    method_name,
+    rows_of,
+    shared_settings,
+    study_table,
+)
 
 REPORT = Path("RESULTS.md")
 _OTHERS = "others"
@@ -114,7 +121,8 @@ def _tables(study: str, lines: Sequence[Line], *, chooses: bool = False) -> list
         images += f"{first['validation_images']:,} held out, {first['test_images']:,} tested on"
         parts += [
             f"**{first['arch']}** x{first['width']:g} at {first['image_size']} px, "
-            f"{first['data']}, {counted(first['epochs'], 'epoch')}; {images}.",
+            f"{first['data']}, {counted(first['epochs'], 'epoch')}; {images}; "
+            f"{_recipe_words(group, apart_from=('epochs',))}.",
             study_table(group),
             *([best_validated(group)] if chooses else []),
             provenance(study, group),
@@ -123,6 +131,14 @@ def _tables(study: str, lines: Sequence[Line], *, chooses: bool = False) -> list
             name = plot_name(study, first)
             parts.append(f"![top-1 of every run]({RESULTS / name})")
     return parts
+
+
+def _recipe_words(lines: Sequence[Line], *, apart_from: Sequence[str] = ()) -> str:
+    """The recipe that the lines' rows are named against."""
+    recipes = " and ".join(dict.fromkeys(f"`{default_recipe(line['data'])}`" for line in lines))
+    shared = shared_settings(lines).items()
+    words = ", ".join(f"{key}={value}" for key, value in shared if key not in apart_from)
+    return f"recipe {recipes} with {words}" if words else f"recipe {recipes}"
 
 
 def _groups(lines: Sequence[Line]) -> list[list[Line]]:
@@ -167,7 +183,8 @@ def _robustness(results: Path) -> list[str]:
     for file in sorted(results.glob(f"*{LINES_SUFFIX}.jsonl")):
         lines = read_lines(file)
         parts += [
-            f"Runs of `{file.stem.removesuffix(LINES_SUFFIX)}`, top-1 in %:",
+            f"Runs of `{file.stem.removesuffix(LINES_SUFFIX)}`, {_recipe_words(lines)}; "
+            "top-1 in %:",
             robustness_table(lines),
             provenance(file.stem, lines),
         ]

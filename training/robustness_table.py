@@ -14,6 +14,7 @@ from training.study_table import (
     gain,
     mean_and_deviation,
     rows_of,
+    shared_settings,
 )
 
 LINES_SUFFIX = "-robustness"  # of a file of lines, after the study's name
@@ -30,8 +31,9 @@ def robustness_table(lines: Sequence[Line]) -> str:
     top1: dict[str, Figure] = {"clean": _clean_top1, **corruptions, "all": _all_top1}
     head = ["student", "method", "seeds", *top1, "over CE", "ECE clean", "ECE all"]
     table = [cells(head), "|" + "---|" * len(head)]
+    shared = shared_settings(lines)
     for student, own in by_student(lines).items():
-        rows = rows_of(own)
+        rows = rows_of(own, shared=shared)
         table += [
             cells(
                 [

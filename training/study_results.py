@@ -1,6 +1,7 @@
 """What studies found, as JSON lines: one for each run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 
 from runtime.errors import UserError
 from runtime.files import write_atomic
-from training.recipe import Recipe
+from training.recipe import Recipe, default_recipe, load_recipe
 
 Line = dict[str, Any]
 RESULTS = Path("results")
@@ -44,6 +45,24 @@ def whole_recipe(line: Line) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields if not field.required}
     whole = {**defaults, **line["recipe"]}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
+
+
+def changed_settings(line: Line, *, apart_from: Collection[str] = ()) -> dict[str, Any]:
+    """What the line's recipe has otherwise than its data's own, apart from these keys."""
+    own = _recipe_of_data(line["data"])
+    return {
+        key: value
+        for key, value in whole_recipe(line).items()
+        if value != own[key] and key not in apart_from
+    }
+
+
+@cache
+def _recipe_of_data(data: str) -> dict[str, Any]:
+    recipe: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(load_recipe(default_recipe(data)))
+    )
+    return recipe
 
 
 def _identity(line: Line) -> tuple[object, ...]:

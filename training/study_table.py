@@ -1,12 +1,13 @@
 """Tables of a study: means and standard deviations over seeds, gains paired by seed."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.methods import method_of
-from training.study_results import Line, whole_recipe
+from training.evidence_plan import PLANNED_METHODS
+from training.methods import DISTILLATION_KEYS, METHODS, idle_keys, method_of
+from training.study_results import Line, changed_settings, whole_recipe
 
 BASELINE = "ce"
 Figure = Callable[[Line], float]
@@ -46,24 +47,46 @@ def method_name(line: Line) -> str:
     return method_of(line["terms"], whole_recipe(line), data=line["data"]).name
 
 
-def rows_of(lines: Sequence[Line]) -> list[Row]:
-    """Rows in the order of their first lines, seeds ascending.
+def shared_settings(lines: Sequence[Line]) -> dict[str, Any]:
+    """What all lines have otherwise than the recipe of their data; a table says it once, above.
 
-    Two recipes of one method are two rows.
+    But for lines whose method sets the key by itself, and without keys that none of them reads.
     """
+    settings = [_settings(line) for line in lines]
+    keys = dict.fromkeys(key for own in settings for key in own)
+    for key in set.intersection(*map(_idle, lines)):
+        keys.pop(key, None)
+    shared = {}
+    for key in keys:
+        values = [
+            own.get(key, ...)
+            for own, line in zip(settings, lines, strict=True)
+            if key not in _changes(method_name(line))
+        ]
+        if all(value == values[0] for value in values):
+            shared[key] = values[0]
+    return shared
+
+
+def rows_of(lines: Sequence[Line], *, shared: Mapping[str, Any] | None = None) -> list[Row]:
+    """Rows by method in the order of their first lines, seeds ascending.
+
+    Two recipes of one method are two rows, unless they differ only in what the method does not
+    read. A row is named by its method and what it has otherwise than the data's recipe, apart from
+    what all rows share (default: that of `lines`); the row with nothing to add comes first.
+    """
+    shared = shared_settings(lines) if shared is None else shared
     found: list[Row] = []
     for line in lines:
-        method = method_name(line)
-        same = [row for row in found if row.method == method]
-        own = [row for row in same if not _differences(row.lines[0], line)]
-        if own:
-            own[0].lines.append(line)
-            continue
-        name = method
-        if same:
-            recipe, differing = whole_recipe(line), _differences(same[0].lines[0], line)
-            name += f" ({', '.join(f'{key}={recipe[key]}' for key in differing)})"
-        found.append(Row(name, method, [line]))
+        method, recipe = method_name(line), _read_recipe(line)
+        same = (row for row in found if row.method == method)
+        own = next((row for row in same if _read_recipe(row.lines[0]) == recipe), None)
+        if own is None:
+            own = Row(_row_name(line, shared), method, [])
+            found.append(own)
+        own.lines.append(line)
+    methods = list(dict.fromkeys(row.method for row in found))
+    found.sort(key=lambda row: (methods.index(row.method), row.name != row.method))
     for row in found:
         row.lines.sort(key=lambda line: int(line["seed"]))
     return found
@@ -98,11 +121,17 @@ def study_table(lines: Sequence[Line]) -> str:
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The baseline whose recipe is nearest to the row's; None for a baseline itself."""
-    baselines = [other for other in rows if other.method == BASELINE]
-    if row.method == BASELINE or not baselines:
+    """The baseline of the row's recipe; None if there is none, and for a baseline itself.
+
+    It may differ in what the row's method changes, and in what cross-entropy does not read.
+    """
+    if row.method == BASELINE:
         return None
-    return min(baselines, key=lambda other: len(_differences(other.lines[0], row.lines[0])))
+    free = DISTILLATION_KEYS | _changes(row.method).keys()
+    for other in rows:
+        if other.method == BASELINE and not _differing(other.lines[0], row.lines[0]) - free:
+            return other
+    return None
 
 
 def gain(row: Row, baseline: Row | None, figure: Figure) -> str:
@@ -139,14 +168,41 @@ def _parameters(row: Row, baseline: Row | None) -> str:
     return f"{params:,} ({params - baseline.lines[0]['params']:+,})"
 
 
-def _differences(first: Line, second: Line) -> list[str]:
-    one, other = whole_recipe(first), whole_recipe(second)
-    return [key for key in one if one[key] != other.get(key)]
-
-
 def best_validated(lines: Sequence[Line]) -> str:
     """A sentence naming the method to choose: it has the highest mean of validation top-1."""
     rows = rows_of(lines)
     means = [np.mean([line["validation_top1"] for line in row.lines]) for row in rows]
     best = int(np.argmax(means))
     return f"Highest validation top-1: {rows[best].name} ({100 * means[best]:.2f} %)."
+
+
+def _changes(method: str) -> Mapping[str, object]:
+    """What a method's name says of the recipe by itself."""
+    known = METHODS.get(method) or PLANNED_METHODS.get(method)
+    return known.changes if known else {}
+
+
+def _settings(line: Line) -> dict[str, Any]:
+    return changed_settings(line, apart_from=_changes(method_name(line)))
+
+
+def _idle(line: Line) -> set[str]:
+    known = METHODS.get(method_name(line))
+    return idle_keys(known.terms if known else line["terms"], whole_recipe(line))
+
+
+def _read_recipe(line: Line) -> dict[str, Any]:
+    """The recipe as far as it changes anything in this run."""
+    idle = _idle(line)
+    return {key: value for key, value in whole_recipe(line).items() if key not in idle}
+
+
+def _row_name(line: Line, shared: Mapping[str, Any]) -> str:
+    without = _idle(line) | shared.keys()
+    words = [f"{key}={value}" for key, value in _settings(line).items() if key not in without]
+    return f"{method_name(line)} ({', '.join(words)})" if words else method_name(line)
+
+
+def _differing(first: Line, second: Line) -> set[str]:
+    one, other = whole_recipe(first), whole_recipe(second)
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}

@@ -8,12 +8,19 @@ import pytest
 
 from runtime.errors import UserError
 from training import benchmark, sizes, study
-from training.methods import METHODS, Method, method_of, methods_from_words
+from training.methods import (
+    DISTILLATION_KEYS,
+    METHODS,
+    Method,
+    idle_keys,
+    method_of,
+    methods_from_words,
+)
 from training.recipe import load_recipe, recipe_with_settings
 from training.study_plot import plot_name, plot_study
 from training.study_results import merge_lines, read_lines
 from training.study_runs import shared_options, study_run
-from training.study_table import best_validated, study_table
+from training.study_table import best_validated, rows_of, shared_settings, study_table
 
 
 def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
@@ -21,6 +28,13 @@ def line(method: str, seed: int, top1: float, **others: object) -> dict[str, obj
     figures = {"top1": top1, "top5": 1.0, "ece": 0.02, "recipe": {"epochs": 2}}
     costs = {"params": 1000, "auxiliary_params": 0 if method == "ce" else 50}
     return {**facts, **figures, **costs, "method": method, "seed": seed, **others}
+
+
+def digits_line(method: str, seed: int, top1: float, **changes: object) -> dict[str, object]:
+    """A line of the recipe `digits` with what the method and `changes` make of it."""
+    changes = {**METHODS[method].changes, **changes}
+    recipe = json.loads(msgspec.json.encode(load_recipe("digits", changes)))
+    return line(method, seed, top1, data="digits", terms=METHODS[method].terms, recipe=recipe)
 
 
 def cells(table: str) -> list[list[str]]:
@@ -56,21 +70,88 @@ def test_validation_top1_is_shown_where_every_line_has_it() -> None:
     assert "validation" not in study_table(lines)
 
 
-def test_one_method_with_two_recipes_has_two_rows_and_its_own_baseline() -> None:
-    slow = {"epochs": 2, "learning_rate": 0.1}
-    fast = {"epochs": 2, "learning_rate": 0.4}
+def test_a_row_is_named_by_what_differs_from_the_recipe_of_its_data() -> None:
+    """Whichever was measured first; what is the default has no mark."""
     lines = [
-        line("ce", 0, 0.5, recipe=slow),
-        line("ce", 0, 0.4, recipe=fast),
-        line("drg", 0, 0.6, recipe=slow),
-        line("drg", 0, 0.6, recipe={**fast, "tap": 2}),  # 2 is the default: no difference
+        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
+        digits_line("drg+dsr", 0, 0.6, dsr_teacher="ema", distillation_warmup_epochs=0.0),
+        digits_line("drg", 0, 0.7),
+        digits_line("ls", 0, 0.5),  # its smoothing is what its name says
+        digits_line("byot", 0, 0.5),
+    ]
+    assert [row.name for row in rows_of(lines)] == [
+        "drg",
+        "drg (distillation_warmup_epochs=0.0)",
+        "drg+dsr (dsr_teacher=ema, distillation_warmup_epochs=0.0)",
+        "ls",
+        "byot",
+    ]
+
+
+def test_what_all_rows_share_is_said_once() -> None:
+    lines = [
+        digits_line("ce", 0, 0.5, learning_rate=0.01, tap=3, label_smoothing=0.3),
+        digits_line("ls", 0, 0.5, learning_rate=0.01),  # has a smoothing of its own
+        digits_line("dsr", 0, 0.5, learning_rate=0.01, dsr_weight=0.3, tap=3, label_smoothing=0.3),
+    ]
+    assert shared_settings(lines) == {"learning_rate": 0.01, "label_smoothing": 0.3}
+    assert [row.name for row in rows_of(lines)] == ["ce", "ls", "dsr (dsr_weight=0.3)"]
+    # What only the head reads parts no rows that have none.
+    assert shared_settings(lines[:1]) == {"learning_rate": 0.01, "label_smoothing": 0.3}
+    planned = digits_line("drg", 0, 0.5, tap=3) | {"method": "drg-tap3"}
+    assert [row.name for row in rows_of([digits_line("ce", 0, 0.5), planned])] == [
+        "ce",
+        "drg-tap3",
+    ]
+
+
+def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
+    lines = [
+        digits_line("ce", 1, 0.5, distillation_warmup_epochs=0.0, dsr_teacher="ema"),
+        digits_line("ce", 0, 0.4),
+        digits_line("dsr", 0, 0.5),
+        digits_line("dsr", 1, 0.6, tap=1, dsr_momentum=0.5),  # the momentum is of `ema`
+        digits_line("dsr", 0, 0.7, dsr_teacher="ema"),
+        digits_line("dsr", 0, 0.7, dsr_teacher="ema", dsr_momentum=0.5),
+    ]
+    rows = cells(study_table(lines))[2:]
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("ce", "0, 1", ""),
+        ("dsr", "0, 1", "+10.00"),
+        ("dsr (dsr_teacher=ema)", "0", "+30.00"),
+        ("dsr (dsr_teacher=ema, dsr_momentum=0.5)", "0", "+30.00"),
+    ]
+
+
+def test_idle_keys_are_those_that_the_terms_do_not_read() -> None:
+    recipe = msgspec.to_builtins(load_recipe("digits"))
+    assert idle_keys("drg+dsr", recipe) == {"dsr_momentum"}
+    assert idle_keys("drg+dsr", {**recipe, "dsr_teacher": "ema"}) == set()
+    assert idle_keys("dsr", recipe) == {"dsr_momentum", "drg_weight", "tap", "head_width"}
+    # `ds` trains the head, but nothing is distilled.
+    ds = {**recipe, **METHODS["ds"].changes}
+    dsr_keys = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
+    assert idle_keys("drg", ds) == {*dsr_keys, "temperature", "distillation_warmup_epochs"}
+    assert idle_keys("ce", recipe) == DISTILLATION_KEYS
+
+
+def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
+    lines = [
+        digits_line("ce", 0, 0.5),
+        digits_line("ce", 0, 0.4, learning_rate=0.4),
+        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
+        digits_line("drg", 0, 0.6, learning_rate=0.4),
+        digits_line("ls", 0, 0.7, learning_rate=0.4),
+        digits_line("drg", 0, 0.9, learning_rate=0.8),
     ]
     rows = cells(study_table(lines))[2:]
     assert [(row[0], row[3]) for row in rows] == [
         ("ce", ""),
         ("ce (learning_rate=0.4)", ""),
-        ("drg", "+10.00"),
+        ("drg (distillation_warmup_epochs=0.0)", "+10.00"),
         ("drg (learning_rate=0.4)", "+20.00"),
+        ("drg (learning_rate=0.8)", ""),  # without a partner
+        ("ls (learning_rate=0.4)", "+30.00"),
     ]
 
 
