@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weights: str  # what the student started from: "random", "pretrained" or a digest
     processes: int = 1
     train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
+    data_digest: str = ""  # Dataset.digest(); "" in a checkpoint that does not state it
     recipe: Recipe
 
     @property
@@ -67,7 +68,7 @@ def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
 def differences(former: Plan, wanted: Plan) -> list[str]:
     """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones."""
     found = []
-    apart = {"recipe", "class_names"}
+    apart = {"recipe", "class_names", "data_digest"}
     if former.train_images == 0:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
@@ -81,6 +82,8 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         else:
             index = next(i for i, pair in enumerate(zip(old, new, strict=True)) if len({*pair}) > 1)
             found.append(f"class {index}: {old[index]!r}, now {new[index]!r}")
+    if not found and former.data_digest not in ("", wanted.data_digest):
+        found.append(f"data: {former.data} now has other images or labels")
     return found
 
 

@@ -131,6 +131,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         weights=weights_word(pretrained=options.pretrained, path=options.weights),
         processes=group.world_size,
         train_images=len(dataset.train_labels),
+        data_digest=dataset.digest(),
         recipe=recipe,
     )
 

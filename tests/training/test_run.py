@@ -234,6 +234,21 @@ def test_a_run_does_not_go_on_with_images_that_were_added(
         run.main([*options, "--resume"])
 
 
+def test_a_run_does_not_go_on_with_data_of_the_same_name(
+    here: Path, tiny_folder: Path, tiny_recipe_file: Path
+) -> None:
+    """`fold1/data` and `fold2/data`: as many images of the same classes, and still others."""
+    other = shutil.copytree(tiny_folder, here / "fold2" / tiny_folder.name)
+    labels = np.load(other / "train_labels.npy")
+    np.save(other / "train_labels.npy", np.roll(labels, 1))
+    options = ["--arch", "mobilenetv2", "--width", "0.25", "--recipe", str(tiny_recipe_file)]
+    assert run.main([*options, "--data", str(tiny_folder), "--out", "run"]) == 0
+    moved = shutil.copytree(tiny_folder, here / "moved" / tiny_folder.name)
+    assert run.main([*options, "--data", str(moved), "--out", "run", "--resume"]) == 0
+    with pytest.raises(UserError, match="data: tiny now has other images or labels"):
+        run.main([*options, "--data", str(other), "--out", "run", "--resume"])
+
+
 def test_a_truncated_checkpoint_is_not_resumed(here: Path, tiny_options: list[str]) -> None:
     run.main([*tiny_options, "--epochs", "1", "--out", "run"])
     path = here / "run" / "checkpoint.pt"
