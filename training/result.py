@@ -55,6 +55,7 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
         "width": plan.width,
         "image_size": plan.input.size,
         "data": plan.data,
+        "data_digest": plan.data_digest,
         "terms": plan.terms,
         "seed": plan.seed,
         "epochs": plan.recipe.epochs,

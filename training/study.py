@@ -12,6 +12,7 @@ from typing import NoReturn
 from runtime.command import CommandParser, positive_float, positive_int, run_command
 from runtime.locate import RUNS
 from training.archs import check_arch
+from training.data import load_dataset
 from training.methods import METHODS, methods_from_words
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
     folder = RUNS / "studies" / options.study
-    runs = _runs(options, _recipe(options), folder)
+    recipe = _recipe(options)
+    # Here once, so that a mistake in it is not that of every run.
+    data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
+    runs = _runs(options, recipe, folder, data.digest())
     with exclusive(folder):
         failed = run_all(runs, jobs=options.jobs).failed
     lines = [line for run in runs if (line := run.line()) is not None]
@@ -76,7 +80,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return recipe_with_settings(recipe, options.set)
 
 
-def _runs(options: argparse.Namespace, recipe: Recipe, folder: Path) -> list[StudyRun]:
+def _runs(
+    options: argparse.Namespace, recipe: Recipe, folder: Path, data_digest: str
+) -> list[StudyRun]:
     shared = shared_options(
         arch=options.arch,
         width=options.width,
@@ -86,7 +92,15 @@ def _runs(options: argparse.Namespace, recipe: Recipe, folder: Path) -> list[Stu
         image_size=options.image_size,
     )
     return [
-        study_run(method, seed, recipe, study=options.study, folder=folder, options=shared)
+        study_run(
+            method,
+            seed,
+            recipe,
+            study=options.study,
+            folder=folder,
+            options=shared,
+            data_digest=data_digest,
+        )
         for method in methods_from_words(options.terms)
         for seed in range(options.seeds)
     ]

@@ -24,6 +24,7 @@ from training.study_runs import StudyRun
 _RUN = Path(__file__).resolve().parent / "run.py"
 _POLL_SECONDS = 0.1
 _FAILED = 1
+_ERROR = "error: "  # how the line begins that a command ends with
 # For a step and a checkpoint; who is compiling longer than that has none to lose.
 _GRACE_SECONDS = 120
 
@@ -65,9 +66,11 @@ def run_all(
 
 
 def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
-    """Says where the failed runs of `of` left their logs; returns the exit code."""
+    """Says what stopped the first of the failed runs, and where their logs are; the exit code."""
     logs = ", ".join(str(run.log) for run in failed)
-    return fail(f"{len(failed)} of {of} runs failed: see {logs}", _FAILED)
+    said = f"\n{failed[0].log.read_text(errors='replace')}".split("\n" + _ERROR)
+    why = f" ({said[-1].splitlines()[0]})" if len(said) > 1 else ""
+    return fail(f"{len(failed)} of {of} runs failed{why}: see {logs}", _FAILED)
 
 
 class _Pool:

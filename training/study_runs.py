@@ -23,6 +23,7 @@ class StudyRun:
     recipe: Recipe
     folder: Path
     options: tuple[str, ...]
+    data_digest: str | None = None  # Dataset.digest(); None: data that its name alone tells apart
 
     @property
     def arch(self) -> str:
@@ -41,7 +42,7 @@ class StudyRun:
     def line(self) -> dict[str, Any] | None:
         """The run's line for the results, or None if it is not finished.
 
-        UserError if the folder holds a run of another recipe.
+        UserError if the folder holds a run of another recipe, or of other data of that name.
         """
         path = self.folder / RESULT
         if not path.is_file():
@@ -51,6 +52,12 @@ class StudyRun:
             raise UserError(
                 f"{self.folder} is a run of another recipe; remove it, or give this study another "
                 "name (--study)"
+            )
+        trained_on = result.get("data_digest")  # older runs do not say
+        if None not in (trained_on, self.data_digest) and trained_on != self.data_digest:
+            raise UserError(
+                f"{self.folder} is a run of other data of that name; remove it, or give this study "
+                "another name (--study)"
             )
         # The word `main` is for the four choices of terms with the plain recipe.
         study = f"{self.study}-{self.method.name}" if self.method.changes else self.study
@@ -68,6 +75,7 @@ def study_run(
     study: str,
     folder: Path,
     options: Sequence[str],
+    data_digest: str | None = None,
 ) -> StudyRun:
     """A run of `method` in `folder`; `options` are those of `training/run.py` that all share."""
     data = Path(_value(options, "--data") or "").name
@@ -79,6 +87,7 @@ def study_run(
         recipe=recipe_from_values(values, source=f"method {method.name}"),
         folder=folder / f"{data}-{_student(options)}-{method.name}-s{seed}",
         options=tuple(options),
+        data_digest=data_digest,
     )
 
 

@@ -1,9 +1,12 @@
 """Studies: methods, resuming run by run, lines, tables; and the benchmark's and sizes' tables."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 
 from runtime.errors import UserError
@@ -18,6 +21,7 @@ from training.methods import (
 )
 from training.recipe import load_recipe, recipe_with_settings
 from training.study_plot import plot_name, plot_study
+from training.study_pool import fail_runs
 from training.study_results import merge_lines, read_lines
 from training.study_runs import shared_options, study_run
 from training.study_table import best_validated, rows_of, shared_settings, study_table
@@ -282,6 +286,34 @@ def test_a_study_is_resumed_run_by_run(
 
     with pytest.raises(UserError, match="is a run of another recipe"):
         study.main([*options, "--terms", "ce", "--seeds", "1", "--set", "momentum=0.8"])
+
+    other = shutil.copytree(tiny_folder, tmp_path / "fold2" / tiny_folder.name)
+    np.save(other / "test_labels.npy", np.load(other / "test_labels.npy")[::-1])
+    of_other = [str(other) if option == str(tiny_folder) else option for option in options]
+    with pytest.raises(UserError, match="is a run of other data of that name"):
+        study.main([*of_other, "--terms", "ce", "--seeds", "1"])
+
+
+def test_a_mistake_in_the_data_is_found_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="neither a known data set"):
+        study.main(["--arch", "mobilenetv2", "--data", "nowhere"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_why_runs_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "d-a-ce-s0.log"
+    failed = [SimpleNamespace(log=log), SimpleNamespace(log=tmp_path / "d-a-ce-s1.log")]
+    for said, why in (
+        ("error: batch size 64 does not fit\n", " (batch size 64 does not fit)"),
+        ("epoch 1\nerror: old\nepoch 2\nerror: new\n", " (new)"),
+        ("Killed\n", ""),
+    ):
+        log.write_text(said)
+        assert fail_runs(failed, of=3) == 1
+        assert f"error: 2 of 3 runs failed{why}: see {log}" in capsys.readouterr().err
 
 
 def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[str]) -> None:
