@@ -72,6 +72,24 @@ class Learner:
         with self.average.applied() if self.average is not None else nullcontext():
             return logits_of(self.distiller.student, images, spec, device=self.device)
 
+    def take_terms(self, *, done: int, steps_per_epoch: int) -> list[list[float]]:
+        """The objective's terms in each step since the last call, `done` steps into the run.
+
+        DivergedError, in all processes together, if one is not finite.
+        """
+        rows = self.log.take(self.group)
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            row = int(bad[0][0])
+            pairs = zip(self.log.names, rows[row], strict=True)
+            named = ", ".join(f"{name} {value}" for name, value in pairs if not np.isfinite(value))
+            step = done + row + 1
+            raise DivergedError(
+                "the loss is", step=step, steps_per_epoch=steps_per_epoch, named=f": {named}"
+            )
+        terms: list[list[float]] = rows.tolist()
+        return terms
+
     def networks(self) -> Networks:
         """The networks' weights on the CPU."""
         raw = _on_cpu(self.distiller.student.state_dict())

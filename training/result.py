@@ -3,11 +3,12 @@
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from runtime.files import write_atomic
 from runtime.locate import RESULT
@@ -29,28 +30,51 @@ from training.trainer import Save, Trainer
 _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
+class _Calibration(NamedTuple):
+    """The temperature, and the accuracy on the images that it was fitted on."""
+
+    temperature: float = 1.0
+    validation_top1: float | None = None  # None: no image was held out
+
+
 def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | None:
     """Calibrates, evaluates and writes the run's last files; returns the content of result.json.
 
     result.json comes last: a folder that has it is a finished run. Processes other than the main
-    one only take part in the checkpoint and get None.
+    one only take part in the checkpoint and get None. DivergedError, in all of them, for answers
+    that are not finite.
     """
     if not trainer.group.is_main:
-        trainer.require_finite_answers(None)
+        trainer.require_finite_answers()
         trainer.checkpoint(finished=True)
         return None
-    dataset, plan = trainer.dataset, trainer.plan
-    validation_labels = dataset.train_labels[trainer.validation_rows]
-    logits, labels = trainer.test_logits(), dataset.test_labels
-    validation_logits = trainer.validation_logits() if len(validation_labels) else logits[:0]
-    trainer.require_finite_answers(np.concatenate([logits, validation_logits]))
-    temperature, validation_top1 = 1.0, None
-    if len(validation_labels):
-        temperature = fit_temperature(validation_logits, validation_labels) or 1.0
-        validation_top1 = top_k(validation_logits, validation_labels, 1)
-    save(trainer.checkpoint(temperature=temperature, finished=True))
-    cost = _cost(plan)
+    logits, validation_logits = trainer.test_logits(), trainer.validation_logits()
+    trainer.require_finite_answers(logits, validation_logits)
+    calibration = _calibrate(trainer, validation_logits)
+    save(trainer.checkpoint(temperature=calibration.temperature, finished=True))
     result = {
+        **_choices(trainer.plan),
+        **_figures(logits, trainer.dataset.test_labels, calibration),
+        **_size(trainer),
+        **_circumstances(trainer),
+    }
+    _plot(trainer, logits, folder)
+    content = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    write_atomic(folder / RESULT, content + b"\n")
+    return result
+
+
+def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
+    if logits is None:
+        return _Calibration()
+    labels = trainer.dataset.train_labels[trainer.validation_rows]
+    # Too few images may have no best temperature.
+    return _Calibration(fit_temperature(logits, labels) or 1.0, top_k(logits, labels, 1))
+
+
+def _choices(plan: Plan) -> dict[str, Any]:
+    """What was asked for, apart from the recipe."""
+    return {
         "arch": plan.arch,
         "width": plan.width,
         "image_size": plan.input.size,
@@ -59,18 +83,40 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
         "terms": plan.terms,
         "seed": plan.seed,
         "epochs": plan.recipe.epochs,
+    }
+
+
+def _figures(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], calibration: _Calibration
+) -> dict[str, Any]:
+    """How good the student is on the test split, by its logits (M, K)."""
+    calibrated = softmax(logits, temperature=calibration.temperature)
+    return {
         "top1": top_k(logits, labels, 1),
         "top5": top_k(logits, labels, 5),
-        "ece": expected_calibration_error(softmax(logits, temperature=temperature), labels),
+        "ece": expected_calibration_error(calibrated, labels),
         "ece_uncalibrated": expected_calibration_error(softmax(logits), labels),
-        "temperature": temperature,
-        "validation_top1": validation_top1,
+        **calibration._asdict(),
+    }
+
+
+def _size(trainer: Trainer) -> dict[str, Any]:
+    """What the student costs at deployment, and what only its training had."""
+    cost = _cost(trainer.plan)
+    return {
         "params": cost.params,
         "macs": cost.macs,
         "auxiliary_params": trainer.learner.auxiliary_params,
+    }
+
+
+def _circumstances(trainer: Trainer) -> dict[str, Any]:
+    """On how many images and on what it was trained, for how long, and with which recipe."""
+    plan = trainer.plan
+    return {
         "train_images": len(trainer.train_rows),
-        "validation_images": len(validation_labels),
-        "test_images": len(labels),
+        "validation_images": len(trainer.validation_rows),
+        "test_images": len(trainer.dataset.test_labels),
         "seconds": trainer.seconds,
         "images_per_second": trainer.history[-1]["images_per_second"],
         "device": device_name(trainer.device),
@@ -80,13 +126,14 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
         "versions": versions(),
         "recipe": msgspec.to_builtins(plan.recipe),
     }
+
+
+def _plot(trainer: Trainer, logits: NDArray[np.float32], folder: Path) -> None:
+    plan, dataset = trainer.plan, trainer.dataset
     title = f"{plan.arch} on {plan.data}, {plan.terms}, seed {plan.seed}"
     plot_curves(folder / CURVES, trainer.history, terms=trainer.learner.log.names, title=title)
-    counts = confusion_matrix(logits, labels)
+    counts = confusion_matrix(logits, dataset.test_labels)
     plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
-    content = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    write_atomic(folder / RESULT, content + b"\n")
-    return result
 
 
 def _cost(plan: Plan) -> Cost:

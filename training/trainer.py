@@ -102,8 +102,10 @@ class Trainer:
         """Logits (M, K) of the deployed student on the whole test split."""
         return self.learner.deployed_logits(self.dataset.test_images, self.dataset.input)
 
-    def validation_logits(self) -> NDArray[np.float32]:
-        """Logits (V, K) of the deployed student on the held-out training images."""
+    def validation_logits(self) -> NDArray[np.float32] | None:
+        """Logits (V, K) of the deployed student on the held-out training images, if any are."""
+        if not len(self.validation_rows):
+            return None
         images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input
         whole = np.stack([preprocess(image, spec) for image in images])
         return self.learner.deployed_logits(whole, spec)
@@ -142,9 +144,9 @@ class Trainer:
         self._earlier_seconds = checkpoint.seconds
         self.history = list(checkpoint.history)
 
-    def require_finite_answers(self, logits: NDArray[np.float32] | None) -> None:
+    def require_finite_answers(self, *logits: NDArray[np.float32] | None) -> None:
         """DivergedError in all processes unless the `logits` (N, K) of those that have them are."""
-        answers = None if logits is None else torch.from_numpy(logits)
+        answers = [torch.from_numpy(each) for each in logits if each is not None]
         self._require_finite("the student's answers are", answers)
 
     def _require_finite(self, what: str, *values: Any) -> None:
@@ -168,7 +170,7 @@ class Trainer:
                 progress.report(line)
             # Several processes may not have met in so short an epoch, and all must go or stay.
             if self.group.any(stop.requested, device=self.device):
-                raise InterruptedRunError(_interrupted(self._epoch, steps))
+                raise InterruptedRunError(f"interrupted in epoch {self._epoch}, step {steps}")
 
     def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
@@ -189,7 +191,7 @@ class Trainer:
                 self._collect_terms()
             # Several processes can only agree to stop where they meet anyway.
             if checking or self.group.world_size == 1:
-                self._grant(stop, save, _interrupted(self._epoch + 1, step + 1))
+                self._grant(stop, save, f"interrupted in epoch {self._epoch + 1}, step {step + 1}")
 
     def _grant(self, stop: StopRequest, save: Save, reason: str) -> None:
         stopping = self.group.any(stop.requested, device=self.device)
@@ -207,16 +209,8 @@ class Trainer:
 
     def _collect_terms(self) -> None:
         """Fetches the terms of the latest steps; DivergedError if one is not finite."""
-        rows = self.learner.log.take(self.group)
-        bad = np.argwhere(~np.isfinite(rows))
-        if len(bad):
-            row = int(bad[0][0])
-            pairs = zip(self.learner.log.names, rows[row], strict=True)
-            named = ", ".join(f"{name} {value}" for name, value in pairs if not np.isfinite(value))
-            steps = self.steps_per_epoch
-            step = self._epoch * steps + len(self._terms) + row + 1
-            raise DivergedError("the loss is", step=step, steps_per_epoch=steps, named=f": {named}")
-        self._terms.extend(rows.tolist())
+        done = self._epoch * self.steps_per_epoch + len(self._terms)
+        self._terms += self.learner.take_terms(done=done, steps_per_epoch=self.steps_per_epoch)
 
     def _close_epoch(self) -> dict[str, Any] | None:
         """Ends the epoch; the main process evaluates and gets the journal's line."""
@@ -258,7 +252,3 @@ class Trainer:
 
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started
-
-
-def _interrupted(epoch: int, step: int) -> str:
-    return f"interrupted in epoch {epoch}, step {step}"
