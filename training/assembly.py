@@ -1,9 +1,11 @@
 """From a plan to a learner: networks, optimizer, step."""
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from training.augment import Augmentation
 from training.captured_step import CapturedStep, can_compile
@@ -12,11 +14,12 @@ from training.data.geometry import MAX_PADDED_CROP_SIZE
 from training.distiller import SelfDistiller, build_distiller
 from training.dsr_teacher import DsrTeacher
 from training.fast_layers import use_fast_layers
-from training.learner import Learner
+from training.learner import Learner, TrainStep
 from training.objective import Objective
 from training.optimizers import build_optimizer
 from training.peers.build import build_peer
-from training.peers.peer_step import PeerStep
+from training.peers.peer import Peer
+from training.peers.peer_step import PeerStep, StageReader
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.step import Step, StepParts, TermLog
@@ -24,6 +27,14 @@ from training.students import build_student, tap_name
 from training.weight_average import WeightAverage
 
 _RANK_SEEDS = 1_000_003  # between the seeds of two processes of one run
+
+
+class _PeerParts(NamedTuple):
+    """A peer, the student as it reads it, and the labels of the images that its step numbers."""
+
+    peer: Peer
+    reader: StageReader
+    labels: Tensor  # int64 (M,), of all training images
 
 
 def build_learner(
@@ -44,16 +55,9 @@ def build_learner(
     compiled = recipe.compile and recipe.peer == "none" and can_compile(device)
     if compiled:
         use_fast_layers(distiller)
-    peer, reader = None, None
-    if recipe.peer != "none":
-        assert dataset is not None, "a peer is built for a data set"
-        with torch.random.fork_rng(devices=[]):  # as the auxiliary head
-            peer, reader = build_peer(
-                plan, distiller.student, dataset, steps_per_epoch=steps_per_epoch, device=device
-            )
-    generator = torch.Generator(device).manual_seed(plan.seed + _RANK_SEEDS * group.rank)
-    if not group.is_main:  # the weights are the same everywhere, what is dropped out is not
-        torch.manual_seed(plan.seed + _RANK_SEEDS * group.rank)
+    other = _build_peer_parts(plan, distiller, dataset, steps_per_epoch, device)
+    peer = other.peer if other is not None else None
+    generator = _seed_process(plan.seed, group, device)
     objective = _build_objective(plan)
     term_names = peer.term_names if peer is not None else objective.term_names()
     augmentation = build_augmentation(plan, device=device)
@@ -69,10 +73,6 @@ def build_learner(
         device=device,
         compiled=compiled,
     )
-    step = Step(parts)
-    if peer is not None and reader is not None and dataset is not None:
-        labels = torch.from_numpy(np.array(dataset.train_labels)).to(device)
-        step = PeerStep(parts, peer=peer, student=reader, labels=labels)
     return Learner(
         distiller=distiller,
         optimizer=parts.optimizer,
@@ -80,11 +80,18 @@ def build_learner(
         average=parts.average,
         peer=peer,
         generator=generator,
-        step=_captured(step, generator, device, group) if device.type == "cuda" else step,
+        step=_build_step(parts, other, generator),
         log=parts.log,
         group=group,
         device=device,
     )
+
+
+def _seed_process(seed: int, group: ProcessGroup, device: torch.device) -> torch.Generator:
+    """The generator of this process's augmentation; the weights have been drawn already."""
+    if not group.is_main:  # the weights are the same everywhere, what is dropped out is not
+        torch.manual_seed(seed + _RANK_SEEDS * group.rank)
+    return torch.Generator(device).manual_seed(seed + _RANK_SEEDS * group.rank)
 
 
 def _build_objective(plan: Plan) -> Objective:
@@ -102,11 +109,35 @@ def _build_average(distiller: SelfDistiller, decay: float) -> WeightAverage | No
     return WeightAverage(distiller.student, decay=decay) if decay else None
 
 
-def _captured(
-    step: Step, generator: torch.Generator, device: torch.device, group: ProcessGroup
-) -> CapturedStep:
-    single = group.world_size == 1
-    return CapturedStep(step, generator=generator, device=device, single=single)
+def _build_peer_parts(
+    plan: Plan,
+    distiller: SelfDistiller,
+    dataset: Dataset | None,
+    steps_per_epoch: int,
+    device: torch.device,
+) -> _PeerParts | None:
+    if plan.recipe.peer == "none":
+        return None
+    assert dataset is not None, "a peer is built for a data set"
+    with torch.random.fork_rng(devices=[]):  # as the auxiliary head
+        peer, reader = build_peer(
+            plan, distiller.student, dataset, steps_per_epoch=steps_per_epoch, device=device
+        )
+    labels = torch.from_numpy(np.array(dataset.train_labels)).to(device)
+    return _PeerParts(peer, reader, labels)
+
+
+def _build_step(
+    parts: StepParts, other: _PeerParts | None, generator: torch.Generator
+) -> TrainStep:
+    if other is None:
+        step = Step(parts)
+    else:
+        step = PeerStep(parts, peer=other.peer, student=other.reader, labels=other.labels)
+    if parts.device.type != "cuda":
+        return step
+    single = parts.group.world_size == 1
+    return CapturedStep(step, generator=generator, device=parts.device, single=single)
 
 
 def _build_distiller(plan: Plan, device: torch.device) -> SelfDistiller:
