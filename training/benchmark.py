@@ -23,6 +23,7 @@ from runtime.command import CommandParser, positive_float, positive_int, run_com
 from training.archs import check_arch
 from training.assembly import build_learner
 from training.device import choose_device, device_name
+from training.options import DEVICES
 from training.plan import Plan, Terms
 from training.recipe import Recipe, load_recipe
 from training.step import precision_of
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--batch-size", type=positive_int, help="default: 128 on CUDA, 32 on a CPU")
     add("--steps", type=positive_int, help="of a round; default: 50 on CUDA, 1 on a CPU")
     add("--rounds", type=positive_int, default=15)
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES, default="auto")
     add("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     check_arch(options.arch, options.width)

@@ -7,8 +7,6 @@ import torch
 
 from runtime.errors import UserError
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     """The device for "auto" (CUDA if there is any), "cpu" or "cuda"; UserError if there is none."""

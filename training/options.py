@@ -7,6 +7,7 @@ from pathlib import Path
 from runtime.command import CommandParser, folder_path, positive_float, positive_int
 from training.archs import ARCHS
 
+DEVICES = ("auto", "cpu", "cuda")  # what `training.device.choose_device` understands
 _MAX_SEED = 2**32 - 1
 
 
@@ -73,7 +74,7 @@ def option_parser() -> CommandParser:
     add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
     add("--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)")
     add("--resume", action="store_true", help="go on from the run's checkpoint")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES, default="auto")
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"

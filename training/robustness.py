@@ -18,7 +18,7 @@ from runtime.errors import UserError
 from runtime.files import sha256_of
 from runtime.locate import CHECKPOINT, find_run
 from training.methods import method_of
-from training.options import seed_number
+from training.options import DEVICES, seed_number
 from training.robustness_table import LINES_SUFFIX, robustness_table
 from training.study_results import RESULTS, Line, merge_lines, read_lines, whole_recipe
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     add("--study", default="main", help="the word for these runs (default: main)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES, default="auto")
     add("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     add("--data", metavar="NAME_OR_PATH", help="where the data lies now, if it was moved")
     add("--data-root", type=Path, metavar="DIR", help="the same for a known data set")

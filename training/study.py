@@ -14,6 +14,7 @@ from runtime.locate import RUNS
 from training.archs import check_arch
 from training.data import load_dataset
 from training.methods import METHODS, methods_from_words
+from training.options import DEVICES
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
 from training.study_plot import plot_name, plot_study
@@ -69,7 +70,7 @@ def _parser() -> CommandParser:
         default=1,
         help="runs at a time, all on one device (default: 1)",
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES, default="auto")
     return parser
 
 
