@@ -18,6 +18,7 @@ from runtime.card import EpochPoint, InputSpec
 from runtime.errors import UserError
 from runtime.files import atomic_path, sha256_of
 from runtime.locate import CHECKPOINT, RESULT
+from runtime.onnx_provider import first_line
 from training.data import Dataset, load_dataset
 from training.plan import Plan
 from training.students import build_student
@@ -94,7 +95,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read: truncated, or no checkpoint of ours ({_first_line(error)}); "
+            f"{path} cannot be read: truncated, or no checkpoint of ours ({first_line(error)}); "
             "train the run again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -104,7 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         plan = msgspec.convert(content.pop("plan"), Plan)
         return Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise UserError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
+        raise UserError(f"{path} is not a whole checkpoint: {first_line(error)}") from error
 
 
 def load_trained(run: Path) -> TrainedRun:
@@ -118,7 +119,7 @@ def load_trained(run: Path) -> TrainedRun:
     try:
         student.load_state_dict(checkpoint.student)
     except RuntimeError as error:
-        raise UserError(f"{path} does not hold a {plan.arch}: {_first_line(error)}") from error
+        raise UserError(f"{path} does not hold a {plan.arch}: {first_line(error)}") from error
     points = [
         EpochPoint(epoch=line["epoch"], loss=line["loss"], top1=line["top1"])
         for line in checkpoint.history
@@ -165,7 +166,3 @@ def _read_result(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}); delete it and resume the run to rewrite it"
         ) from error
     return result
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

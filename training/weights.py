@@ -10,6 +10,7 @@ from torchvision import models
 
 from runtime.errors import UserError
 from runtime.files import sha256_of
+from runtime.onnx_provider import first_line
 from training.archs import MOBILENET
 from training.students import classifier_name, torchvision_name
 
@@ -43,7 +44,7 @@ def pretrained_weights(arch: str, width: float) -> dict[str, Tensor]:
     except (OSError, HTTPException, *_NO_WEIGHTS) as error:  # URLError is an OSError
         raise UserError(
             f"--pretrained: the weights of {arch} cannot be downloaded to {torch.hub.get_dir()} or "
-            f"read there ({_first_line(error)}); connect, remove a broken file there, "
+            f"read there ({first_line(error)}); connect, remove a broken file there, "
             "or name a file with --weights"
         ) from error
     return state
@@ -55,7 +56,7 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(
-            f"--weights {path} cannot be read ({_first_line(error)}); expected a .pt file"
+            f"--weights {path} cannot be read ({first_line(error)}); expected a .pt file"
         ) from error
     except _NO_WEIGHTS as error:  # whose words tell how to load it all the same
         raise UserError(
@@ -96,7 +97,3 @@ def start_from(student: nn.Module, state: dict[str, Tensor], *, arch: str) -> st
         return None
     classes = len(state[dropped[0]])
     return f"the weights' classifier is for {classes} classes: it was left out and starts afresh"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
