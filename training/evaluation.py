@@ -12,12 +12,17 @@ ECE_BINS = 15
 _CHUNK_PIXELS = 1 << 20  # of a batch of evaluation: 1,024 images of 32 px, 20 of 224 px
 
 
+def images_at_once(size: int) -> int:
+    """How many images (size, size, 3) make a batch of evaluation."""
+    return max(1, _CHUNK_PIXELS // size**2)
+
+
 def logits_of(
     student: nn.Module, images: NDArray[np.uint8], spec: InputSpec, *, device: torch.device
 ) -> NDArray[np.float32]:
     """Logits (N, K) of uint8 images (N, size, size, 3), all of them, in evaluation mode."""
     mean, std = channel_statistics(spec, device)
-    count = max(1, _CHUNK_PIXELS // spec.size**2)
+    count = images_at_once(spec.size)
     was_training = student.training
     student.eval()
     logits = []

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from training.checkpoint import TrainedRun
     from training.data import Dataset
 
-_CHUNK_PIXELS = 1 << 20  # of a batch: 1,024 images of 32 px, 20 of 224 px
-
 
 class Moved(NamedTuple):
     """Where the data lies that a run was trained on; None: where it lay then."""
@@ -121,10 +119,16 @@ def _figures(
 ) -> dict[str, Any]:
     """`clean`: {top1, ece}; `corrupted`: the same for each corruption, severities 1 to 5."""
     from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-    from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
+    from training.evaluation import (
+        expected_calibration_error,
+        images_at_once,
+        logits_of,
+        softmax,
+        top_k,
+    )
 
     student, labels = trained.student.to(device), dataset.test_labels
-    count = max(1, _CHUNK_PIXELS // trained.image_size**2)
+    count = images_at_once(trained.image_size)
 
     def figures(corruption: str | None, severity: int) -> dict[str, float]:
         logits = []
