@@ -31,8 +31,9 @@ class Checkpoint:
     """A run between two steps.
 
     `student` is what is deployed: the averaged weights where the recipe averages, and then
-    `raw_student` holds those that training goes on with. `training` holds the states of head,
-    optimizer, DSR teacher and random generators; it is empty in a run that cannot be continued.
+    `raw_student` holds those that training goes on with. `training` holds what `Learner.state_dict`
+    gives: the states of the optimizer and, for each process, of DSR's teacher or the peer and of
+    the random generators.
     """
 
     plan: Plan
