@@ -18,6 +18,7 @@ import yaml
 
 from runtime.command import fail
 from runtime.files import write_atomic
+from runtime.pipeline import usable_cores
 from training.interruption import StopRequest, stop_request
 from training.study_runs import StudyRun
 
@@ -141,7 +142,7 @@ def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(_RUN), *run.options, *flags]
     command += ["--recipe", str(run.recipe_file), "--seed", str(run.seed)]
     command += ["--out", str(run.folder), "--resume"]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with run.log.open("a") as log:
         return subprocess.Popen(

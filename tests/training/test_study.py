@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
-from training import benchmark, sizes, study
+from training import benchmark, sizes, study, study_pool
 from training.methods import (
     DISTILLATION_KEYS,
     METHODS,
@@ -188,6 +188,33 @@ def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_p
         for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
     ]
     assert folders == ["d-a-ce-s0", "d-a-x0.5-ce-s0", "d-a-16px-ce-s0", "d-a-x0.5-16px-ce-s0"]
+
+
+def test_runs_share_the_cores_that_they_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is pinned to a few of a machine's cores must not start threads for all."""
+    started: list[dict[str, str]] = []
+
+    def popen(_command: list[str], *, env: dict[str, str], **_others: object) -> None:
+        started.append(env)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)), raising=False)
+    monkeypatch.setattr("subprocess.Popen", popen)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    options = shared_options(
+        arch="a", width=1, data="d", device="cpu", data_root=None, image_size=None
+    )
+    run = study_run(
+        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
+    )
+    for jobs in (1, 3, 9):
+        study_pool._start(run, jobs)
+    assert [environment["OMP_NUM_THREADS"] for environment in started] == ["8", "2", "1"]
+    # The other places that divide work among cores ask the same function.
+    sources = {path: path.read_text() for path in Path(study.__file__).parent.rglob("*.py")}
+    assert not [path.name for path, text in sources.items() if "cpu_count" in text]
 
 
 def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError, UserError
+from runtime.pipeline import usable_cores
 from runtime.preprocess import preprocess
 from training.data.source import Split
 
@@ -67,8 +68,7 @@ def decode_split(split: Split, spec: InputSpec, file: Path) -> Iterator[Decoded]
     offset = int(rows.offset)
     del rows
     chunks = list(_chunks(split, spec, file, offset))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(cores or 1, len(chunks))
+    workers = min(usable_cores(), len(chunks))
     small = isinstance(split.images, np.ndarray) and spec.size <= _MAX_SIZE_IN_PROCESS
     if small or workers == 1 or len(split.images) < _MIN_IMAGES_FOR_PROCESSES:
         yield from map(decode_chunk, chunks)

@@ -1,6 +1,5 @@
 """The ways of an array's rows to the device: held there, read on demand, or streamed ahead."""
 
-import os
 import queue
 import threading
 from collections.abc import Generator
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from runtime.pipeline import usable_cores
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Images: TypeAlias = NDArray[np.uint8]
@@ -111,7 +112,7 @@ class StreamedFeed:
         free: "queue.SimpleQueue[_Slot | None]",
         ready: "queue.SimpleQueue[_Slot | BaseException]",
     ) -> None:
-        threads = min(_GATHER_THREADS, os.cpu_count() or 1)
+        threads = min(_GATHER_THREADS, usable_cores())
         try:
             with ThreadPoolExecutor(threads) as pool:
                 for chosen in rows:
