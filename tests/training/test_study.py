@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,6 +280,12 @@ def test_settings_lie_on_top_of_a_recipe() -> None:
         recipe_with_settings(recipe, ["drg_weight"])
     with pytest.raises(UserError, match=r"--set 'milestones=\[0.3' is not valid YAML"):
         recipe_with_settings(recipe, ["milestones=[0.3"])
+
+
+def test_a_study_starts_without_torch() -> None:
+    """Ctrl-C in the seconds of that import would be a traceback: nothing catches it yet."""
+    code = "import sys, training.study; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow
