@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from training.data.geometry import MAX_PADDED_CROP_SIZE
 
 SEVERITIES = (1, 2, 3, 4, 5)
+_WHITE = 255
 _BLUR_REACH = 4  # standard deviations that the kernel covers, as the original's skimage
 
 _Strengths = tuple[float, float, float, float, float]
@@ -48,8 +49,8 @@ def corrupt(
 ) -> NDArray[np.uint8]:
     """`images` (N, S, S, 3) corrupted; the noise depends on nothing but seed and shape.
 
-    Up to 64 px the strengths are those of CIFAR-10-C, above those of ImageNet-C. All on the CPU, so
-    that every machine makes the same images.
+    Up to 64 px the strengths are those of CIFAR-10-C (Tiny-ImageNet-C, of 64 px, is harsher), above
+    those of ImageNet-C. All on the CPU, so that every machine makes the same images.
     """
     table = _SMALL if images.shape[1] <= MAX_PADDED_CROP_SIZE else _LARGE
     strength = table[corruption][severity - 1]
@@ -75,9 +76,13 @@ def _blur(pixels: Tensor, strength: float) -> Tensor:
 
 
 def _brightness(pixels: Tensor, strength: float) -> Tensor:
-    # The original adds to the value of HSV, torchvision multiplies: the same for a value of 0.5.
-    brighter: Tensor = F.adjust_brightness(pixels, 1 + 2 * strength)
-    return brighter
+    # Added to the value of HSV, the largest of the channels: the others keep their ratio to it, and
+    # black, which has none, becomes grey.
+    scaled = pixels.float() / _WHITE
+    value = scaled.amax(dim=1, keepdim=True)
+    brighter = (value + strength).clamp(max=1)
+    ratio = torch.where(value > 0, scaled / value.clamp(min=1 / _WHITE), 1.0)
+    return (ratio * brighter * _WHITE).round().to(torch.uint8)
 
 
 def _contrast(pixels: Tensor, strength: float) -> Tensor:

@@ -121,8 +121,8 @@ _CHOOSING: Mapping[str, object] = {"validation_fraction": 0.1}
 PLAN = (
     PlannedStudy(
         "main",
-        "Does DRG+DSR pay on both students, and which of its terms?",
-        _methods("ce", "drg+dsr", "drg", "dsr"),
+        "Does DRG+DSR pay on both students, which of its terms, and more than plain controls?",
+        _methods("ce", "drg+dsr", "drg", "dsr", "ds", "ls"),
         epochs=200,
         seeds=3,
     ),
@@ -216,7 +216,7 @@ PLAN = (
         PlannedStudy(
             f"label-noise-{percent}",
             f"What is left of the gain with {percent} % wrong training labels?",
-            _methods("ce", "drg+dsr"),
+            _methods("ce", "drg+dsr", "drg", "ds", "ls"),
             epochs=50,
             seeds=3,
             changes={"label_noise": percent / 100},

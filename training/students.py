@@ -24,6 +24,7 @@ class _Family:
     strided: tuple[str, str]  # the first two modules that halve the resolution
     stages: tuple[str, str, str, str]  # the last module of each of the four stages
     last: str  # the module whose map is pooled for the classifier
+    before_last: str  # the one before: a stage earlier, or what the last convolution reads
     classifier: str
 
 
@@ -31,18 +32,21 @@ _MOBILENET = _Family(
     strided=("features.0.0", "features.2.conv.1.0"),
     stages=("features.3", "features.6", "features.13", "features.17"),
     last="features.18",
+    before_last="features.17",
     classifier="classifier.1",
 )
 _SHUFFLENET = _Family(
     strided=("conv1.0", "maxpool"),
     stages=("maxpool", "stage2", "stage3", "stage4"),
     last="conv5",
+    before_last="stage4",
     classifier="fc",
 )
 _RESNET = _Family(
     strided=("conv1", "maxpool"),
     stages=("layer1", "layer2", "layer3", "layer4"),
     last="layer4",
+    before_last="layer3",
     classifier="fc",
 )
 _DENSENET = _Family(
@@ -54,6 +58,7 @@ _DENSENET = _Family(
         "features.denseblock4",
     ),
     last="features",  # before its ReLU
+    before_last="features.denseblock3",
     classifier="classifier",
 )
 _FAMILIES: dict[str, _Family] = {
@@ -92,6 +97,11 @@ def tap_name(arch: str, tap: int) -> str:
 def last_map_name(arch: str) -> str:
     """Name of the submodule whose feature map is pooled for the classifier."""
     return _FAMILIES[arch].last
+
+
+def map_before_last_name(arch: str) -> str:
+    """Name of the submodule with the feature map before that one (320 channels in MobileNetV2)."""
+    return _FAMILIES[arch].before_last
 
 
 def classifier_name(arch: str) -> str:

@@ -135,12 +135,15 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def gain(row: Row, baseline: Row | None, figure: Figure) -> str:
-    """Mean difference of the runs whose seeds both rows have, "" if there are none."""
+    """Mean ± standard deviation of the differences of runs of one seed, "" if there are none."""
     reference = {line["seed"]: figure(line) for line in (baseline.lines if baseline else [])}
     gains = [
         figure(line) - reference[line["seed"]] for line in row.lines if line["seed"] in reference
     ]
-    return f"{round(float(np.mean(gains)), 2) + 0.0:+.2f}" if gains else ""  # never -0.00
+    if not gains:
+        return ""
+    mean = f"{round(float(np.mean(gains)), 2) + 0.0:+.2f}"  # never -0.00
+    return mean if len(gains) == 1 else f"{mean} ± {np.std(gains, ddof=1):.2f}"
 
 
 def mean_and_deviation(lines: Sequence[Line], figure: Figure) -> str:

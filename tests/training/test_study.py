@@ -57,7 +57,7 @@ def test_the_table_has_means_deviations_and_paired_gains() -> None:
     ]
     rows = cells(study_table(lines))
     assert rows[2][:4] == ["ce", "0, 1, 2", "77.33 ± 11.02", ""]
-    assert rows[3][:4] == ["drg", "0, 1", "73.00 ± 0.00", "+2.00"]
+    assert rows[3][:4] == ["drg", "0, 1", "73.00 ± 0.00", "+2.00 ± 1.41"]
     assert rows[2][6:8] == ["1,000", "0"]
     assert rows[3][6:8] == ["1,000 (+0)", "50"]
 
@@ -123,7 +123,7 @@ def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
     rows = cells(study_table(lines))[2:]
     assert [(row[0], row[1], row[3]) for row in rows] == [
         ("ce", "0, 1", ""),
-        ("dsr", "0, 1", "+10.00"),
+        ("dsr", "0, 1", "+10.00 ± 0.00"),
         ("dsr (dsr_teacher=ema)", "0", "+30.00"),
         ("dsr (dsr_teacher=ema, dsr_momentum=0.5)", "0", "+30.00"),
     ]

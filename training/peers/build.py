@@ -10,14 +10,20 @@ from training.peers.byot import Byot
 from training.peers.cs_kd import CsKd
 from training.peers.ddgsd import Ddgsd
 from training.peers.dlb import Dlb
-from training.peers.peer import LAST, STAGES, Peer, PeerFacts
+from training.peers.peer import BEFORE_LAST, LAST, STAGES, Peer, PeerFacts
 from training.peers.peer_step import StageReader
 from training.peers.ps_kd import PsKd
 from training.peers.tf_kd import TfKd
 from training.peers.uskd import Uskd
 from training.peers.zipf_ls import ZipfLs
 from training.plan import Plan
-from training.students import channels_at, classifier_name, last_map_name, tap_name
+from training.students import (
+    channels_at,
+    classifier_name,
+    last_map_name,
+    map_before_last_name,
+    tap_name,
+)
 
 PEERS: dict[str, type[Peer]] = {
     "byot": Byot,
@@ -42,6 +48,7 @@ def build_peer(
     """The peer of the plan's recipe, and the student as the peer reads it."""
     kind = PEERS[plan.recipe.peer]
     modules = {stage: tap_name(plan.arch, 1 + STAGES.index(stage)) for stage in STAGES}
+    modules[BEFORE_LAST] = map_before_last_name(plan.arch)
     modules[LAST] = last_map_name(plan.arch)
     classifier = student.get_submodule(classifier_name(plan.arch))
     assert isinstance(classifier, nn.Linear)

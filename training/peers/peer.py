@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAST = "last"  # the feature map that the student pools for its classifier
+BEFORE_LAST = "before last"  # the one before, a stage earlier or what the last convolution reads
 STAGES = ("stage1", "stage2", "stage3")
 
 
@@ -37,7 +38,7 @@ class PeerFacts:
 
     arch: str
     num_classes: int
-    channels: dict[str, int]  # of the stages and of LAST
+    channels: dict[str, int]  # of the stages, BEFORE_LAST and LAST
     classifier: nn.Linear
     labels: Tensor  # int64 (M,), of all training images
     image_shape: tuple[int, ...]  # (H, W, 3), as stored
@@ -58,7 +59,7 @@ class Peer(nn.Module, ABC):
     """
 
     term_names: ClassVar[tuple[str, ...]]
-    reads: ClassVar[tuple[str, ...]] = ()  # of STAGES and LAST
+    reads: ClassVar[tuple[str, ...]] = ()  # of STAGES, BEFORE_LAST and LAST
     needs_partners: ClassVar[bool] = False
     remembers_images: ClassVar[bool] = False  # each of them, from epoch to epoch
 

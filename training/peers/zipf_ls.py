@@ -57,9 +57,12 @@ class ZipfLs(Peer):
 
 
 def zipf_of_votes(votes: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities (N, K - 1) by 1 / rank among the other classes; ties share a rank."""
-    others = without_target(votes, labels)
+    """Probabilities (N, K - 1) of the other classes by 1 / rank among all; ties share a rank.
+
+    The label takes part in the ranking and is dropped after it, as in the authors' `gen_pdf`: where
+    it has the most votes, the others begin at rank 2.
+    """
     # A class's rank is one more than the number of classes with more votes.
-    ranks = 1 + (others[:, None, :] > others[:, :, None]).sum(dim=2)
-    weights = 1.0 / ranks
+    ranks = 1 + (votes[:, None, :] > votes[:, :, None]).sum(dim=2)
+    weights = without_target(1.0 / ranks, labels)
     return weights / weights.sum(dim=1, keepdim=True)
