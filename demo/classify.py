@@ -7,7 +7,6 @@ from demo import words
 from demo.markup import notice, text
 from demo.models import Model
 from demo.picture import Picture
-from runtime.card import Card
 from runtime.classifier import Predictions
 
 TOP_K = 5
@@ -112,15 +111,13 @@ def ran_html(model: Model) -> str:
         f'<p class="ran">{text(words.architecture(model.card.arch))}, '
         f"{text(words.precision(model.classifier.precision))}, "
         f"{text(words.backend(model.classifier.backend))}. "
-        f"{accuracy_words(model.card, model.classifier.precision)}</p>"
+        f"{accuracy_words(model)}</p>"
     )
 
 
-def accuracy_words(card: Card, precision: str | None) -> str:
-    """How often this file is right, from the card's own test of it if there is one."""
-    record = card.file(precision) if precision else None
-    if record and record.parity:
-        return (
-            f"Right on {words.percent(record.parity.top1)} of {record.parity.images:,} test images."
-        )
-    return f"Right on {words.percent(card.provenance.top1)} of the test images."
+def accuracy_words(model: Model) -> str:
+    """How often this file or engine is right; the student itself, where it was not tested."""
+    if parity := model.classifier.parity:
+        return f"Right on {words.percent(parity.top1)} of {parity.images:,} test images."
+    top1 = words.percent(model.card.provenance.top1)
+    return f"As trained, it was right on {top1} of the test images."

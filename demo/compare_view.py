@@ -52,7 +52,7 @@ def _side(side: Side, kind: str) -> str:
         f'<p class="best"><span class="label">{text(side.label)}</span>'
         f'<span class="probability">{words.percent(side.probabilities[side.label])}</span></p>'
         f"<p>Network {words.milliseconds(side.latency_ms)}. "
-        f"{accuracy_words(model.card, model.classifier.precision)}</p></section>"
+        f"{accuracy_words(model)}</p></section>"
     )
 
 

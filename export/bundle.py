@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from export.gate import complaint
-from export.holdout import Labelled, holdout_bytes
+from export.holdout import Labelled, holdout_bytes, read_holdout
 from runtime.card import (
     CARD_FILE,
     EXAMPLE_FOLDER,
@@ -88,7 +88,8 @@ def write_bundle(
     former = existing_card(folder, card.provenance.checkpoint_sha256)
     if former is not None:
         stays = [file for file in former.files if file.precision not in refused or _passes(file)]
-        written = _add_files(folder, msgspec.structs.replace(former, files=stays), card, files)
+        former_stays = msgspec.structs.replace(former, files=stays)
+        written = _add_files(folder, former_stays, card, files, test)
         for file in former.files:
             if written.card.file(file.precision) is None:
                 (folder / file.path).unlink(missing_ok=True)
@@ -98,9 +99,7 @@ def write_bundle(
     with atomic_folder(folder) as staging:
         for record, content in files:
             write_atomic(staging / record.path, content)
-        write_atomic(staging / HOLDOUT_FILE, holdout_bytes(test))
-        for name, image in _examples(card.class_names, test).items():
-            write_atomic(staging / EXAMPLE_FOLDER / name, image)
+        _write_examples(staging, card, test)
         write_card(staging, card)
     return Written(card)
 
@@ -110,10 +109,16 @@ def _passes(file: ModelFile) -> bool:
 
 
 def _add_files(
-    folder: Path, former: Card, card: Card, files: Sequence[tuple[ModelFile, bytes]]
+    folder: Path,
+    former: Card,
+    card: Card,
+    files: Sequence[tuple[ModelFile, bytes]],
+    test: Labelled,
 ) -> Written:
     for record, content in files:
         write_atomic(folder / record.path, content)
+    if not _has_examples(folder):  # removed or damaged since: this command is named to mend it
+        _write_examples(folder, card, test)
     records = {file.precision: file for file in former.files}
     records.update({record.precision: record for record, _ in files})
     ordered = tuple(records[name] for name in MODEL_FILES if name in records)
@@ -125,6 +130,21 @@ def _add_files(
     for engine in dropped:
         (folder / engine.path).unlink(missing_ok=True)
     return Written(merged, dropped)
+
+
+def _has_examples(folder: Path) -> bool:
+    try:
+        read_holdout(folder)
+    except BundleError:
+        return False
+    return (folder / EXAMPLE_FOLDER).is_dir()
+
+
+def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
+    """The held-out arrays and the example pictures."""
+    write_atomic(folder / HOLDOUT_FILE, holdout_bytes(test))
+    for name, image in _examples(card.class_names, test).items():
+        write_atomic(folder / EXAMPLE_FOLDER / name, image)
 
 
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:

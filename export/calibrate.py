@@ -8,6 +8,7 @@ those into the magnitude above which values are clipped:
     entropy     the threshold whose 8-bit histogram is nearest to the true one (KL divergence)
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,11 @@ def _histogram(values: NDArray[np.float32], magnitude: float) -> NDArray[np.int6
     if magnitude == 0:
         return np.zeros(_BINS, np.int64)
     flat = values.reshape(len(values), -1)
-    flat = flat[:, :: max(1, flat.shape[1] // _SAMPLES)]
+    stride = max(1, flat.shape[1] // _SAMPLES)
+    # A stride with a factor of the width in it would meet the same few columns in every row.
+    while math.gcd(stride, flat.shape[1]) > 1:
+        stride += 1
+    flat = flat[:, ::stride]
     magnitudes = np.abs(flat[flat != 0])
     bins = np.minimum((magnitudes * (_BINS / magnitude)).astype(np.int64), _BINS - 1)
     return np.bincount(bins, minlength=_BINS)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.card import Parity
 from runtime.classifier import Classifier
 from runtime.pipeline import in_chunks
 from runtime.preprocess import decode_image, fit_image
@@ -67,7 +68,8 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     overhead: float  # of end to end, over the sum of the stages
     folder: FolderResult
     memory_mb: float  # resident, at most, of a process that classifies one image after another
-    top1: float | None  # from the card
+    top1: float | None  # from the card, of the very file or engine that ran
+    top1_drop: float | None = None  # under the trained student's, on the same images
 
 
 def measure(
@@ -90,8 +92,6 @@ def measure(
     network = [_network(latency, batch, seconds) for batch in batch_sizes(latency)]
     with open_throughput() as throughput:
         folder = _folder(throughput, paths)
-    card_file = latency.card.file(latency.precision or "")
-    parity = card_file.parity if card_file else None
     decode, preprocess, run, whole = (stages[:, i] for i in range(4))
     return BenchResult(
         backend=latency.backend,
@@ -104,8 +104,13 @@ def measure(
         overhead=float(np.median(whole / (decode + preprocess + run)) - 1),
         folder=folder,
         memory_mb=memory,
-        top1=parity.top1 if parity else None,
+        top1=latency.parity.top1 if latency.parity else None,
+        top1_drop=_drop(latency.parity),
     )
+
+
+def _drop(parity: Parity | None) -> float | None:
+    return None if parity is None else parity.reference_top1 - parity.top1
 
 
 def batch_sizes(classifier: Classifier) -> list[int]:

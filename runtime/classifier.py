@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import Card
+from runtime.card import Card, Parity
 from runtime.closing import Closing
 from runtime.errors import BundleError, ImageError, UserError
 from runtime.pipeline import in_chunks, usable_cores
@@ -47,6 +47,7 @@ class Classifier(Closing):
             that does not say.
         source: the path of that file.
         reason: why this backend and precision.
+        parity: how that file, or engine, compared with the trained student; None: not known.
         limits: of images that are decoded.
     """
 
@@ -58,6 +59,7 @@ class Classifier(Closing):
         source: str,
         precision: str | None = None,
         reason: str = "given",
+        parity: Parity | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Takes over `session`; BundleError if it is not the network that the card describes."""
@@ -71,6 +73,7 @@ class Classifier(Closing):
         self.source = source
         self.precision = precision
         self.reason = reason
+        self.parity = parity
         self.limits = limits
 
     @property

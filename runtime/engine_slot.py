@@ -107,6 +107,13 @@ class EngineSlot:
     def _launch_of(self, batch: int) -> Callable[[], None]:
         context = self._new_context(batch)
         self._contexts.append(context)
+        try:
+            return self._launch_with(context, batch)
+        except BaseException:  # the next request of this size makes another one
+            self._contexts.remove(context)
+            raise
+
+    def _launch_with(self, context: Any, batch: int) -> Callable[[], None]:
         steps = self._steps(context, batch)
         steps()  # TensorRT finishes its set-up in the first run of a shape, outside any capture
         self._cuda.synchronize(self._stream)

@@ -13,6 +13,8 @@ PROVIDERS: dict[OnnxBackend, str] = {
     "onnx-cpu": "CPUExecutionProvider",
     "onnx-cuda": "CUDAExecutionProvider",
 }
+# TF32's mantissa has 10 bits: fp32 is to be fp32, as in the engines.
+OPTIONS: dict[OnnxBackend, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
 _NO_LOG = 4  # fatal errors only: what goes wrong is returned
 _IDENTITY = (  # an ONNX model of one float32, y = x
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'

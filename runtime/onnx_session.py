@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from runtime.card import INPUT_NAME, OUTPUT_NAME
 from runtime.errors import BackendError, BundleError
 from runtime.onnx_provider import (
+    OPTIONS,
     PROVIDERS,
     OnnxBackend,
     first_line,
@@ -83,7 +84,10 @@ def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> 
     provider = PROVIDERS[backend]
     try:
         session = onnxruntime.InferenceSession(
-            model, options, providers=[provider], disabled_optimizers=_BROKEN_OPTIMIZERS
+            model,
+            options,
+            providers=[(provider, OPTIONS[backend])],
+            disabled_optimizers=_BROKEN_OPTIMIZERS,
         )
     except Exception as error:  # onnxruntime's own classes share no base of theirs
         raise BundleError(

@@ -56,6 +56,7 @@ def open_classifier(
                 source=str(path / choice.option.record.path),
                 precision=choice.option.precision,
                 reason=choice.reason,
+                parity=choice.option.record.parity,
                 limits=limits,
             )
             refused.pop_all()

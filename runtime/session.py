@@ -21,12 +21,14 @@ class Session(Closing):
         input_size: edge of the square input in pixels.
         num_classes: columns of the output.
         max_batch: most images of one `run`; None: any number.
+        lanes: runs that gain from being in work at the same time, from as many threads.
     """
 
     backend: Backend
     input_size: int
     num_classes: int
     max_batch: int | None = None
+    lanes: int = 1
     _CHANNELS: ClassVar[int] = 3
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

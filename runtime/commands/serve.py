@@ -107,7 +107,7 @@ def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
         max_batch=options.max_batch,
         max_wait_ms=options.max_wait_ms,
         max_queue=options.max_queue,
-        runners=usable_cores() if on_cpu else 1,
+        runners=usable_cores() if on_cpu else classifier.session.lanes,
         niceness=_NICENESS if on_cpu else 0,
     )
 

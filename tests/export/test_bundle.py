@@ -184,6 +184,21 @@ def test_a_file_that_was_let_through_goes_when_its_precision_fails(
         shutil.rmtree(engine.parent)
 
 
+@pytest.mark.parametrize("damage", ["holdout", "examples"])
+def test_exporting_again_mends_what_was_held_out(
+    damage: str, folder: Path, test_split: Labelled
+) -> None:
+    """As the error of `read_holdout` says."""
+    whole = (folder / "holdout.npz").read_bytes()
+    if damage == "holdout":
+        (folder / "holdout.npz").write_bytes(whole[:100])
+    else:
+        shutil.rmtree(folder / "examples")
+    write_bundle(folder, card(), [model("fp32", b"single")], test_split)
+    assert (folder / "holdout.npz").read_bytes() == whole
+    assert len(list((folder / "examples").iterdir())) == 12
+
+
 def test_what_is_not_a_bundle_is_not_touched(tmp_path: Path, test_split: Labelled) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds files and is no bundle"):

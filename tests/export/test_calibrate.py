@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.calibrate import Observation, observe
+from export.calibrate import Observation, _histogram, observe
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
 from export.options import METHODS, Method
 from export.to_onnx import ExportedGraph
@@ -36,6 +36,16 @@ def test_minmax_keeps_an_outlier_that_the_others_clip() -> None:
     assert found["minmax"] == 50.0
     assert 3.0 < found["percentile"] < 5.0  # one in 10,000 of a normal distribution: 3.9
     assert 2.0 < found["entropy"] < 10.0
+
+
+@pytest.mark.parametrize("shape", [(256, 32, 32), (96, 112, 112), (512, 4, 4), (3, 30, 30)])
+def test_large_tensors_are_sampled_in_all_of_their_columns(shape: tuple[int, int, int]) -> None:
+    """The borders of a map are not its middle: columns with large values come into every sample."""
+    for column in range(shape[2]):
+        values = np.full((1, *shape), 0.01, np.float32)
+        values[..., column] = 1.0
+        counts = _histogram(values, 1.0)
+        assert counts[-1] == pytest.approx(counts.sum() / shape[2], rel=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import msgspec
 import pytest
 
 from runtime.benchmark import BatchResult, BenchResult, FolderResult, Percentiles
@@ -114,6 +115,7 @@ def result(
         folder=FolderResult(images=1, images_per_second=1.0, bound=1.0),
         memory_mb=100.0,
         top1=top1,
+        top1_drop=None if top1 is None else 0.9 - top1,
     )
 
 
@@ -130,6 +132,13 @@ def test_int8_is_recommended_only_where_it_pays() -> None:
         "int8 does not pay here: onnx-cpu int8-cpu is not even 1.1x as fast (3.90 ms, 410 images/s)"
     )
     assert "int8 does not pay here" in recommend([fp32, result("int8-cpu", 18.7, 60)])
+
+
+def test_the_cost_of_int8_is_that_of_the_files_on_their_own_images() -> None:
+    """An engine is verified on the held-out part, an ONNX file on all images of the test split."""
+    fp32 = result("fp32", 4.0, 400, 0.90)
+    engine = msgspec.structs.replace(result("int8", 2.0, 900, 0.95), top1_drop=0.01)
+    assert "at 1.00 points of accuracy" in recommend([fp32, engine])
 
 
 def test_one_and_many_may_have_different_answers() -> None:

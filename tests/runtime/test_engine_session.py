@@ -448,6 +448,22 @@ def test_graphs_share_scratch_memory_and_not_contexts(trt11: FakeTrt) -> None:
         assert len({context.device_memory for context in trt11.contexts}) == 2
 
 
+def test_a_graph_that_cannot_be_made_leaves_nothing_behind(trt11: FakeTrt) -> None:
+    """Else a server whose GPU is full would keep a context for every request that failed."""
+    with open_session(trt11) as session:
+        trt11.cuda.fail = "cudaStreamEndCapture"
+        for _ in range(6):
+            with pytest.raises(BackendError):
+                session.run(batch(2))
+        trt11.cuda.fail = None
+        slots = [session._slots.get() for _ in range(session.lanes)]
+        assert [slot._contexts for slot in slots] == [[], []]
+        for slot in slots:
+            session._slots.put(slot)
+        assert np.allclose(session.run(batch(2)), expected(batch(2)))
+    assert trt11.cuda.live == {}
+
+
 def test_without_capture_the_steps_are_enqueued(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:

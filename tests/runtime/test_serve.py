@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from runtime import Batcher, Classifier, Limits, open_classifier
+from runtime.commands.serve import _batcher, _parser
 from runtime.listening import listen
 from runtime.server import ServerSettings, build_api
 from runtime.session import Session
@@ -330,6 +331,15 @@ def server(
     yield process, address.group()
     process.kill()
     process.communicate()
+
+
+def test_an_engine_is_given_a_batch_for_each_of_its_lanes(toy_bundle: Path) -> None:
+    with open_classifier(toy_bundle) as classifier:
+        classifier.session.backend, classifier.session.lanes = "tensorrt", 2
+        before = {*threading.enumerate()}
+        with _batcher(classifier, _parser().parse_args([])):
+            names = [thread.name for thread in {*threading.enumerate()} - before]
+    assert sum(name.startswith("network-") for name in names) == 2
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -228,7 +228,9 @@ def test_a_block_holds_table_command_machine_and_what_is_missing(tmp_path: Path)
     assert "Command: `python training/evidence.py --only main`  \n" in block
     assert "Hardware: H100, bf16  \nVersions: torch 2  \n" in block
     assert "28 of 36 runs of 200 epochs" in block
-    assert "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in block  # seed 2 is missing
+    assert (
+        "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in block
+    )  # seed 2 is missing
     assert report.rendered(block, tmp_path) == block
     with pytest.raises(UserError, match="the mark results:mian names nothing"):
         report.rendered(text.replace("main", "mian"), tmp_path)
