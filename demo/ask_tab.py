@@ -8,7 +8,7 @@ from demo import classify, compare_pane, why_pane
 from demo.examples import CLICK_SCRIPT, examples_html, find_examples
 from demo.markup import notice
 from demo.models import LIMITS, Models
-from demo.panels import QUIET, Session, choice_box, or_notice, panel
+from demo.panels import LATEST, QUIET, Session, choice_box, or_notice, panel
 from demo.picture import Picture, Upload, open_picture
 from runtime.errors import UserError
 
@@ -36,8 +36,8 @@ def build(models: Models) -> None:
     shown = [session.picture, answer]
     for event in (
         box.input(clicks.upload, [box, runs_on], [*shown, box], preprocess=False, **QUIET),
-        examples.click(clicks.example, runs_on, shown, **QUIET),
-        runs_on.input(clicks.choose, [runs_on, session.picture], answer, **QUIET),
+        examples.click(clicks.example, runs_on, shown, **LATEST),
+        runs_on.input(clicks.choose, [runs_on, session.picture], answer, **LATEST),
     ):
         why.after(event)
         compared.after(event)

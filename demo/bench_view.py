@@ -42,7 +42,8 @@ def benchmark_html(results: Sequence[BenchResult]) -> str:
     return (
         f'<article class="benchmark" data-testid="benchmark" '
         f'data-measured="{len(results)}">'
-        f'<p class="advice">{text(advice[0].upper() + advice[1:])}.</p>'
+        f'<p class="advice">{text(advice[0].upper() + advice[1:])} '
+        f"(times and rates of the network alone).</p>"
         f'<div class="charts">{bar_chart(single, title="One picture, from file to labels")}'
         f"{bar_chart(many, title='A folder of pictures, all cores')}</div>"
         f"{_table(results)}</article>"

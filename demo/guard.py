@@ -106,7 +106,9 @@ def _announced_bytes(scope: Scope) -> int:
 
 
 def _too_large() -> PlainTextResponse:
-    return PlainTextResponse("too large", status_code=413)
+    return PlainTextResponse(
+        f"more than {MAX_UPLOAD_BYTES >> 20} MB at once; send less", status_code=413
+    )
 
 
 def _with_headers(send: Send) -> Send:

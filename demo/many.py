@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demo import words
+from demo.guard import MAX_UPLOAD_BYTES
 from demo.markup import notice, picture_uri, text
 from demo.models import LIMITS, Model
 from demo.picture import LOSSLESS, Upload
@@ -24,7 +25,9 @@ CHUNK = 32
 # A cell that begins with one of these is a formula to spreadsheet programs.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 EMPTY = notice(
-    "No pictures yet", f"Drop up to {MAX_PICTURES} pictures at once, or choose them.", kind="hint"
+    "No pictures yet",
+    f"Drop up to {MAX_PICTURES} pictures of {MAX_UPLOAD_BYTES >> 20} MB together, or choose them.",
+    kind="hint",
 )
 
 

@@ -82,8 +82,8 @@ class Models:
         self.paths = tuple(find_model(path) for path in paths)
         self.choices = tuple(
             choice
-            for number, path in enumerate(self.paths)
-            for choice in _choices(path, prefix=f"{number}:", named=len(paths) > 1)
+            for number, (path, name) in enumerate(zip(self.paths, _names(self.paths), strict=True))
+            for choice in _choices(path, prefix=f"{number}:", name=name)
         )
         # One a choice: while one model is opened, the users of the others do not wait.
         self._locks = {choice.key: threading.Lock() for choice in self.choices}
@@ -130,7 +130,22 @@ class Models:
             self._open.clear()
 
 
-def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What stands before the choices of each model, such that no two are the same."""
+    if len(paths) == 1:
+        return [""]
+
+    def own(path: Path) -> str:
+        return path.parent.name if path.name == BUNDLE else path.name
+
+    # A link such as `latest` says more than what it leads to, unless both are called so.
+    for places in (paths, [path.resolve() for path in paths]):
+        if len({own(path) for path in places}) == len(paths):
+            return [f"{own(path)}: " for path in places]
+    return [f"{number}. {own(path)}: " for number, path in enumerate(paths, 1)]
+
+
+def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
     """What of `path` runs here, the best first; BackendError when nothing does."""
     if path.suffix == ".onnx":
         with open_classifier(path, limits=LIMITS) as classifier:
@@ -142,7 +157,6 @@ def _choices(path: Path, *, prefix: str, named: bool) -> list[Choice]:
         card = bundle.card
         found = [(option.backend, option.precision) for option in _running(bundle)]
         reason = choose(bundle).reason
-    name = f"{path.parent.name if path.name == BUNDLE else path.name}: " if named else ""
     return [
         Choice(
             key=f"{prefix}{backend}:{precision}",

@@ -11,8 +11,8 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from demo.guard import Application, Guard, Receive, Scope, Send
-from demo.models import LIMITS, Models
+from demo.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Scope, Send
+from demo.models import Models
 from demo.page import build_page
 from demo.theme import FAVICON, build_theme, head_elements
 from runtime.batcher import Batcher
@@ -71,7 +71,8 @@ def build_page_application(
         head=head_elements(),
         favicon_path=str(FAVICON),
         show_error=False,
-        max_file_size=LIMITS.max_bytes,
+        # The page says for each file that it is too large; Gradio would drop all that came with it.
+        max_file_size=MAX_UPLOAD_BYTES,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -88,6 +88,10 @@ def _sentence(explanation: Explanation) -> str:
         effect = (
             f"No single spot decides: “{label}” stays the same wherever the picture is covered."
         )
+    elif words.percent(found.lowest) == words.percent(found.probability):
+        effect = (
+            f"Covering hardly changes “{label}”: {words.percent(found.probability)} at the worst."
+        )
     else:
         effect = (
             f"The worst cover takes “{label}” from {words.percent(found.probability)} down to "

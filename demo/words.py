@@ -30,6 +30,7 @@ _BACKENDS = {
 _PRECISIONS = {"int8-cpu": "int8 (CPU)", "int8": "int8 (TensorRT)"}
 _SMALLEST_SHOWN = 0.0005
 _SMALLEST_POINTS = 1e-5
+_TWO_DIGITS = 9.95  # from here on two digits leave none behind the point
 
 
 def percent(fraction: float) -> str:
@@ -56,10 +57,11 @@ def file_size(num_bytes: int) -> str:
 
 
 def points(fraction: float) -> str:
-    """A difference of two fractions, in points of a hundred, with two digits."""
+    """A difference of two fractions, in points of a hundred, with two digits or all whole ones."""
     if 0 < fraction < _SMALLEST_POINTS:
         return f"<{NARROW_SPACE}0.001 points"
-    return f"{100 * fraction:.2g} points"
+    shown = 100 * fraction
+    return f"{shown:.0f} points" if shown >= _TWO_DIGITS else f"{shown:.2g} points"
 
 
 def square(edge: int) -> str:

@@ -57,6 +57,13 @@ class BodyReader:
                 f"received content type {kind or 'none'!r}; "
                 f"expected an image type, application/octet-stream or {FORM_TYPE}",
             )
+        encoding = self._request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise HTTPException(
+                415,
+                f"received content encoding {encoding!r}; send the image as it is",
+                headers={"Accept-Encoding": "identity"},
+            )
         announced = self._request.headers.get("content-length", "")
         if announced.isdecimal():
             self._check_size(int(announced))

@@ -188,6 +188,24 @@ def test_a_comparison_counts_agreement_on_the_test_images(
     assert tested.max_difference == pytest.approx(np.abs(one - two).max(), abs=1e-7)
 
 
+def test_two_models_of_one_name_can_be_told_apart(toy_bundle: Path, tmp_path: Path) -> None:
+    for seed in ("a", "b"):
+        shutil.copytree(toy_bundle, tmp_path / seed / "digits-s0" / "bundle")
+        (tmp_path / seed / "latest").symlink_to("digits-s0")
+    (tmp_path / "b" / "digits-s0").rename(tmp_path / "b" / "digits-s1")
+    (tmp_path / "b" / "latest").unlink()
+    (tmp_path / "b" / "latest").symlink_to("digits-s1")
+
+    def names(*paths: Path) -> list[str]:
+        models = Models([tmp_path / path for path in paths])
+        models.close()
+        return list(dict.fromkeys(words.partition(": ")[0] for words, _ in models.menu))
+
+    assert names(Path("a/latest"), Path("b/digits-s1")) == ["latest", "digits-s1"]
+    assert names(Path("a/latest"), Path("b/latest")) == ["digits-s0", "digits-s1"]
+    assert names(Path("a/latest"), Path("a/latest")) == ["1. latest", "2. latest"]
+
+
 def test_models_of_different_classes_are_compared_by_name(
     toy_bundle: Path, tmp_path: Path, pictures: Path
 ) -> None:

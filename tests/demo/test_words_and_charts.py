@@ -42,6 +42,10 @@ def test_a_probability_is_never_rounded_to_certainty(value: float, shown: str) -
         (words.points, 2.2e-6, "< 0.001 points"),
         (words.points, 0.0029, "0.29 points"),
         (words.points, 0.14, "14 points"),
+        (words.points, 0.0994, "9.9 points"),
+        (words.points, 0.0996, "10 points"),
+        (words.points, 0.999, "100 points"),
+        (words.points, 1.0, "100 points"),
     ],
 )
 def test_numbers_have_three_digits_at_most(write, value: float, shown: str) -> None:

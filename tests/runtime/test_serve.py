@@ -1,5 +1,6 @@
 """The HTTP API: answers, limits, errors, tokens, metrics, shutdown."""
 
+import gzip
 import json
 import re
 import signal
@@ -133,6 +134,15 @@ def test_other_content_types_are_415(client: httpx.Client, red: bytes) -> None:
         response = client.post("/v1/classify", content=red, headers={"Content-Type": kind})
         is_problem(response, 415, kind, "multipart/form-data")
     is_problem(client.post("/v1/classify", content=red), 415, "none")
+
+
+def test_encoded_bodies_are_415(client: httpx.Client, red: bytes) -> None:
+    headers = {**PNG, "Content-Encoding": "gzip"}
+    response = client.post("/v1/classify", content=gzip.compress(red), headers=headers)
+    is_problem(response, 415, "content encoding 'gzip'")
+    assert response.headers["accept-encoding"] == "identity"
+    headers["Content-Encoding"] = "identity"
+    assert client.post("/v1/classify", content=red, headers=headers).status_code == 200
 
 
 def test_broken_forms_are_refused(client: httpx.Client, red: bytes) -> None:
