@@ -76,13 +76,13 @@ class Guard:
         if kind == "refused":
             refusal = PlainTextResponse("not found", status_code=404)
         elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
-            refusal = _too_large()
+            refusal = _too_large(MAX_UPLOAD_BYTES)
         elif kind == "upload":
             receive = _limited(receive, MAX_UPLOAD_BYTES)
         elif kind == "call":
             body = await _read(receive, MAX_CALL_BYTES)
             if body is None:
-                refusal = _too_large()
+                refusal = _too_large(MAX_CALL_BYTES)
             elif _names_other_file(body, self._uploads):
                 refusal = PlainTextResponse("files come by upload", status_code=400)
             else:
@@ -105,10 +105,9 @@ def _announced_bytes(scope: Scope) -> int:
     return int(length) if length.isdigit() else 0
 
 
-def _too_large() -> PlainTextResponse:
-    return PlainTextResponse(
-        f"more than {MAX_UPLOAD_BYTES >> 20} MB at once; send less", status_code=413
-    )
+def _too_large(most: int) -> PlainTextResponse:
+    limit = f"{most >> 20} MB" if most >> 20 else f"{most >> 10} kB"
+    return PlainTextResponse(f"more than {limit} at once; send less", status_code=413)
 
 
 def _with_headers(send: Send) -> Send:

@@ -79,9 +79,10 @@ def write_bundle(
     test: Labelled,
     *,
     refused: Collection[Precision] = (),
-) -> Written:
+) -> Written | None:
     """Writes `files` with their records; `card` says the rest. See the module's first lines.
 
+    None if there is nothing to list: no file, and no bundle of this checkpoint to keep.
     Of the `refused` precisions, which were made and not kept, a former file stays only if it is
     within its tolerance: it may have been let through then.
     """
@@ -94,6 +95,8 @@ def write_bundle(
             if written.card.file(file.precision) is None:
                 (folder / file.path).unlink(missing_ok=True)
         return written
+    if not files:
+        return None
     check_place(folder)
     card = msgspec.structs.replace(card, files=tuple(record for record, _ in files))
     with atomic_folder(folder) as staging:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export import gate
-from export.bundle import Written, existing_card, sha256_of_bytes, write_bundle
+from export.bundle import Written, sha256_of_bytes, write_bundle
 from export.holdout import Labelled
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
 from export.options import FILES_OF, ExportOptions, bundle_of
@@ -86,10 +86,8 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
     ]
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
     files = [(outcome.record, outcome.content) for outcome in kept]
-    written = None
-    if files or existing_card(bundle, trained.checkpoint_sha256) is not None:
-        refused = {outcome.record.precision for outcome in outcomes if outcome not in kept}
-        written = write_bundle(bundle, card, files, test, refused=refused)
+    refused = {outcome.record.precision for outcome in outcomes if outcome not in kept}
+    written = write_bundle(bundle, card, files, test, refused=refused)
     return Exported(bundle, outcomes, written)
 
 

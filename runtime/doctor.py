@@ -21,6 +21,7 @@ from runtime.preflight import (
     cuda_mismatch,
     install_cuda,
     is_installed_cuda,
+    major,
     this_platform,
 )
 from runtime.session import BACKENDS, Backend
@@ -118,7 +119,7 @@ def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
 def _install_onnx_cuda() -> str:
     """For the driver that is here; the newest if there is none yet."""
     gpu = None if _gpu_problem() else find_gpu()
-    is_old = gpu is not None and int(gpu.cuda_version.split(".")[0]) < _CUDA_13
+    is_old = gpu is not None and major(gpu.cuda_version) < _CUDA_13
     return _ONNX_CUDA.format(limit="<1.27" if is_old else "")
 
 

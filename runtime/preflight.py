@@ -65,18 +65,19 @@ def cuda_mismatch(gpu: Gpu) -> str | None:
     """Why cuda-bindings cannot work with the GPU's driver; None if they can."""
     installed = cuda_bindings()
     # They hold a CUDA runtime, which runs on drivers for its own major version and newer ones.
-    if installed is None or _major(installed) <= _major(gpu.cuda_version):
+    if installed is None or major(installed) <= major(gpu.cuda_version):
         return None
     return f"cuda-bindings {installed} is too new for a driver of CUDA {gpu.cuda_version}"
 
 
 def install_cuda(gpu: Gpu | None) -> str:
     """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
-    limit = "" if gpu is None else f",<{_major(gpu.cuda_version) + 1}"
+    limit = "" if gpu is None else f",<{major(gpu.cuda_version) + 1}"
     return f"pip install '{CUDA_BINDINGS}{limit}'"
 
 
-def _major(version: str) -> int:
+def major(version: str) -> int:
+    """The first number of a version such as "13.0"."""
     return int(version.split(".")[0])
 
 

@@ -156,7 +156,9 @@ def test_without_our_guard_gradio_itself_still_refuses(
 
 def test_large_and_deep_calls_are_refused_before_they_cost_anything(inside: Any) -> None:
     url = f"{inside.url}/gradio_api/queue/join"
-    assert httpx.post(url, content=b"x" * (600 << 10)).status_code == 413
+    refused = httpx.post(url, content=b"x" * (600 << 10))
+    assert refused.status_code == 413
+    assert refused.text == "more than 512 kB at once; send less"
     assert httpx.post(url, content=b"[" * 200_000).status_code == 400
 
 

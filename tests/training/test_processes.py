@@ -104,14 +104,10 @@ def test_the_others_wait_for_the_one_that_decodes(monkeypatch: pytest.MonkeyPatc
     assert asked["timeout"] > timedelta(hours=6)
 
 
-def test_processes_with_few_steps_an_epoch_stop_together(
-    tiny_options: list[str], tmp_path: Path
-) -> None:
-    """Two steps an epoch never come to the one where long epochs ask; torchrun kills after 30 s."""
-    options = [*tiny_options, "--epochs", "5000", "--out", "run"]
+def two_processes_after_an_epoch(options: list[str], folder: Path) -> subprocess.Popen[str]:
     torchrun = subprocess.Popen(
         [*TORCHRUN, "--nproc-per-node", "2", str(ROOT / "training" / "run.py"), *options],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -121,6 +117,15 @@ def test_processes_with_few_steps_an_epoch_stop_together(
     for line in torchrun.stdout:
         if line.startswith("epoch "):
             break
+    return torchrun
+
+
+def test_processes_with_few_steps_an_epoch_stop_together(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    """Two steps an epoch never come to the one where long epochs ask; torchrun kills after 30 s."""
+    options = [*tiny_options, "--epochs", "5000", "--out", "run"]
+    torchrun = two_processes_after_an_epoch(options, tmp_path)
     torchrun.send_signal(signal.SIGTERM)
     _, errors = torchrun.communicate(timeout=SECONDS)
     message = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -140,18 +145,7 @@ def test_a_dead_process_ends_the_run_with_a_message(
     tiny_options: list[str], tmp_path: Path
 ) -> None:
     options = [*tiny_options, "--epochs", "500", "--out", "run"]
-    torchrun = subprocess.Popen(
-        [*TORCHRUN, "--nproc-per-node", "2", str(ROOT / "training" / "run.py"), *options],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert torchrun.stdout is not None
-    for line in torchrun.stdout:
-        if line.startswith("epoch "):
-            break
+    torchrun = two_processes_after_an_epoch(options, tmp_path)
     os.kill(child_of_rank(1, torchrun.pid), signal.SIGKILL)
     _, errors = torchrun.communicate(timeout=SECONDS)
     assert torchrun.returncode == 1
