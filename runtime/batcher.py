@@ -71,10 +71,11 @@ class Batcher(Closing):
                 (Linux): a server whose cores are all in the network must still refuse at once.
         """
         # NaN is no time either, and one beyond what the system can count would end the runners.
-        if min(max_batch, max_queue, runners) < 1 or not 0 <= max_wait_ms <= _MAX_WAIT_MS:
+        decoders = usable_cores() if decoders is None else decoders
+        if min(max_batch, max_queue, decoders, runners) < 1 or not 0 <= max_wait_ms <= _MAX_WAIT_MS:
             raise UserError(
-                f"max_batch {max_batch}, max_queue {max_queue} and runners {runners} must be 1 or "
-                f"more, max_wait_ms {max_wait_ms} from 0 to {_MAX_WAIT_MS}"
+                f"max_batch {max_batch}, max_queue {max_queue}, decoders {decoders} and runners "
+                f"{runners} must be 1 or more, max_wait_ms {max_wait_ms} from 0 to {_MAX_WAIT_MS}"
             )
         self.classifier = classifier
         self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
@@ -91,7 +92,7 @@ class Batcher(Closing):
         self._closed = False
         # A queue and threads of our own: an executor would cost each image 30 us more.
         self._inbox: SimpleQueue[_Request | None] = SimpleQueue()
-        self._decoders = _start("decode", self._decode_all, decoders or usable_cores())
+        self._decoders = _start("decode", self._decode_all, decoders)
         self._runners = _start("network", self._run_all, runners)
 
     @property

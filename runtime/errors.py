@@ -6,7 +6,7 @@ SkdEdgeError
 │   │   └── EngineMismatchError   an engine for another machine, version or ONNX file
 │   ├── ImageError       an image that cannot be decoded or is over a limit; names the image
 │   └── BackendError     a backend that was asked for and cannot run on this machine
-│       └── OverloadedError       the queue of a Batcher is full; try again later
+│       └── OverloadedError       more was asked than can be answered in time; try again later
 └── VerificationError    a model file does not equal what was trained (exit code 3)
 """
 
@@ -36,7 +36,7 @@ class BackendError(UserError):
 
 
 class OverloadedError(BackendError):
-    """A bounded queue is full."""
+    """A bounded queue is full, or its answers would come too late."""
 
 
 class VerificationError(SkdEdgeError):

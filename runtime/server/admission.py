@@ -3,12 +3,12 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.batcher import Batcher
-from runtime.errors import OverloadedError
+from runtime.errors import BackendError
 from runtime.server.problems import overloaded
 
 
 class Admission:
-    """ASGI middleware that answers 503 to one path while the batcher's queue is full.
+    """ASGI middleware that answers 503 to one path while the batcher is full or closed.
 
     At four times the load that can be answered, three of four requests end here: going through the
     framework, they would cost more time than those that are answered.
@@ -23,7 +23,7 @@ class Admission:
         if scope["type"] == "http" and scope["path"].endswith(self._path):
             try:
                 self._batcher.require_room(1)
-            except OverloadedError as error:
+            except BackendError as error:
                 refusal = overloaded(str(error), self._batcher.drain_seconds)
                 await refusal(scope, receive, send)
                 return

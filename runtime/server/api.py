@@ -23,8 +23,9 @@ from runtime.server.settings import ServerSettings
 def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None = None) -> FastAPI:
     """The API over a batcher, or over a classifier, for which it makes one and closes it.
 
-    It can be served alone or mounted in another application. The documentation page at `/docs`
-    needs nothing from outside.
+    Mounted in another application it needs a batcher, which stays the caller's: Starlette does not
+    tell a mounted application when the server ends. The documentation page at `/docs` needs nothing
+    from outside.
     """
     settings = settings or ServerSettings()
     batcher = source if isinstance(source, Batcher) else Batcher(source)

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from runtime.errors import BackendError, UserError
+from runtime.errors import BackendError, OverloadedError, UserError
 
 Responses: TypeAlias = dict[int | str, dict[str, Any]]  # of a route, by status
 MEDIA_TYPE = "application/problem+json"
@@ -64,9 +64,12 @@ def overloaded(detail: str, drain_seconds: float) -> Response:
 
 
 async def _of_user_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, BackendError):
-        return overloaded(str(error), request.app.state.batcher.drain_seconds)
-    return problem(422, str(error))
+    batcher = request.app.state.batcher
+    if not isinstance(error, BackendError):
+        return problem(422, str(error))
+    if isinstance(error, OverloadedError) or not batcher.running:
+        return overloaded(str(error), batcher.drain_seconds)
+    raise error  # the network failed: no second attempt mends that, and the log must have it
 
 
 async def _of_http_exception(_: Request, error: Exception) -> Response:

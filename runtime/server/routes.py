@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from runtime.batcher import Batcher
 from runtime.classifier import DEFAULT_TOP_K, Predictions
-from runtime.errors import ImageError
+from runtime.errors import ImageError, OverloadedError
 from runtime.server.access import TokenGuard
 from runtime.server.answers import (
     ClassifyAnswer,
@@ -26,7 +26,7 @@ from runtime.server.answers import (
 from runtime.server.bodies import FORM_TYPE, RAW_TYPES, BodyBudget, BodyReader
 from runtime.server.forms import NamedImage
 from runtime.server.metrics import CONTENT_TYPE, Metrics
-from runtime.server.problems import Responses, documented, problem
+from runtime.server.problems import Responses, documented, overloaded
 from runtime.server.settings import ServerSettings
 
 CLASSIFY_PATH = "/v1/classify"
@@ -123,7 +123,7 @@ def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGua
     async def readyz() -> Response:
         """Whether images are accepted now."""
         if not batcher.running:
-            return problem(503, "the server is closing")
+            return overloaded("the server is closing", batcher.drain_seconds)
         return respond(Status(status="ok"))
 
     @api.head("/v1/model", include_in_schema=False, dependencies=guard.dependencies)
@@ -182,7 +182,7 @@ async def _answer(
                 for image, future in zip(images, futures, strict=True)
             ]
     except TimeoutError:
-        raise HTTPException(503, f"not answered within {timeout:g} s; try again later") from None
+        raise OverloadedError(f"not answered within {timeout:g} s; try again later") from None
     finally:
         for future in futures:
             future.cancel()  # what is not decoded yet need not be, if nobody waits for it

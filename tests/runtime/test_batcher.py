@@ -236,8 +236,10 @@ def test_threads_stand_back_behind_the_rest(classifier: Classifier) -> None:
 
 
 def test_senseless_settings_are_refused(classifier: Classifier) -> None:
-    with pytest.raises(UserError, match="max_batch 0"):
-        Batcher(classifier, max_batch=0)
+    for name in ("max_batch", "max_queue", "decoders", "runners"):
+        for count in (0, -1):
+            with pytest.raises(UserError, match=f"{name} {count}"):
+                Batcher(classifier, **{name: count})  # type: ignore[arg-type]
     for wait_ms in (-1.0, math.nan, math.inf, 1e300):  # the last would hang at the first image
         with pytest.raises(UserError, match=r"max_wait_ms .* from 0 to 3600000"):
             Batcher(classifier, max_wait_ms=wait_ms)

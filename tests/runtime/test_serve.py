@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.commands.serve import _batcher, _parser
+from runtime.errors import BackendError
 from runtime.listening import listen
 from runtime.server import ServerSettings, build_api
 from runtime.session import Session
@@ -297,20 +298,34 @@ def test_slow_answers_and_slow_bodies_are_cut_off(
         is_problem(client.post("/v1/classify", content=dribble(), headers=PNG), 408, "0.2 s")
 
 
+# A GPU that failed once fails for good, so "try again" would be wrong there too.
+@pytest.mark.parametrize("failure", [RuntimeError, BackendError])
 def test_a_failing_network_is_500_without_its_insides(
-    slow: Callable[[float], Classifier], red: bytes
+    slow: Callable[[float], Classifier],
+    red: bytes,
+    failure: type[Exception],
 ) -> None:
     classifier = slow(0)
 
     def fail(images: Any) -> Any:
-        raise RuntimeError("secret path /home/user")
+        raise failure("secret path /home/user")
 
     classifier.session._run = fail  # type: ignore[method-assign]
     with serving(build_api(classifier)) as client:
         response = client.post("/v1/classify", content=red, headers=PNG)
         is_problem(response, 500, "its log has the reason")
         assert "secret" not in response.text
+        assert "retry-after" not in response.headers
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_closed_batcher_is_503_everywhere(classifier: Classifier, red: bytes) -> None:
+    batcher = Batcher(classifier)
+    with serving(build_api(batcher)) as client:
+        batcher.close()
+        for answer in (post_image(client, red), client.get("/readyz")):
+            is_problem(answer, 503, "clos")
+            assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_the_documentation_needs_nothing_from_outside(client: httpx.Client) -> None:
