@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install run demo check test readme results clean
+.PHONY: help install run demo check test nightly readme results clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets

@@ -105,7 +105,7 @@ def _private_folder() -> "tempfile.TemporaryDirectory[str]":
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="demo")
 
 
 if __name__ == "__main__":

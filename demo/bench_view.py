@@ -82,6 +82,6 @@ def _cells(result: BenchResult, batches: Sequence[int]) -> list[str]:
         words.milliseconds(result.preprocess.p50_ms),
         *(network.get(batch, "") for batch in batches),
         words.milliseconds(result.end_to_end.p99_ms),
-        words.file_size(round(result.memory_mb * (1 << 20))),
+        words.file_size(round(result.memory_mb * 1e6)),
         "" if result.top1 is None else words.percent(result.top1),
     ]

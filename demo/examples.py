@@ -10,6 +10,7 @@ from demo.markup import picture_uri, text
 from demo.models import Models
 from demo.picture import LOSSLESS
 from runtime.card import EXAMPLE_FOLDER, example_names
+from runtime.errors import BundleError
 from runtime.preprocess import SUFFIXES
 
 THUMBNAIL = 96
@@ -61,8 +62,14 @@ def examples_html(examples: Sequence[Example]) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError as error:
+        raise BundleError(
+            f"{path} is no readable picture: the bundle is damaged; remove the file or export the "
+            "bundle again"
+        ) from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "tiny" if max(small.size) < THUMBNAIL else ""
     quality = None if max(small.size) <= LOSSLESS else 80

@@ -77,7 +77,7 @@ def parse_profile(text: str) -> Profile:
 
 def command() -> NoReturn:
     """Runs `main` as a command."""
-    run_command(main)
+    run_command(main, extra="export")
 
 
 def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
@@ -119,11 +119,8 @@ def _build_all(
     say(f"{flavor.name} {flavor.version} for compute capability {', '.join(capabilities)}")
     records = []
     for precision in precisions:
-        model = open_bundle(bundle).card.file(precision)
-        if model is None:
-            raise AssertionError(f"{precision} was ensured and is not in the card")
         for capability in capabilities:
-            record = add_engine(bundle, flavor, model, capability, options, _progress)
+            record = add_engine(bundle, flavor, precision, capability, options, _progress)
             records.append(record)
     return records
 

@@ -1,7 +1,8 @@
 """Bundles on disk: assembled so that a reader finds the former one or the new one.
 
 A new bundle, or that of another checkpoint, is written beside its place and moved there whole.
-Files are added to a bundle of the same checkpoint one by one, and the card, which lists them, last.
+Files are added to a bundle of the same checkpoint one by one, and the card, which lists them, last:
+who opens a file in between that is being made anew is told that it is not what the card lists.
 """
 
 import hashlib

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from runtime.card import Precision
+from runtime.card import EnginePrecision, Precision
 from runtime.errors import UserError
 from runtime.locate import BUNDLE
 
-Request = Literal["fp32", "fp16", "int8"]
+Request = EnginePrecision  # what --precision names: the ONNX files that engines are built from
 REQUESTS: tuple[Request, ...] = get_args(Request)
 FILES_OF: dict[Request, tuple[Precision, ...]] = {
     "fp32": ("fp32",),

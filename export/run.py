@@ -71,7 +71,7 @@ def export_and_show(run: Path, options: ExportOptions) -> "Exported":
 
 def command() -> NoReturn:
     """Runs `main` as a command."""
-    run_command(main)
+    run_command(main, extra="export")
 
 
 def _table(outcomes: "Sequence[Outcome]") -> str:

@@ -112,7 +112,7 @@ def choose_file(bundle: Bundle, precision: str) -> ModelFile:
 
 def command() -> NoReturn:
     """Runs `main` as a command."""
-    run_command(main)
+    run_command(main, extra="export")
 
 
 def _described(

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def command() -> NoReturn:
     """Entry point of `skd-edge`."""
-    run_command(main)
+    run_command(main, extra="serve")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _FOLDER_TURNS = 3
 _WARM_UP = 3
 _MIN_ROUNDS = 10
 _PERCENTILES = (50, 90, 99)
-_MEGABYTE = 1 << 20
+_MEGABYTE = 1_000_000  # decimal, as of files
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,8 @@ PRECISION_KEY = "skd_edge_precision"  # key of the file's precision, beside it
 INPUT_NAME = "images"  # uint8 (N, size, size, 3), RGB
 OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
 
-Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
+EnginePrecision = Literal["fp32", "fp16", "int8"]
+Precision = Literal[EnginePrecision, "int8-cpu"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -120,7 +121,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     path: str
     sha256: Digest
-    precision: Precision
+    precision: EnginePrecision
     flavor: Flavor
     tensorrt_version: str
     compute_capability: str  # "8.6"

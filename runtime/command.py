@@ -19,6 +19,7 @@ from runtime.errors import UserError, VerificationError
 
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
+_OWN = {"demo", "export", "runtime", "training"}
 # A full disk or a file that may not be used is for the user to mend, no fault of the program.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
@@ -79,8 +80,11 @@ def print_json(value: object, *, flush: bool = False) -> None:
         sys.stdout.flush()
 
 
-def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs `main(arguments)` and exits with its code, or with the code of the error it raised."""
+def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn:
+    """Runs `main(arguments)` and exits with its code, or with the code of the error it raised.
+
+    `extra` is the one of pyproject.toml that has all packages which `main` imports.
+    """
     if sys.stdout is None:  # whoever started us has closed it (`>&-`)
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
@@ -95,17 +99,34 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         code = fail(str(error), EXIT_VERIFICATION)
     except KeyboardInterrupt:
         code = fail("interrupted", 1)
+    except ModuleNotFoundError as error:
+        code = _fail_without(error, extra)
     except BrokenPipeError:
         # The reader of our output has left (`| head`); a second complaint at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in _FULL_DISK | _REFUSED:
-            raise
-        what = error.filename or "a file"
-        mend = "free some space, or " if error.errno in _FULL_DISK else ""
-        code = fail(f"{what}: {error.strerror}; {mend}choose another file or folder", EXIT_USER)
+        code = _fail_of_system(error)
     sys.exit(code)
+
+
+def _fail_without(error: ModuleNotFoundError, extra: str) -> int:
+    missing = (error.name or "").partition(".")[0]
+    if missing in _OWN:
+        raise error
+    return fail(
+        f"the package {missing} is not installed; `pip install '.[{extra}]'` in SKD Edge's folder "
+        "brings all that this command needs",
+        EXIT_USER,
+    )
+
+
+def _fail_of_system(error: OSError) -> int:
+    if error.errno not in _FULL_DISK | _REFUSED:
+        raise error
+    what = error.filename or "a file"
+    mend = "free some space, or " if error.errno in _FULL_DISK else ""
+    return fail(f"{what}: {error.strerror}; {mend}choose another file or folder", EXIT_USER)
 
 
 def fail(message: str, code: int) -> int:

@@ -61,7 +61,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     jetson: str | None
     cores: int
-    memory_gb: float
+    memory_gib: float
     onnxruntime: str
     providers: list[str]
     tensorrt: dict[str, str | None]  # flavor: version, or None where it is not installed
@@ -82,7 +82,7 @@ def diagnose() -> Diagnosis:
         platform=this_platform(),
         jetson=_jetson(),
         cores=usable_cores(),
-        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
         onnxruntime=onnxruntime.__version__,
         providers=list(onnxruntime.get_available_providers()),
         tensorrt={flavor: _version(flavor) for flavor in FLAVORS},

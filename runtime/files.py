@@ -42,12 +42,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; on success it takes the place of `folder`, whole.
 
-    On an exception inside the block it is removed and `folder` stays as it was. What a killed
-    process leaves is named by `leftovers`.
+    On an exception it is removed and `folder` stays as it was. What a killed process leaves is
+    named by `leftovers`.
     """
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(staging, ignore_errors=True)
+    unique = secrets.token_hex(4)  # not the process's number: in containers all have the same
+    staging = folder.with_name(f".{folder.name}.{unique}.new")
+    former = folder.with_name(f".{folder.name}.{unique}.old")
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -55,7 +55,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             _fsync(path)
         if folder.exists():
             folder.rename(former)
-        staging.rename(folder)
+        try:
+            staging.rename(folder)
+        except OSError:
+            if former.exists():
+                former.rename(folder)
+            raise
         _fsync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -3,12 +3,11 @@
 import ctypes
 import functools
 import os
-import sys
 from dataclasses import dataclass
 
 from runtime.errors import BackendError
 
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NAME_LENGTH = 256
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE

@@ -130,8 +130,7 @@ def _read(path: Path, limits: Limits) -> bytes:
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
             raise ImageError(f"{path}: is not a regular file; expected an image file")
         _check_bytes(status.st_size, limits, str(path))
-        with path.open("rb", buffering=0) as file:
-            return file.read(limits.max_bytes)
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         if isinstance(error, ImageError):
             raise

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.closing import Closing
 from runtime.errors import UserError
 
 INSTALL = "pip install opencv-python-headless"
@@ -24,7 +25,7 @@ class Frame:
     image: NDArray[np.uint8]
 
 
-class Video:
+class Video(Closing):
     """An open video or camera; iterate over it for its frames, and close it."""
 
     def __init__(self, source: str, *, every: int = 1) -> None:
@@ -34,6 +35,7 @@ class Video:
         """
         if every < 1:
             raise UserError(f"every {every} is out of range; expected 1 or more")
+        self._source = source
         self.is_camera = source.isdecimal() or source.startswith("/dev/video")
         self._every = every
         self._cv2 = _load_cv2()
@@ -46,6 +48,7 @@ class Video:
             self._capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest
 
     def __iter__(self) -> Iterator[Frame]:
+        """Frames to the end; UserError for a video without any, and for a camera that ends."""
         index = 0
         while self._capture.grab():
             if index % self._every == 0:
@@ -54,6 +57,12 @@ class Video:
                 if decoded:
                     yield Frame(index, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
             index += 1
+        if self.is_camera:
+            raise UserError(
+                f"camera {self._source} gives no more pictures; is it still plugged in?"
+            )
+        if index == 0:
+            raise UserError(f"{self._source} has no frame that can be read; convert it, or another")
 
     def close(self) -> None:
         self._capture.release()

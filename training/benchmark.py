@@ -213,7 +213,7 @@ def _plan(arch: str, width: float, image_size: int, classes: int, recipe: Recipe
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="train")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,11 @@ def load_trained(run: Path) -> TrainedRun:
 
 
 def load_run_dataset(trained: TrainedRun) -> Dataset:
-    """The data set that a run was trained on; UserError if it has moved or changed its classes."""
+    """The data set that a run was trained on; UserError if it has moved or is another one by now.
+
+    One more image draws the 80/20 split of a folder anew, and then images that were trained on
+    would be tested on.
+    """
     plan = trained.plan
     root = Path(plan.data_root) if plan.data_root else None
     dataset = load_dataset(plan.data_argument, image_size=plan.input.size, data_root=root)
@@ -153,6 +157,11 @@ def load_run_dataset(trained: TrainedRun) -> Dataset:
         raise UserError(
             f"data {plan.data} now has {len(dataset.class_names)} classes that are not those of "
             f"{trained.folder} ({len(plan.class_names)}); train again"
+        )
+    if plan.data_digest not in ("", dataset.digest()):  # "": of a run before there were digests
+        raise UserError(
+            f"data {plan.data} now has other images or labels than {trained.folder} was trained "
+            "on; bring those back, or train again"
         )
     return dataset
 

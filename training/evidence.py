@@ -134,7 +134,7 @@ def _measure_robustness(
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="train")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ into the run's `result.json`.
 """
 
 import math
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
 from runtime.errors import UserError
 
@@ -111,8 +109,10 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
 
     UserError, in one line naming file, key, what was expected and what came.
     """
+    from training.yaml_file import read_yaml  # so that a command without PyYAML can say so
+
     path = _recipe_path(name)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     recipe = recipe_from_values(values, source=str(path))
     if not overrides:
         return recipe
@@ -122,15 +122,14 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
 
 def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """`recipe` with settings such as "drg_weight=0.4" laid on top; their values are YAML."""
+    from training.yaml_file import parse_yaml
+
     values: dict[str, Any] = msgspec.to_builtins(recipe)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
-        try:
-            values[key] = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {setting!r} is not valid YAML: {error}") from error
+        values[key] = parse_yaml(value, f"--set {setting!r}")
     return recipe_from_values(values, source="--set")
 
 
@@ -176,40 +175,3 @@ def _recipe_path(name: str) -> Path:
     raise UserError(
         f"recipe {name!r} is unknown; choose one of {', '.join(recipe_names())}, or a .yaml file"
     )
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `5e-4` as YAML 1.2 does, a number (PyYAML: a string).
-
-    And, as YAML asks, no key twice: PyYAML would take the last, and a recipe must not be guessed.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(
-            f"recipe {path} cannot be read ({error.strerror}); expected a YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path} must hold `key: value` lines, one for each choice")
-    return content

@@ -229,7 +229,7 @@ def _printed(path: Path) -> list[str]:
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="train")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="train")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def _runs(
 
 
 def command() -> NoReturn:
-    run_command(main)
+    run_command(main, extra="train")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 import msgspec
-import yaml
 
 from runtime.command import fail
 from runtime.files import write_atomic
@@ -137,6 +136,8 @@ class _Pool:
 
 
 def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
+    import yaml  # so that a command without PyYAML can say so
+
     write_atomic(run.recipe_file, yaml.safe_dump(msgspec.to_builtins(run.recipe), sort_keys=False))
     flags = [f"--{name}" for name in ("drg", "dsr") if name in run.method.terms]
     command = [sys.executable, str(_RUN), *run.options, *flags]

@@ -13,8 +13,15 @@ from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
 from export.holdout import read_holdout
 from runtime.bundle import Bundle, open_bundle
-from runtime.card import ENGINE_FOLDER, EngineRecord, ModelFile, Profile, read_card, write_card
-from runtime.errors import VerificationError
+from runtime.card import (
+    ENGINE_FOLDER,
+    EnginePrecision,
+    EngineRecord,
+    Profile,
+    read_card,
+    write_card,
+)
+from runtime.errors import BundleError, VerificationError
 from runtime.files import write_atomic
 from runtime.preflight import this_platform
 
@@ -32,25 +39,28 @@ class EngineOptions:
 def add_engine(
     folder: Path,
     flavor: EngineFlavor,
-    model: ModelFile,
+    precision: EnginePrecision,
     capability: str,
     options: EngineOptions,
     say: Callable[[str], None],
 ) -> EngineRecord:
-    """Builds `model`'s engine for `capability`, verifies it if it can run here, and lists it.
+    """Builds an engine of the bundle's ONNX file, verifies it if it can run here, and lists it.
 
     VerificationError if it is outside its tolerance; then it is not kept.
     """
     bundle = open_bundle(folder)
+    model = bundle.card.file(precision)
+    if model is None:
+        raise BundleError(f"{folder} has no ONNX file of {precision}; export it first")
     stem = f"{flavor.name}.sm{capability.replace('.', '')}"
-    path = f"{ENGINE_FOLDER}/model.{model.precision}.{stem}.engine"
+    path = f"{ENGINE_FOLDER}/model.{precision}.{stem}.engine"
     say(f"building {path}")
     built = build_engine(
         flavor,
         BuildRequest(
             model=bundle.read(model),
             source=model.path,
-            precision=model.precision,
+            precision=precision,
             profile=options.profile,
             input_size=bundle.card.input.size,
             capability=capability,
@@ -62,7 +72,7 @@ def add_engine(
     record = EngineRecord(
         path=path,
         sha256=hashlib.sha256(built.plan).hexdigest(),
-        precision=model.precision,
+        precision=precision,
         flavor=flavor.name,
         tensorrt_version=flavor.version,
         compute_capability=capability,

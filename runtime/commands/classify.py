@@ -43,21 +43,21 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
     model, rest = (options.arguments or [None])[0], options.arguments[1:]
     if rest:
         raise UserError(f"--video {options.video} stands alone; leave out {rest[0]}")
-    video = Video(options.video, every=options.every)
-    try:
-        with _open(model, options, Threads(), note) as classifier:
-            answers = _answers_of_frames(classifier, video, options.top_k)
-            named = (
-                ({"path": options.video, "frame": frame.index, "seconds": frame.seconds}, answer)
-                for frame, answer in answers
-            )
+    with (
+        Video(options.video, every=options.every) as video,
+        _open(model, options, Threads(), note) as classifier,
+    ):
+        answers = _answers_of_frames(classifier, video, options.top_k)
+        named = (
+            ({"path": options.video, "frame": frame.index, "seconds": frame.seconds}, answer)
+            for frame, answer in answers
+        )
+        try:
             return _report(named, json=options.json)
-    except KeyboardInterrupt:
-        if video.is_camera:  # there is no other way to end it
-            return 0
-        raise
-    finally:
-        video.close()
+        except KeyboardInterrupt:
+            if video.is_camera:  # there is no other way to end it
+                return 0
+            raise
 
 
 def _answers_of_frames(

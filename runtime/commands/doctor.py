@@ -23,14 +23,14 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     yield f"Python         {found.python} on {found.platform}"
     if found.jetson:
         yield f"Jetson         {found.jetson}"
-    yield f"CPU            {found.cores} cores, {found.memory_gb:g} GB memory"
+    yield f"CPU            {found.cores} cores, {found.memory_gib:g} GiB memory"
     if found.gpu is None:
         yield "GPU            none that the NVIDIA driver shows"
     else:
         gpu = found.gpu
         yield (
             f"GPU            {gpu.name}, compute capability {gpu.compute_capability}, "
-            f"{gpu.memory_bytes / (1 << 30):.1f} GB; driver for CUDA {gpu.cuda_version}"
+            f"{gpu.memory_bytes / (1 << 30):.1f} GiB; driver for CUDA {gpu.cuda_version}"
         )
     yield f"onnxruntime    {found.onnxruntime} with {', '.join(found.providers)}"
     for flavor, version in found.tensorrt.items():

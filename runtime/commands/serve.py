@@ -13,7 +13,6 @@ from runtime.batcher import Batcher
 from runtime.classifier import Classifier
 from runtime.command import CommandParser, float_from_0, positive_float, positive_int
 from runtime.commands.model_argument import add_model, model_or_latest
-from runtime.errors import UserError
 from runtime.listening import listen
 from runtime.onnx_session import Threads
 from runtime.opening import open_classifier
@@ -21,7 +20,6 @@ from runtime.pipeline import usable_cores
 from runtime.preprocess import Limits
 from runtime.session import BACKENDS
 
-_PACKAGES = "fastapi fastapi-offline httptools prometheus-client python-multipart uvicorn uvloop"
 TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
@@ -32,7 +30,6 @@ _NICENESS = 5
 def main(arguments: Sequence[str]) -> int:
     """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0."""
     options = _parser().parse_args(arguments)
-    _require_libraries()
     model = model_or_latest(options.model, sys.stdout)
     with (
         listen(options.host, options.port) as listener,
@@ -110,20 +107,6 @@ def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
         runners=usable_cores() if on_cpu else classifier.session.lanes,
         niceness=_NICENESS if on_cpu else 0,
     )
-
-
-def _require_libraries() -> None:
-    try:
-        import fastapi
-        import fastapi_offline
-        import prometheus_client
-        import python_multipart
-        import uvicorn
-    except ImportError as error:
-        raise UserError(
-            f"serve needs the package {error.name}; install it: `pip install {_PACKAGES}`"
-        ) from error
-    del fastapi, fastapi_offline, prometheus_client, python_multipart, uvicorn
 
 
 def _parser() -> CommandParser:

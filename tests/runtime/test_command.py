@@ -23,7 +23,7 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
         return 0
 
     with pytest.raises(SystemExit) as ended:
-        run_command(main)
+        run_command(main, extra="train")
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / name}: ")
@@ -44,7 +44,7 @@ def test_what_the_system_refuses_is_named(
         raise OSError(number, os.strerror(number), "images.npy")
 
     with pytest.raises(SystemExit) as ended:
-        run_command(main)
+        run_command(main, extra="train")
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: images.npy: {mend}")
 
@@ -56,3 +56,40 @@ def test_a_closed_output_is_no_mistake(option: str, tmp_path: Path) -> None:
         ["sh", "-c", words, sys.executable], cwd=tmp_path, stderr=subprocess.PIPE, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+# What a bare `pip install .` lacks, in the entry points that it brings nevertheless.
+@pytest.mark.parametrize(
+    ("entry", "missing", "extra"),
+    [
+        ("training.run", "yaml", "train"),
+        ("training.run", "torch", "train"),
+        ("training.study", "yaml", "train"),
+        ("export.run", "onnx_ir", "export"),
+        ("demo.app", "gradio", "demo"),
+        ("runtime.__main__", "fastapi", "serve"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    entry: str, missing: str, extra: str, toy_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = {
+        "training.run": ["--arch", "mobilenetv2"],
+        "training.study": ["--arch", "mobilenetv2"],
+        "export.run": [str(tmp_path)],
+        "demo.app": [str(toy_bundle)],
+        "runtime.__main__": ["serve", str(toy_bundle), "--port", "0"],
+    }[entry]
+    (tmp_path / "checkpoint.pt").touch()
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments!r}; "
+        f"from {entry} import command; command()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the package {missing} is not installed; `pip install '.[{extra}]'` in SKD Edge's "
+        "folder brings all that this command needs"
+    )

@@ -69,6 +69,26 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(tmp_path) == ["bundle"]
 
 
+def test_a_folder_that_cannot_be_replaced_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "first").touch()
+    really_rename = Path.rename
+
+    def rename(source: Path, place: Path) -> Path:
+        if source.name.endswith(".new"):
+            raise OSError("no room")
+        return really_rename(source, place)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no room"), atomic_folder(target) as staging:
+        (staging / "second").touch()
+    assert names(target) == ["first"]
+    assert names(tmp_path) == ["bundle"]
+
+
 def test_leftovers_are_those_of_one_folder(tmp_path: Path) -> None:
     left = {".a[1].7.new", ".a[1].7.old"}
     for name in (*left, "a[1]", ".a1.7.new", ".a[1].lock", ".a[1]b.7.new"):

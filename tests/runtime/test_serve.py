@@ -413,7 +413,6 @@ def test_the_help_names_what_serves_by_itself(
 def test_mistakes_are_one_line(
     cli: Callable[..., subprocess.CompletedProcess[str]],
     toy_bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -434,10 +433,6 @@ def test_mistakes_are_one_line(
             assert finished.returncode == 2
             assert len(finished.stderr.splitlines()) == 1
             assert words in finished.stderr
-    monkeypatch.setitem(sys.modules, "fastapi_offline", None)
-    finished = cli("serve", toy_bundle)
-    assert finished.returncode == 2
-    assert "pip install fastapi fastapi-offline" in finished.stderr
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:

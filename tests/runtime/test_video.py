@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +68,21 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> No
         assert finished.returncode == 2
         assert len(finished.stderr.splitlines()) == 1
         assert words in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("0", "camera 0 gives no more pictures"), ("a.mp4", "a.mp4 has no frame")]
+)
+def test_an_end_that_is_none_is_an_error(
+    source: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = SimpleNamespace(
+        isOpened=lambda: True, set=lambda *_: True, grab=lambda: False, release=lambda: None
+    )
+    fake = SimpleNamespace(VideoCapture=lambda _: capture, CAP_PROP_BUFFERSIZE=38)
+    monkeypatch.setitem(sys.modules, "cv2", fake)
+    with Video(source) as video, pytest.raises(UserError, match=words):
+        list(video)
 
 
 def test_without_opencv_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from training.data import Dataset
+from training.data import Dataset, load_dataset
 from training.evaluation import logits_of
 from training.interruption import InterruptedRunError, StopRequest
 from training.plan import Plan, differences
@@ -339,6 +339,11 @@ def test_the_runs_data_set_is_found_again(tmp_path: Path, finished: Path) -> Non
         load_run_dataset(_with_plan(trained, digits))
     names = tuple(str(digit) for digit in range(10))
     right = msgspec.structs.replace(digits, class_names=names)
+    # As a folder that is split 80/20 has other test images once an image was added.
+    with pytest.raises(UserError, match="other images or labels than"):
+        load_run_dataset(_with_plan(trained, msgspec.structs.replace(right, data_digest="0")))
+    digest = load_dataset("digits", image_size=16, data_root=None).digest()
+    right = msgspec.structs.replace(right, data_digest=digest)
     dataset = load_run_dataset(_with_plan(trained, right))
     assert dataset.test_images.shape == (360, 16, 16, 3)
 
