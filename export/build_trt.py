@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from export.engines.place import Place, ensure_onnx, locate
-from export.options import DEFAULT_OPSET, REQUESTS, ExportOptions, Request, parse_precisions
+from export.options import REQUESTS, ExportOptions, Request, parse_precisions
 from export.report import megabytes, say, table
 from runtime.bundle import open_bundle
 from runtime.card import EngineRecord, Profile
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     ensure_onnx(
         place,
         precisions,
-        newest_opset=flavor.newest_opset if flavor else DEFAULT_OPSET,
+        newest_opset=flavor.newest_opset if flavor else None,
         allow_drop=options.allow_drop,
         export=_export,
     )
@@ -93,6 +93,7 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 def _export(run: Path, options: ExportOptions) -> object:
     from export.run import export_and_show  # torch: only where something has to be exported
 
+    say(f"exporting {', '.join(options.precisions)} with opset {options.opset}")
     return export_and_show(run, options)
 
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.calibrate import CALIBRATION_IMAGES, Observation, observe, ranges
-from export.options import METHODS, Calibration, Method
-from export.quantize import HALF_SCALES_OPSET, to_int8_cpu, to_int8_tensorrt
+from export.options import HALF_SCALES_OPSET, METHODS, Calibration, Method
+from export.quantize import to_int8_cpu, to_int8_tensorrt
 from export.to_fp16 import to_fp16
 
 Kind = Literal["int8", "int8-cpu"]

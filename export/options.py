@@ -24,6 +24,9 @@ CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 DEFAULT_OPSET = 20  # the newest that TensorRT 10.3 and onnxruntime 1.23 both read
 LEGACY_OPSET = 17  # for TensorRT 8.6; torch's default exporter begins at 18
+# From 19 on Q/DQ may have float16 scales: only then does int8 leave the rest of a strongly typed
+# network in float16.
+HALF_SCALES_OPSET = 19
 
 
 @dataclass(frozen=True)

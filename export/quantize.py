@@ -25,13 +25,13 @@ from export.graph import (
     network_nodes,
     nodes_before,
 )
+from export.options import HALF_SCALES_OPSET
 
 _INT8_MAX = 127
 _SMALLEST_HALF = float(np.finfo(np.float16).tiny)  # scales become float16: never subnormal
 _CHANNEL_MULTIPLE = 8  # what an int8 kernel of TensorRT reads at once
 _MIN_CHANNELS = 16  # a dense convolution with fewer must at least be a multiple on one side
 _MIN_DEPTHWISE_KERNEL = 3
-HALF_SCALES_OPSET = 19
 
 # What onnxruntime's CPU provider has integer kernels for, or moves quantised values with.
 _CPU_OPERATORS = (

@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=DEFAULT_OPSET,
         metavar="N",
-        help=f"ONNX opset; {LEGACY_OPSET} is for TensorRT 8.6 (default: %(default)s)",
+        help=f"ONNX opset; {LEGACY_OPSET} is for TensorRT 8.6, whose int8 file newer versions do "
+        "not take (default: %(default)s)",
     )
     parser.add_argument(
         "--calibration",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.options import DEFAULT_OPSET, ExportOptions, Request
+from export.options import DEFAULT_OPSET, HALF_SCALES_OPSET, ExportOptions, Request
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import CARD_FILE
 from runtime.errors import BundleError, UserError
@@ -41,33 +41,34 @@ def ensure_onnx(
     place: Place,
     precisions: Sequence[Request],
     *,
-    newest_opset: int = DEFAULT_OPSET,
+    newest_opset: int | None,
     allow_drop: bool,
     export: Export,
 ) -> None:
-    """Exports, from the run, the ONNX files that are missing or too new to be read.
+    """Exports, from the run, the ONNX files that are missing or do not suit the builder.
 
+    `newest_opset` is the newest that it reads; None if there is no builder, and any will do.
     A bundle that is new, or of another checkpoint, also gets the float32 file, which runs
     everywhere. UserError with the command if there is no run to export from.
     """
     bundle = _current(place)
-    missing = [
-        name for name in precisions if bundle is None or not _fits(bundle, name, newest_opset)
-    ]
+    problems = {name: _problem(bundle, name, newest_opset) for name in precisions}
+    missing = [name for name, problem in problems.items() if problem is not None]
     if not missing:
         return
+    opset = DEFAULT_OPSET if newest_opset is None else newest_opset
     if place.run is None:
         raise UserError(
-            f"{place.bundle} has no ONNX file of {', '.join(missing)} with an opset up to "
-            f"{newest_opset}; export it where the run is: `python export/run.py RUN --precision "
-            f"{','.join(missing)} --opset {newest_opset} --out {place.bundle}`"
+            f"{place.bundle} {'; '.join(problems[name] or '' for name in missing)}; export it "
+            f"where the run is: `python export/run.py RUN --precision {','.join(missing)} "
+            f"--opset {opset} --out {place.bundle}`"
         )
     wanted: list[Request] = missing if bundle is not None else ["fp32", *missing]
     export(
         place.run,
         ExportOptions(
             precisions=tuple(dict.fromkeys(wanted)),
-            opset=newest_opset,
+            opset=opset,
             allow_drop=allow_drop,
         ),
     )
@@ -85,6 +86,20 @@ def _current(place: Place) -> Bundle | None:
     return bundle if bundle.card.provenance.checkpoint_sha256 == trained else None
 
 
-def _fits(bundle: Bundle | None, precision: Request, newest_opset: int) -> bool:
+def _problem(bundle: Bundle | None, precision: Request, newest_opset: int | None) -> str | None:
+    """Why a bundle has nothing to build that precision from; None if it has."""
     model = None if bundle is None else bundle.card.file(precision)
-    return model is not None and model.opset <= newest_opset
+    if model is None:
+        return f"has no ONNX file of {precision}"
+    if newest_opset is None:
+        return None
+    if model.opset > newest_opset:
+        return f"has {model.path} of opset {model.opset}, this TensorRT reads up to {newest_opset}"
+    # An older int8 file is for weakly typed TensorRT. A strongly typed one would run the rest of
+    # its network in float32.
+    if precision == "int8" and model.opset < HALF_SCALES_OPSET <= newest_opset:
+        return (
+            f"has {model.path} of opset {model.opset}, too old for this TensorRT, which needs "
+            f"{HALF_SCALES_OPSET} or newer for int8"
+        )
+    return None

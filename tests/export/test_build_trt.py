@@ -50,14 +50,14 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[ExportOptions]:
 def test_engines_are_listed_with_all_that_preflight_needs(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle), "--precision", "fp16,int8", "--compute-capability", "8.6,12.0"]) == 0
+    assert main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,12.0"]) == 0
     told = capsys.readouterr().out
     card = read_card(bundle)
     assert [engine.path for engine in card.engines] == [
+        "engines/model.fp32.tensorrt-rtx.sm86.engine",
+        "engines/model.fp32.tensorrt-rtx.sm120.engine",
         "engines/model.fp16.tensorrt-rtx.sm86.engine",
         "engines/model.fp16.tensorrt-rtx.sm120.engine",
-        "engines/model.int8.tensorrt-rtx.sm86.engine",
-        "engines/model.int8.tensorrt-rtx.sm120.engine",
     ]
     for engine in card.engines:
         assert sha256_of(bundle / engine.path) == engine.sha256
@@ -102,7 +102,7 @@ def test_list_of_a_bundle_without_engines(bundle: Path, capsys: pytest.CaptureFi
 # --- which ONNX files are exported first ---
 
 
-def ensure(path: Path, *precisions: str, newest_opset: int = 20) -> list[tuple[tuple, int]]:
+def ensure(path: Path, *precisions: str, newest_opset: int | None = 20) -> list[tuple[tuple, int]]:
     asked: list[tuple[tuple, int]] = []
     place.ensure_onnx(
         place.locate(path),
@@ -121,13 +121,15 @@ def drop(bundle: Path, precision: str) -> None:
 
 
 def test_what_is_there_is_not_exported_again(run: Path, bundle: Path) -> None:
-    assert ensure(run, "fp16", "int8") == []
-    assert ensure(bundle, "fp16", "int8") == []
+    assert ensure(run, "fp32", "fp16") == []
+    assert ensure(bundle, "fp32", "fp16", "int8", newest_opset=17) == []
+    assert ensure(bundle, "fp32", "fp16", "int8", newest_opset=None) == []
 
 
 def test_a_missing_precision_is_exported_from_the_run(run: Path) -> None:
     drop(run / "bundle", "fp16")
-    assert ensure(run, "fp16", "int8") == [(("fp16",), 20)]
+    assert ensure(run, "fp16", "fp32") == [(("fp16",), 20)]
+    assert ensure(run, "fp16", "int8", newest_opset=None) == [(("fp16",), 20)]
 
 
 def test_a_run_without_a_bundle_also_gets_the_float32_file(run: Path) -> None:
@@ -150,12 +152,46 @@ def test_tensorrt_8_gets_an_opset_that_it_reads(run: Path) -> None:
     write_card(run / "bundle", msgspec.structs.replace(card, files=tuple(newer)))
     assert ensure(run, "fp16", newest_opset=20) == []
     assert ensure(run, "fp16", newest_opset=17) == [(("fp16",), 17)]
+    with pytest.raises(
+        UserError, match=r"of opset 20, this TensorRT reads up to 17; .*fp16 --opset 17 --out"
+    ):
+        ensure(place.locate(run).bundle, "fp16", newest_opset=17)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_int8_for_8_6_is_not_built_by_a_strongly_typed_version(run: Path, opset: int) -> None:
+    """Its scales are float32, and all that is not int8 would be too."""
+    card = read_card(run / "bundle")
+    older = [msgspec.structs.replace(file, opset=opset) for file in card.files]
+    write_card(run / "bundle", msgspec.structs.replace(card, files=tuple(older)))
+    assert ensure(run, "fp16", "int8") == [(("int8",), 20)]
+    with pytest.raises(
+        UserError,
+        match=rf"bundle has model\.int8\.onnx of opset {opset}, too old for this TensorRT, which "
+        r"needs 19 or newer for int8; .*--precision int8 --opset 20 --out",
+    ):
+        ensure(run / "bundle", "fp16", "int8")
+
+
+@pytest.mark.slow
+def test_int8_for_8_6_is_exported_again_beside_what_is_there(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_card(run / "bundle")
+    assert main([str(run), "--compute-capability", "8.6"]) == 0
+    assert main([str(run), "--precision", "int8", "--compute-capability", "8.6"]) == 0
+    assert "exporting int8 with opset 20" in capsys.readouterr().out
+    card = read_card(run / "bundle")
+    assert [file.opset for file in card.files] == [17, 17, 20, 20]
+    assert card.files[:2] == before.files[:2]
+    assert [engine.precision for engine in card.engines] == ["fp16", "int8"]
+    assert card.engines[1].onnx_sha256 == card.file("int8").sha256
 
 
 def test_a_bundle_without_the_file_says_where_to_export_it(bundle: Path) -> None:
     drop(bundle, "fp16")
     with pytest.raises(
-        UserError, match=r"no ONNX file of fp16 .*--precision fp16 --opset 20 --out"
+        UserError, match=r"no ONNX file of fp16; .*--precision fp16 --opset 20 --out"
     ):
         ensure(bundle, "fp16")
 
