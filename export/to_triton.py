@@ -34,7 +34,6 @@ from runtime.locate import find_model
 CONFIG_FILE = "config.pbtxt"
 _VERSION = "1"
 _DEFAULT_MAX_BATCH = 64
-_PREFERRED_BATCH = 8
 Source = EngineRecord | ModelFile | None  # None: the whole bundle, for the python backend
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -49,11 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     name = _model_name(options.name, bundle)
     target = options.out / name
     _check_target(target)
-    source: Source = None
-    if options.backend == "tensorrt":
-        source = choose_engine(bundle, options.precision or "fp16", options.compute_capability)
-    elif options.backend == "onnxruntime":
-        source = choose_file(bundle, options.precision or "fp32")
+    source = _source(bundle, options.backend, options.precision, options.compute_capability)
     model = _described(bundle, name, options.backend, options.precision, options.max_batch, source)
     _write(target, _files(bundle, model, source))
     say(f"model: {target}")
@@ -63,6 +58,26 @@ def main(arguments: Sequence[str]) -> int:
     if model.backend == "python":
         say("The server's Python needs this project: `pip install .` in its environment.")
     return 0
+
+
+def _source(
+    bundle: Bundle, backend: Backend, precision: str | None, capability: str | None
+) -> Source:
+    """What is served; UserError if the bundle has no such thing, or the backend would garble it."""
+    if backend == "tensorrt":
+        return choose_engine(bundle, precision or "fp16", capability)
+    if backend == "python":
+        if precision is not None:
+            choose_file(bundle, precision)  # an engine, too, runs only beside its ONNX file
+        return None
+    if precision == "int8":
+        # One of ONNX Runtime's optimisers garbles int8 over float16 (`runtime.onnx_session`, which
+        # leaves it out). Triton can only switch off all of them.
+        raise UserError(
+            "Triton's onnxruntime backend answers wrongly from the int8 file, which is for "
+            "TensorRT; choose --precision int8-cpu, or --backend tensorrt with an int8 engine"
+        )
+    return choose_file(bundle, precision or "fp32")
 
 
 def choose_engine(bundle: Bundle, precision: str, capability: str | None) -> EngineRecord:
@@ -135,13 +150,14 @@ def _described(
             f"--max-batch {max_batch} is beyond the engine's profile, which ends at {limit}"
         )
     largest = max_batch if max_batch is not None else limit
+    tuned_for = {min(profile.opt, largest) for profile in bounded}
     return TritonModel(
         name=name,
         backend=backend,
         card=bundle.card,
         max_batch=largest,
-        preferred_batch=min(_PREFERRED_BATCH, largest),
-        precision=precision if backend == "python" else None,
+        warm_up=sorted({1, *tuned_for, largest}),
+        precision=precision,
     )
 
 

@@ -1,6 +1,7 @@
 """`config.pbtxt`: what Triton Inference Server has to know of a model, as protobuf text."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,8 +16,6 @@ MODEL_FILES: dict[Backend, str] = {
     "tensorrt": "model.plan",
     "python": "model.py",
 }
-# Waiting longer than one batch takes would only add to the latency of a quiet server.
-_QUEUE_DELAY_MICROSECONDS = 2000
 _KINDS: dict[Backend, str] = {
     "onnxruntime": "KIND_AUTO",
     "tensorrt": "KIND_GPU",
@@ -32,14 +31,13 @@ class TritonModel:
     backend: Backend
     card: Card
     max_batch: int
-    preferred_batch: int
-    precision: str | None = None  # python backend: None lets the runtime choose
+    warm_up: Sequence[int]  # batches that run once before the server is ready
+    precision: str | None  # None: the runtime in the python backend chooses
 
 
 def config_text(model: TritonModel) -> str:
     """The configuration: dynamic batching, labels, and a warm-up at the batches that matter."""
     size, backend = model.card.input.size, model.backend
-    warm_ups = dict.fromkeys([1, model.preferred_batch, model.max_batch])
     lines = [
         MARK,
         f"name: {_quoted(model.name)}",
@@ -50,12 +48,14 @@ def config_text(model: TritonModel) -> str:
         f"dims: [{size}, {size}, 3] }}]",
         f"output [{{ name: {_quoted(OUTPUT_NAME)} data_type: TYPE_FP32 "
         f"dims: [{model.card.num_classes}] label_filename: {_quoted(LABELS_FILE)} }}]",
-        f"instance_group [{{ kind: {_KINDS[backend]} count: 1 }}]",
-        f"dynamic_batching {{ preferred_batch_size: [{model.preferred_batch}] "
-        f"max_queue_delay_microseconds: {_QUEUE_DELAY_MICROSECONDS} }}",
-        *(_warm_up(batch, size) for batch in warm_ups),
+        f"instance_group [{{ kind: {_kind(model)} count: 1 }}]",
+        # Batches form while one is running. Triton's documentation advises against preferred
+        # sizes for an engine of one profile, and without them a delay would hold up every batch
+        # below the largest.
+        "dynamic_batching { }",
+        *(_warm_up(batch, size) for batch in model.warm_up),
     ]
-    if model.precision is not None:
+    if backend == "python" and model.precision is not None:
         value = f"{{ string_value: {_quoted(model.precision)} }}"
         lines.append(f"parameters {{ key: {_quoted('precision')} value: {value} }}")
     return "\n".join(lines) + "\n"
@@ -64,6 +64,12 @@ def config_text(model: TritonModel) -> str:
 def labels_text(card: Card) -> str:
     """A line a class, in the order of the output."""
     return "".join(" ".join(label.split()) + "\n" for label in card.class_names)
+
+
+def _kind(model: TritonModel) -> str:
+    """Where instances run; the file that is quantised for CPUs stays on one, as in the runtime."""
+    quantised_for_cpu = model.backend == "onnxruntime" and model.precision == "int8-cpu"
+    return "KIND_CPU" if quantised_for_cpu else _KINDS[model.backend]
 
 
 def _warm_up(batch: int, size: int) -> str:

@@ -1,6 +1,7 @@
 """`python export/to_triton.py`: the repository it writes, and what it refuses."""
 
 import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -50,6 +51,10 @@ def add_engine(bundle: Path, **changes: object) -> EngineRecord:
     return engine
 
 
+def warm_ups(config: str) -> list[int]:
+    return [int(batch) for batch in re.findall(r"model_warmup .* batch_size: (\d+)", config)]
+
+
 def model_folder(repository: Path) -> Path:
     (folder,) = repository.iterdir()
     return folder
@@ -65,7 +70,9 @@ def test_onnxruntime_gets_the_file_labels_and_batching(bundle: Path, repository:
     assert config.startswith(MARK)
     for line in ('backend: "onnxruntime"', "max_batch_size: 64", "dims: [16, 16, 3]", "dims: [6]"):
         assert line in config
-    assert config.count("model_warmup") == 3  # 1, 8, 64
+    assert warm_ups(config) == [1, 64]
+    assert "dynamic_batching { }" in config
+    assert "KIND_AUTO" in config
 
 
 def test_a_precision_is_taken_by_name(bundle: Path, repository: Path) -> None:
@@ -73,6 +80,30 @@ def test_a_precision_is_taken_by_name(bundle: Path, repository: Path) -> None:
     assert main([*arguments, "--name", "fast"]) == 0
     served = repository / "fast" / "1" / "model.onnx"
     assert served.read_bytes() == (bundle / "model.int8-cpu.onnx").read_bytes()
+    config = (repository / "fast" / "config.pbtxt").read_text()
+    assert "KIND_CPU" in config  # a server with a GPU would run it there
+    assert "parameters" not in config
+
+
+def test_what_onnxruntime_would_garble_is_refused(bundle: Path, repository: Path) -> None:
+    arguments = [str(bundle), "--out", str(repository), "--precision", "int8"]
+    with pytest.raises(UserError, match=r"int8 file.*--precision int8-cpu, or --backend tensorrt"):
+        main(arguments)
+    assert not repository.exists()
+    assert main([*arguments, "--backend", "python"]) == 0  # the runtime leaves the optimiser out
+
+
+def test_a_precision_that_the_runtime_will_not_find_is_refused(
+    bundle: Path, repository: Path
+) -> None:
+    card = read_card(bundle)
+    kept = tuple(file for file in card.files if file.precision != "int8-cpu")
+    write_card(bundle, msgspec.structs.replace(card, files=kept))
+    arguments = [str(bundle), "--out", str(repository), "--precision", "int8-cpu"]
+    for backend in ("python", "onnxruntime"):
+        with pytest.raises(UserError, match=r"no ONNX file of int8-cpu, only of fp32, fp16, int8"):
+            main([*arguments, "--backend", backend])
+    assert not repository.exists()
 
 
 def test_tensorrt_gets_the_engine_and_its_largest_batch(
@@ -85,6 +116,7 @@ def test_tensorrt_gets_the_engine_and_its_largest_batch(
     assert (folder / "1" / "model.plan").read_bytes() == (bundle / engine.path).read_bytes()
     config = (folder / "config.pbtxt").read_text()
     assert "max_batch_size: 16" in config
+    assert warm_ups(config) == [1, 4, 16]
     assert "KIND_GPU" in config
     assert "TensorRT must be 10.3.0, its GPU Orin" in capsys.readouterr().out
 
@@ -100,7 +132,21 @@ def test_python_gets_the_bundle_and_what_runs_it(bundle: Path, repository: Path)
     config = (version.parent / "config.pbtxt").read_text()
     assert 'key: "precision" value: { string_value: "int8-cpu" }' in config
     assert "max_batch_size: 4" in config
-    assert "preferred_batch_size: [4]" in config
+    assert warm_ups(config) == [1, 4]
+    assert "KIND_CPU" in config
+
+
+def test_python_is_warmed_up_at_the_batches_that_engines_are_tuned_for(
+    bundle: Path, repository: Path
+) -> None:
+    add_engine(bundle, profile=Profile(min=1, opt=8, max=32))
+    add_engine(bundle, flavor="tensorrt-rtx", compute_capability="8.6")
+    arguments = [str(bundle), "--out", str(repository), "--backend", "python", "--name", "m"]
+    config = repository / "m" / "config.pbtxt"
+    assert main(arguments) == 0
+    assert warm_ups(config.read_text()) == [1, 4, 8, 16]
+    assert main([*arguments, "--max-batch", "6"]) == 0
+    assert warm_ups(config.read_text()) == [1, 4, 6]
 
 
 def test_writing_again_replaces_what_was_written(bundle: Path, repository: Path) -> None:
