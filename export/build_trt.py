@@ -98,11 +98,11 @@ def _export(run: Path, options: ExportOptions) -> object:
 
 
 def _workspace(flavor: "EngineFlavor", mebibytes: int | None) -> int | None:
-    """Bytes that the builder may use; None, its own default, where no GPU can be asked."""
+    """Bytes that the builder may use for a layer; None leaves it to the builder."""
     if mebibytes is not None:
         return mebibytes * _MEBIBYTE
     if flavor.name == "tensorrt-rtx":
-        return None  # it compiles, and tries nothing out
+        return None  # it compiles, mostly for other machines' GPUs, and tries nothing out
     from export.engines.memory import workspace_bytes
 
     return workspace_bytes()
@@ -195,7 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--workspace",
         type=positive_int,
         metavar="MIB",
-        help="memory that the builder may use for a layer; default: half of what is free",
+        help="memory that the builder may use for a layer; default: 1024, or half of what is free "
+        "on the GPU if that is less; tensorrt-rtx: its own default",
     )
     parser.add_argument(
         "--optimization-level",

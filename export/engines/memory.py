@@ -10,7 +10,7 @@ _MOST_WORKSPACE = 1 << 30
 
 
 def workspace_bytes() -> int:
-    """A workspace limit that leaves half of the GPU's free memory alone."""
+    """A gibibyte, or half of the GPU's free memory if that is less."""
     return min(_MOST_WORKSPACE, free_gpu_memory() // 2)
 
 

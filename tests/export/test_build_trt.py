@@ -5,13 +5,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from export import build_trt
 from export.build_trt import main, parse_profile
-from export.engines import flavors, place, record
+from export.engines import flavors, memory, place, record
 from export.gate import Parity
 from export.options import ExportOptions
 from runtime.card import Profile, read_card, write_card
@@ -97,6 +98,18 @@ def test_without_a_gpu_the_desktop_generations_are_built(bundle: Path, monkeypat
 def test_list_of_a_bundle_without_engines(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(bundle), "--list"]) == 0
     assert f"has no engines; `python export/build_trt.py {bundle}`" in capsys.readouterr().out
+
+
+def test_the_builder_gets_a_gibibyte_or_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full, rtx = SimpleNamespace(name="tensorrt"), SimpleNamespace(name="tensorrt-rtx")
+    monkeypatch.setattr(memory, "free_gpu_memory", lambda: 8 << 30)
+    assert build_trt._workspace(full, None) == 1 << 30
+    monkeypatch.setattr(memory, "free_gpu_memory", lambda: 1 << 30)
+    assert build_trt._workspace(full, None) == 1 << 29
+    assert build_trt._workspace(rtx, None) is None
+    assert [build_trt._workspace(flavor, 256) for flavor in (full, rtx)] == [1 << 28] * 2
 
 
 # --- which ONNX files are exported first ---
