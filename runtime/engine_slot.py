@@ -91,9 +91,7 @@ class EngineSlot:
         self._staged_rows: NDArray[np.float32] = host_view(
             self._host_rows, (max_batch, self._num_classes), "float32"
         )
-        self._scratch_bytes = _scratch_bytes(self._engine)
-        # One byte, so that there is an address even if the engine needs no scratch memory.
-        self._scratch = cuda.device_alloc(max(1, self._scratch_bytes))
+        self._scratch = cuda.device_alloc(scratch_bytes(self._engine))
         resources.callback(cuda.device_free, self._scratch)
         resources.callback(self._contexts.clear)
 
@@ -138,7 +136,7 @@ class EngineSlot:
         return steps
 
     def _new_context(self, batch: int) -> Any:
-        context = _context_without_memory(self._trt, self._engine)
+        context = context_without_memory(self._trt, self._engine)
         self._check(context is not None, "create_execution_context")
         context.device_memory = self._scratch
         if context.active_optimization_profile < 0:  # another context of 8.6 took the profile
@@ -173,14 +171,18 @@ def graph_batch(count: int, profile: Profile) -> int:
     return max(profile.min, min(profile.max, -(-count // step) * step))
 
 
-def _scratch_bytes(engine: Any) -> int:
+def scratch_bytes(engine: Any) -> int:
+    """Scratch memory of a context, at least a byte, so that there is an address in any case."""
     if hasattr(engine, "device_memory_size_v2"):  # since 10.1; the old one is gone in 11
-        return int(engine.device_memory_size_v2)
-    return int(engine.device_memory_size)
+        return max(1, int(engine.device_memory_size_v2))
+    return max(1, int(engine.device_memory_size))
 
 
-def _context_without_memory(trt: Any, engine: Any) -> Any:
-    """A context whose scratch memory the caller provides, in the words of each version."""
+def context_without_memory(trt: Any, engine: Any) -> Any:
+    """A context whose scratch memory the caller provides, in the words of each version.
+
+    None if TensorRT refuses; its log has the reason.
+    """
     strategies = getattr(trt, "ExecutionContextAllocationStrategy", None)
     if strategies is None:  # 8.6
         return engine.create_execution_context_without_device_memory()
@@ -190,6 +192,8 @@ def _context_without_memory(trt: Any, engine: Any) -> Any:
     # TensorRT-RTX compiles the kernels of a shape behind our back while it runs a slow substitute,
     # which a captured graph would keep for ever; EAGER compiles first.
     config = engine.create_runtime_config()
+    if config is None:
+        return None
     config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
     config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
     return engine.create_execution_context(config)

@@ -29,10 +29,11 @@ from runtime.card import INPUT_NAME, OUTPUT_NAME, EngineRecord
 from runtime.classifier import DEFAULT_TOP_K, Classifier
 from runtime.cudart import Cuda, host_view
 from runtime.engine_session import EngineSession
+from runtime.engine_slot import context_without_memory, scratch_bytes
 from runtime.errors import BackendError
 from runtime.gpu import find_gpu
 from runtime.locate import find_model
-from runtime.tensorrt_library import load_tensorrt, tensorrt_logger
+from runtime.tensorrt_library import last_errors, load_tensorrt, tensorrt_logger
 
 MAX_OVERHEAD_US = 60.0  # of an array to its labels, over the engine's own time
 MIN_SHARE = 0.9  # of the engine's own images a second, from host memory
@@ -85,32 +86,38 @@ class CudaWithEvents(Cuda):
 
 
 class EngineAlone:
-    """One context with device buffers, at one batch size."""
+    """One context as the runtime makes it, with device buffers, at one batch size."""
 
     def __init__(self, bundle: Bundle, record: EngineRecord, batch: int) -> None:
         """Deserialises the engine anew: in 8.6 only an engine's first context has its profile."""
         self._cuda = CudaWithEvents()
         trt = load_tensorrt(record.flavor)
-        runtime = trt.Runtime(tensorrt_logger(record.flavor))
+        self._logger = tensorrt_logger(record.flavor)
+        runtime = trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(bundle.read(record))
-        self._context = engine.create_execution_context()
+        self._require(engine is not None, "deserialize_cuda_engine")
+        self._context = context_without_memory(trt, engine)
+        self._require(self._context is not None, "create_execution_context")
         self._keep: tuple[Any, ...] = (runtime, engine)
         self._stream = self._cuda.new_stream()
         size, classes = bundle.card.input.size, bundle.card.num_classes
-        self._buffers = [
+        images, rows, scratch = self._buffers = [
             self._cuda.device_alloc(batch * size * size * 3),
             self._cuda.device_alloc(batch * classes * 4),
+            self._cuda.device_alloc(scratch_bytes(engine)),
         ]
-        self._require(self._context.set_input_shape(INPUT_NAME, (batch, size, size, 3)))
-        for name, address in zip((INPUT_NAME, OUTPUT_NAME), self._buffers, strict=True):
-            self._require(self._context.set_tensor_address(name, address))
+        self._context.device_memory = scratch
+        shape = (batch, size, size, 3)
+        self._require(self._context.set_input_shape(INPUT_NAME, shape), "set_input_shape")
+        for name, address in ((INPUT_NAME, images), (OUTPUT_NAME, rows)):
+            self._require(self._context.set_tensor_address(name, address), "set_tensor_address")
         self.enqueue()
         self._cuda.synchronize(self._stream)
         self._graph = self._cuda.capture(self._stream, self.enqueue)
         self._events = [self._cuda.new_event() for _ in range(2)]
 
     def enqueue(self) -> None:
-        self._require(self._context.execute_async_v3(self._stream))
+        self._require(self._context.execute_async_v3(self._stream), "execute_async_v3")
 
     def launch(self) -> None:
         self._cuda.launch(self._graph, self._stream)
@@ -152,10 +159,9 @@ class EngineAlone:
         self.launch()
         self._cuda.synchronize(self._stream)
 
-    @staticmethod
-    def _require(passed: bool) -> None:
+    def _require(self, passed: bool, call: str) -> None:
         if not passed:
-            raise BackendError("a call of TensorRT failed; the log has its words")
+            raise BackendError(f"{call} failed: {last_errors(self._logger)}")
 
 
 def main() -> int:

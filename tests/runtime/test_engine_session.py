@@ -185,8 +185,6 @@ class FakeContext(Surface):
         self._addresses: dict[str, int] = {}
         self._memory = 0
         self._profile = 0
-        if fake.version.startswith("8.") and fake.contexts:
-            self._profile = -1
         fake.contexts.append(self)
 
     @property
@@ -249,6 +247,7 @@ class FakeEngine(Surface):
 
     def __init__(self, fake: "FakeTrt") -> None:
         self._fake = fake
+        self._made_one = False
 
     def get_tensor_name(self, index: int) -> str:
         return ("images", "probabilities")[index]
@@ -267,21 +266,23 @@ class FakeEngine(Surface):
         return [(batch, SIZE, SIZE, 3) for batch in self._fake.profile]
 
     def create_execution_context_without_device_memory(self) -> FakeContext:
-        return self._fake.types["IExecutionContext"](self._fake)
+        return self._new_context()
 
-    def create_execution_context(self, strategy: object = None) -> FakeContext:
-        if strategy is None:
-            self._fake.contexts.clear()  # as if of another engine, whose first has the profile
-            context = self._fake.types["IExecutionContext"](self._fake)
-            context._memory = 1  # its own
-            return context
+    def create_execution_context(self, strategy: object) -> FakeContext:
         if self._fake.flavor == "tensorrt-rtx":
             assert isinstance(strategy, FakeConfig)
             assert strategy._strategy == "USER_MANAGED"
             assert strategy.dynamic_shapes_kernel_specialization_strategy == "EAGER"
         else:
             assert strategy == "USER_MANAGED"
-        return self._fake.types["IExecutionContext"](self._fake)
+        return self._new_context()
+
+    def _new_context(self) -> FakeContext:
+        context = self._fake.types["IExecutionContext"](self._fake)
+        if self._made_one and self._fake.version.startswith("8."):
+            context._profile = -1  # an engine's first context has the profile
+        self._made_one = True
+        return context
 
     def create_runtime_config(self) -> "FakeConfig":
         return FakeConfig()
@@ -693,9 +694,8 @@ def test_an_engine_is_verified_on_every_holdout_image(trt11: FakeTrt, images: in
 # --- the benchmark, which needs a GPU to mean anything, and must run when there is one -----------
 
 
-def test_the_benchmark_measures_and_judges(
-    trt: FakeTrt, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     path = Path(__file__).parents[1] / "benchmarks" / "engine_overhead.py"
     spec = importlib.util.spec_from_file_location("engine_overhead", path)
     assert spec is not None
@@ -703,6 +703,16 @@ def test_the_benchmark_measures_and_judges(
     benchmark = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "engine_overhead", benchmark)
     spec.loader.exec_module(benchmark)
+    return benchmark
+
+
+def test_the_benchmark_measures_and_judges(
+    trt: FakeTrt,
+    benchmark: Any,
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(benchmark, "find_gpu", lambda: GPU)
     monkeypatch.setattr(benchmark, "load_tensorrt", lambda flavor: trt.module)
     quick = functools.partial(benchmark.typical_seconds, seconds=0.01)
@@ -726,6 +736,29 @@ def test_the_benchmark_measures_and_judges(
     assert "61 us more" in late
     assert "89.0%" in share
     assert "known: 0.191" in slow
+
+
+@pytest.mark.parametrize(
+    "call", ["deserialize_cuda_engine", "create_execution_context", "set_input_shape"]
+)
+def test_the_benchmark_names_the_call_that_failed(
+    call: str,
+    trt: FakeTrt,
+    benchmark: Any,
+    engine_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(benchmark, "load_tensorrt", lambda flavor: trt.module)
+    content = b"plan"
+    if call == "deserialize_cuda_engine":
+        content = b"text"
+    elif call == "create_execution_context":
+        monkeypatch.setattr(FakeEngine, "_new_context", lambda self: None)
+    change_engine(engine_bundle, content, flavor=trt.flavor)
+    opened = open_bundle(engine_bundle)
+    (record,) = opened.card.engines
+    with pytest.raises(BackendError, match=f"{call} failed: "):
+        benchmark.EngineAlone(opened, record, 17)  # the profile ends at 16
 
 
 # --- preflight -----------------------------------------------------------------------------------
