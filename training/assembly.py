@@ -1,15 +1,17 @@
-"""From a plan to a learner: networks, optimizer, step."""
+"""From a plan to what trains: batches, networks, optimizer, step."""
 
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.augment import Augmentation
 from training.captured_step import CapturedStep, can_compile
 from training.data import Dataset
+from training.data.batches import Batches
 from training.data.geometry import MAX_PADDED_CROP_SIZE
 from training.distiller import SelfDistiller, build_distiller
 from training.dsr_teacher import DsrTeacher
@@ -17,7 +19,7 @@ from training.fast_layers import use_fast_layers
 from training.learner import Learner, TrainStep
 from training.objective import Objective
 from training.optimizers import build_optimizer
-from training.peers.build import build_peer
+from training.peers.build import build_peer, needs_partners, partner_rows
 from training.peers.peer import Peer
 from training.peers.peer_step import PeerStep, StageReader
 from training.plan import Plan
@@ -35,6 +37,38 @@ class _PeerParts(NamedTuple):
     peer: Peer
     reader: StageReader
     labels: Tensor  # int64 (M,), of all training images
+
+
+def build_batches(
+    plan: Plan,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    *,
+    device: torch.device,
+    group: ProcessGroup | None = None,
+) -> Batches:
+    """Batches of the training images `rows`, as the plan's step takes them.
+
+    Where it has a peer, they hold row numbers instead of labels, and behind the images as many
+    partners if the peer compares images with others of their class.
+    """
+    group = group or ProcessGroup()
+    labels, peer = dataset.train_labels, plan.recipe.peer
+
+    def partners(chosen: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        return partner_rows(chosen, labels, seed=plan.seed, epoch=epoch)
+
+    return Batches(
+        dataset.train_images,
+        labels if peer == "none" else np.arange(len(labels)),
+        batch_size=plan.recipe.batch_size,
+        device=device,
+        seed=plan.seed,
+        rank=group.rank,
+        world_size=group.world_size,
+        subset=rows,
+        companions=partners if needs_partners(peer) else None,
+    )
 
 
 def build_learner(

@@ -11,16 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.preprocess import preprocess
-from training.assembly import build_learner
+from training.assembly import build_batches, build_learner
 from training.checkpoint import Checkpoint
 from training.data import Dataset
-from training.data.batches import Batches
 from training.evaluation import expected_calibration_error, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
 from training.label_noise import with_label_noise
 from training.learner import DivergedError, Networks, all_finite
-from training.peers.build import needs_partners, partner_rows
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.progress import Progress
@@ -58,17 +56,8 @@ class Trainer:
         self.dataset = dataset = with_label_noise(
             dataset, self.train_rows, share=plan.recipe.label_noise, seed=plan.seed
         )
-        peer = plan.recipe.peer
-        self._batches = Batches(
-            dataset.train_images,
-            dataset.train_labels if peer == "none" else np.arange(len(dataset.train_labels)),
-            batch_size=plan.recipe.batch_size,
-            device=device,
-            seed=plan.seed,
-            rank=self.group.rank,
-            world_size=self.group.world_size,
-            subset=self.train_rows,
-            companions=self._partners if needs_partners(peer) else None,
+        self._batches = build_batches(
+            plan, dataset, self.train_rows, device=device, group=self.group
         )
         self.steps_per_epoch = len(self._batches)
         self.learner = build_learner(
@@ -246,9 +235,6 @@ class Trainer:
             "images_per_second": images / train_seconds,
             "data_wait_share": min(1.0, self._batches.wait_seconds / own_seconds),
         }
-
-    def _partners(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        return partner_rows(rows, self.dataset.train_labels, seed=self.plan.seed, epoch=epoch)
 
     def _seconds_of_epoch(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._epoch_started
