@@ -10,6 +10,7 @@ import msgspec
 
 from runtime.files import write_atomic
 from training.evidence_plan import COST, Scale
+from training.methods import METHODS
 from training.study_results import Line, read_lines
 from training.study_table import cells
 
@@ -29,7 +30,7 @@ def measure_cost(scale: Scale, *, deadline: float) -> bool:
     lines: list[Line] = []
     for arch, width in scale.widths.items():
         command = [sys.executable, str(_BENCHMARK), "--json", "--device", scale.device]
-        command += ["--arch", arch, "--width", f"{width:g}"]
+        command += ["--arch", arch, "--width", f"{width:g}", "--terms", ",".join(METHODS)]
         if scale.image_size is not None:
             command += ["--image-size", str(scale.image_size)]
         left = deadline - monotonic()
@@ -52,10 +53,11 @@ def measure_cost(scale: Scale, *, deadline: float) -> bool:
 
 def cost_table(path: Path) -> str:
     """The lines of `path` as a Markdown table; `over CE` is the benchmark's paired median."""
-    head = ["student", "step", "ms", "over CE", "peak memory MiB", "device", "torch"]
+    head = ["student", "step", "ms", "over CE", "images/s", "peak memory MiB", "over CE"]
+    head += ["more in training", "more deployed", "device", "torch"]
     table = [cells(head), "|" + "---|" * len(head)]
     for line in read_lines(path):
-        memory = line["peak_memory_mib"]
+        memory, memory_over = line["peak_memory_mib"], line["memory_over_ce"]
         table.append(
             cells(
                 [
@@ -63,7 +65,11 @@ def cost_table(path: Path) -> str:
                     line["contender"],
                     f"{line['ms_per_step']:.2f}",
                     f"{line['over_ce']:+.1%}",
+                    f"{line['images_per_second']:.0f}",
                     "-" if memory is None else f"{memory:.0f}",
+                    "-" if memory_over is None else f"{memory_over:+.1%}",
+                    f"{line['added_in_training']:,}",
+                    f"{line['added_at_deployment']:,}",
                     line["device"],
                     line["torch"],
                 ]

@@ -11,7 +11,7 @@ from training.study_results import RESULTS
 
 ROBUSTNESS = "robustness"  # of the finished runs of ROBUSTNESS_OF
 ROBUSTNESS_OF = "main"
-COST = "cost"  # of a step, with every method that training/benchmark.py compares
+COST = "cost"  # of a step, with every method
 
 
 @dataclass(frozen=True)

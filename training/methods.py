@@ -7,8 +7,15 @@ import msgspec
 
 from runtime.errors import UserError
 from training.plan import Terms, terms_name
-from training.recipe import PEER_NAMES, default_recipe, load_recipe
+from training.recipe import (
+    PEER_NAMES,
+    Recipe,
+    default_recipe,
+    load_recipe,
+    recipe_from_values,
+)
 
+BASELINE = "ce"  # what all others are compared with
 _SMOOTHING = 0.1
 
 
@@ -25,11 +32,20 @@ class Method:
     def terms(self) -> Terms:
         return terms_name(drg=self.drg, dsr=self.dsr)
 
+    @property
+    def is_peer(self) -> bool:
+        return "peer" in self.changes
+
+    def recipe_on(self, shared: Recipe) -> Recipe:
+        """The recipe of this row; UserError if the changes do not go with the rest."""
+        values = msgspec.to_builtins(shared) | self.changes
+        return recipe_from_values(values, source=f"method {self.name}")
+
 
 METHODS = {
     method.name: method
     for method in (
-        Method("ce"),
+        Method(BASELINE),
         Method("ls", changes={"label_smoothing": _SMOOTHING}),
         Method("ds", drg=True, changes={"drg_weight": 0.0}),  # the head's cross-entropy alone
         Method("drg", drg=True),

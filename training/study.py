@@ -17,6 +17,7 @@ from training.methods import METHODS, methods_from_words
 from training.options import DEVICES
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
+from training.study_plot import plot_name, plot_study
 from training.study_pool import fail_runs, run_all
 from training.study_results import RESULTS, merge_lines
 from training.study_runs import StudyRun, shared_options, study_run
@@ -38,9 +39,6 @@ def main(arguments: Sequence[str]) -> int:
         failed = run_all(runs, jobs=options.jobs).failed
     lines = [line for run in runs if (line := run.line()) is not None]
     if lines:
-        # Not before it is needed: it imports torch, which takes seconds.
-        from training.study_plot import plot_name, plot_study
-
         results = RESULTS / f"{options.study}.jsonl"
         merge_lines(results, lines)
         plot = results.with_name(plot_name(options.study, lines[0]))

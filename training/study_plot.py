@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from runtime.files import atomic_path
-from training.plots import figure_of
+from training.methods import BASELINE
 from training.progress import counted
 from training.study_results import Line
-from training.study_table import BASELINE, rows_of
+from training.study_table import rows_of
 
 _INCHES_PER_ROW = 0.28
 
@@ -25,6 +25,8 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
 
     Methods stand below one another, so that long names of many of them can be read.
     """
+    from training.plots import figure_of  # imports torch, which takes seconds
+
     rows = rows_of(lines)
     figure, (axes,) = figure_of(figsize=(8, 1.4 + _INCHES_PER_ROW * len(rows)), ncols=1)
     for position, row in enumerate(rows):

@@ -79,12 +79,11 @@ def study_run(
 ) -> StudyRun:
     """A run of `method` in `folder`; `options` are those of `training/run.py` that all share."""
     data = Path(_value(options, "--data") or "").name
-    values = msgspec.to_builtins(recipe) | method.changes
     return StudyRun(
         method=method,
         seed=seed,
         study=study,
-        recipe=recipe_from_values(values, source=f"method {method.name}"),
+        recipe=method.recipe_on(recipe),
         folder=folder / f"{data}-{_student(options)}-{method.name}-s{seed}",
         options=tuple(options),
         data_digest=data_digest,

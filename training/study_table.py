@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from training.evidence_plan import PLANNED_METHODS
-from training.methods import DISTILLATION_KEYS, METHODS, idle_keys, method_of
+from training.methods import BASELINE, DISTILLATION_KEYS, METHODS, idle_keys, method_of
 from training.study_results import Line, changed_settings, whole_recipe
 
-BASELINE = "ce"
 Figure = Callable[[Line], float]
 
 

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -18,7 +20,7 @@ from training import evidence, report
 from training.evidence_cost import measure_cost
 from training.evidence_plan import PLAN, SCALES, STUDIES
 from training.evidence_runs import planned_runs
-from training.methods import Method
+from training.methods import METHODS, Method
 from training.recipe import load_recipe, recipe_from_values
 from training.study_pool import run_all
 from training.study_results import Line, merge_lines, read_lines
@@ -279,17 +281,40 @@ def test_lines_name_all_that_a_table_needs() -> None:
             assert {"device", "versions", "seed", "recipe", "data"} <= json.loads(text).keys()
 
 
+def test_the_cost_of_a_step_is_measured_for_every_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two rounds of the smallest batch for one student: that it runs, not what it costs."""
+    smallest = ["--batch-size", "2", "--rounds", "2"]
+    run = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **others: run([*command, *smallest], **others)
+    )
+    one = replace(TINY, widths={"mobilenetv2": 0.25}, results=tmp_path)
+    assert measure_cost(one, deadline=inf)
+    lines = read_lines(tmp_path / "cost.jsonl")
+    assert [line["contender"] for line in lines] == ["eager loop", *METHODS]
+    assert {line["added_at_deployment"] for line in lines} == {0}
+    assert "| mobilenetv2 | zipf-ls |" in report.rendered(
+        "<!-- results:cost -->\n<!-- /results -->", tmp_path
+    )
+
+
 def test_the_cost_of_a_step_is_shown_and_not_measured_after_the_time(tmp_path: Path) -> None:
     text = "<!-- results:cost -->\n<!-- /results -->"
     assert "It will be by `python training/evidence.py --only cost`." in report.rendered(
         text, tmp_path
     )
     facts = {"arch": "mobilenetv2", "device": "H100", "torch": "2"}
-    cost = {"contender": "drg", "ms_per_step": 5.0, "over_ce": 0.034, "peak_memory_mib": 800.4}
+    times = {"contender": "drg", "ms_per_step": 5.0, "over_ce": 0.034, "images_per_second": 25600.0}
+    memory = {"peak_memory_mib": 800.4, "memory_over_ce": 0.0123}
+    added = {"added_in_training": 47844, "added_at_deployment": 0}
     file = tmp_path / "cost.jsonl"
-    file.write_text(json.dumps({**facts, **cost}) + "\n")
+    file.write_text(json.dumps({**facts, **times, **memory, **added}) + "\n")
     block = report.rendered(text, tmp_path)
-    assert "| mobilenetv2 | drg | 5.00 | +3.4% | 800 | H100 | 2 |" in block
+    assert (
+        "| mobilenetv2 | drg | 5.00 | +3.4% | 25600 | 800 | +1.2% | 47,844 | 0 | H100 | 2 |"
+    ) in block
     late = replace(TINY, results=tmp_path / "late")
     assert not measure_cost(late, deadline=monotonic())
     assert not late.results.exists()

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from runtime.errors import UserError
-from training import benchmark, sizes, study, study_pool
+from training import benchmark, sizes, step_cost, study, study_pool
 from training.methods import (
     DISTILLATION_KEYS,
     METHODS,
@@ -282,9 +283,17 @@ def test_settings_lie_on_top_of_a_recipe() -> None:
         recipe_with_settings(recipe, ["milestones=[0.3"])
 
 
-def test_a_study_starts_without_torch() -> None:
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("training.benchmark", "training.evidence", "training.report", "training.robustness"),
+        *("training.run", "training.sizes", "training.study"),
+        *("export.build_trt", "export.run", "export.to_triton", "demo.app"),
+    ],
+)
+def test_a_command_starts_without_torch(module: str) -> None:
     """Ctrl-C in the seconds of that import would be a traceback: nothing catches it yet."""
-    code = "import sys, training.study; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -351,9 +360,11 @@ def test_why_runs_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert f"error: 2 of 3 runs failed{why}: see {log}" in capsys.readouterr().err
 
 
+BENCHMARK = ["--width", "0.25", "--image-size", "16", "--batch-size", "4", "--device", "cpu"]
+
+
 def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--width", "0.25", "--image-size", "16", "--batch-size", "4", "--device", "cpu"]
-    assert benchmark.main([*options, "--steps", "1", "--rounds", "2", "--json"]) == 0
+    assert benchmark.main([*BENCHMARK, "--steps", "1", "--rounds", "2", "--json"]) == 0
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [found["contender"] for found in lines] == ["eager loop", "ce", "drg", "dsr", "drg+dsr"]
     assert lines[1]["over_ce"] == 0
@@ -363,6 +374,56 @@ def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[st
         assert found["peak_memory_mib"] is None
     with pytest.raises(UserError, match="--rounds: received '0', expected a whole number above 0"):
         benchmark.main(["--rounds", "0"])
+    with pytest.raises(UserError, match="--terms 'kd' is unknown; choose of ce,ls"):
+        benchmark.main(["--terms", "kd"])
+
+
+def test_the_benchmark_counts_what_every_method_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures for peers and heads are those of the recorded runs of that student."""
+    words = ",".join(METHODS)
+    assert benchmark.main([*BENCHMARK, "--classes", "10", "--terms", words, "--rounds", "1"]) == 0
+    rows = cells(capsys.readouterr().out.partition("\n\n")[2])
+    recorded = {
+        found["method"]: f"{found['auxiliary_params']:,}"
+        for found in read_lines(Path(__file__).parents[2] / "results" / "tiny-digits.jsonl")
+    }
+    assert {row[0]: row[6] for row in rows[2:]} == {"eager loop": "0", **recorded}
+    assert {row[7] for row in rows[2:]} == {"0"}
+    assert recorded["byot"] == "151,158"  # none of both is zero by accident
+
+
+def test_a_method_is_timed_on_the_batches_that_training_gives_it() -> None:
+    plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
+    dataset = step_cost.random_dataset(plan)
+    assert len(np.unique(dataset.train_images[:50].reshape(50, -1), axis=0)) == 50
+    batches = {}
+    for name in ("ce", "dlb", "cs-kd"):
+        own = msgspec.structs.replace(plan, recipe=METHODS[name].recipe_on(plan.recipe))
+        batches[name] = step_cost._batch(own, dataset, torch.device("cpu"))
+    images, labels = batches["ce"]
+    assert len(images) == len(labels) == 128
+    assert images.is_contiguous()
+    assert torch.equal(batches["dlb"][0], images)
+    assert np.array_equal(dataset.train_labels[batches["dlb"][1]], labels)  # rows, not labels
+    with_partners, rows = batches["cs-kd"]
+    assert torch.equal(with_partners[:128], images)
+    assert np.array_equal(dataset.train_labels[rows], [*labels, *labels])
+
+
+def test_on_a_gpu_peers_are_compared_with_a_step_that_is_not_compiled_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
+    device, methods = torch.device("cpu"), methods_from_words("drg,dlb")
+
+    def baselines() -> dict[str, str]:
+        found = step_cost._contenders(plan, methods, device, total=1)
+        return {name: contender.baseline for name, contender in found.items()}
+
+    alike = {"eager loop": "ce", "ce": "ce", "drg": "ce"}
+    assert baselines() == {**alike, "dlb": "ce"}
+    monkeypatch.setattr(step_cost, "can_compile", lambda _device: True)
+    assert baselines() == {**alike, "ce, not compiled": "ce", "dlb": "ce, not compiled"}
 
 
 def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
