@@ -1,6 +1,6 @@
 """What a study compares: each method is terms and changes to the recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -86,6 +86,27 @@ def methods_from_words(words: str) -> list[Method]:
         if name not in METHODS:
             raise UserError(f"--terms {name!r} is unknown; choose of {','.join(METHODS)}")
     return [METHODS[name] for name in dict.fromkeys(names)]
+
+
+def check_distinct(methods: Sequence[Method], shared: Recipe) -> None:
+    """UserError if two of `methods` would be one training on the recipe that they share.
+
+    As plain cross-entropy and label smoothing where the recipe smooths by itself: their difference
+    would be chance, and their names say that it is not.
+    """
+    found: list[tuple[Method, object]] = []
+    for method in methods:
+        recipe = msgspec.to_builtins(method.recipe_on(shared))
+        idle = idle_keys(method.terms, recipe)
+        trained = (method.terms, {key: recipe[key] for key in recipe.keys() - idle})
+        for other, former in found:
+            if former == trained:
+                (key, value), *_ = (method.changes or other.changes).items()
+                raise UserError(
+                    f"--terms {other.name} and {method.name} would be one training: the recipe has "
+                    f"{key} {value} by itself; leave one of them out, or --set {key}=ANOTHER_VALUE"
+                )
+        found.append((method, trained))
 
 
 def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> Method:

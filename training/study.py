@@ -13,7 +13,7 @@ from runtime.command import CommandParser, positive_float, positive_int, run_com
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.data import load_dataset
-from training.methods import METHODS, methods_from_words
+from training.methods import METHODS, check_distinct, methods_from_words
 from training.options import DEVICES
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     check_arch(options.arch, options.width)
     folder = RUNS / "studies" / options.study
     recipe = _recipe(options)
+    check_distinct(methods_from_words(options.terms), recipe)
     # Here once, so that a mistake in it is not that of every run.
     data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
     runs = _runs(options, recipe, folder, data.digest())

@@ -18,6 +18,7 @@ from training.methods import (
     DISTILLATION_KEYS,
     METHODS,
     Method,
+    check_distinct,
     idle_keys,
     method_of,
     methods_from_words,
@@ -270,6 +271,27 @@ def test_methods_are_terms_and_changes() -> None:
     assert method_of("ce", photographs, data="flowers") is METHODS["ce"]
     with pytest.raises(UserError, match="'kd' is unknown; choose of ce,ls"):
         methods_from_words("ce,kd")
+
+
+def test_two_rows_that_would_be_one_training_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe of photographs smooths labels: `ce` and `ls` would differ by chance alone."""
+    monkeypatch.chdir(tmp_path)
+    photographs = ["--arch", "mobilenetv2", "--data", "flowers"]
+    with pytest.raises(
+        UserError,
+        match=r"--terms ce and ls would be one training: the recipe has label_smoothing 0\.1 by "
+        "itself; leave one of them out, or --set label_smoothing=",
+    ):
+        study.main(photographs)
+    for mended in (["--terms", "ce,drg"], ["--set", "label_smoothing=0"]):
+        with pytest.raises(UserError, match="neither a known data set"):  # which is looked at next
+            study.main([*photographs, *mended])
+    no_weight = recipe_with_settings(load_recipe("cifar"), ["drg_weight=0", "temperature=2"])
+    with pytest.raises(UserError, match="ds and drg would be one training"):
+        check_distinct(methods_from_words("ce,ds,drg"), no_weight)
+    check_distinct(list(METHODS.values()), load_recipe("cifar"))
 
 
 def test_settings_lie_on_top_of_a_recipe() -> None:
