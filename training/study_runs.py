@@ -12,6 +12,8 @@ from runtime.locate import RESULT
 from training.methods import Method
 from training.recipe import Recipe, recipe_from_values
 
+_FIGURES = ("top1", "top5", "ece")
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -42,7 +44,8 @@ class StudyRun:
     def line(self) -> dict[str, Any] | None:
         """The run's line for the results, or None if it is not finished.
 
-        UserError if the folder holds a run of another recipe, or of other data of that name.
+        UserError if the folder holds a run of another recipe, or of other data of that name, or one
+        that diverged.
         """
         path = self.folder / RESULT
         if not path.is_file():
@@ -58,6 +61,12 @@ class StudyRun:
             raise UserError(
                 f"{self.folder} is a run of other data of that name; remove it, or give this study "
                 "another name (--study)"
+            )
+        # JSON has null for NaN; a run of today that diverges is never finished.
+        if missing := [name for name in _FIGURES if result[name] is None]:
+            raise UserError(
+                f"{path} has no number for {', '.join(missing)}: its run diverged; remove "
+                f"{self.folder} to train it again"
             )
         # The word `main` is for the four choices of terms with the plain recipe.
         study = f"{self.study}-{self.method.name}" if self.method.changes else self.study

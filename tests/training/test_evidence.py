@@ -243,7 +243,10 @@ def test_a_finished_study_misses_nothing_and_its_grid_names_the_best(tmp_path: P
     merge_lines(tmp_path / "grid-drg.jsonl", made_up("grid-drg", names, seeds=2))
     block = report.rendered("<!-- results:grid-drg -->\n<!-- /results -->", tmp_path)
     assert "Not measured yet" not in block
-    assert f"Highest validation top-1: {names[-1]} (82.05 %)." in block
+    assert (
+        f"Highest validation top-1: {names[-1]} (82.05 %); over the next, {names[-2]}: "
+        "+1.00 ± 0.00."
+    ) in block
 
 
 def test_the_command_of_another_study_follows_from_its_lines(tmp_path: Path) -> None:

@@ -73,7 +73,13 @@ def test_validation_top1_is_shown_where_every_line_has_it() -> None:
     head, _, ce, drg = cells(study_table(lines))
     column = head.index("validation %")
     assert (ce[column], drg[column]) == ("62.00 ± 1.41", "65.00")
-    assert best_validated(lines) == "Highest validation top-1: drg (65.00 %)."
+    chosen = "Highest validation top-1: drg (65.00 %)"
+    assert best_validated(lines) == f"{chosen}; over the next, ce: +4.00."
+    lines.append(line("drg", 1, 0.6, validation_top1=0.65))
+    assert best_validated(lines) == f"{chosen}; over the next, ce: +3.00 ± 1.41."
+    lines.append(line("ls", 7, 0.6, validation_top1=0.64))
+    assert best_validated(lines) == f"{chosen}; over the next, ls: no seed in common."
+    assert best_validated(lines[2:3]) == f"{chosen}."
     lines[1]["validation_top1"] = None
     assert "validation" not in study_table(lines)
 
@@ -192,6 +198,26 @@ def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_p
         for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
     ]
     assert folders == ["d-a-ce-s0", "d-a-x0.5-ce-s0", "d-a-16px-ce-s0", "d-a-x0.5-16px-ce-s0"]
+
+
+def test_a_run_that_diverged_has_no_line(tmp_path: Path) -> None:
+    """Runs of earlier versions ended with NaN as figures, which JSON has as null."""
+    options = shared_options(
+        arch="a", width=1, data="d", device="cpu", data_root=None, image_size=None
+    )
+    run = study_run(
+        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
+    )
+    run.folder.mkdir()
+    figures = {"top1": 0.1, "top5": 0.5, "recipe": msgspec.to_builtins(run.recipe)}
+    result = run.folder / "result.json"
+    result.write_bytes(msgspec.json.encode({**figures, "ece": float("nan")}))
+    with pytest.raises(UserError, match=r"no number for ece: its run diverged; remove .*d-a-ce-s0"):
+        run.line()
+    result.write_bytes(msgspec.json.encode({**figures, "ece": 0.1}))
+    line = run.line()
+    assert line is not None
+    assert (line["study"], line["method"], line["ece"]) == ("s", "ce", 0.1)
 
 
 def test_runs_share_the_cores_that_they_may_use(
