@@ -48,6 +48,7 @@ class Checkpoint:
     history: list[dict[str, Any]]  # the journal's lines
     temperature: float
     finished: bool
+    device: str = ""  # as a result states it; "" in a checkpoint that does not
 
 
 @dataclass(frozen=True, kw_only=True)

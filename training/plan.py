@@ -21,7 +21,10 @@ def terms_name(*, drg: bool, dsr: bool) -> Terms:
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A run's choices; two runs with equal plans on one machine give equal students."""
+    """A run's choices; two runs with equal plans give equal students.
+
+    Bit for bit on one CPU with as many threads, elsewhere up to how sums are rounded.
+    """
 
     arch: str
     width: float

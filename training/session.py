@@ -157,6 +157,10 @@ def _set_up(
         progress.say(
             f"resumed after {counted(former.epoch, 'epoch')} and {counted(former.step, 'step')}"
         )
+        if former.device not in ("", device_name(trainer.device)):
+            progress.say(
+                f"begun on {former.device}: the result will not be bit for bit what it was there"
+            )
         return
     weights = None
     if options.pretrained:

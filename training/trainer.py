@@ -14,6 +14,7 @@ from runtime.preprocess import preprocess
 from training.assembly import build_batches, build_learner
 from training.checkpoint import Checkpoint
 from training.data import Dataset
+from training.device import device_name
 from training.evaluation import expected_calibration_error, softmax, top_k
 from training.interruption import InterruptedRunError, StopRequest
 from training.journal import Journal
@@ -36,7 +37,8 @@ class Trainer:
     """Trains the student of a plan, in step with the other processes of its group.
 
     Between two steps its whole state is a Checkpoint: `checkpoint()` gives it, `restore()` takes
-    it, and what follows is the same as if nothing had happened in between.
+    it, and what follows is the same as if nothing had happened in between: bit for bit on one CPU
+    with as many threads, elsewhere up to how its sums are rounded.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Trainer:
             seconds=self._seconds_of_epoch() if self._terms else 0.0,
             temperature=temperature,
             finished=finished,
+            device=device_name(self.device),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:

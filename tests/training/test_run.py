@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,7 +20,12 @@ import torch
 
 from runtime.errors import UserError
 from training import run
-from training.checkpoint import load_run_dataset, load_trained, read_checkpoint
+from training.checkpoint import (
+    load_run_dataset,
+    load_trained,
+    read_checkpoint,
+    save_checkpoint,
+)
 from training.device import choose_device
 from training.run_folder import exclusive
 
@@ -264,6 +270,26 @@ def test_two_processes_do_not_train_in_one_folder(here: Path, tiny_options: list
         assert (here / "runs" / "latest").readlink() == Path(f"{name}-2")
         with exclusive(here / "run"), pytest.raises(UserError, match="another process is training"):
             run.main([*tiny_options, "--out", "run", "--resume"])
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(
+    here: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another number of threads sums in another order, which changes the last bits."""
+    options = [*tiny_options, "--out", "run", "--resume"]
+    run.main(options)
+    finished = read_checkpoint(here / "run" / "checkpoint.pt")
+    assert finished.device.endswith(" 1 threads")
+    note = "begun on EPYC, 2 threads: the result will not be bit for bit"
+    # A checkpoint of an older version does not say where it was made.
+    for device, noted in (("EPYC, 2 threads", True), (finished.device, False), ("", False)):
+        save_checkpoint(here / "run" / "checkpoint.pt", replace(finished, device=device))
+        (here / "run" / "result.json").unlink()
+        capsys.readouterr()
+        run.main(options)
+        printed = capsys.readouterr().out
+        assert "resumed after 2 epochs" in printed
+        assert (note in printed, "begun on" in printed) == (noted, noted)
 
 
 def test_weights_of_another_run_begin_a_new_one(
