@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from runtime.bearer_token import TOKEN_VARIABLE, bearer_token
 from runtime.command import CommandParser, run_command
 from runtime.errors import UserError
 from runtime.listening import listen
@@ -18,7 +19,6 @@ from runtime.locate import find_model, latest_run
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"
-TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 _MAX_MODELS = 2
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if not paths:
         print(f"model: {latest_run()}", flush=True)  # noqa: T201
         paths = [find_model(None)]
-    login, token = _credentials(options.auth), os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    login, token = _credentials(options.auth), bearer_token()
     if login and options.api and not token:
         raise UserError(
             "--api beside a page with a password would be open to all; set "

@@ -4,15 +4,17 @@
   that a call names, when its page is mounted in an application and not started by `launch()`.)
 - Nothing is fetched for a visitor from anywhere else (Gradio would, for `file=http...`, `proxy=`,
   and a file whose path is an address).
-- Only the calls that the page itself makes are answered, and only up to a size.
+- Only the calls that the page itself makes are answered, and only up to a size and a time.
 - The browser is told to load nothing from outside this server (Content-Security-Policy).
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
+from anyio import move_on_after
 from fastapi.responses import PlainTextResponse
 
 Scope = MutableMapping[str, Any]
@@ -22,7 +24,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_CALL_BYTES = 512 << 10  # a click's inputs: file names and choices, never images
+CALL_SECONDS = 30.0  # for its body to arrive
 MAX_UPLOAD_BYTES = 256 << 20  # one request with many pictures; each has its own limit
+UPLOAD_SECONDS = 600.0  # the most bytes at 4 Mbit a second take nine minutes
 _API = "/gradio_api"
 _UPLOAD = f"{_API}/upload"
 _CALLS = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", "/login")
@@ -78,10 +82,14 @@ class Guard:
         elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
             refusal = _too_large(MAX_UPLOAD_BYTES)
         elif kind == "upload":
-            receive = _limited(receive, MAX_UPLOAD_BYTES)
+            receive = _limited(receive, MAX_UPLOAD_BYTES, UPLOAD_SECONDS)
         elif kind == "call":
-            body = await _read(receive, MAX_CALL_BYTES)
-            if body is None:
+            body: bytes | None = None
+            with move_on_after(CALL_SECONDS) as waiting:
+                body = await _read(receive, MAX_CALL_BYTES)
+            if waiting.cancelled_caught:
+                refusal = _too_slow(CALL_SECONDS)
+            elif body is None:
                 refusal = _too_large(MAX_CALL_BYTES)
             elif _names_other_file(body, self._uploads):
                 refusal = PlainTextResponse("files come by upload", status_code=400)
@@ -108,6 +116,11 @@ def _announced_bytes(scope: Scope) -> int:
 def _too_large(most: int) -> PlainTextResponse:
     limit = f"{most >> 20} MB" if most >> 20 else f"{most >> 10} kB"
     return PlainTextResponse(f"more than {limit} at once; send less", status_code=413)
+
+
+def _too_slow(seconds: float) -> PlainTextResponse:
+    message = f"the request did not arrive within {seconds:g} s"
+    return PlainTextResponse(message, status_code=408, headers={"Connection": "close"})
 
 
 def _with_headers(send: Send) -> Send:
@@ -147,17 +160,23 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Ends the request, as if the client had gone, once it is over the limit."""
-    received = 0
+def _limited(receive: Receive, most: int, seconds: float) -> Receive:
+    """Ends the request, as if the client had gone, once its body is over a limit."""
+    received, more, end = 0, True, time.monotonic() + seconds
+    gone: Message = {"type": "http.disconnect"}
 
-    async def receive_within_limit() -> Message:
-        nonlocal received
-        message = await receive()
+    async def receive_within_limits() -> Message:
+        nonlocal received, more
+        if not more:  # what follows the body is the client's leaving, which has no limit
+            return await receive()
+        message = gone
+        with move_on_after(max(0.0, end - time.monotonic())):
+            message = await receive()
         received += len(message.get("body", b""))
-        return message if received <= limit else {"type": "http.disconnect"}
+        more = message.get("more_body", False)
+        return message if received <= most else gone
 
-    return receive_within_limit
+    return receive_within_limits
 
 
 def _names_other_file(body: bytes, uploads: Path) -> bool:

@@ -1,6 +1,5 @@
 """One process, one port: the page, and on request the HTTP API of `python -m runtime serve`."""
 
-import logging
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -16,6 +15,7 @@ from demo.models import Models
 from demo.page import build_page
 from demo.theme import FAVICON, build_theme, head_elements
 from runtime.batcher import Batcher
+from runtime.bounded_http import server_config
 
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
 
@@ -47,12 +47,7 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
             application = with_api(application, batcher, token=access.token)
         print(models.first.classifier.describe())  # noqa: T201
         print(_address(listener, access), flush=True)  # noqa: T201
-        config = uvicorn.Config(
-            application,
-            log_level=logging.WARNING,
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-        )
+        config = server_config(application, timeout_graceful_shutdown=_SHUTDOWN_S)
         with suppress(KeyboardInterrupt):  # the way it is meant to end
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,21 @@ def request(
     *,
     uploads: Path = Path("/uploads"),
     announced: int | None = None,
+    stalls: bool = False,
 ) -> tuple[int | None, dict[str, str]]:
-    """Status and headers; None when the connection was given up."""
+    """Status and headers; None when the connection was given up.
+
+    A client that `stalls` keeps the connection and sends no more than `chunks`.
+    """
     messages = [
-        {"type": "http.request", "body": chunk, "more_body": number + 1 < len(chunks)}
+        {"type": "http.request", "body": chunk, "more_body": stalls or number + 1 < len(chunks)}
         for number, chunk in enumerate(chunks)
     ]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
+        if stalls and not messages:
+            await asyncio.sleep(20)
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -100,6 +107,18 @@ def test_a_client_that_leaves_while_it_calls_harms_nobody() -> None:
     status, _ = request(behind, "POST", CALL, [b"half", b"", b""][:0])
     assert status == 413
     assert behind.bodies == []
+
+
+def test_bodies_that_do_not_arrive_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "CALL_SECONDS", 0.1)
+    monkeypatch.setattr(guard, "UPLOAD_SECONDS", 0.1)
+    behind = Behind()
+    started = time.monotonic()
+    status, headers = request(behind, "POST", CALL, [b"half"], stalls=True)
+    assert (status, headers["connection"], behind.bodies) == (408, "close", [])
+    assert request(behind, "POST", UPLOAD, [b"half"], stalls=True)[0] is None
+    assert behind.disconnected
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from runtime import Batcher, Classifier, Limits, open_classifier
+from runtime.bounded_http import BoundedHttpProtocol
 from runtime.commands.serve import _batcher, _parser
 from runtime.errors import BackendError
 from runtime.listening import listen
@@ -36,7 +37,8 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
     """The application on a real socket, and a client of it."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    config = uvicorn.Config(app, port=0, log_level="critical", http=BoundedHttpProtocol)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
