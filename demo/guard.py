@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from anyio import move_on_after
 from fastapi.responses import PlainTextResponse
+from starlette.formparsers import MultiPartException
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -82,7 +83,7 @@ class Guard:
         elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
             refusal = _too_large(MAX_UPLOAD_BYTES)
         elif kind == "upload":
-            receive = _limited(receive, MAX_UPLOAD_BYTES, UPLOAD_SECONDS)
+            receive = _uploaded(receive)
         elif kind == "call":
             body: bytes | None = None
             with move_on_after(CALL_SECONDS) as waiting:
@@ -160,21 +161,30 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _limited(receive: Receive, most: int, seconds: float) -> Receive:
-    """Ends the request, as if the client had gone, once its body is over a limit."""
-    received, more, end = 0, True, time.monotonic() + seconds
-    gone: Message = {"type": "http.disconnect"}
+def _uploaded(receive: Receive) -> Receive:
+    """The body of an upload, while it keeps within its limits and the client is there.
+
+    What ends it is Gradio's own error for a broken form: at any other it would leave what it has
+    written in the folder for ever, and a traceback in the log.
+    """
+    received, more, end = 0, True, time.monotonic() + UPLOAD_SECONDS
 
     async def receive_within_limits() -> Message:
         nonlocal received, more
         if not more:  # what follows the body is the client's leaving, which has no limit
             return await receive()
-        message = gone
-        with move_on_after(max(0.0, end - time.monotonic())):
+        message: Message = {}
+        with move_on_after(max(0.0, end - time.monotonic())) as waiting:
             message = await receive()
+        if waiting.cancelled_caught:
+            raise MultiPartException(f"the upload did not arrive within {UPLOAD_SECONDS:g} s")
+        if message["type"] == "http.disconnect":
+            raise MultiPartException("the client left before its upload was complete")
         received += len(message.get("body", b""))
+        if received > MAX_UPLOAD_BYTES:  # by the words "maximum allowed size" Gradio answers 413
+            raise MultiPartException(f"over the maximum allowed size, {MAX_UPLOAD_BYTES >> 20} MB")
         more = message.get("more_body", False)
-        return message if received <= most else gone
+        return message
 
     return receive_within_limits
 

@@ -1,6 +1,7 @@
 """Nothing of a visitor stays, nothing of this machine is shown, and no way leads outside."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_uploads_are_deleted_and_a_closed_tab_is_forgotten(
     assert held("sessions") == 1
     tab.page.close()
     assert wait_until(lambda: held("sessions") == 0, 30), "Gradio would keep it for an hour"
+
+
+def test_of_an_upload_that_breaks_off_nothing_stays(inside: Any) -> None:
+    """Gradio deletes what has come whole; and the log, which the fixture reads, is clean."""
+    host, _, port = inside.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            b'Content-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf a pic'
+        )
+
+        def parts() -> list[Path]:
+            return [path for path in inside.folder.rglob("tmp*") if path.is_file()]
+
+        assert wait_until(lambda: parts() != [])
+    assert wait_until(lambda: parts() == [])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
