@@ -8,18 +8,30 @@ from demo import classify, compare_pane, why_pane
 from demo.examples import CLICK_SCRIPT, examples_html, find_examples
 from demo.markup import notice
 from demo.models import LIMITS, Models
-from demo.panels import LATEST, QUIET, Session, choice_box, or_notice, panel
+from demo.panels import (
+    FORGET_S,
+    LATEST,
+    QUIET,
+    Session,
+    choice_box,
+    no_picture,
+    or_notice,
+    panel,
+)
 from demo.picture import Picture, Upload, open_picture
 from runtime.errors import UserError
 
-FORGET_S = 600  # a picture's small views, after the last click
 ANSWER = "answer"
 
 
 def build(models: Models) -> None:
     """Lays out the tab and answers its clicks."""
     clicks = _Clicks(models)
-    session = Session(picture=gr.State(None, time_to_live=FORGET_S), pane=gr.State(ANSWER))
+    session = Session(
+        picture=gr.State(None, time_to_live=FORGET_S),
+        given=gr.Checkbox(False, visible=False),
+        pane=gr.State(ANSWER),
+    )
     with gr.Row(elem_id="ask"):
         with gr.Column(elem_id="ask-input"):
             box = _picture_box()
@@ -33,11 +45,11 @@ def build(models: Models) -> None:
             why = why_pane.build(models, session, runs_on)
             compared = compare_pane.build(models, session)
     answer_tab.select(lambda: ANSWER, None, session.pane, **QUIET)
-    shown = [session.picture, answer]
+    shown = [session.picture, session.given, answer]
     for event in (
         box.input(clicks.upload, [box, runs_on], [*shown, box], preprocess=False, **QUIET),
         examples.click(clicks.example, runs_on, shown, **LATEST),
-        runs_on.input(clicks.choose, [runs_on, session.picture], answer, **LATEST),
+        runs_on.input(clicks.choose, [runs_on, session.picture, session.given], answer, **LATEST),
     ):
         why.after(event)
         compared.after(event)
@@ -66,26 +78,26 @@ class _Clicks:
 
     def upload(
         self, payload: dict[str, Any] | None, key: str
-    ) -> tuple[Picture | None, Any, Any]:  # picture, answer, box
+    ) -> tuple[Picture | None, Any, Any, Any]:  # picture, given, answer, box
         if payload is None:
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         upload = Upload.from_payload(payload)
         try:
             picture = self._open(upload, label=None)
         except UserError as error:
-            return None, notice("This picture cannot be read", str(error)), None
-        return picture, self._answer(picture, key), None
+            return None, False, notice("This picture cannot be read", str(error)), None
+        return picture, True, self._answer(picture, key), None
 
-    def example(self, key: str, event: gr.EventData) -> tuple[Picture | None, str]:
+    def example(self, key: str, event: gr.EventData) -> tuple[Picture | None, bool, str]:
         example = self.examples[int(event.index)]
         try:
             picture = self._open(Upload(example.path, example.path.name), label=example.label)
         except UserError as error:
-            return None, notice("This example cannot be read", str(error))
-        return picture, self._answer(picture, key)
+            return None, False, notice("This example cannot be read", str(error))
+        return picture, True, self._answer(picture, key)
 
-    def choose(self, key: str, picture: Picture | None) -> str:
-        return self._answer(picture, key) if picture else classify.EMPTY
+    def choose(self, key: str, picture: Picture | None, given: bool) -> str:
+        return self._answer(picture, key) if picture else no_picture(given, classify.EMPTY)
 
     def _open(self, upload: Upload, *, label: str | None) -> Picture:
         content = upload.read(LIMITS)

@@ -5,7 +5,17 @@ import gradio as gr
 from demo import compare_view
 from demo.compare import compare, compare_on_holdout
 from demo.models import Models
-from demo.panels import HEAVY, PROGRESS, QUIET, Refresh, Session, choice_box, or_notice, panel
+from demo.panels import (
+    HEAVY,
+    PROGRESS,
+    QUIET,
+    Refresh,
+    Session,
+    choice_box,
+    no_picture,
+    or_notice,
+    panel,
+)
 from demo.picture import Picture
 
 NAME = "compare"
@@ -30,7 +40,8 @@ def build(models: Models, session: Session) -> Refresh:
             "Compare them on the test images", visible=not clicks.alone, size="md"
         )
         tested = panel(elem_id="tested")
-    refresh = Refresh(clicks.show, [session.pane, session.picture, first, second], [shown])
+    asked = [session.pane, session.picture, session.given, first, second]
+    refresh = Refresh(clicks.show, asked, [shown])
     refresh.after(tab.select(lambda: NAME, None, session.pane, **QUIET))
     for box in (first, second):
         refresh.after(box.input(lambda: "", None, tested, **QUIET))
@@ -46,9 +57,11 @@ class _Clicks:
         self.alone = len(models.menu) == 1
         self.empty = compare_view.ONLY_ONE if self.alone else compare_view.EMPTY
 
-    def show(self, pane: str, picture: Picture | None, first: str, second: str) -> str:
-        if picture is None or self.alone:
+    def show(self, pane: str, picture: Picture | None, given: bool, first: str, second: str) -> str:
+        if self.alone:
             return self.empty
+        if picture is None:
+            return no_picture(given, self.empty)
         if pane != NAME:
             return ""
 

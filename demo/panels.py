@@ -27,6 +27,12 @@ HEAVY: dict[str, Any] = {
     "concurrency_limit": 2,
 }
 PROGRESS = gr.Progress()  # Gradio looks for it as the default of an argument
+FORGET_S = 600  # after it came, a picture's small views
+FORGOTTEN = notice(
+    "Your picture was forgotten",
+    f"The server keeps a picture for {FORGET_S // 60} minutes at most. Send it again.",
+    kind="hint",
+)
 # A screen reader tells what comes to be shown.
 _LIVE = 'element.setAttribute("aria-live", "polite")'
 
@@ -60,10 +66,22 @@ def choice_box(
 
 @dataclass(frozen=True)
 class Session:
-    """What the server remembers of one browser tab: its last picture and the pane it shows."""
+    """What is remembered of one browser tab.
+
+    Attributes:
+        picture: its last picture; in the server, which forgets it.
+        given: whether its answer is of a picture; in the browser, which does not forget.
+        pane: the pane that it shows.
+    """
 
     picture: gr.State
+    given: gr.Checkbox
     pane: gr.State
+
+
+def no_picture(given: bool, empty: str) -> str:
+    """What is shown where there is no picture: `empty`, or that there was one."""
+    return FORGOTTEN if given else empty
 
 
 @dataclass(frozen=True)

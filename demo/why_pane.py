@@ -8,7 +8,7 @@ from demo import why
 from demo.classify import TOP_K
 from demo.markup import notice
 from demo.models import Models
-from demo.panels import HEAVY, PROGRESS, QUIET, Refresh, Session, or_notice, panel
+from demo.panels import HEAVY, PROGRESS, QUIET, Refresh, Session, no_picture, or_notice, panel
 from demo.picture import Picture
 from runtime.errors import UserError
 
@@ -21,9 +21,10 @@ def build(models: Models, session: Session, runs_on: gr.Dropdown) -> Refresh:
     with gr.Tab("Why") as tab:
         shown = panel(why.EMPTY, elem_id="why")
         label = gr.Dropdown([], label="Look at another label", visible=False, filterable=False)
-    refresh = Refresh(clicks.show, [session.pane, session.picture, runs_on], [label, shown])
+    asked = [session.picture, session.given, runs_on]
+    refresh = Refresh(clicks.show, [session.pane, *asked], [label, shown])
     refresh.after(tab.select(lambda: NAME, None, session.pane, **QUIET))
-    label.input(clicks.look_at, [label, session.picture, runs_on], shown, **HEAVY)
+    label.input(clicks.look_at, [label, *asked], shown, **HEAVY)
     return refresh
 
 
@@ -34,10 +35,15 @@ class _Clicks:
         self.models = models
 
     def show(
-        self, pane: str, picture: Picture | None, key: str, progress: gr.Progress = PROGRESS
+        self,
+        pane: str,
+        picture: Picture | None,
+        given: bool,
+        key: str,
+        progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, str]:  # the labels to choose from, the explanation
         if picture is None:
-            return gr.update(visible=False), why.EMPTY
+            return gr.update(visible=False), no_picture(given, why.EMPTY)
         if pane != NAME:
             return gr.update(visible=False), ""
         try:
@@ -46,14 +52,19 @@ class _Clicks:
         except UserError as error:
             return gr.update(visible=False), notice("That did not work", str(error))
         menu = [(model.card.class_names[index], index) for index in best]
-        shown = self.look_at(best[0], picture, key, progress)
+        shown = self.look_at(best[0], picture, given, key, progress)
         return gr.update(choices=menu, value=best[0], visible=True), shown
 
     def look_at(
-        self, index: int, picture: Picture | None, key: str, progress: gr.Progress = PROGRESS
+        self,
+        index: int,
+        picture: Picture | None,
+        given: bool,
+        key: str,
+        progress: gr.Progress = PROGRESS,
     ) -> str:
         if picture is None:
-            return why.EMPTY
+            return no_picture(given, why.EMPTY)
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Covering spot after spot", unit="covers")

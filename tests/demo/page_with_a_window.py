@@ -1,7 +1,7 @@
 """The page with uploads deleted after 2 seconds, and one more address that tells what it holds.
 
 A program of its own, for a test that looks at the server's memory:
-`page_with_a_window.py MODEL [unguarded]`.
+`page_with_a_window.py MODEL [unguarded] [forgetful]`; forgetful: of pictures, after a second.
 """
 
 import json
@@ -25,12 +25,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from demo import page, server
+        from demo import ask_tab, page, server
 
         page.DELETE_CACHE_S = (1, 2)
         built: list[Any] = []
         build_page = page.build_page
         server.build_page = lambda models: built.append(build_page(models)) or built[0]
+        if "forgetful" in sys.argv:
+            ask_tab.FORGET_S = 1
         if "unguarded" in sys.argv:
             server.Guard = lambda application, **_: application
         models = Models([Path(sys.argv[1])])

@@ -46,6 +46,30 @@ def test_uploads_are_deleted_and_a_closed_tab_is_forgotten(
     assert wait_until(lambda: held("sessions") == 0, 30), "Gradio would keep it for an hour"
 
 
+def test_of_a_forgotten_picture_the_page_says_so(
+    toy_bundle: Path, pictures: Path, tmp_path: Path, visit: Open, serve_page: Callable[..., Any]
+) -> None:
+    arguments = (PROGRAM, toy_bundle, "forgetful")
+    with serve_page(*arguments, cwd=tmp_path, temporary=tmp_path / "t") as served:
+        tab = visit(served.url)
+        tab.upload(pictures / "red.png")
+        assert tab.label() == "red"
+        time.sleep(3)  # Gradio looks once a second for what is too old
+        for pane, shown in (("Why", "#why"), ("Compare", "#compared")):
+            tab.tab(pane)
+            tab.page.locator(shown, has_text="Your picture was forgotten").wait_for()
+        tab.tab("Answer")
+        assert tab.label() == "red", "what is shown stays until it cannot be answered for"
+        tab.page.get_by_label("Runs on").click()
+        tab.page.get_by_role("option", name="fp16, ONNX Runtime, CPU").click()
+        tab.page.locator("#answer", has_text="Your picture was forgotten").wait_for()
+        tab.upload(pictures / "text.jpg")
+        tab.page.locator("#answer", has_text="cannot be read").wait_for()
+        tab.tab("Why")
+        tab.page.locator("#why", has_text="No picture yet").wait_for()
+        tab.page.close()
+
+
 def test_of_an_upload_that_breaks_off_nothing_stays(inside: Any) -> None:
     """Gradio deletes what has come whole; and the log, which the fixture reads, is clean."""
     host, _, port = inside.url.removeprefix("http://").partition(":")
