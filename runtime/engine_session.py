@@ -13,6 +13,7 @@ from runtime.card import INPUT_NAME, OUTPUT_NAME, Flavor, Profile
 from runtime.cudart import Cuda
 from runtime.engine_slot import EngineSlot
 from runtime.errors import BackendError, BundleError
+from runtime.kernel_cache import open_kernel_cache
 from runtime.session import Session
 from runtime.tensorrt_library import last_errors, load_tensorrt, tensorrt_logger
 
@@ -53,6 +54,7 @@ class EngineSession(Session):
         self.lanes = slots  # batches that are in work at the same time
         self._whole = threading.Lock()
         preparing = threading.Lock()
+        self._kernels = open_kernel_cache(trt, engine, plan, logger)
         with contextlib.ExitStack() as opened:
             for _ in range(slots):
                 slot = EngineSlot(
@@ -63,6 +65,7 @@ class EngineSession(Session):
                     size=self.input_size,
                     profile=profile,
                     preparing=preparing,
+                    kernels=self._kernels,
                 )
                 opened.callback(slot.close)
                 self._slots.put(slot)
@@ -80,6 +83,7 @@ class EngineSession(Session):
             for slot in slots:
                 for batch in batches:
                     slot.run(black[:batch])
+            self._keep_kernels()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         slot = self._slots.get()
@@ -92,9 +96,12 @@ class EngineSession(Session):
     def close(self) -> None:
         """Waits for the batches that run, then frees everything; a second call does nothing."""
         with self._every_slot() as slots:
+            if not self._closed:
+                self._keep_kernels()  # those of batches that were not warmed up, too
             self._closed = True
             for slot in slots:
                 slot.close()
+            self._kernels = None  # after the contexts that use it
             self._keep = ()
 
     @contextlib.contextmanager
@@ -108,6 +115,10 @@ class EngineSession(Session):
             finally:
                 for slot in slots:
                     self._slots.put(slot)
+
+    def _keep_kernels(self) -> None:
+        if self._kernels is not None:
+            self._kernels.keep()
 
     def _require_open(self) -> None:
         if self._closed:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.card import INPUT_NAME, OUTPUT_NAME, Profile
 from runtime.cudart import Cuda, host_view
 from runtime.errors import BackendError
+from runtime.kernel_cache import KernelCache
 from runtime.tensorrt_library import last_errors
 
 _CHANNELS = 3
@@ -35,6 +36,7 @@ class EngineSlot:
         size: int,
         profile: Profile,
         preparing: threading.Lock,
+        kernels: KernelCache | None,
     ) -> None:
         """Allocates all memory that batches up to the profile's largest need.
 
@@ -42,7 +44,7 @@ class EngineSlot:
         may make contexts of it at once.
         """
         self._trt, self._engine, self._logger, self._cuda = trt, engine, logger, cuda
-        self._preparing = preparing
+        self._preparing, self._kernels = preparing, kernels
         self._size, self._profile = size, profile
         self._num_classes = int(engine.get_tensor_shape(OUTPUT_NAME)[1])
         self._image_bytes = size * size * _CHANNELS
@@ -73,6 +75,7 @@ class EngineSlot:
         try:
             self._resources.close()
         finally:
+            self._kernels = None
             self._engine = None  # its weights lie on the device until nobody holds it
 
     def _allocate(self, max_batch: int) -> None:
@@ -136,7 +139,7 @@ class EngineSlot:
         return steps
 
     def _new_context(self, batch: int) -> Any:
-        context = context_without_memory(self._trt, self._engine)
+        context = context_without_memory(self._trt, self._engine, self._kernels)
         self._check(context is not None, "create_execution_context")
         context.device_memory = self._scratch
         if context.active_optimization_profile < 0:  # another context of 8.6 took the profile
@@ -178,7 +181,7 @@ def scratch_bytes(engine: Any) -> int:
     return max(1, int(engine.device_memory_size))
 
 
-def context_without_memory(trt: Any, engine: Any) -> Any:
+def context_without_memory(trt: Any, engine: Any, kernels: KernelCache | None = None) -> Any:
     """A context whose scratch memory the caller provides, in the words of each version.
 
     None if TensorRT refuses; its log has the reason.
@@ -196,4 +199,6 @@ def context_without_memory(trt: Any, engine: Any) -> Any:
         return None
     config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
     config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+    if kernels is not None:
+        kernels.use_in(config)
     return engine.create_execution_context(config)

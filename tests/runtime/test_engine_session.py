@@ -185,6 +185,7 @@ class FakeContext(Surface):
         self._addresses: dict[str, int] = {}
         self._memory = 0
         self._profile = 0
+        self._cache: FakeRuntimeCache | None = None
         fake.contexts.append(self)
 
     @property
@@ -225,6 +226,9 @@ class FakeContext(Surface):
             return False
         batch = self._shape[0]
         self._fake.executed.append(batch)
+        if self._cache is not None and batch not in self._cache.kernels:
+            self._cache.kernels.add(batch)
+            self._fake.compiled.append(batch)
         self._fake.cuda.submit(stream, lambda: self._compute(batch))
         return True
 
@@ -273,27 +277,59 @@ class FakeEngine(Surface):
             assert isinstance(strategy, FakeConfig)
             assert strategy._strategy == "USER_MANAGED"
             assert strategy.dynamic_shapes_kernel_specialization_strategy == "EAGER"
-        else:
-            assert strategy == "USER_MANAGED"
+            return self._new_context(strategy._cache)
+        assert strategy == "USER_MANAGED"
         return self._new_context()
 
-    def _new_context(self) -> FakeContext:
+    def _new_context(self, cache: "FakeRuntimeCache | None" = None) -> FakeContext:
         context = self._fake.types["IExecutionContext"](self._fake)
+        context._cache = cache
         if self._made_one and self._fake.version.startswith("8."):
             context._profile = -1  # an engine's first context has the profile
         self._made_one = True
         return context
 
     def create_runtime_config(self) -> "FakeConfig":
-        return FakeConfig()
+        return FakeConfig(self._fake)
 
 
 class FakeConfig:
     dynamic_shapes_kernel_specialization_strategy = "LAZY"
     _strategy = "STATIC"
+    _cache: "FakeRuntimeCache | None" = None
+
+    def __init__(self, fake: "FakeTrt") -> None:
+        self._fake = fake
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self._strategy = strategy
+
+    def create_runtime_cache(self) -> "FakeRuntimeCache":
+        return FakeRuntimeCache(self._fake)
+
+    def set_runtime_cache(self, cache: "FakeRuntimeCache") -> bool:
+        self._cache = cache
+        return True
+
+
+class FakeRuntimeCache:
+    """Kernels are the batch sizes that they were compiled for, after the driver's version."""
+
+    def __init__(self, fake: "FakeTrt") -> None:
+        self._fake = fake
+        self.kernels: set[int] = set()
+        fake.caches.append(weakref.ref(self))
+
+    def serialize(self) -> memoryview:
+        return memoryview(json.dumps([self._fake.driver, *sorted(self.kernels)]).encode())
+
+    def deserialize(self, blob: bytes) -> bool:
+        driver, *kernels = json.loads(blob)
+        if driver != self._fake.driver:
+            self._fake.logger.log(self._fake.module.ILogger.ERROR, "another driver")
+            return False
+        self.kernels.update(kernels)
+        return True
 
 
 class FakeTrt:
@@ -305,6 +341,9 @@ class FakeTrt:
         self.contexts: list[FakeContext] = []
         self.executed: list[int] = []
         self.deserialised: list[bytes] = []
+        self.compiled: list[int] = []
+        self.caches: list[weakref.ref[FakeRuntimeCache]] = []
+        self.driver = "580.65"
         self.fail_execute = False
         self.profile_sharing = True
         self.capturable = True
@@ -328,7 +367,7 @@ class FakeTrt:
 
             def deserialize_cuda_engine(self, plan: bytes) -> Any:
                 fake.deserialised.append(plan)
-                if plan != b"plan":
+                if not plan.startswith(b"plan"):
                     fake.logger.log(ILogger.ERROR, "Magic tag does not match")
                     return None
                 return fake.types["FakeEngine"](fake)
@@ -344,6 +383,7 @@ class FakeTrt:
             module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
         if self.flavor == "tensorrt-rtx":
             module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
+            module.IRuntimeCache = FakeRuntimeCache
         return module
 
 
@@ -380,12 +420,24 @@ def trt(request: pytest.FixtureRequest, cuda: FakeCuda, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
+def rtx(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
+    return install(FakeTrt("11.4.0", "tensorrt-rtx", cuda), monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where compiled kernels are kept."""
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kernels"
+
+
+@pytest.fixture
 def trt11(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
     return install(FakeTrt("11.4.0", "tensorrt", cuda), monkeypatch)
 
 
 def install(fake: FakeTrt, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
-    from runtime import engine_session, preflight, tensorrt_library
+    from runtime import engine_session, kernel_cache, preflight, tensorrt_library
 
     tensorrt_library.tensorrt_logger.cache_clear()
     for module in (tensorrt_library, engine_session, preflight):
@@ -393,7 +445,8 @@ def install(fake: FakeTrt, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: flavor == fake.flavor)
     monkeypatch.setattr(preflight, "is_installed_cuda", lambda: True)
     monkeypatch.setattr(preflight, "cuda_bindings", lambda: "13.0.3")
-    monkeypatch.setattr(preflight, "find_gpu", lambda: GPU)
+    for module in (preflight, kernel_cache):
+        monkeypatch.setattr(module, "find_gpu", lambda: GPU)
     return fake
 
 
@@ -691,6 +744,127 @@ def test_an_engine_is_verified_on_every_holdout_image(trt11: FakeTrt, images: in
     assert (parity.images, parity.agreement) == (images, 1)
 
 
+# --- kernels that TensorRT-RTX compiled ----------------------------------------------------------
+
+
+def run_once(fake: FakeTrt, plan: bytes = b"plan") -> list[int]:
+    """The batch sizes whose kernels were compiled to answer 2 and 5 images."""
+    fake.compiled.clear()
+    session = open_session(fake, plan)
+    for count in (2, 5):
+        assert np.allclose(session.run(batch(count)), expected(batch(count)))
+    session.close()
+    assert fake.cuda.live == {}
+    fake.contexts.clear()
+    gc.collect()
+    assert [cache() for cache in fake.caches if cache() is not None] == []
+    return fake.compiled
+
+
+def test_kernels_are_compiled_once_for_all_lanes_and_starts(rtx: FakeTrt, kernels: Path) -> None:
+    with open_session(rtx) as session:
+        session.warm_up(1, 2)
+        assert rtx.compiled == [1, 2]  # by the first of two lanes
+        (kept,) = kernels.iterdir()  # before the end, which may be a sudden one
+    assert run_once(rtx) == [5]
+    before = kept.stat().st_mtime_ns
+    assert run_once(rtx) == []
+    assert kept.stat().st_mtime_ns == before, "nothing new, and written all the same"
+    assert list(kernels.iterdir()) == [kept]
+
+
+def test_kernels_are_of_one_engine_gpu_and_version(
+    rtx: FakeTrt, kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import kernel_cache
+
+    assert run_once(rtx) == [2, 5]
+    assert run_once(rtx, b"plan of another engine") == [2, 5]
+    rtx.module.__version__ = "11.5.0"
+    assert run_once(rtx) == [2, 5]
+    monkeypatch.setattr(kernel_cache, "find_gpu", lambda: Gpu("NVIDIA L40", "8.9", 1, "13.0"))
+    assert run_once(rtx) == [2, 5]
+    assert len(list(kernels.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "foreign"])
+def test_damaged_kernels_never_reach_tensorrt(
+    damage: str, rtx: FakeTrt, kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_once(rtx)
+    (kept,) = kernels.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes({"empty": b"", "truncated": whole[:-1], "foreign": b"x" * 99}[damage])
+    assert run_once(rtx) == [2, 5]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{kept} is damaged; TensorRT-RTX compiles the kernels again"
+    ]
+    assert kept.read_bytes() == whole
+
+
+def test_kernels_that_tensorrt_refuses_are_replaced(
+    rtx: FakeTrt, kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_once(rtx)
+    rtx.driver = "590.10"
+    assert run_once(rtx) == [2, 5]
+    (kept,) = kernels.iterdir()
+    assert f"{kept} does not fit this machine (another driver); TensorRT-RTX" in caplog.text
+    assert not rtx.logger.errors, "said again by the next failure"
+    assert run_once(rtx) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(
+    rtx: FakeTrt, kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels.parent.write_text("a file where the folder should be")
+    assert run_once(rtx) == [2, 5]
+    assert run_once(rtx) == [2, 5]
+    assert "cannot be written (" in caplog.text
+
+
+def test_a_user_without_a_home_has_no_kernels_kept(
+    rtx: FakeTrt, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SKD_EDGE_CACHE")
+    monkeypatch.setattr(Path, "home", no_home)
+    with open_session(rtx) as session:
+        assert np.allclose(session.run(batch(2)), expected(batch(2)))
+    assert "home directory.; TensorRT-RTX compiles the kernels again at every start" in caplog.text
+
+
+def test_a_cache_that_tensorrt_will_not_use_costs_time_only(
+    rtx: FakeTrt, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeConfig, "set_runtime_cache", lambda *_: False)
+    monkeypatch.setattr(FakeRuntimeCache, "serialize", lambda _: None)
+    run_once(rtx)
+    assert "is not used: set_runtime_cache failed, TensorRT gave no reason" in caplog.text
+    assert "is not written: serialize failed" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(FakeConfig, "create_runtime_cache", lambda _: None)
+    run_once(rtx)
+    assert "create_runtime_cache failed: TensorRT gave no reason" in caplog.text
+
+
+def test_the_other_tensorrt_keeps_no_kernels(trt11: FakeTrt, kernels: Path) -> None:
+    run_once(trt11)
+    assert not kernels.exists()
+
+
+def test_the_names_of_the_stand_in_are_tensorrt_rtxs_own() -> None:
+    real = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
+    for stand_in, kind in (
+        (FakeConfig, real.IRuntimeConfig),
+        (FakeRuntimeCache, real.IRuntimeCache),
+    ):
+        public = {name for name in vars(stand_in) if not name.startswith("_")}
+        assert public <= set(dir(kind))
+
+
 # --- the benchmark, which needs a GPU to mean anything, and must run when there is one -----------
 
 
@@ -753,7 +927,7 @@ def test_the_benchmark_names_the_call_that_failed(
     if call == "deserialize_cuda_engine":
         content = b"text"
     elif call == "create_execution_context":
-        monkeypatch.setattr(FakeEngine, "_new_context", lambda self: None)
+        monkeypatch.setattr(FakeEngine, "_new_context", lambda *_: None)
     change_engine(engine_bundle, content, flavor=trt.flavor)
     opened = open_bundle(engine_bundle)
     (record,) = opened.card.engines

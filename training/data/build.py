@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cache_folder import CACHE_VARIABLE
 from runtime.card import InputSpec
 from runtime.errors import UserError
 from training.data import decode
-from training.data.cache_folder import CACHE_VARIABLE
 from training.data.geometry import Geometry
 from training.data.progress import report, track
 from training.data.source import Source, Split, check_labels

@@ -16,9 +16,9 @@ import numpy as np
 import PIL
 
 from runtime import preprocess
+from runtime.cache_folder import cache_root
 from runtime.files import atomic_folder, leftovers
 from training.data import blocks, build, decode
-from training.data.cache_folder import cache_root
 from training.data.dataset import Dataset
 from training.data.geometry import Geometry
 from training.data.locks import locked

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from runtime.cache_folder import cache_root
 from runtime.errors import UserError
-from training.data.cache_folder import cache_root
 from training.data.locks import locked
 from training.data.progress import report
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.cache_folder import CACHE_VARIABLE
 from runtime.errors import UserError
-from training.data.cache_folder import CACHE_VARIABLE
 from training.data.progress import report
 
 

@@ -1,4 +1,4 @@
-"""Where decoded arrays and downloads are kept."""
+"""Where decoded arrays, downloads and compiled kernels are kept."""
 
 import os
 from pathlib import Path
