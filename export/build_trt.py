@@ -17,7 +17,7 @@ from export.report import megabytes, say, table
 from runtime.bundle import open_bundle
 from runtime.card import EngineRecord, Profile
 from runtime.command import CommandParser, positive_int, run_command
-from runtime.errors import BackendError, UserError
+from runtime.errors import BackendError, UserError, VerificationError
 
 if TYPE_CHECKING:
     from export.engines.flavors import EngineFlavor
@@ -30,7 +30,10 @@ _HIGHEST_LEVEL = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds what `arguments` ask for; the errors are those of `export.engines`."""
+    """Builds what `arguments` ask for; the errors are those of `export.engines`.
+
+    VerificationError if an engine was not kept, after the others have been built.
+    """
     options = _parser().parse_args(arguments)
     place = locate(options.model)
     if options.list:
@@ -57,8 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         optimization_level=options.optimization_level,
         allow_drop=options.allow_drop,
     )
-    records = _build_all(place.bundle, flavor, capabilities, precisions, wanted)
-    say("\n" + _table(place.bundle, records))
+    records, refused = _build_all(place.bundle, flavor, capabilities, precisions, wanted)
+    if records:
+        say("\n" + _table(place.bundle, records))
+    if refused:
+        raise VerificationError("; ".join(str(error) for error in refused))
     return 0
 
 
@@ -114,16 +120,22 @@ def _build_all(
     capabilities: Sequence[str],
     precisions: Sequence[Request],
     options: "EngineOptions",
-) -> list[EngineRecord]:
+) -> tuple[list[EngineRecord], list[VerificationError]]:
+    """The engines that are in the bundle now, and why others are not."""
     from export.engines.record import add_engine
 
     say(f"{flavor.name} {flavor.version} for compute capability {', '.join(capabilities)}")
-    records = []
+    records: list[EngineRecord] = []
+    refused: list[VerificationError] = []
     for precision in precisions:
         for capability in capabilities:
-            record = add_engine(bundle, flavor, precision, capability, options, _progress)
-            records.append(record)
-    return records
+            try:
+                record = add_engine(bundle, flavor, precision, capability, options, _progress)
+            except VerificationError as error:
+                refused.append(error)
+            else:
+                records.append(record)
+    return records, refused
 
 
 def _progress(text: str) -> None:

@@ -250,6 +250,25 @@ def test_an_engine_outside_its_tolerance_is_not_kept(
     assert read_card(bundle).engines[0].parity == bad
 
 
+def test_an_engine_that_is_not_kept_does_not_keep_the_others_from_being_built(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    monkeypatch.setattr(record, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(
+        record, "verify_engine", lambda _plan, engine, _: good if "fp16" in engine.path else bad
+    )
+    with pytest.raises(VerificationError, match=r"model\.fp32\S* not kept: it agrees") as caught:
+        main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,8.9"])
+    assert str(caught.value).count("not kept") == 2
+    kept = [engine.path for engine in read_card(bundle).engines]
+    assert kept == [f"engines/model.fp16.tensorrt-rtx.sm{n}.engine" for n in (86, 89)]
+    table = capsys.readouterr().out.rpartition("\n\n")[2]
+    assert all(path in table for path in kept)
+    assert "fp32" not in table
+
+
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "0,1,2", "a,b,c", "1,2,-3", "1.5,2,3"])
 def test_a_profile_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a profile; expected MIN,OPT,MAX"):
