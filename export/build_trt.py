@@ -3,6 +3,7 @@
 python export/build_trt.py                                  # runs/latest, float16
 python export/build_trt.py BUNDLE --precision fp16,int8 --compute-capability 8.6,8.9
 python export/build_trt.py --list
+python export/build_trt.py --verify                         # engines built elsewhere, on their GPU
 """
 
 import argparse
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     place = locate(options.model)
     if options.list:
         return _list(place)
+    if options.verify:
+        return _verify(place, allow_drop=options.allow_drop)
     precisions = parse_precisions(options.precision)
     profile = parse_profile(options.batch)
     flavor, missing = _try_flavor(options.flavor)
@@ -153,6 +156,16 @@ def _list(place: Place) -> int:
     return 0
 
 
+def _verify(place: Place, *, allow_drop: bool) -> int:
+    from export.engines.record import verify_listed
+
+    try:
+        verify_listed(place.bundle, allow_drop=allow_drop, say=_progress)
+    finally:
+        _list(place)
+    return 0
+
+
 def _table(bundle: Path, records: Sequence[EngineRecord]) -> str:
     head = ("engine", "size", "batch", "TensorRT", "GPU", "built in", "top-1", "agreement")
     return table(head, [_row(bundle, record) for record in records])
@@ -223,6 +236,12 @@ def _parser() -> argparse.ArgumentParser:
         help="keep files that are less accurate than their tolerance allows",
     )
     parser.add_argument("--list", action="store_true", help="print the bundle's engines")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="build nothing: run the bundle's engines that fit this GPU, those too that were built "
+        "elsewhere, and enter their accuracy",
+    )
     return parser
 
 

@@ -12,6 +12,7 @@ from export.engines.build import BuildRequest, build_engine
 from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
 from export.holdout import read_holdout
+from runtime import backends
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import (
     ENGINE_FOLDER,
@@ -21,9 +22,10 @@ from runtime.card import (
     read_card,
     write_card,
 )
-from runtime.errors import BundleError, VerificationError
+from runtime.errors import BackendError, BundleError, VerificationError
 from runtime.files import write_atomic
 from runtime.preflight import this_platform
+from runtime.tensorrt_library import FLAVORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,27 +84,65 @@ def add_engine(
         onnx_sha256=model.sha256,
         build_seconds=round(built.seconds, 2),
     )
-    record = _verified(bundle, built.plan, record, options, say)
+    if (reason := why_not_here(record)) is not None:
+        say(f"not run: {reason}")
+    else:
+        record = _verified(bundle, built.plan, record, allow_drop=options.allow_drop)
     write_atomic(folder / path, built.plan)
-    card = read_card(folder)  # anew: a build takes minutes, and another may have ended meanwhile
-    others = tuple(engine for engine in card.engines if engine.path != path)
-    write_card(folder, msgspec.structs.replace(card, engines=(*others, record)))
+    _list(folder, path, record)
     return record
 
 
+def verify_listed(folder: Path, *, allow_drop: bool, say: Callable[[str], None]) -> None:
+    """Runs the listed engines that fit this machine, and enters in the card what they gave.
+
+    For engines that were built where no GPU could run them. VerificationError, after all of them,
+    if some are outside their tolerance; then those are no longer listed, and removed. BackendError
+    if none fits.
+    """
+    bundle = open_bundle(folder)
+    problems = {
+        option.record.path: option.problem
+        for flavor in FLAVORS
+        for option in backends.options(bundle, flavor)
+    }
+    failed: list[VerificationError] = []
+    for record in bundle.card.engines:
+        if problem := problems[record.path]:
+            say(f"not run: {problem}")
+            continue
+        say(f"running {record.path}")
+        plan = bundle.read(record)
+        try:
+            _list(folder, record.path, _verified(bundle, plan, record, allow_drop=allow_drop))
+        except VerificationError as error:
+            failed.append(error)
+            _list(folder, record.path, None)
+            (folder / record.path).unlink()
+    if failed:
+        raise VerificationError("; ".join(map(str, failed)))
+    if all(problems.values()):
+        raise BackendError(
+            f"{folder} has no engine that runs here; build one: `python export/build_trt.py {folder}`"
+        )
+
+
+def _list(folder: Path, path: str, record: EngineRecord | None) -> None:
+    """Puts `record` in the card in place of the one of `path`; None takes that away."""
+    card = read_card(folder)  # anew: a build takes minutes, and another may have ended meanwhile
+    engines = [engine for engine in card.engines if engine.path != path]
+    if record is not None:
+        engines.append(record)
+    write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
+
+
 def _verified(
-    bundle: Bundle,
-    plan: bytes,
-    record: EngineRecord,
-    options: EngineOptions,
-    say: Callable[[str], None],
+    bundle: Bundle, plan: bytes, record: EngineRecord, *, allow_drop: bool
 ) -> EngineRecord:
-    if (reason := why_not_here(record)) is not None:
-        say(f"not run: {reason}")
-        return record
+    """`record` with what the engine gave; VerificationError if that is outside the tolerance."""
     parity = verify_engine(plan, record, read_holdout(bundle.path))
     complaint = gate.complaint(parity, record.precision)
-    if complaint is not None and not options.allow_drop:
+    if complaint is not None and not allow_drop:
         raise VerificationError(
             f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"
         )

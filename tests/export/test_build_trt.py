@@ -15,10 +15,11 @@ from export.build_trt import main, parse_profile
 from export.engines import flavors, memory, place, record
 from export.gate import Parity
 from export.options import ExportOptions
+from runtime import preflight
 from runtime.card import Profile, read_card, write_card
 from runtime.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.files import sha256_of
-from runtime.preflight import this_platform
+from runtime.preflight import Machine, this_platform
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
@@ -267,6 +268,43 @@ def test_an_engine_that_is_not_kept_does_not_keep_the_others_from_being_built(
     table = capsys.readouterr().out.rpartition("\n\n")[2]
     assert all(path in table for path in kept)
     assert "fp32" not in table
+
+
+def test_engines_of_elsewhere_are_verified_on_their_gpu(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,12.0"]) == 0
+    with pytest.raises(BackendError, match="has no engine that runs here"):
+        main([str(bundle), "--verify"])
+    before = read_card(bundle).engines
+    assert [engine.parity for engine in before] == [None] * 4
+
+    here = Machine(
+        flavor="tensorrt-rtx",
+        tensorrt_version=before[0].tensorrt_version,
+        compute_capability="8.6",
+        gpu_name="a GPU",
+        platform=this_platform(),
+    )
+    monkeypatch.setattr(preflight, "this_machine", lambda _flavor: here)
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    monkeypatch.setattr(
+        record, "verify_engine", lambda _plan, it, _holdout: bad if "fp32" in it.path else good
+    )
+    capsys.readouterr()
+    with pytest.raises(VerificationError, match=r"fp32.*sm86\.engine not kept: it agrees"):
+        main([str(bundle), "--verify"])
+    told = capsys.readouterr().out
+    assert told.count("not run: ") == told.count("this GPU (a GPU) has 8.6") == 2
+    after = {engine.path: engine.parity for engine in read_card(bundle).engines}
+    assert after == {
+        "engines/model.fp32.tensorrt-rtx.sm120.engine": None,
+        "engines/model.fp16.tensorrt-rtx.sm86.engine": good,
+        "engines/model.fp16.tensorrt-rtx.sm120.engine": None,
+    }
+    assert not (bundle / "engines/model.fp32.tensorrt-rtx.sm86.engine").exists()
+    assert main([str(bundle), "--verify"]) == 0
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "0,1,2", "a,b,c", "1,2,-3", "1.5,2,3"])
