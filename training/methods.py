@@ -1,6 +1,6 @@
 """What a study compares: each method is terms and changes to the recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -88,25 +88,30 @@ def methods_from_words(words: str) -> list[Method]:
     return [METHODS[name] for name in dict.fromkeys(names)]
 
 
-def check_distinct(methods: Sequence[Method], shared: Recipe) -> None:
-    """UserError if two of `methods` would be one training on the recipe that they share.
+def distinct(
+    methods: Sequence[Method], shared: Recipe, *, say: Callable[[str], None]
+) -> list[Method]:
+    """`methods` without those whose changes change nothing of another, on the recipe they share.
 
-    As plain cross-entropy and label smoothing where the recipe smooths by itself: their difference
-    would be chance, and their names say that it is not.
+    As label smoothing where the recipe smooths by itself: its row would differ from cross-entropy's
+    by chance alone, under a name that says otherwise. `say` gets a sentence for each.
     """
-    found: list[tuple[Method, object]] = []
-    for method in methods:
+    kept: list[tuple[Method, object]] = []
+    for method in sorted(methods, key=lambda method: bool(method.changes)):  # plain ones stay
         recipe = msgspec.to_builtins(method.recipe_on(shared))
         idle = idle_keys(method.terms, recipe)
         trained = (method.terms, {key: recipe[key] for key in recipe.keys() - idle})
-        for other, former in found:
-            if former == trained:
-                (key, value), *_ = (method.changes or other.changes).items()
-                raise UserError(
-                    f"--terms {other.name} and {method.name} would be one training: the recipe has "
-                    f"{key} {value} by itself; leave one of them out, or --set {key}=ANOTHER_VALUE"
-                )
-        found.append((method, trained))
+        same = next((other for other, former in kept if former == trained), None)
+        if same is None:
+            kept.append((method, trained))
+            continue
+        (key, value), *_ = method.changes.items()
+        say(
+            f"{method.name} is left out: the recipe has {key} {value} by itself, so it would be "
+            f"the same training as {same.name}; --set {key}=ANOTHER_VALUE tells them apart"
+        )
+    names = {method.name for method, _ in kept}
+    return [method for method in methods if method.name in names]
 
 
 def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> Method:

@@ -65,9 +65,17 @@ def lines_file(study: str) -> str:
 def measure_missing(
     runs: Sequence[Path], path: Path, *, study: str, device: str, moved: Moved, deadline: float
 ) -> None:
-    """Adds to `path` the lines that it lacks, until `deadline` (on the clock of `monotonic`)."""
+    """Adds to `path` the lines that it lacks, until `deadline` (on the clock of `monotonic`).
+
+    UserError for a finished run whose checkpoint was deleted.
+    """
     known = [line["checkpoint_sha256"] for line in read_lines(path)]
     for run in runs:
+        if not (run / CHECKPOINT).is_file():
+            raise UserError(
+                f"{run} has a result and no {CHECKPOINT}: put it back to measure its robustness, "
+                "or remove the folder to train the run again"
+            )
         if sha256_of(run / CHECKPOINT) in known:
             continue
         if monotonic() >= deadline:

@@ -13,7 +13,7 @@ from runtime.command import CommandParser, positive_float, positive_int, run_com
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.data import load_dataset
-from training.methods import METHODS, check_distinct, methods_from_words
+from training.methods import METHODS, Method, distinct, methods_from_words
 from training.options import DEVICES
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     check_arch(options.arch, options.width)
     folder = RUNS / "studies" / options.study
     recipe = _recipe(options)
-    check_distinct(methods_from_words(options.terms), recipe)
+    methods = distinct(methods_from_words(options.terms), recipe, say=print)
     # Here once, so that a mistake in it is not that of every run.
     data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
-    runs = _runs(options, recipe, folder, data.digest())
+    runs = _runs(options, methods, recipe, folder, data.digest())
     with exclusive(folder):
         failed = run_all(runs, jobs=options.jobs).failed
     lines = [line for run in runs if (line := run.line()) is not None]
@@ -83,7 +83,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _runs(
-    options: argparse.Namespace, recipe: Recipe, folder: Path, data_digest: str
+    options: argparse.Namespace,
+    methods: Sequence[Method],
+    recipe: Recipe,
+    folder: Path,
+    data_digest: str,
 ) -> list[StudyRun]:
     shared = shared_options(
         arch=options.arch,
@@ -103,7 +107,7 @@ def _runs(
             options=shared,
             data_digest=data_digest,
         )
-        for method in methods_from_words(options.terms)
+        for method in methods
         for seed in range(options.seeds)
     ]
 

@@ -2,6 +2,7 @@
 
 import colorsys
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,17 @@ def test_the_table_takes_no_mean_over_data_sets() -> None:
     assert "| a x1 on cifar10 at 32 px | ce | 0 | 90.00 |" in table
     assert "| a x1 on cifar100 at 32 px | ce | 0 | 70.00 |" in table
     assert "| a x1 | ce | 0 | 90.00 |" in robustness_table([line("cifar10", 0.9)])
+
+
+def test_a_finished_run_without_its_checkpoint_is_named(tmp_path: Path) -> None:
+    """Its result alone makes a study's line, and so it is among the runs to measure."""
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has a result and no checkpoint\.pt: put it back to"):
+        robustness.measure_missing(
+            [tmp_path],
+            tmp_path / "lines.jsonl",
+            study="s",
+            device="cpu",
+            moved=robustness.Moved(),
+            deadline=math.inf,
+        )
