@@ -235,6 +235,17 @@ def test_zipf_ls_by_numpy(facts: PeerFacts) -> None:
     assert found["zipf"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_zipf_ls_votes_are_not_rounded_by_autocast(facts: PeerFacts) -> None:
+    """bf16 has eight bits: classes that differ by less would tie, and the first take the vote."""
+    peer, last = ZipfLs(facts), CLASSES - 1
+    nn.init.zeros_(facts.classifier.weight)
+    with torch.no_grad():
+        facts.classifier.bias.copy_(1 + 1e-4 * torch.arange(CLASSES))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        votes = peer._votes(torch.randn(COUNT, CHANNELS, 2, 2))
+    assert votes[:, last].tolist() == [16] * COUNT
+
+
 @pytest.mark.parametrize(
     ("arch", "channels"), [("mobilenetv2", 320), ("shufflenetv2", 464), ("resnet18", 256)]
 )

@@ -51,7 +51,9 @@ class ZipfLs(Peer):
         )
         classifier = self._classifier[0]
         positions = dense.flatten(2).transpose(1, 2)  # (N, H·W, C)
-        logits = F.linear(positions, classifier.weight.float(), classifier.bias.float())
+        # Rounded to bf16, close classes would be equal, and the first of them get every vote.
+        with torch.autocast(positions.device.type, enabled=False):
+            logits = F.linear(positions, classifier.weight.float(), classifier.bias.float())
         chosen = logits.argmax(dim=2)
         return F.one_hot(chosen, logits.shape[2]).sum(dim=1)
 
