@@ -64,7 +64,11 @@ def _parser() -> CommandParser:
     add("--width", type=positive_float, default=1.0)
     add("--image-size", type=positive_int, default=32)
     add("--classes", type=positive_int, default=100)
-    add("--terms", default="ce,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}; ce always is")
+    add(
+        "--terms",
+        default="ce,drg,dsr,drg+dsr",
+        help=f"of {','.join(METHODS)}; ce is always measured",
+    )
     add("--batch-size", type=positive_int, help="default: 128 on CUDA, 32 on a CPU")
     add("--steps", type=positive_int, help="of a round; default: 50 on CUDA, 1 on a CPU")
     add("--rounds", type=positive_int, default=15)

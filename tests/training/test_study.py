@@ -480,6 +480,12 @@ def test_on_a_gpu_peers_are_compared_with_a_step_that_is_not_compiled_either(
     assert baselines() == {**alike, "ce, not compiled": "ce", "dlb": "ce, not compiled"}
 
 
+def test_the_methods_that_are_compiled_fit_one_benchmark() -> None:
+    """All compile one function, and the step does not go on when torch refuses to once more."""
+    compiled = [method for method in METHODS.values() if not method.is_peer]
+    assert len(compiled) < torch._dynamo.config.recompile_limit
+
+
 def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes.main(["--arch", "resnet18"]) == 0
     printed = capsys.readouterr().out
