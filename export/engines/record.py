@@ -123,7 +123,8 @@ def verify_listed(folder: Path, *, allow_drop: bool, say: Callable[[str], None])
         raise VerificationError("; ".join(map(str, failed)))
     if all(problems.values()):
         raise BackendError(
-            f"{folder} has no engine that runs here; build one: `python export/build_trt.py {folder}`"
+            f"{folder} has no engine that runs here; build one: "
+            f"`python export/build_trt.py {folder}`"
         )
 
 
