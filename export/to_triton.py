@@ -23,7 +23,7 @@ from export.triton_config import (
     labels_text,
 )
 from runtime.backends import ENGINE_PRECISIONS
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import Bundle, open_bundle, run_word
 from runtime.card import CARD_FILE, EngineRecord, ModelFile
 from runtime.card import MODEL_FILES as PRECISION_FILES
 from runtime.command import CommandParser, folder_path, positive_int, run_command
@@ -121,7 +121,8 @@ def choose_file(bundle: Bundle, precision: str) -> ModelFile:
     listed = ", ".join(file.precision for file in bundle.card.files)
     raise UserError(
         f"{bundle.path} has no ONNX file of {precision}, only of {listed}; add it with "
-        f"`python export/run.py RUN --precision {precision.removesuffix('-cpu')}`"
+        f"`python export/run.py {run_word(bundle.path)} "
+        f"--precision {precision.removesuffix('-cpu')}`"
     )
 
 

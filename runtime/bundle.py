@@ -51,6 +51,10 @@ def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
             f"`python export/build_trt.py {bundle.path} --precision {record.precision} "
             f"--flavor {record.flavor}`"
         )
-    in_run = (bundle.path.parent / CHECKPOINT).is_file()
-    run = bundle.path.parent if in_run else "RUN"
+    run = run_word(bundle.path)
     return f"`python export/run.py {run} --precision {record.precision.removesuffix('-cpu')}`"
+
+
+def run_word(bundle: Path) -> str:
+    """The run that a bundle lies in, as a word of a command; "RUN" if it lies elsewhere."""
+    return str(bundle.parent) if (bundle.parent / CHECKPOINT).is_file() else "RUN"

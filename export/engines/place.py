@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.options import DEFAULT_OPSET, HALF_SCALES_OPSET, ExportOptions, Request
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import Bundle, open_bundle, run_word
 from runtime.card import CARD_FILE
 from runtime.errors import BundleError, UserError
 from runtime.files import sha256_of
@@ -60,7 +60,8 @@ def ensure_onnx(
     if place.run is None:
         raise UserError(
             f"{place.bundle} {'; '.join(problems[name] or '' for name in missing)}; export it "
-            f"where the run is: `python export/run.py RUN --precision {','.join(missing)} "
+            f"where the run is: `python export/run.py {run_word(place.bundle)} "
+            f"--precision {','.join(missing)} "
             f"--opset {opset} --out {place.bundle}`"
         )
     wanted: list[Request] = missing if bundle is not None else ["fp32", *missing]
