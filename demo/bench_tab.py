@@ -20,7 +20,7 @@ def build(models: Models) -> None:
     """Lays out the tab and answers its button."""
     with gr.Row(elem_id="measure-row"):
         measure = gr.Button("Measure on this machine", variant="primary", elem_id="measure")
-        status = panel(elem_id="measuring", min_height=60)
+        status = panel(elem_id="measuring")
     shown = panel(bench_view.EMPTY, elem_id="benchmark")
     path = models.paths[0]
     expected = sum(1 for choice in models.choices if choice.path == path)

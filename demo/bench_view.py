@@ -18,7 +18,7 @@ EMPTY = notice(
 
 def benchmark_html(results: Sequence[BenchResult]) -> str:
     """The advice, two charts and a table, for what has been measured so far."""
-    advice = recommend(results)
+    advice = recommend(results, name=lambda result: f"“{name(result)}”")
     quickest = min(results, key=lambda result: result.end_to_end.p50_ms)
     widest = max(results, key=lambda result: result.folder.images_per_second)
     single = [

@@ -22,7 +22,7 @@ LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 # Work that takes a second or more: a few at once, so that a quick answer always finds a thread.
 HEAVY: dict[str, Any] = {
     "api_visibility": "private",
-    "show_progress": "minimal",
+    "show_progress": "full",
     "concurrency_id": "heavy",
     "concurrency_limit": 2,
 }

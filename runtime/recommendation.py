@@ -1,28 +1,38 @@
 """What to use, from what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from runtime.benchmark import BenchResult
 
 # Below this gain a file of lower accuracy is not worth its loss, nor above the noise.
 _WORTHWHILE = 1.1
 
+Name = Callable[[BenchResult], str]
 
-def recommend(results: Sequence[BenchResult]) -> str:
-    """One line: the quickest for one image, the quickest for many, and whether int8 pays."""
+
+def model_name(result: BenchResult) -> str:
+    """What was measured, in the words of the commands."""
+    return f"{result.backend} {result.precision or ''}".strip()
+
+
+def recommend(results: Sequence[BenchResult], *, name: Name = model_name) -> str:
+    """One line: the quickest for one image, the quickest for many, and whether int8 pays.
+
+    `name` says how each is called.
+    """
     exact = [result for result in results if not _is_int8(result)] or list(results)
     single = min(exact, key=_single_ms)
     many = max(exact, key=_many_per_second)
-    advice = f"use {_name(single)} for one image ({_single_ms(single):.2f} ms)"
-    if _name(many) == _name(single):
+    advice = f"use {name(single)} for one image ({_single_ms(single):.2f} ms)"
+    if many is single:
         advice += f" and for many ({_many_per_second(many):,.0f} images/s)"
     else:
-        advice += f", {_name(many)} for many ({_many_per_second(many):,.0f} images/s)"
-    verdicts = (_verdict(result, single, many) for result in results if result not in exact)
+        advice += f", {name(many)} for many ({_many_per_second(many):,.0f} images/s)"
+    verdicts = (_verdict(result, single, many, name) for result in results if result not in exact)
     return "; ".join([advice, *verdicts])
 
 
-def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult) -> str:
+def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult, name: Name) -> str:
     faster = _single_ms(single) / _single_ms(int8)
     wider = _many_per_second(int8) / _many_per_second(many)
     gains = [
@@ -31,9 +41,9 @@ def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult) -> str:
         if gain >= _WORTHWHILE
     ]
     if gains:
-        return f"{_name(int8)} pays: {' and '.join(gains)}{_cost(int8, single)}"
+        return f"{name(int8)} pays: {' and '.join(gains)}{_cost(int8, single)}"
     return (
-        f"int8 does not pay here: {_name(int8)} is not even {_WORTHWHILE:g}x as fast "
+        f"int8 does not pay here: {name(int8)} is not even {_WORTHWHILE:g}x as fast "
         f"({_single_ms(int8):.2f} ms, {_many_per_second(int8):,.0f} images/s)"
     )
 
@@ -48,10 +58,6 @@ def _cost(int8: BenchResult, exact: BenchResult) -> str:
 
 def _is_int8(result: BenchResult) -> bool:
     return (result.precision or "").startswith("int8")
-
-
-def _name(result: BenchResult) -> str:
-    return f"{result.backend} {result.precision or ''}".strip()
 
 
 def _single_ms(result: BenchResult) -> float:
