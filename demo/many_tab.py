@@ -34,7 +34,14 @@ def build(models: Models) -> None:
         uploads = [Upload.from_payload(file) for file in payload]
         return or_notice(lambda: _answer(models, key, uploads, progress)), None
 
-    box.upload(on_upload, [box, runs_on], [grid, box], preprocess=False, **HEAVY)
+    box.upload(
+        on_upload,
+        [box, runs_on],
+        [grid, box],
+        preprocess=False,
+        show_progress_on=grid,
+        **HEAVY,
+    )
 
 
 def _answer(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:

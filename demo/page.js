@@ -1,6 +1,14 @@
 // Pasting a picture, or dropping one beside the box, anywhere on the page. Both hand it to the
-// picture box's own file input, so that there is one way in.
+// picture box's own file input, so that there is one way in. And no buttons that do nothing.
 (() => {
+  // Gradio's say nothing where there is no camera, nor where the browser gives a page neither
+  // camera nor clipboard: at http://ANOTHER-HOST. (Ctrl + V is pasted there, too.)
+  const without = (what) => document.documentElement.classList.add(`without-${what}`);
+  if (!navigator.clipboard?.read) without("clipboard");
+  (async () => {
+    const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
+    if (!devices.some((device) => device.kind === "videoinput")) without("camera");
+  })();
   const handOver = (files) => {
     const input = document.querySelector("#picture-input input[type=file]");
     const picture = [...files].find((file) => file.type.startsWith("image/"));

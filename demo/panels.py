@@ -86,7 +86,10 @@ def no_picture(given: bool, empty: str) -> str:
 
 @dataclass(frozen=True)
 class Refresh:
-    """Work that brings a pane up to date; it does little while the pane is not shown."""
+    """Work that brings a pane up to date; it does little while the pane is not shown.
+
+    The last of `outputs` is the panel over which progress is shown.
+    """
 
     function: Callable[..., Any]
     inputs: list[Any]
@@ -94,4 +97,5 @@ class Refresh:
 
     def after(self, event: Any) -> None:
         """Does it after `event`, which may have changed the picture, the model or the pane."""
-        event.then(self.function, self.inputs, self.outputs, **HEAVY)
+        panel = self.outputs[-1]
+        event.then(self.function, self.inputs, self.outputs, show_progress_on=panel, **HEAVY)

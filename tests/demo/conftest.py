@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-sync",
     "--use-fake-device-for-media-stream",  # a green test picture as the webcam
     "--use-fake-ui-for-media-stream",
+    "--host-resolver-rules=MAP page.test 127.0.0.1",  # not localhost: less is allowed there
 ]
 START_SECONDS = 90
 WAIT_MS = 15_000

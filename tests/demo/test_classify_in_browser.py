@@ -81,6 +81,27 @@ def test_from_the_webcam_one_comes_back_to_uploads(
     tab.complaints.clear()  # as above: Gradio's own request
 
 
+@pytest.mark.parametrize(
+    ("host", "script", "shown"),
+    [
+        ("127.0.0.1", "", [True, True]),
+        ("page.test", "", [False, False]),  # by http, a browser lends it nothing
+        ("127.0.0.1", "MediaDevices.prototype.enumerateDevices = async () => []", [False, True]),
+    ],
+)
+def test_only_what_the_browser_can_do_is_offered(
+    toy_page: Any, visit: Open, pictures: Path, host: str, script: str, shown: list[bool]
+) -> None:
+    tab = visit(toy_page.url.replace("127.0.0.1", host))
+    tab.page.add_init_script(script)
+    tab.page.reload()
+    tab.page.get_by_label("Upload file").wait_for()
+    ways = ("Capture from camera", "Paste from clipboard")
+    assert [tab.page.get_by_label(way).is_visible() for way in ways] == shown
+    tab.upload(pictures / "red.png")
+    assert tab.label() == "red"
+
+
 def test_an_example_is_answered_and_judged(toy_page: Any, visit: Open) -> None:
     tab = visit(toy_page.url)
     tab.page.get_by_role("button", name="Example: green").click()
