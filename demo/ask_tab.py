@@ -1,5 +1,8 @@
 """The tab for one picture: its answer, why, and what another model says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -10,7 +13,6 @@ from demo.markup import notice
 from demo.models import LIMITS, Models
 from demo.panels import (
     FORGET_S,
-    LATEST,
     QUIET,
     Session,
     choice_box,
@@ -22,6 +24,9 @@ from demo.picture import Picture, Upload, open_picture
 from runtime.errors import UserError
 
 ANSWER = "answer"
+EXAMPLES = "examples"
+BOX = "picture-input"
+RUNS_ON = "runs-on"
 
 
 def build(models: Models) -> None:
@@ -37,22 +42,25 @@ def build(models: Models) -> None:
             box = _picture_box()
         with gr.Column(elem_id="ask-more"):
             gallery = examples_html(clicks.examples)
-            examples = panel(gallery, script=CLICK_SCRIPT, elem_id="examples")
-            runs_on = choice_box(models.menu, label="Runs on", elem_id="runs-on")
+            examples = panel(gallery, script=CLICK_SCRIPT, elem_id=EXAMPLES)
+            runs_on = choice_box(models.menu, label="Runs on", elem_id=RUNS_ON)
         with gr.Column(elem_id="ask-answer"), gr.Tabs(elem_id="panes"):
             with gr.Tab("Answer") as answer_tab:
                 answer = panel(classify.EMPTY, elem_id="answer")
             why = why_pane.build(models, session, runs_on)
             compared = compare_pane.build(models, session)
     answer_tab.select(lambda: ANSWER, None, session.pane, **QUIET)
-    shown = [session.picture, session.given, answer]
-    for event in (
-        box.input(clicks.upload, [box, runs_on], [*shown, box], preprocess=False, **QUIET),
-        examples.click(clicks.example, runs_on, shown, **LATEST),
-        runs_on.input(clicks.choose, [runs_on, session.picture, session.given], answer, **LATEST),
-    ):
-        why.after(event)
-        compared.after(event)
+    turn = gr.State(Turn())
+    clicked = gr.on(
+        [box.input, examples.click, runs_on.input],
+        clicks.answer,
+        [box, runs_on, session.picture, session.given, turn],
+        [box, session.picture, session.given, answer],
+        preprocess=False,
+        **QUIET,
+    )
+    why.after(clicked)
+    compared.after(clicked)
 
 
 def _picture_box() -> gr.Image:
@@ -65,8 +73,36 @@ def _picture_box() -> gr.Image:
         sources=["upload", "webcam", "clipboard"],
         placeholder="Drop a picture here\nor click to choose one",
         height=230,
-        elem_id="picture-input",
+        elem_id=BOX,
     )
+
+
+@dataclass
+class Turn:
+    """Which click of one browser tab counts: they are answered side by side, in any order.
+
+    Attributes:
+        last: the number of the last click.
+        opening: how many clicks have a new picture in hand.
+        key: the model that was chosen last.
+    """
+
+    last: int = 0
+    opening: int = 0
+    key: str = ""
+
+    def take(self) -> int:
+        """A number for a click; what has a lower one no longer counts."""
+        self.last += 1
+        return self.last
+
+    @contextmanager
+    def while_opening(self) -> Iterator[None]:
+        self.opening += 1
+        try:
+            yield
+        finally:
+            self.opening -= 1
 
 
 class _Clicks:
@@ -76,33 +112,55 @@ class _Clicks:
         self.models = models
         self.examples = find_examples(models)
 
-    def upload(
-        self, payload: dict[str, Any] | None, key: str
-    ) -> tuple[Picture | None, Any, Any, Any]:  # picture, given, answer, box
+    def answer(
+        self,
+        payload: dict[str, Any] | None,
+        key: str,
+        picture: Picture | None,
+        given: bool,
+        turn: Turn,
+        event: gr.EventData,
+    ) -> tuple[Any, Any, Any, Any]:  # box, picture, given, answer
+        """Answers a new picture, or the last one again by another model."""
+        turn.key = key
+        target = event.target.elem_id if event.target else None
+        if target == RUNS_ON:
+            return gr.skip(), *self._again(picture, given, turn)
+        if target == EXAMPLES:
+            example = self.examples[int(event.index)]
+            upload = Upload(example.path, example.path.name)
+            return gr.skip(), *self._new(upload, turn, label=example.label)
         if payload is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        upload = Upload.from_payload(payload)
+            return (gr.skip(),) * 4
+        # None: the box is free again for the next picture.
+        return None, *self._new(Upload.from_payload(payload), turn, label=None)
+
+    def _again(self, picture: Picture | None, given: bool, turn: Turn) -> tuple[Any, Any, Any]:
+        if turn.opening:  # that click answers by the model that is chosen now
+            return (gr.skip(),) * 3
+        mine, key = turn.take(), turn.key
+        answer = self._answer(picture, key) if picture else no_picture(given, classify.EMPTY)
+        return gr.skip(), gr.skip(), answer if mine == turn.last else gr.skip()
+
+    def _new(self, upload: Upload, turn: Turn, *, label: str | None) -> tuple[Any, Any, Any]:
+        mine = turn.take()
+        with turn.while_opening():
+            found = self._open(upload, turn, label=label)
+        return found if mine == turn.last else (gr.skip(),) * 3
+
+    def _open(
+        self, upload: Upload, turn: Turn, *, label: str | None
+    ) -> tuple[Picture | None, bool, str]:  # picture, given, answer
         try:
-            picture = self._open(upload, label=None)
+            content, specs = upload.read(LIMITS), self.models.input_specs
+            picture = open_picture(content, specs, name=upload.name, limits=LIMITS, label=label)
         except UserError as error:
-            return None, False, notice("This picture cannot be read", str(error)), None
-        return picture, True, self._answer(picture, key), None
-
-    def example(self, key: str, event: gr.EventData) -> tuple[Picture | None, bool, str]:
-        example = self.examples[int(event.index)]
-        try:
-            picture = self._open(Upload(example.path, example.path.name), label=example.label)
-        except UserError as error:
-            return None, False, notice("This example cannot be read", str(error))
-        return picture, True, self._answer(picture, key)
-
-    def choose(self, key: str, picture: Picture | None, given: bool) -> str:
-        return self._answer(picture, key) if picture else no_picture(given, classify.EMPTY)
-
-    def _open(self, upload: Upload, *, label: str | None) -> Picture:
-        content = upload.read(LIMITS)
-        specs = self.models.input_specs
-        return open_picture(content, specs, name=upload.name, limits=LIMITS, label=label)
+            return None, False, notice("This picture cannot be read", str(error))
+        key = None
+        while key != turn.key:
+            key = turn.key
+            answer = self._answer(picture, key)
+        return picture, True, answer
 
     def _answer(self, picture: Picture, key: str) -> str:
         def html() -> str:

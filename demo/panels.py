@@ -16,9 +16,6 @@ QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "trigger_mode": "multiple",
 }
-# Clicks that replace one another: of those that come while one is being answered, only the last
-# counts, else an older one could end last.
-LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 # Work that takes a second or more: a few at once, so that a quick answer always finds a thread.
 HEAVY: dict[str, Any] = {
     "api_visibility": "private",

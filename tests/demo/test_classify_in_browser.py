@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Open = Callable[..., Any]
 
@@ -163,6 +164,29 @@ def test_a_picture_that_follows_quickly_is_answered_too(
     tab.page.get_by_role("button", name="Example: red").click()
     tab.page.get_by_role("button", name="Example: blue").click()
     tab.page.locator("#answer .label", has_text="blue").wait_for()
+
+
+@pytest.mark.parametrize("last", ["an example", "another model"])
+def test_a_slow_picture_does_not_come_after_what_was_clicked_later(
+    toy_page: Any, visit: Open, tmp_path: Path, last: str
+) -> None:
+    large = tmp_path / "large.png"  # takes a second to decode
+    Image.new("RGB", (7000, 7000), (200, 60, 60)).save(large, compress_level=1)
+    tab = visit(toy_page.url)
+    tab.page.get_by_role("button", name="Example: green").click()
+    assert tab.label() == "green"
+    with tab.page.expect_request(lambda request: "large.png" in (request.post_data or "")):
+        tab.upload(large)
+    if last == "an example":
+        tab.page.get_by_role("button", name="Example: blue").click()
+    else:
+        tab.page.get_by_label("Runs on").click()
+        tab.page.get_by_role("option", name="fp16, ONNX Runtime, CPU").click()
+    tab.page.wait_for_timeout(5000)
+    expected = ("blue.png", "fp32") if last == "an example" else ("large.png", "fp16")
+    assert tab.page.inner_text("#answer figcaption") == expected[0]
+    assert expected[1] in tab.page.inner_text("#answer .ran")
+    tab.page.get_by_text("Drop a picture here").wait_for()  # the box is free again
 
 
 def test_another_precision_answers_the_same_picture(
