@@ -289,6 +289,37 @@ def test_a_full_disk_is_found_before_decoding(
     assert not entries(cache)
 
 
+def test_a_disk_that_fills_while_broken_images_are_left_out(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    """A write to a map of a full disk would end the process without a word (SIGBUS)."""
+    for number in range(40):
+        write_image(tmp_path / "pets" / "ab"[number % 2] / f"{number}.png", seed=number)
+    (tmp_path / "pets" / "a" / "0.png").write_text("broken")
+    small = tmp_path / "small"
+    small.mkdir()
+    # 32 training images of 146 px are 2.0 MB, which fit once, and 8 test images of 128 px 0.4 MB.
+    mounted = f"mount -t tmpfs -o size=3200k none {small}"
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
+    if not shutil.which("unshare") or subprocess.run([*unshared, mounted], check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    code = (
+        "import sys; from training.data import load_dataset;"
+        "load_dataset(sys.argv[1], image_size=128, progress=False)"
+    )
+    ended = subprocess.run(
+        [*unshared, f'{mounted}; "$0" -c "{code}" {tmp_path / "pets"}', sys.executable],
+        env={**os.environ, "SKD_EDGE_CACHE": str(small)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+        1,
+        "OSError: [Errno 28] No space left on device",
+    )
+
+
 def test_loading_imports_no_torch(class_tree: Path) -> None:
     code = (
         "import sys; from training.data import load_dataset;"

@@ -114,13 +114,13 @@ def _keep_whole(
     if broken_rows:
         file = folder / f"{word}_images.npy"
         images = np.load(file, mmap_mode="r")
-        whole = np.lib.format.open_memmap(
-            folder / "whole.npy", mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:])
-        )
-        for start in range(0, len(kept), _COPY_ROWS):
-            rows = kept[start : start + _COPY_ROWS]
-            whole[start : start + len(rows)] = images[rows]
-        whole.flush()
+        header = np.lib.format.header_data_from_array_1_0(images)
+        header["shape"] = (len(kept), *images.shape[1:])
+        # Not through a map: where the disk has no room for a page, the process would be killed.
+        with (folder / "whole.npy").open("wb") as whole:
+            np.lib.format.write_array_header_1_0(whole, header)
+            for start in range(0, len(kept), _COPY_ROWS):
+                whole.write(images[kept[start : start + _COPY_ROWS]].tobytes())
         (folder / "whole.npy").replace(file)
     np.save(folder / f"{word}_labels.npy", labels[kept])
     return labels[kept]
