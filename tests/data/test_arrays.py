@@ -93,6 +93,13 @@ def test_without_a_list_of_classes_they_are_numbered(arrays: Path) -> None:
     assert load(arrays).class_names == ("0", "1", "2")
 
 
+def test_a_stray_label_is_refused_before_classes_are_numbered_up_to_it(arrays: Path) -> None:
+    (arrays / "classes.txt").unlink()
+    np.save(arrays / "train_labels.npy", np.array([*range(3)] * 3 + [0, 1, 10**5]))
+    with pytest.raises(UserError, match="labels go up to 100000, and 12 training images"):
+        load(arrays)
+
+
 def save(name: str, array: np.ndarray) -> Callable[[Path], None]:
     return lambda root: np.save(root / name, array)
 
@@ -112,6 +119,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     "one-hot labels": (save("test_labels.npy", np.eye(6, dtype=np.int64)), "expected integers"),
     "label too large": (save("test_labels.npy", np.array([0, 1, 2, 3, 0, 1])), r"0\.\.3, expected"),
     "negative label": (save("train_labels.npy", np.arange(12) % 3 - 1), r"-1\.\.1, expected"),
+    "images without pixels": (save("train_images.npy", IMAGES[:, :0]), "its images have no pixels"),
     "class without images": (save("train_labels.npy", np.arange(12) % 2), "'blue sky' has no tr"),
     "no images": (lambda root: _empty(root), "no test images"),
     "pickled objects": (

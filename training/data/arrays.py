@@ -109,6 +109,11 @@ def _check_split(root: Path, split: str, images: NDArray[Any], labels: NDArray[A
             f"{root / f'{split}_images.npy'} is {images.dtype} {images.shape}, "
             "expected uint8 (N, H, W, 3) in RGB order"
         )
+    if 0 in images.shape[1:]:
+        raise UserError(
+            f"{root / f'{split}_images.npy'} is {images.shape}: its images have no pixels; "
+            "expected at least one in both directions"
+        )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
         raise UserError(
             f"{root / f'{split}_labels.npy'} is {labels.dtype} {labels.shape}, "
@@ -128,4 +133,10 @@ def _class_names(root: Path, splits: list[Split]) -> tuple[str, ...]:
                 f"{file} cannot be read ({error}); expected UTF-8 text, a class name a line"
             ) from error
     highest = max((int(split.labels.max()) for split in splits if len(split.labels)), default=-1)
+    # Before they are listed: a stray label of billions would be as many names.
+    if highest >= (images := len(splits[0].labels)):
+        raise UserError(
+            f"{root}: labels go up to {highest}, and {images} training images can be of at most "
+            f"{images} classes; expected labels from 0 without gaps, or the names in {CLASSES_FILE}"
+        )
     return tuple(str(label) for label in range(highest + 1))
