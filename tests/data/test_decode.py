@@ -157,6 +157,16 @@ def test_one_broken_image_is_named_and_left_out(
     assert "1 broken images skipped" in capsys.readouterr().out
 
 
+def test_a_link_that_leads_in_a_circle_is_a_broken_image(
+    class_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    circle = class_tree / "cat" / "5.png"
+    circle.symlink_to(circle.name)
+    dataset = load(class_tree)
+    assert len(dataset.train_labels) + len(dataset.test_labels) == 15
+    assert f"skipped {circle}" in capsys.readouterr().out
+
+
 def test_more_broken_images_are_an_error_that_names_them(class_tree: Path) -> None:
     for name in ("cat/3.png", "dog/4.png"):
         (class_tree / name).write_bytes(b"")

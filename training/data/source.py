@@ -51,7 +51,7 @@ def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> st
         try:
             state = file.stat()
             size, changed = state.st_size, state.st_mtime_ns
-        except FileNotFoundError:  # listed by the publisher and absent: decoding will name it
+        except OSError:  # absent, or a link that leads nowhere: decoding will name it
             size, changed = -1, -1
         # A name that is not UTF-8 is bytes of another encoding, which only os.fsencode gives back.
         digest.update(os.fsencode(file.relative_to(root).as_posix()))
