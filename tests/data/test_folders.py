@@ -148,7 +148,14 @@ def test_images_that_are_left_out_are_not_left_unsaid(
 
 
 @pytest.mark.parametrize(
-    ("train", "test"), [("Train", "Test"), ("train", "valid"), ("training", "VAL")]
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("train", "valid"),
+        ("training", "VAL"),
+        ("train", "dev"),
+        ("Train", "eval"),
+    ],
 )
 def test_splits_by_another_name_are_not_taken_for_classes(
     tmp_path: Path, write_image: Any, train: str, test: str

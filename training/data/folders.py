@@ -20,7 +20,7 @@ TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val")  # the first that there is
 # Other words for the two, in any case: such a pair of folders is hardly a pair of classes.
 _TRAIN_WORDS = {TRAIN_FOLDER, "training"}
-_TEST_WORDS = {*TEST_FOLDERS, "testing", "valid", "validation"}
+_TEST_WORDS = {*TEST_FOLDERS, "testing", "valid", "validation", "dev", "eval", "evaluation"}
 TEST_SHARE = 0.2
 _EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
 
