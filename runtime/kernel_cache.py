@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cache_folder import cache_root
+from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.gpu import find_gpu
 from runtime.tensorrt_library import last_errors
@@ -82,7 +83,7 @@ def open_kernel_cache(trt: Any, engine: Any, plan: bytes, logger: Any) -> Kernel
         return None
     try:
         folder = cache_root() / "kernels"
-    except RuntimeError as error:  # this user has no home
+    except UserError as error:  # this user has no home
         _log.warning("%s; TensorRT-RTX compiles the kernels again at every start", error)
         return None
     names = f"{trt.__version__} {find_gpu().name} {hashlib.sha256(plan).hexdigest()}"

@@ -275,6 +275,18 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("named", ["~no-such-user/cache", ""])
+def test_a_cache_in_a_home_that_is_not_there(
+    class_tree: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's user may have neither HOME nor a line in /etc/passwd."""
+    monkeypatch.setenv("SKD_EDGE_CACHE", named)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(UserError, match=r"there is no home folder .*; set SKD_EDGE_CACHE to a fo"):
+        load(class_tree)
+
+
 def test_a_full_disk_is_found_before_decoding(
     class_tree: Path,
     cache: Path,

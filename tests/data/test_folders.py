@@ -180,6 +180,10 @@ def test_bad_folders_are_refused_in_one_line(
     assert "nowhere" in one_line(error)
     assert "digits" in one_line(error)
 
+    with pytest.raises(UserError) as error:
+        load(Path("~no-such-user/pets"))
+    assert "data '~no-such-user/pets': Could not determine home" in one_line(error)
+
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
         load(tmp_path / "empty")

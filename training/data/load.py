@@ -47,7 +47,10 @@ def load_dataset(
 
 
 def _load_folder(data: str, image_size: int | None, *, split_seed: int, progress: bool) -> Dataset:
-    root = Path(data).expanduser()
+    try:
+        root = Path(data).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"data {data!r}: {error}; write the folder's whole path") from error
     if not data or not root.is_dir():  # Path("") would be the current folder
         raise UserError(
             f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor a folder"
