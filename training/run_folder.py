@@ -1,18 +1,22 @@
 """Run folders: their names, who may write to them, and `runs/latest`."""
 
 import fcntl
-import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from time import monotonic, sleep
+from typing import NamedTuple, TextIO
 
 from runtime.errors import UserError
 from runtime.files import temporaries
 from runtime.locate import CHECKPOINT, LATEST, RESULT, RUNS
 
 _LOCK = ".lock"
+# Another process that only looks for a free folder holds a lock for an instant.
+_LOOK_SECONDS = 1
+_POLL_SECONDS = 0.01
 
 
 class RunFolder(NamedTuple):
@@ -47,15 +51,23 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
 
 
 def check_latest() -> None:
-    """UserError if `runs/latest` is no link, and so is not ours to move: a copy's, perhaps."""
+    """UserError if `runs/latest` is no link, and so not ours to move, or if there can be none."""
     if LATEST.exists() and not LATEST.is_symlink():
         raise UserError(f"{LATEST} is no link to a run, as training keeps it; remove or rename it")
+    trial = _unused(LATEST if RUNS.is_dir() else Path(LATEST.name))
+    try:
+        trial.symlink_to(LATEST.name)
+    except OSError as error:
+        raise UserError(
+            f"the link {LATEST} cannot be made here ({error.strerror}): not every file system has "
+            "symbolic links; name the run folder with --out DIR"
+        ) from error
+    trial.unlink()
 
 
 def move_latest(run: Path) -> None:
     """Points `runs/latest` at `run`, a folder in `runs/`, in one step: it is never absent."""
-    link = LATEST.with_name(f".{LATEST.name}.{os.getpid()}")
-    link.unlink(missing_ok=True)
+    link = _unused(LATEST)
     link.symlink_to(run.name)
     link.replace(LATEST)
 
@@ -70,16 +82,33 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"{folder} cannot be made: it, or what it lies in, is a file; choose another --out"
         ) from error
     with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             raise UserError(
                 f"another process is training in {folder}; wait for it, or choose --out"
-            ) from None
+            )
         # What a process left that was killed while it wrote; nobody else writes here now.
         for leftover in temporaries(folder):
             leftover.unlink()
         yield
+
+
+def _unused(path: Path) -> Path:
+    """A hidden name beside `path` that nobody has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _lock(file: TextIO) -> bool:
+    """Locks the open file for this process; False if another one keeps it."""
+    deadline = monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() > deadline:
+                return False
+            sleep(_POLL_SECONDS)
+        else:
+            return True
 
 
 def _series(base: Path) -> list[RunFolder]:

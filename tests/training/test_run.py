@@ -1,5 +1,6 @@
 """The command `training/run.py`: folders, resuming, signals, mistakes."""
 
+import fcntl
 import json
 import multiprocessing
 import random
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,6 +123,19 @@ def test_a_folder_in_the_place_of_latest_is_refused_before_training(
     with pytest.raises(UserError, match="runs/latest is no link to a run"):
         run.main(tiny_options)
     assert [path.name for path in (here / "runs").iterdir()] == ["latest"]
+
+
+def test_a_file_system_without_links_is_found_before_training(
+    here: Path, tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(UserError, match=r"runs/latest cannot .*\(Operation .*; name .* --out DIR"):
+        run.main(tiny_options)
+    assert not list(here.iterdir())
+    assert run.main([*tiny_options, "--epochs", "1", "--out", "run"]) == 0
 
 
 def test_the_current_folder_is_a_run_folder_like_any_other(
@@ -270,6 +285,21 @@ def test_two_processes_do_not_train_in_one_folder(here: Path, tiny_options: list
         assert (here / "runs" / "latest").readlink() == Path(f"{name}-2")
         with exclusive(here / "run"), pytest.raises(UserError, match="another process is training"):
             run.main([*tiny_options, "--out", "run", "--resume"])
+
+
+def test_a_process_that_only_looks_for_a_folder_keeps_nobody_from_it(here: Path) -> None:
+    """`choose_folder` of a process that starts at the same time."""
+    with exclusive(here / "run"):
+        pass
+    with (here / "run" / ".lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        done = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        done.start()
+        try:
+            with exclusive(here / "run"):
+                pass
+        finally:
+            done.join()
 
 
 def test_a_run_that_goes_on_elsewhere_says_so(
