@@ -1,10 +1,13 @@
 """The runs of studies as processes side by side: finished ones left alone, all of them resumable.
 
 The processes have a session of their own, so that Ctrl-C reaches this one alone, which then asks
-each of them once to stop: a second signal would cost a run its last checkpoint.
+each of them once to stop: a second signal would cost a run its last checkpoint. On Linux the system
+asks them when this process is killed.
 """
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -27,6 +30,8 @@ _FAILED = 1
 _ERROR = "error: "  # how the line begins that a command ends with
 # For a step and a checkpoint; who is compiling longer than that has none to lose.
 _GRACE_SECONDS = 120
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be
 
 
 class Outcome(NamedTuple):
@@ -45,8 +50,8 @@ def run_all(
 ) -> Outcome:
     """Runs all that are not finished, `jobs` at a time, in order, for at most `minutes`.
 
-    When the time is over, the runs on their way leave checkpoints and end. Ctrl-C and SIGTERM do
-    the same and raise KeyboardInterrupt afterwards.
+    When the time is over, the runs on their way leave checkpoints and end. Ctrl-C, SIGTERM and
+    SIGHUP do the same and raise KeyboardInterrupt afterwards.
     """
     missing = [run for run in runs if run.line() is None]
     if len(missing) < len(runs):
@@ -152,4 +157,10 @@ def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
+
+
+def _end_with_parent() -> None:
+    """In a new process: SIGTERM when the one that started it is gone, whatever ended that."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

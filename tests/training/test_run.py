@@ -3,6 +3,7 @@
 import fcntl
 import json
 import multiprocessing
+import os
 import random
 import re
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,6 +30,7 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.device import choose_device
+from training.interruption import stop_request
 from training.run_folder import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -358,7 +360,7 @@ def started(options: list[str], folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_a_checkpoint(
     here: Path, tiny_options: list[str], number: signal.Signals
 ) -> None:
@@ -377,6 +379,54 @@ def test_an_interruption_leaves_a_checkpoint(
     left = read_checkpoint(here / "runs" / "latest" / "checkpoint.pt")
     assert 1 <= left.epoch < 200
     assert not left.finished
+
+
+@pytest.mark.slow
+def test_a_lost_terminal_leaves_a_checkpoint(here: Path, tiny_options: list[str]) -> None:
+    """What is printed after that is refused, and SIGHUP comes twice: from shell and system."""
+    terminal, ours = os.openpty()
+    command = [sys.executable, ROOT / "training" / "run.py", *tiny_options, "--epochs", "200"]
+    with subprocess.Popen(command, cwd=here, stdin=ours, stdout=ours, stderr=ours) as process:
+        os.close(ours)
+        printed = b""
+        while b"\nepoch " not in printed:
+            printed += os.read(terminal, 4096)
+        process.send_signal(signal.SIGSTOP)
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=SECONDS) in (
+            1,
+            -signal.SIGHUP,
+        )  # the second may come at the end
+    left = read_checkpoint(here / "runs" / "latest" / "checkpoint.pt")
+    assert 1 <= left.epoch < 200
+    assert left.step > 0
+
+
+@pytest.fixture
+def hang_up_is_ignored() -> Iterator[None]:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.usefixtures("hang_up_is_ignored")
+def test_what_was_started_with_nohup_goes_on() -> None:
+    with stop_request() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert not stop.requested
+
+
+def test_only_a_second_signal_of_somebody_acts_at_once() -> None:
+    with stop_request() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.fixture

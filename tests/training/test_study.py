@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 from types import SimpleNamespace
 
 import msgspec
@@ -29,6 +31,8 @@ from training.study_pool import fail_runs
 from training.study_results import merge_lines, read_lines
 from training.study_runs import shared_options, study_run
 from training.study_table import best_validated, rows_of, shared_settings, study_table
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
@@ -390,6 +394,31 @@ def test_a_study_is_resumed_run_by_run(
     of_other = [str(other) if option == str(tiny_folder) else option for option in options]
     with pytest.raises(UserError, match="is a run of other data of that name"):
         study.main([*of_other, "--terms", "ce", "--seeds", "1"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the runs")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_no_run_outlives_its_study(
+    tmp_path: Path, tiny_folder: Path, tiny_recipe_file: Path, number: signal.Signals
+) -> None:
+    """It would be in the way of the next call."""
+    command = [sys.executable, ROOT / "training" / "study.py", "--arch", "mobilenetv2"]
+    command += ["--width", "0.25", "--data", str(tiny_folder), "--recipe", str(tiny_recipe_file)]
+    command += ["--epochs", "400", "--terms", "ce", "--seeds", "1", "--device", "cpu"]
+    log = tmp_path / "runs" / "studies" / "main" / "tiny-mobilenetv2-x0.25-ce-s0.log"
+    with subprocess.Popen(command, cwd=tmp_path) as process:
+        _wait_for_text(log, "\nepoch ")
+        process.send_signal(number)
+    _wait_for_text(log, "goes on with --resume")
+    assert "epoch 400/400" not in log.read_text()
+
+
+def _wait_for_text(file: Path, text: str) -> None:
+    deadline = monotonic() + 60
+    while not (file.is_file() and text in file.read_text()):
+        assert monotonic() < deadline, f"{file.name} lacks {text!r}"
+        sleep(0.05)
 
 
 def test_a_mistake_in_the_data_is_found_before_any_run(
