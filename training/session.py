@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-import msgspec
 import torch
 
 from runtime.command import fail
@@ -33,8 +32,8 @@ from training.run_folder import (
     move_latest,
     run_name,
 )
+from training.small_data import fit_batch
 from training.trainer import Trainer
-from training.validation_split import split_validation
 from training.weights import pretrained_weights, weights_from_file, weights_word
 
 _STOPPED = 1
@@ -57,7 +56,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         check_latest()
     dataset = _load_data(options, group)
     if options.batch_size is None and options.recipe is None:
-        recipe = _fitted(recipe, dataset, group, progress)
+        recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     plan = _plan(options, recipe, dataset, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # The main process chooses; the others would look while it already writes.
@@ -93,19 +92,6 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
     dataset = load() if group.is_main else None
     group.share(None)
     return dataset or load()
-
-
-def _fitted(recipe: Recipe, dataset: Dataset, group: ProcessGroup, progress: Progress) -> Recipe:
-    """The default recipe with a batch size that a small data set can fill; says if it changed."""
-    train_rows, _ = split_validation(dataset.train_labels, recipe.validation_fraction)
-    most = max(2, len(train_rows) // group.world_size)
-    if recipe.batch_size <= most:
-        return recipe
-    progress.say(
-        f"batch size {most}: there are {len(train_rows)} training images, "
-        f"fewer than the {recipe.batch_size} of the recipe"
-    )
-    return msgspec.structs.replace(recipe, batch_size=most)
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:

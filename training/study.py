@@ -17,6 +17,7 @@ from training.methods import METHODS, Method, distinct, methods_from_words
 from training.options import DEVICES
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
+from training.small_data import fit_batch
 from training.study_plot import plot_name, plot_study
 from training.study_pool import fail_runs, run_all
 from training.study_results import RESULTS, merge_lines
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     methods = distinct(methods_from_words(options.terms), recipe, say=print)
     # Here once, so that a mistake in it is not that of every run.
     data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
+    if not _names_batch(options):
+        recipe = fit_batch(recipe, data, say=print)
     runs = _runs(options, methods, recipe, folder, data.digest())
     with exclusive(folder):
         failed = run_all(runs, jobs=options.jobs).failed
@@ -80,6 +83,12 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     overrides = {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe(options.recipe or default_recipe(options.data), overrides)
     return recipe_with_settings(recipe, options.set)
+
+
+def _names_batch(options: argparse.Namespace) -> bool:
+    """Whether the batch size is the user's choice, not that of the data's default recipe."""
+    keys = {word.partition("=")[0].strip() for word in options.set}
+    return bool(options.recipe or options.batch_size or "batch_size" in keys)
 
 
 def _runs(

@@ -29,7 +29,7 @@ from training.recipe import load_recipe, recipe_with_settings
 from training.study_plot import plot_name, plot_study
 from training.study_pool import fail_runs
 from training.study_results import merge_lines, read_lines
-from training.study_runs import shared_options, study_run
+from training.study_runs import StudyRun, shared_options, study_run
 from training.study_table import best_validated, rows_of, shared_settings, study_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -419,6 +419,33 @@ def _wait_for_text(file: Path, text: str) -> None:
     while not (file.is_file() and text in file.read_text()):
         assert monotonic() < deadline, f"{file.name} lacks {text!r}"
         sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "batch_size"),
+    [([], 45), (["--batch-size", "64"], 64), (["--set", "batch_size=64"], 64)],
+)
+def test_a_data_set_smaller_than_the_default_batch(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    chosen: list[str],
+    batch_size: int,
+) -> None:
+    """As `training/run.py` does it; what the user chose is refused there if it does not fit."""
+    asked: list[StudyRun] = []
+
+    def run_none(runs: list[StudyRun], **_others: object) -> study_pool.Outcome:
+        asked.extend(runs)
+        return study_pool.Outcome([], [])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "run_all", run_none)
+    options = ["--arch", "mobilenetv2", "--data", str(tiny_folder), "--terms", "ce,drg"]
+    assert study.main([*options, *chosen]) == 0
+    assert {run.recipe.batch_size for run in asked} == {batch_size}
+    assert ("batch size 45: there are 45" in capsys.readouterr().out) == (batch_size == 45)
 
 
 def test_a_mistake_in_the_data_is_found_before_any_run(
