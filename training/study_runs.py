@@ -29,7 +29,7 @@ class StudyRun:
 
     @property
     def arch(self) -> str:
-        return self.options[self.options.index("--arch") + 1]
+        return str(_value(self.options, "--arch"))
 
     @property
     def log(self) -> Path:
@@ -108,12 +108,15 @@ def shared_options(
     data_root: Path | None,
     image_size: int | None,
 ) -> list[str]:
-    """Options of `training/run.py` that are the same for all methods and seeds."""
-    options = ["--arch", arch, "--width", f"{width:g}", "--data", data, "--device", device]
+    """Options of `training/run.py` that are the same for all methods and seeds.
+
+    Each is one word with its value, which may begin with a dash.
+    """
+    options = [f"--arch={arch}", f"--width={width:g}", f"--data={data}", f"--device={device}"]
     if data_root is not None:
-        options += ["--data-root", str(data_root)]
+        options.append(f"--data-root={data_root}")
     if image_size is not None:
-        options += ["--image-size", str(image_size)]
+        options.append(f"--image-size={image_size}")
     return options
 
 
@@ -131,4 +134,4 @@ def _student(options: Sequence[str]) -> str:
 
 
 def _value(options: Sequence[str], flag: str) -> str | None:
-    return options[options.index(flag) + 1] if flag in options else None
+    return next((word[len(flag) + 1 :] for word in options if word.startswith(f"{flag}=")), None)

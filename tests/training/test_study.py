@@ -25,6 +25,7 @@ from training.methods import (
     method_of,
     methods_from_words,
 )
+from training.options import option_parser
 from training.recipe import load_recipe, recipe_with_settings
 from training.study_plot import plot_name, plot_study
 from training.study_pool import fail_runs
@@ -202,6 +203,18 @@ def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_p
         for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
     ]
     assert folders == ["d-a-ce-s0", "d-a-x0.5-ce-s0", "d-a-16px-ce-s0", "d-a-x0.5-16px-ce-s0"]
+
+
+def test_data_and_its_root_may_begin_with_a_dash(tmp_path: Path) -> None:
+    options = shared_options(
+        arch="a", width=1, data="-x", device="cpu", data_root=Path("-root"), image_size=None
+    )
+    parsed = option_parser().parse_args(options)
+    assert (parsed.data, parsed.data_root) == ("-x", Path("-root"))
+    run = study_run(
+        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
+    )
+    assert run.folder.name == "-x-a-ce-s0"
 
 
 def test_a_run_that_diverged_has_no_line(tmp_path: Path) -> None:
