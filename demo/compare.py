@@ -4,8 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,8 @@ from numpy.typing import NDArray
 from demo.models import Model
 from demo.picture import Picture
 from runtime.card import HOLDOUT_FILE
-from runtime.errors import BundleError, UserError
+from runtime.errors import UserError
+from runtime.holdout import Labelled, read_holdout
 
 ROUNDS = 9
 TOP = 5
@@ -111,48 +110,39 @@ def compare_on_holdout(
     first: Model, second: Model, *, progress: Callable[[int, int], None]
 ) -> HoldoutComparison:
     """Runs both over the held-out images of the first one's bundle."""
-    path = first.choice.path / HOLDOUT_FILE
+    bundle = first.choice.path
     same = (
         first.card.class_names == second.card.class_names and first.card.input == second.card.input
     )
-    if not same or not path.is_file():
+    if not same or not (bundle / HOLDOUT_FILE).is_file():
         raise UserError("these two models have no test images in common to be compared on")
-    images, labels = _read_holdout(path)
+    test = read_holdout(bundle)
+    count = len(test.images)
     answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    for start in range(0, len(images), BATCH):
+    for start in range(0, count, BATCH):
         for model, found in zip((first, second), answers, strict=True):
-            found.append(model.run(images[start : start + BATCH]))
-        progress(min(start + BATCH, len(images)), len(images))
+            found.append(model.run(test.images[start : start + BATCH]))
+        progress(min(start + BATCH, count), count)
     one, two = (np.concatenate(found) for found in answers)
-    return _summary(first.card.class_names, images, labels, one, two)
-
-
-def _read_holdout(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        # Opened here, since numpy leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as holdout:
-            return holdout["images"], holdout["labels"]
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read ({error}); export the run again") from error
+    return _summary(first.card.class_names, test, one, two)
 
 
 def _summary(
     names: tuple[str, ...],
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    test: Labelled,
     one: NDArray[np.float32],
     two: NDArray[np.float32],
 ) -> HoldoutComparison:
     first, second = one.argmax(axis=1), two.argmax(axis=1)
     differ = np.flatnonzero(first != second)
     return HoldoutComparison(
-        num_images=len(labels),
-        agreement=1 - len(differ) / len(labels),
-        first_top1=float((first == labels).mean()),
-        second_top1=float((second == labels).mean()),
+        num_images=len(test.labels),
+        agreement=1 - len(differ) / len(test.labels),
+        first_top1=float((first == test.labels).mean()),
+        second_top1=float((second == test.labels).mean()),
         max_difference=float(np.abs(one - two).max()),
         differences=tuple(
-            Difference(images[i], names[labels[i]], names[first[i]], names[second[i]])
+            Difference(test.images[i], names[test.labels[i]], names[first[i]], names[second[i]])
             for i in differ[:MAX_SHOWN]
         ),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from export.gate import complaint
-from export.holdout import Labelled, holdout_bytes, read_holdout
+from export.holdout import holdout_bytes
 from runtime.card import (
     CARD_FILE,
     EXAMPLE_FOLDER,
@@ -32,6 +32,7 @@ from runtime.card import (
 )
 from runtime.errors import BundleError, UserError
 from runtime.files import atomic_folder, write_atomic
+from runtime.holdout import Labelled, read_holdout
 
 MAX_EXAMPLES = 12
 

@@ -1,28 +1,14 @@
-"""Test images in the bundle: they verify an engine where neither torch nor the data set is."""
+"""Draws the test images that a bundle holds."""
 
 import io
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from runtime.card import HOLDOUT_FILE
-from runtime.errors import BundleError
+from runtime.holdout import Labelled
 
 MAX_IMAGES = 1000
 _MAX_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images uint8 (N, S, S, 3), labels int64 (N,), the student's probabilities (N, K) by torch."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
 
 
 def holdout_bytes(test: Labelled) -> bytes:
@@ -40,17 +26,3 @@ def holdout_bytes(test: Labelled) -> bytes:
         probabilities=test.probabilities[rows],
     )
     return file.getvalue()
-
-
-def read_holdout(bundle: Path) -> Labelled:
-    """Reads `holdout.npz` of a bundle; BundleError if it is missing or damaged."""
-    path = bundle / HOLDOUT_FILE
-    try:
-        file = io.BytesIO(path.read_bytes())
-        zipfile.ZipFile(file).close()  # BadZipFile, where np.load would suspect a pickle
-        with np.load(file, allow_pickle=False) as arrays:
-            return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{path} cannot be read ({error}); export the run again with `python export/run.py`"
-        ) from error

@@ -11,7 +11,6 @@ from export import gate
 from export.engines.build import BuildRequest, build_engine
 from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
-from export.holdout import read_holdout
 from runtime import backends
 from runtime.bundle import Bundle, open_bundle
 from runtime.card import (
@@ -24,6 +23,7 @@ from runtime.card import (
 )
 from runtime.errors import BackendError, BundleError, VerificationError
 from runtime.files import write_atomic
+from runtime.holdout import read_holdout
 from runtime.preflight import this_platform
 from runtime.tensorrt_library import FLAVORS
 

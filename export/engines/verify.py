@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.gate import compare
-from export.holdout import Labelled
 from runtime.card import EngineRecord, Parity
 from runtime.engine_session import EngineSession
 from runtime.errors import BackendError
+from runtime.holdout import Labelled
 from runtime.preflight import this_machine
 
 

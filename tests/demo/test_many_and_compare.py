@@ -229,10 +229,13 @@ def test_models_of_different_classes_are_compared_by_name(
         models.close()
 
 
-def test_a_damaged_holdout_is_one_clear_line(toy_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
+def test_a_damaged_holdout_is_one_clear_line(
+    content: bytes, toy_bundle: Path, tmp_path: Path
+) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(toy_bundle, bundle)
-    (bundle / "holdout.npz").write_bytes(b"PK\x03\x04 not a zip")
+    (bundle / "holdout.npz").write_bytes(content)
     models = Models([bundle])
     try:
         with pytest.raises(BundleError, match=r"holdout\.npz cannot be read"):

@@ -11,7 +11,7 @@ import pytest
 
 from export import bundle as bundle_module
 from export.bundle import check_place, write_bundle
-from export.holdout import Labelled, holdout_bytes, read_holdout
+from export.holdout import holdout_bytes
 from runtime.card import (
     CARD_FILE,
     Card,
@@ -27,6 +27,7 @@ from runtime.card import (
 )
 from runtime.errors import BundleError, UserError
 from runtime.files import write_atomic
+from runtime.holdout import Labelled, read_holdout
 from runtime.preprocess import preprocess
 
 SIZE = 8

@@ -29,7 +29,6 @@ import numpy as np
 import pytest
 
 from export.engines.verify import verify_engine
-from export.holdout import Labelled
 from runtime import (
     BackendError,
     BundleError,
@@ -44,6 +43,7 @@ from runtime.cudart import Cuda
 from runtime.engine_session import EngineSession
 from runtime.engine_slot import graph_batch
 from runtime.gpu import Gpu
+from runtime.holdout import Labelled
 
 SURFACES = Path(__file__).parents[1] / "export" / "data"
 VERSIONS = ("8.6.2", "10.3.0", "10.16.1", "11.4.0")
