@@ -16,7 +16,7 @@ def drg_loss(logits: Tensor, auxiliary_logits: Tensor, *, temperature: float) ->
     T² · KL( σ(auxiliary_logits / T) ‖ σ(logits / T) ) of logits (N, K) and auxiliary logits (N, K),
     float32 scalar. The gradient reaches `logits` only.
     """
-    return _softened_kl(auxiliary_logits, logits.float(), temperature)
+    return softened_kl(auxiliary_logits, logits, temperature=temperature)
 
 
 def dsr_loss(logits: Tensor, previous_ranked: Tensor, *, temperature: float) -> Tensor:
@@ -26,7 +26,7 @@ def dsr_loss(logits: Tensor, previous_ranked: Tensor, *, temperature: float) -> 
     (N, K) or (1, K), one shape for all rows; float32 scalar. The gradient reaches `logits` only.
     """
     shape, _ = torch.sort(logits.float(), dim=1)
-    return _softened_kl(previous_ranked.expand_as(shape), shape, temperature)
+    return softened_kl(previous_ranked.expand_as(shape), shape, temperature=temperature)
 
 
 def ranked(logits: Tensor) -> Tensor:
@@ -35,8 +35,12 @@ def ranked(logits: Tensor) -> Tensor:
     return values
 
 
-def _softened_kl(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
+def softened_kl(teacher: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
+    """T² · KL( σ(teacher / T), no gradient ‖ σ(logits / T) ), the mean over rows.
+
+    Of logits (N, K) both; float32 scalar.
+    """
     log_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=1)
-    log_student = F.log_softmax(logits / temperature, dim=1)
+    log_student = F.log_softmax(logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.heads import separable_convolution
+from training.losses import softened_kl
 from training.peers.peer import (
     LAST,
     STAGES,
@@ -16,7 +17,6 @@ from training.peers.peer import (
     PeerFacts,
     Student,
     cross_entropy,
-    softened_kl,
 )
 
 _ALPHA = 0.1

@@ -8,7 +8,8 @@ in training mode, so it moves BatchNorm's running statistics too.
 import torch
 from torch import Tensor
 
-from training.peers.peer import Peer, PeerBatch, Student, cross_entropy, softened_kl
+from training.losses import softened_kl
+from training.peers.peer import Peer, PeerBatch, Student, cross_entropy
 
 _TEMPERATURE = 4.0
 _WEIGHT = 1.0  # CIFAR-100; the fine-grained sets use 3

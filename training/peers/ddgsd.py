@@ -8,7 +8,8 @@ github.com/winycg/Self-KD-Lib takes means over the channels too, which leaves al
 import torch
 from torch import Tensor
 
-from training.peers.peer import LAST, Peer, PeerBatch, Student, cross_entropy, softened_kl
+from training.losses import softened_kl
+from training.peers.peer import LAST, Peer, PeerBatch, Student, cross_entropy
 
 _TEMPERATURE = 3.0
 _DISTILLATION = 1.0

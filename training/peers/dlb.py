@@ -8,7 +8,8 @@ the network together here, with one set of BatchNorm statistics.
 import torch
 from torch import Tensor
 
-from training.peers.peer import Peer, PeerBatch, PeerFacts, Student, cross_entropy, softened_kl
+from training.losses import softened_kl
+from training.peers.peer import Peer, PeerBatch, PeerFacts, Student, cross_entropy
 
 _TEMPERATURE = 3.0
 _WEIGHT = 1.0

@@ -71,14 +71,6 @@ class Peer(nn.Module, ABC):
         """The terms by `term_names`, float32 scalars, in the mean over the batch."""
 
 
-def softened_kl(teacher: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
-    """T² · KL( σ(teacher / T), no gradient ‖ σ(logits / T) ), the mean over rows."""
-    log_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=1)
-    log_student = F.log_softmax(logits.float() / temperature, dim=1)
-    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    return divergence * temperature**2
-
-
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits (N, K) against labels (N,) or probabilities (N, K), float32."""
     return F.cross_entropy(logits.float(), labels)
