@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import BackendError
-
-CUDA_BINDINGS = "cuda-bindings>=12.6"
-INSTALL = f"pip install '{CUDA_BINDINGS}'"
+from runtime.preflight import install_cuda
 
 
 class Cuda:
@@ -22,7 +20,7 @@ class Cuda:
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise BackendError(f"cuda-bindings is not installed; `{INSTALL}`") from error
+            raise BackendError(f"cuda-bindings is not installed; `{install_cuda(None)}`") from error
         self._api: Any = runtime
 
     def new_stream(self) -> int:

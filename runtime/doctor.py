@@ -8,12 +8,12 @@ import msgspec
 
 from runtime.card import Flavor
 from runtime.errors import BackendError
-from runtime.gpu import NO_GPU, Gpu, find_gpu
+from runtime.gpu import Gpu, find_gpu, missing_gpu
 from runtime.onnx_provider import (
     OnnxBackend,
     failed_start,
     load_onnxruntime,
-    missing_provider,
+    missing_build,
 )
 from runtime.pipeline import usable_cores
 from runtime.preflight import (
@@ -34,8 +34,6 @@ from runtime.tensorrt_library import (
 )
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
-_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
-_VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
 # 1.27 and newer need CUDA 13. The extras bring CUDA and cuDNN themselves.
 _CUDA_13 = 13
 _ONNX_CUDA = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]{limit}'"
@@ -73,10 +71,6 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 def diagnose() -> Diagnosis:
     """Looks at this machine. Imports what is installed, runs nothing."""
     onnxruntime = load_onnxruntime()
-    try:
-        gpu = find_gpu()
-    except BackendError:
-        gpu = None
     return Diagnosis(
         python=platform.python_version(),
         platform=this_platform(),
@@ -87,7 +81,7 @@ def diagnose() -> Diagnosis:
         providers=list(onnxruntime.get_available_providers()),
         tensorrt={flavor: _version(flavor) for flavor in FLAVORS},
         cuda_bindings=cuda_bindings(),
-        gpu=gpu,
+        gpu=_gpu(),
         backends=[_state(backend) for backend in BACKENDS],
     )
 
@@ -105,12 +99,12 @@ def _state(backend: Backend) -> BackendState:
 
 def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
     """The reason and the remedy; None if the backend runs."""
-    if reason := missing_provider(backend):
-        if reason == _gpu_problem():
-            return reason, _gpu_remedy(reason)
+    if reason := missing_build(backend):
         if platform.machine() == "aarch64":
             return reason, "none: PyPI has no such build for this processor; use tensorrt"
         return reason, _install_onnx_cuda()
+    if backend == "onnx-cuda" and (missing := missing_gpu()):
+        return str(missing), missing.remedy
     if reason := failed_start(backend):
         return reason, _install_onnx_cuda()
     return None
@@ -118,7 +112,7 @@ def _onnx_problem(backend: OnnxBackend) -> tuple[str, str] | None:
 
 def _install_onnx_cuda() -> str:
     """For the driver that is here; the newest if there is none yet."""
-    gpu = None if _gpu_problem() else find_gpu()
+    gpu = _gpu()
     is_old = gpu is not None and major(gpu.cuda_version) < _CUDA_13
     return _ONNX_CUDA.format(limit="<1.27" if is_old else "")
 
@@ -127,12 +121,11 @@ def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:
     if not is_installed(flavor):
         jetson = flavor == "tensorrt" and _jetson() is not None
         return f"{flavor} is not installed", _JETSON_TENSORRT if jetson else INSTALL[flavor]
-    missing = _gpu_problem()
-    gpu = None if missing else find_gpu()
     if not is_installed_cuda():
-        return "cuda-bindings is not installed", install_cuda(gpu)
-    if gpu is None:
-        return str(missing), _gpu_remedy(str(missing))
+        return "cuda-bindings is not installed", install_cuda(_gpu())
+    if missing := missing_gpu():
+        return str(missing), missing.remedy
+    gpu = find_gpu()
     if reason := cuda_mismatch(gpu):
         return reason, install_cuda(gpu)
     try:
@@ -146,16 +139,8 @@ def _engine_problem(flavor: Flavor) -> tuple[str, str] | None:
     return None
 
 
-def _gpu_problem() -> str | None:
-    try:
-        find_gpu()
-    except BackendError as error:
-        return str(error)
-    return None
-
-
-def _gpu_remedy(problem: str) -> str:
-    return _VISIBLE if NO_GPU in problem else _DRIVER
+def _gpu() -> Gpu | None:
+    return None if missing_gpu() else find_gpu()
 
 
 def _version(flavor: Flavor) -> str | None:

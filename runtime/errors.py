@@ -6,6 +6,7 @@ SkdEdgeError
 │   │   └── EngineMismatchError   an engine for another machine, version or ONNX file
 │   ├── ImageError       an image that cannot be decoded or is over a limit; names the image
 │   └── BackendError     a backend that was asked for and cannot run on this machine
+│       ├── GpuError      no NVIDIA GPU to use; carries what would mend it
 │       └── OverloadedError       more was asked than can be answered in time; try again later
 └── VerificationError    a model file does not equal what was trained (exit code 3)
 """
@@ -33,6 +34,14 @@ class ImageError(UserError):
 
 class BackendError(UserError):
     """A backend that cannot run here."""
+
+
+class GpuError(BackendError):
+    """There is no NVIDIA GPU to use here; `remedy` says what would mend it."""
+
+    def __init__(self, reason: str, *, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 class OverloadedError(BackendError):

@@ -5,13 +5,16 @@ import functools
 import os
 from dataclasses import dataclass
 
-from runtime.errors import BackendError
+from runtime.errors import GpuError
 
 DRIVER = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NAME_LENGTH = 256
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
-NO_GPU = "the NVIDIA driver finds no GPU"
+_INSTALL_DRIVER = (
+    "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
+)
+_VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,20 @@ class Gpu:
 
 @functools.cache
 def find_gpu() -> Gpu:
-    """The first CUDA device; BackendError saying what is missing if there is none."""
+    """The first CUDA device; GpuError saying what is missing if there is none."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
-        raise BackendError(f"no NVIDIA driver ({DRIVER} is not found)") from None
+        raise GpuError(
+            f"no NVIDIA driver ({DRIVER} is not found)", remedy=_INSTALL_DRIVER
+        ) from None
     status = driver.cuInit(0)
     if status != _NO_DEVICE:
         _check(status, "cuInit")
     if status == _NO_DEVICE or _integer(driver.cuDeviceGetCount) == 0:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = "" if visible is None else f": CUDA_VISIBLE_DEVICES is {visible!r}"
-        raise BackendError(NO_GPU + why)
+        raise GpuError(f"the NVIDIA driver finds no GPU{why}", remedy=_VISIBLE)
     version = _integer(driver.cuDriverGetVersion)
     device = ctypes.c_int()
     _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
@@ -55,12 +60,12 @@ def find_gpu() -> Gpu:
     )
 
 
-def missing_gpu() -> str | None:
+def missing_gpu() -> GpuError | None:
     """Why there is no usable GPU; None if there is one."""
     try:
         find_gpu()
-    except BackendError as error:
-        return str(error)
+    except GpuError as error:
+        return error
     return None
 
 
@@ -72,4 +77,6 @@ def _integer(function: "ctypes._NamedFuncPointer", *arguments: object) -> int:
 
 def _check(status: int, call: str) -> None:
     if status != 0:
-        raise BackendError(f"the NVIDIA driver does not work ({call} gave error {status})")
+        raise GpuError(
+            f"the NVIDIA driver does not work ({call} gave error {status})", remedy=_INSTALL_DRIVER
+        )

@@ -32,14 +32,20 @@ def load_onnxruntime() -> Any:
 
 def missing_provider(backend: OnnxBackend) -> str | None:
     """What `backend` lacks, the build of onnxruntime or the GPU; None if both are here."""
-    onnxruntime = load_onnxruntime()
-    if PROVIDERS[backend] not in onnxruntime.get_available_providers():
-        return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
-    if backend == "onnx-cpu":
-        return None
+    if (reason := missing_build(backend)) or backend == "onnx-cpu":
+        return reason
     from runtime.gpu import missing_gpu
 
-    return missing_gpu()
+    missing = missing_gpu()
+    return None if missing is None else str(missing)
+
+
+def missing_build(backend: OnnxBackend) -> str | None:
+    """Says that the installed onnxruntime is built without `backend`; None if it has it."""
+    onnxruntime = load_onnxruntime()
+    if PROVIDERS[backend] in onnxruntime.get_available_providers():
+        return None
+    return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
 
 
 def failed_start(backend: OnnxBackend) -> str | None:

@@ -11,10 +11,11 @@ from importlib.util import find_spec
 
 from runtime.bundle import Bundle, rebuild_command
 from runtime.card import EngineRecord, Flavor
-from runtime.cudart import CUDA_BINDINGS
 from runtime.errors import BackendError, EngineMismatchError
 from runtime.gpu import Gpu, find_gpu, missing_gpu
 from runtime.tensorrt_library import how_to_install, is_installed, load_tensorrt
+
+_CUDA_BINDINGS = "cuda-bindings>=12.6"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def cuda_mismatch(gpu: Gpu) -> str | None:
 def install_cuda(gpu: Gpu | None) -> str:
     """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
     limit = "" if gpu is None else f",<{major(gpu.cuda_version) + 1}"
-    return f"pip install '{CUDA_BINDINGS}{limit}'"
+    return f"pip install '{_CUDA_BINDINGS}{limit}'"
 
 
 def major(version: str) -> int:

@@ -11,13 +11,13 @@ import pytest
 from runtime import doctor, gpu, preflight
 from runtime.card import Flavor
 from runtime.doctor import BackendState, diagnose
-from runtime.errors import BackendError
+from runtime.errors import BackendError, GpuError
 from runtime.gpu import Gpu
 from runtime.session import BACKENDS
 
 L4 = Gpu("NVIDIA L4", "8.9", 24 << 30, "13.0")
-NO_DRIVER = "no NVIDIA driver (libcuda.so.1 is not found)"
-HIDDEN = "the NVIDIA driver finds no GPU: CUDA_VISIBLE_DEVICES is ''"
+NO_DRIVER = GpuError("no NVIDIA driver", remedy="install NVIDIA's driver")
+HIDDEN = GpuError("the NVIDIA driver finds no GPU", remedy="must not hide")
 ORIN = Gpu("Orin", "8.7", 8 << 30, "12.6")  # JetPack 6
 
 
@@ -52,13 +52,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
         bindings: str | None = "13.0.3",
         broken: bool = False,
         capabilities: object = None,
-        no_card: str = NO_DRIVER,
+        no_card: GpuError = NO_DRIVER,
         missing: str | None = None,
         starts: bool = True,
     ) -> dict[str, BackendState]:
         def find() -> Gpu:
             if card is None:
-                raise BackendError(no_card)
+                raise no_card
             return card
 
         def load(flavor: Flavor) -> object:
@@ -70,6 +70,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
             return module
 
         monkeypatch.setattr(doctor, "find_gpu", find)
+        monkeypatch.setattr(gpu, "find_gpu", find)
         monkeypatch.setattr(doctor, "is_installed", lambda flavor: flavor in tensorrt)
         monkeypatch.setattr(doctor, "is_installed_cuda", lambda: cuda)
         monkeypatch.setattr(preflight, "cuda_bindings", lambda: bindings)
@@ -78,7 +79,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
             doctor, "failed_start", lambda name: None if starts else "does not start"
         )
         monkeypatch.setattr(
-            doctor, "missing_provider", lambda name: missing if name == "onnx-cuda" else None
+            doctor, "missing_build", lambda name: missing if name == "onnx-cuda" else None
         )
         return {state.backend: state for state in diagnose().backends}
 
@@ -114,14 +115,14 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
         ),
         ({"card": None}, "tensorrt", "no NVIDIA driver", "install NVIDIA's driver"),
         (
-            {"card": None, "missing": NO_DRIVER},
+            {"card": None},
             "onnx-cuda",
             "no NVIDIA driver",
             "install NVIDIA's driver",
         ),
         ({"card": None, "no_card": HIDDEN}, "tensorrt", "finds no GPU", "must not hide"),
         (
-            {"card": None, "no_card": HIDDEN, "missing": HIDDEN},
+            {"card": None, "no_card": HIDDEN},
             "onnx-cuda",
             "finds no GPU",
             "must not hide",
@@ -204,13 +205,15 @@ def test_the_driver_is_read_and_its_errors_are_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver())
     assert find() == Gpu("Orin", "8.7", 8 << 30, "12.6")
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(fail="cuInit"))
-    with pytest.raises(BackendError, match="cuInit gave error 999"):
+    with pytest.raises(GpuError, match="cuInit gave error 999") as no_driver:
         find()
+    assert "install NVIDIA's driver" in no_driver.value.remedy
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(count=0))
     with pytest.raises(BackendError, match="finds no GPU"):
         find()
     # What drivers really say where there is none, or where it is hidden.
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(fail="cuInit", error=100))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(BackendError, match="finds no GPU: CUDA_VISIBLE_DEVICES is ''"):
+    with pytest.raises(GpuError, match="finds no GPU: CUDA_VISIBLE_DEVICES is ''") as hidden:
         find()
+    assert "CUDA_VISIBLE_DEVICES must not hide" in hidden.value.remedy
