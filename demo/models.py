@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demo import words
-from runtime.backends import Option, choose, options
+from runtime.backends import choose, options
 from runtime.batcher import Batcher
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import open_bundle
 from runtime.card import Card, InputSpec
 from runtime.classifier import Classifier
 from runtime.errors import UserError
@@ -155,8 +155,10 @@ def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
     else:
         bundle = open_bundle(path)
         card = bundle.card
-        found = [(option.backend, option.precision) for option in _running(bundle)]
-        reason = choose(bundle).reason
+        best = choose(bundle)  # BackendError, with the reasons, when nothing runs
+        others = [o for o in options(bundle) if o.is_worthwhile and o != best.option]
+        found = [(option.backend, option.precision) for option in (best.option, *others)]
+        reason = best.reason
     return [
         Choice(
             key=f"{prefix}{backend}:{precision}",
@@ -169,21 +171,6 @@ def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
         )
         for backend, precision in found
     ]
-
-
-def _running(bundle: Bundle) -> list[Option]:
-    best = choose(bundle).option  # BackendError, with the reasons, when nothing runs
-    others = [
-        option
-        for option in options(bundle)
-        if option.problem is None and option != best and not _is_made_for_tensorrt(option)
-    ]
-    return [best, *others]
-
-
-def _is_made_for_tensorrt(option: Option) -> bool:
-    """TensorRT's int8 graph, which ONNX Runtime can run but not fast."""
-    return option.precision == "int8" and option.backend.startswith("onnx")
 
 
 def _for_prepared_images(classifier: Classifier) -> Classifier:

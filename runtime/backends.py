@@ -38,6 +38,12 @@ class Option:
     record: ModelFile | EngineRecord
     problem: BackendError | EngineMismatchError | None = None
 
+    @property
+    def is_worthwhile(self) -> bool:
+        """Whether it runs here, and is no int8 graph of TensorRT on ONNX Runtime: that is slow."""
+        for_tensorrt = self.precision == "int8" and self.backend.startswith("onnx")
+        return self.problem is None and not for_tensorrt
+
 
 @dataclass(frozen=True)
 class Choice:

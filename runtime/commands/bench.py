@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def bench(
     wanted: list[tuple[str | None, str | None]] = [(backend, precision)]
     if path.suffix != ".onnx":
         bundle = open_bundle(path)
-        found = [o for o in _worth_measuring(options(bundle)) if _asked(o, backend, precision)]
+        found = [o for o in options(bundle) if o.is_worthwhile and _asked(o, backend, precision)]
         if not found:  # this says why, or is TensorRT's int8 graph on ONNX Runtime after all
             found = [choose(bundle, backend=backend, precision=precision).option]
         wanted = [(option.backend, option.precision) for option in found]
@@ -92,16 +92,6 @@ def bench(
 
 def _asked(option: Option, backend: str | None, precision: str | None) -> bool:
     return backend in (None, option.backend) and precision in (None, option.precision)
-
-
-def _worth_measuring(found: Iterable[Option]) -> list[Option]:
-    """What runs here, without TensorRT's int8 graph on ONNX Runtime: it is not made for that."""
-    return [
-        option
-        for option in found
-        if option.problem is None
-        and not (option.precision == "int8" and option.backend.startswith("onnx"))
-    ]
 
 
 def _measure_here(
