@@ -3,8 +3,8 @@
 from demo import words
 from demo.classify import accuracy_words
 from demo.compare import Comparison, HoldoutComparison, Side
-from demo.markup import notice, picture_uri, text
-from demo.picture import LOSSLESS, Picture
+from demo.markup import LOSSLESS, notice, picture_uri, text
+from demo.picture import Picture
 
 EMPTY = notice(
     "No picture yet",
@@ -73,7 +73,7 @@ def holdout_html(found: HoldoutComparison) -> str:
     agreed = round(found.agreement * found.num_images)
     shown = "".join(
         f'<li><img class="{"tiny" if item.image.shape[0] <= LOSSLESS else ""}" '
-        f'src="{picture_uri(item.image, quality=None if item.image.shape[0] <= LOSSLESS else 80)}" '
+        f'src="{picture_uri(item.image)}" '
         f'alt=""><span>{text(item.first)} | {text(item.second)}</span>'
         f"<small>true: {text(item.truth)}</small></li>"
         for item in found.differences

@@ -8,7 +8,6 @@ from PIL import Image
 
 from demo.markup import picture_uri, text
 from demo.models import Models
-from demo.picture import LOSSLESS
 from runtime.card import EXAMPLE_FOLDER, example_names
 from runtime.errors import BundleError
 from runtime.preprocess import SUFFIXES
@@ -72,5 +71,4 @@ def _thumbnail(path: Path) -> str:
         ) from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "tiny" if max(small.size) < THUMBNAIL else ""
-    quality = None if max(small.size) <= LOSSLESS else 80
-    return f'<img class="{kind}" src="{picture_uri(small, quality=quality)}" alt="">'
+    return f'<img class="{kind}" src="{picture_uri(small)}" alt="">'

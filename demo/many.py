@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from demo import words
 from demo.guard import MAX_UPLOAD_BYTES
-from demo.markup import notice, picture_uri, text
+from demo.markup import LOSSLESS, notice, picture_uri, text
 from demo.models import LIMITS, Model
-from demo.picture import LOSSLESS, Upload
+from demo.picture import Upload
 from runtime.classifier import Predictions
 from runtime.errors import ImageError
 from runtime.pipeline import usable_cores
@@ -106,7 +106,7 @@ def _cell(item: Item) -> str:
     best = item.predictions[0]
     return (
         f'<li><img class="{"tiny" if small else ""}" alt="" '
-        f'src="{picture_uri(item.view, quality=None if small else 75)}">'
+        f'src="{picture_uri(item.view, quality=75)}">'
         f'<span class="label">{text(best.label)}</span>'
         f'<span class="probability">{words.percent(best.probability)}</span>{name}</li>'
     )

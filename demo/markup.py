@@ -8,21 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+LOSSLESS = 96  # pictures up to here are PNG: compression would show in a few large pixels
+
 
 def text(value: object) -> str:
     """`value` as text that is safe between tags and in quoted attributes."""
     return escape(str(value), quote=True)
 
 
-def picture_uri(image: Image.Image | NDArray[np.uint8], *, quality: int | None = None) -> str:
-    """An image as a `data:` address, so that it is in no file: PNG, or WebP at `quality`."""
+def picture_uri(image: Image.Image | NDArray[np.uint8], *, quality: int | None = 80) -> str:
+    """An image as a `data:` address, so that it is in no file.
+
+    WebP at `quality`; PNG with None, or when its long edge is up to LOSSLESS pixels.
+    """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     buffer = io.BytesIO()
-    if quality is None:
+    lossless = quality is None or max(picture.size) <= LOSSLESS
+    if lossless:
         picture.save(buffer, "PNG")
     else:
         picture.save(buffer, "WEBP", quality=quality)
-    kind = "png" if quality is None else "webp"
+    kind = "png" if lossless else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -15,7 +15,6 @@ from runtime.errors import ImageError
 from runtime.preprocess import Limits, decode_image, fit_image
 
 PREVIEW = 320  # pixels of a preview's long edge
-LOSSLESS = 96  # previews up to here are PNG: compression would show in a few large pixels
 _PREVIEW_SPEC = InputSpec(
     size=PREVIEW, resize=PREVIEW, crop=PREVIEW, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
@@ -103,5 +102,4 @@ def _preview(content: bytes, *, name: str, limits: Limits) -> str:
     """The whole image, upright, as a `data:` address."""
     image = decode_image(content, _PREVIEW_SPEC, limits=limits, name=name)
     image.thumbnail((PREVIEW, PREVIEW))
-    lossless = max(image.size) <= LOSSLESS
-    return picture_uri(image, quality=None if lossless else 80)
+    return picture_uri(image)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from demo import words
 from demo.explain import HeatMap, Progress, heat_map
-from demo.markup import notice, picture_uri, text
+from demo.markup import LOSSLESS, notice, picture_uri, text
 from demo.models import Model
-from demo.picture import LOSSLESS, Picture
+from demo.picture import Picture
 
 EMPTY = notice(
     "No picture yet", "Choose one on the left; here you then see what it hangs on.", kind="hint"
@@ -51,10 +51,11 @@ def explain(
 def why_html(model: Model, picture: Picture, explanation: Explanation) -> str:
     view = picture.views[model.card.input]
     plain = (
-        f'<img src="{_view_uri(view)}" alt="The picture as the network sees it, '
+        f'<img src="{picture_uri(view, quality=85)}" alt="The picture as the network sees it, '
         f'{text(words.square(view.shape[0]))}">'
     )
-    heat = f'<img class="heat" src="{picture_uri(overlay(explanation.map.cells))}" alt="">'
+    shade = overlay(explanation.map.cells)
+    heat = f'<img class="heat" src="{picture_uri(shade, quality=None)}" alt="">'
     return (
         f'<article class="why {"tiny" if view.shape[0] <= LOSSLESS else ""}">'
         f'<figure><div class="stack">{plain}</div>'
@@ -76,10 +77,6 @@ def overlay(cells: NDArray[np.float32]) -> Image.Image:
     colours = np.where(smooth[..., None] > 0, _FOR, _AGAINST)
     alpha = np.abs(smooth)[..., None] * _STRONGEST_ALPHA
     return Image.fromarray(np.concatenate([colours, alpha], axis=2).astype(np.uint8), "RGBA")
-
-
-def _view_uri(view: NDArray[np.uint8]) -> str:
-    return picture_uri(view, quality=None if view.shape[0] <= LOSSLESS else 85)
 
 
 def _sentence(explanation: Explanation) -> str:

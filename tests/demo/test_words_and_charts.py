@@ -7,7 +7,7 @@ import pytest
 
 from demo import words
 from demo.charts import Bar, Line, bar_chart, line_chart, nice_ticks
-from demo.markup import notice, picture_uri, table, text
+from demo.markup import LOSSLESS, notice, picture_uri, table, text
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,6 @@ def test_texts_are_escaped_everywhere() -> None:
 def test_a_small_picture_is_kept_exactly() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert picture_uri(pixels).startswith("data:image/png;base64,")
-    assert picture_uri(pixels, quality=80).startswith("data:image/webp;base64,")
+    large = np.zeros((8, LOSSLESS + 1, 3), np.uint8)
+    assert picture_uri(large).startswith("data:image/webp;base64,")
+    assert picture_uri(large, quality=None).startswith("data:image/png;base64,")
