@@ -5,7 +5,6 @@ Files are added to a bundle of the same checkpoint one by one, and the card, whi
 who opens a file in between that is being made anew is told that it is not what the card lists.
 """
 
-import hashlib
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,11 +42,6 @@ class Written:
 
     card: Card
     dropped: Sequence[EngineRecord] = field(default=())
-
-
-def sha256_of_bytes(content: bytes) -> str:
-    """Hex SHA-256."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def check_place(folder: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export import gate
-from export.bundle import Written, sha256_of_bytes, write_bundle
+from export.bundle import Written, write_bundle
 from export.int8 import CalibrationData, Int8Exporter, draw_rows
 from export.options import FILES_OF, ExportOptions, bundle_of
 from export.to_fp16 import to_fp16
@@ -32,6 +32,7 @@ from runtime.card import (
     json_from_card,
 )
 from runtime.errors import UserError
+from runtime.files import sha256_of_bytes
 from runtime.holdout import Labelled
 from runtime.locate import RESULT
 from runtime.onnx_session import OnnxSession, Threads

@@ -1,11 +1,11 @@
 """A bundle on disk: its card, and its files, each checked against the card when it is read."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.card import Card, EngineRecord, ModelFile, read_card
 from runtime.errors import BundleError
+from runtime.files import sha256_of_bytes
 from runtime.locate import CHECKPOINT
 
 
@@ -29,7 +29,7 @@ class Bundle:
                 f"{path} is listed in the card and cannot be read ({error.strerror}); "
                 f"make it again: {rebuild_command(self, record)}"
             ) from error
-        digest = hashlib.sha256(content).hexdigest()
+        digest = sha256_of_bytes(content)
         if digest != record.sha256:
             raise BundleError(
                 f"{path} is not the file that the card lists (sha256 {digest[:12]}..., expected "

@@ -1,4 +1,4 @@
-"""Every error that SKD Edge raises on purpose.
+"""The errors that SKD Edge raises on purpose, apart from those of a training run.
 
 SkdEdgeError
 ├── UserError            the caller can mend it: received, expected, what to do (exit code 2)
@@ -50,3 +50,8 @@ class OverloadedError(BackendError):
 
 class VerificationError(SkdEdgeError):
     """A model file differs from the trained student by more than its precision allows."""
+
+
+def first_line(error: Exception) -> str:
+    """What another package's error says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

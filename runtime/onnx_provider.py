@@ -8,6 +8,8 @@ import logging
 import os
 from typing import Any, Literal
 
+from runtime.errors import first_line
+
 OnnxBackend = Literal["onnx-cpu", "onnx-cuda"]
 PROVIDERS: dict[OnnxBackend, str] = {
     "onnx-cpu": "CPUExecutionProvider",
@@ -87,7 +89,3 @@ def load_provider(backend: OnnxBackend) -> None:
         load_onnxruntime().preload_dlls()
     if said.getvalue():
         _log.info("%s", said.getvalue().strip())
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

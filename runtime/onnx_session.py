@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import INPUT_NAME, OUTPUT_NAME
-from runtime.errors import BackendError, BundleError
+from runtime.errors import BackendError, BundleError, first_line
 from runtime.onnx_provider import (
     OPTIONS,
     PROVIDERS,
     OnnxBackend,
-    first_line,
     load_onnxruntime,
     load_provider,
     missing_provider,

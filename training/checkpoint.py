@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from runtime.card import EpochPoint, InputSpec
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.files import atomic_path, sha256_of
 from runtime.locate import CHECKPOINT, RESULT
-from runtime.onnx_provider import first_line
 from training.data import Dataset, load_dataset
 from training.plan import Plan
 from training.students import build_student

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from runtime.errors import SkdEdgeError
+from runtime.errors import SkdEdgeError, first_line
 
 # For the others wait while the main process downloads, decodes or evaluates. torch's own limit of
 # ten minutes is too short for that, and torchrun ends them all when one has died.
@@ -100,6 +100,6 @@ def _losses_named() -> Iterator[None]:
         yield
     except RuntimeError as error:  # the backends raise nothing more specific
         raise LostProcessError(
-            f"another process of this run has ended ({(str(error).splitlines() or ['?'])[0]}); "
+            f"another process of this run has ended ({first_line(error)}); "
             "the last checkpoint is kept, start all processes again with --resume"
         ) from error

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.files import sha256_of
-from runtime.onnx_provider import first_line
 from training.archs import MOBILENET
 from training.students import classifier_name, torchvision_name
 

@@ -1,6 +1,5 @@
 """Engines in a bundle: built, verified where they can run, and listed in the card one by one."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from runtime.card import (
     write_card,
 )
 from runtime.errors import BackendError, BundleError, VerificationError
-from runtime.files import write_atomic
+from runtime.files import sha256_of_bytes, write_atomic
 from runtime.holdout import read_holdout
 from runtime.preflight import this_platform
 from runtime.tensorrt_library import FLAVORS
@@ -73,7 +72,7 @@ def add_engine(
     )
     record = EngineRecord(
         path=path,
-        sha256=hashlib.sha256(built.plan).hexdigest(),
+        sha256=sha256_of_bytes(built.plan),
         precision=precision,
         flavor=flavor.name,
         tensorrt_version=flavor.version,

@@ -26,7 +26,7 @@ from runtime.card import (
     write_card,
 )
 from runtime.errors import BundleError, UserError
-from runtime.files import write_atomic
+from runtime.files import sha256_of_bytes, write_atomic
 from runtime.holdout import Labelled, read_holdout
 from runtime.preprocess import preprocess
 
@@ -61,7 +61,7 @@ def card(checkpoint: str = "a" * 64, names: tuple[str, ...] = NAMES) -> Card:
 def model(precision: str, content: bytes) -> tuple[ModelFile, bytes]:
     record = ModelFile(
         path=f"model.{precision}.onnx",
-        sha256=bundle_module.sha256_of_bytes(content),
+        sha256=sha256_of_bytes(content),
         precision=precision,
         opset=20,
         exporter="test",
