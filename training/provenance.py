@@ -45,12 +45,16 @@ def _command(study: str, line: Line, lines: Sequence[Line]) -> str:
 
 
 def _study_command(study: str, line: Line, lines: Sequence[Line]) -> str:
-    """The call for all lines whose recipes differ from the data's own as this line's does."""
+    """The call for the methods that have this line's settings, and its method's seeds."""
     settings = _settings(line)
-    like = [other for other in lines if "method" in other and _settings(other) == settings]
+    seeds: dict[str, set[int]] = {}
+    for other in lines:
+        if "method" in other and _settings(other) == settings:
+            seeds.setdefault(other["method"], set()).add(other["seed"])
+    own = seeds[line["method"]]
     words = ["python training/study.py", f"--study {study}", *_shared_words(line, settings)]
-    words.append(f"--terms {','.join(dict.fromkeys(other['method'] for other in like))}")
-    words.append(f"--seeds {1 + max(other['seed'] for other in like)}")
+    words.append(f"--terms {','.join(method for method, found in seeds.items() if found == own)}")
+    words.append(f"--seeds {1 + max(own)}")
     words += [f"--set {key}={_yaml(value)}" for key, value in settings.items() if _is_set(key)]
     return " ".join(words)
 

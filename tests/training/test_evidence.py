@@ -261,6 +261,11 @@ def test_the_command_of_another_study_follows_from_its_lines(tmp_path: Path) -> 
         "Command: `python training/study.py --study rates --arch mobilenetv2 --data digits "
         "--image-size 32 --epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01`"
     ) in block
+    merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["method"] != "drg"])
+    merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["seed"] == 0])
+    block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
+    commands = re.findall(r"--study fewer --arch mobilenetv2 .*? --terms (\S+) --seeds (\d)", block)
+    assert commands == [("ce,ls", "2"), ("drg", "1")]
 
 
 def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
