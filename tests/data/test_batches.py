@@ -106,13 +106,26 @@ def test_an_epoch_can_start_in_its_middle(arrays: Any, resident: bool) -> None:
     assert rows_of(arrays, epoch=2, first=6, resident=resident) == []
 
 
-def test_a_streamed_batch_stays_valid_until_the_next_is_asked_for(arrays: Any) -> None:
+def test_a_streamed_batch_stays_valid_until_the_next_is_asked_for(
+    arrays: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows_of(arrays, batch_size=2, resident=True)
+    filled = [threading.Event() for _ in expected]
+    unfilled = iter(filled)
+    real = feeds._Slot.send
+
+    def send(slot: Any) -> None:
+        real(slot)
+        next(unfilled).set()
+
+    monkeypatch.setattr(feeds._Slot, "send", send)
     batches = Batches(*arrays, batch_size=2, device=CPU, seed=0, resident=False)
-    for images, labels in batches.epoch(0):
-        before = images.clone(), labels.clone()
-        time.sleep(0.005)  # the thread has filled every other buffer by now
-        assert torch.equal(images, before[0])
-        assert torch.equal(labels, before[1])
+    for step, (images, labels) in enumerate(batches.epoch(0)):
+        last = min(step + feeds._BUFFERS, len(expected)) - 1
+        assert filled[last].wait(timeout=30)  # every other buffer is filled
+        time.sleep(0.005)  # for a thread that would fill this one, too
+        assert images[:, 0, 0, 0].tolist() == expected[step]
+        assert labels.tolist() == [10 * row for row in expected[step]]
 
 
 def test_the_next_batches_are_gathered_meanwhile(

@@ -279,9 +279,22 @@ def post_image(client: httpx.Client, image: bytes) -> httpx.Response:
 
 def test_memory_of_all_bodies_is_bounded(slow: Callable[[float], Classifier], red: bytes) -> None:
     settings = ServerSettings(max_memory_bytes=len(red) + 10)
-    with serving(build_api(slow(0.3), settings=settings)) as client, ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: post_image(client, red).status_code, range(4)))
-        assert sorted(answers) == [200, 503, 503, 503]
+    classifier = slow(0)
+    run = classifier.session._run
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(images: Any) -> Any:
+        entered.set()
+        assert gate.wait(timeout=20)
+        return run(images)
+
+    with serving(build_api(classifier, settings=settings)) as client, ThreadPoolExecutor(1) as pool:
+        classifier.session._run = held  # type: ignore[method-assign]
+        first = pool.submit(post_image, client, red)
+        assert entered.wait(timeout=20)  # its body is in the memory until it is answered
+        assert [post_image(client, red).status_code for _ in range(3)] == [503] * 3
+        gate.set()
+        assert first.result(timeout=20).status_code == 200
         assert post_image(client, red).status_code == 200
 
 
