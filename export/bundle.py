@@ -1,11 +1,16 @@
 """Bundles on disk: assembled so that a reader finds the former one or the new one.
 
-A new bundle, or that of another checkpoint, is written beside its place and moved there whole.
-Files are added to a bundle of the same checkpoint one by one, and the card, which lists them, last:
-who opens a file in between that is being made anew is told that it is not what the card lists.
+An export writes the whole bundle beside its place and then exchanges the two: whatever stops it (a
+full disk, Ctrl-C, a kill) leaves the former bundle or the new one. Only where the file system
+cannot exchange folders in one step may a kill leave the former one beside its place, under the
+name `.NAME.*.old`. What stays of a bundle of the same checkpoint is linked into the new one, or
+copied where there are no hard links. A reader that took the card before the exchange and a file
+after it is told that the file is not what the card lists.
 """
 
 import io
+import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +23,7 @@ from export.gate import complaint
 from export.holdout import holdout_bytes
 from runtime.card import (
     CARD_FILE,
+    ENGINE_FOLDER,
     EXAMPLE_FOLDER,
     HOLDOUT_FILE,
     MODEL_FILES,
@@ -30,7 +36,7 @@ from runtime.card import (
     write_card,
 )
 from runtime.errors import BundleError, UserError
-from runtime.files import atomic_folder, write_atomic
+from runtime.files import atomic_folder, remove_abandoned, temporaries, write_atomic
 from runtime.holdout import Labelled, read_holdout
 
 MAX_EXAMPLES = 12
@@ -78,57 +84,76 @@ def write_bundle(
 ) -> Written | None:
     """Writes `files` with their records; `card` says the rest. See the module's first lines.
 
+    A bundle of the same checkpoint keeps what is not made anew, one of another goes.
+
     None if there is nothing to list: no file, and no bundle of this checkpoint to keep.
     Of the `refused` precisions, which were made and not kept, a former file stays only if it is
     within its tolerance: it may have been let through then.
     """
-    former = existing_card(folder, card.provenance.checkpoint_sha256)
-    if former is not None:
-        stays = [file for file in former.files if file.precision not in refused or _passes(file)]
-        former_stays = msgspec.structs.replace(former, files=stays)
-        written = _add_files(folder, former_stays, card, files, test)
-        for file in former.files:
-            if written.card.file(file.precision) is None:
-                (folder / file.path).unlink(missing_ok=True)
-        return written
-    if not files:
-        return None
     check_place(folder)
-    card = msgspec.structs.replace(card, files=tuple(record for record, _ in files))
+    former = existing_card(folder, card.provenance.checkpoint_sha256)
+    if former is None and not files:
+        return None
+    merged = _merged(former, card, [record for record, _ in files], refused)
     with atomic_folder(folder) as staging:
+        if former is not None:
+            _take_over(folder, staging, former, merged)
         for record, content in files:
             write_atomic(staging / record.path, content)
-        _write_examples(staging, card, test)
-        write_card(staging, card)
-    return Written(card)
+        if not _has_examples(staging):  # new, or removed or damaged since: this mends it
+            _write_examples(staging, card, test)
+        write_card(staging, merged)
+    remove_abandoned(folder)
+    engines = former.engines if former is not None else ()
+    return Written(merged, [engine for engine in engines if engine not in merged.engines])
+
+
+def _merged(
+    former: Card | None, card: Card, made: Sequence[ModelFile], refused: Collection[Precision]
+) -> Card:
+    """`card` with the files that are `made`, those of the former card that stay, their engines."""
+    records = {}
+    engines: Sequence[EngineRecord] = ()
+    if former is not None:
+        stays = [file for file in former.files if file.precision not in refused or _passes(file)]
+        records = {file.precision: file for file in stays}
+        engines = former.engines
+    records.update({record.precision: record for record in made})
+    ordered = tuple(records[name] for name in MODEL_FILES if name in records)
+    digests = {record.sha256 for record in ordered}
+    fitting = tuple(engine for engine in engines if engine.onnx_sha256 in digests)
+    return msgspec.structs.replace(card, files=ordered, engines=fitting)
 
 
 def _passes(file: ModelFile) -> bool:
     return file.parity is not None and complaint(file.parity, file.precision) is None
 
 
-def _add_files(
-    folder: Path,
-    former: Card,
-    card: Card,
-    files: Sequence[tuple[ModelFile, bytes]],
-    test: Labelled,
-) -> Written:
-    for record, content in files:
-        write_atomic(folder / record.path, content)
-    if not _has_examples(folder):  # removed or damaged since: this command is named to mend it
-        _write_examples(folder, card, test)
-    records = {file.precision: file for file in former.files}
-    records.update({record.precision: record for record, _ in files})
-    ordered = tuple(records[name] for name in MODEL_FILES if name in records)
-    digests = {record.sha256 for record in ordered}
-    kept = tuple(engine for engine in former.engines if engine.onnx_sha256 in digests)
-    dropped = [engine for engine in former.engines if engine not in kept]
-    merged = msgspec.structs.replace(card, files=ordered, engines=kept)
-    write_card(folder, merged)
-    for engine in dropped:
-        (folder / engine.path).unlink(missing_ok=True)
-    return Written(merged, dropped)
+def _take_over(folder: Path, staging: Path, former: Card, merged: Card) -> None:
+    """Links into `staging` what lies in the bundle, less what only the former card lists."""
+    gone = {folder / path for path in _listed(former) - _listed(merged)}
+    for place in (folder, folder / ENGINE_FOLDER, folder / EXAMPLE_FOLDER):
+        gone.update(temporaries(place))  # of killed processes
+    shutil.copymode(folder, staging)
+    for path in sorted(folder.rglob("*")):
+        target = staging / path.relative_to(folder)
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir()
+            shutil.copymode(path, target)
+        elif path not in gone:
+            _link_or_copy(path, target)
+
+
+def _listed(card: Card) -> set[str]:
+    return {file.path for file in card.files} | {engine.path for engine in card.engines}
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    # A file with two names is safe here: nothing writes into a file, all is renamed to its place.
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:  # no hard links (FAT), no more of them, or a file of somebody else
+        shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _has_examples(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from runtime.card import CARD_FILE, EngineRecord, ModelFile
 from runtime.card import MODEL_FILES as PRECISION_FILES
 from runtime.command import CommandParser, folder_path, positive_int, run_command
 from runtime.errors import BundleError, UserError
-from runtime.files import atomic_folder, write_atomic
+from runtime.files import atomic_folder, remove_abandoned, write_atomic
 from runtime.locate import find_model
 
 CONFIG_FILE = "config.pbtxt"
@@ -205,6 +205,7 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
     with atomic_folder(target) as staging:
         for path, content in files.items():
             write_atomic(staging / path, content)
+    remove_abandoned(target)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,8 +1,13 @@
 """Bundles: whole or as they were, and only replaced where they are ours."""
 
+import contextlib
+import errno
 import io
+import itertools
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,6 +17,8 @@ import pytest
 from export import bundle as bundle_module
 from export.bundle import check_place, write_bundle
 from export.holdout import holdout_bytes
+from runtime import files as runtime_files
+from runtime.bundle import open_bundle
 from runtime.card import (
     CARD_FILE,
     Card,
@@ -146,6 +153,84 @@ def test_engines_stay_with_their_onnx_file_and_go_when_it_changes(
     assert (len(kept.card.engines), list(kept.dropped), engine.exists()) == (1, [], True)
     changed = write_bundle(folder, card(), [model("fp16", b"HALF")], test_split)
     assert (len(changed.card.engines), len(changed.dropped), engine.exists()) == (0, 1, False)
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    """All listed files by their precision, with their digests checked."""
+    bundle = open_bundle(folder)
+    return {file.precision: bundle.read(file) for file in bundle.card.files}
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+@pytest.mark.parametrize("call", ["link", "replace", "rename", "fsync"])
+def test_whatever_stops_an_export_the_former_bundle_or_the_new_one_is_there(
+    call: str,
+    folder: Path,
+    test_split: Labelled,
+    monkeypatch: pytest.MonkeyPatch,
+    one_step: bool,
+) -> None:
+    """Ctrl-C after each call that changes a name or makes sure of it, one after the other."""
+    place = Path if call in ("replace", "rename") else os
+    really = getattr(place, call)
+
+    def interrupted_at(moment: int) -> Callable[..., object]:
+        calls = itertools.count(1)
+
+        def interrupted(*arguments: object, **named: object) -> object:
+            done = really(*arguments, **named)
+            if next(calls) == moment:
+                raise KeyboardInterrupt
+            return done
+
+        return interrupted
+
+    if not one_step:
+        monkeypatch.setattr(runtime_files, "_exchange", lambda *_: False)
+    former = whole(folder)
+    new = {"fp32": b"SINGLE", "fp16": b"half", "int8": b"8"}
+    made = [model("fp32", b"SINGLE"), model("int8", b"8")]
+    ended = []
+    for moment in range(1, 100):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(place, call, interrupted_at(moment))
+            write_bundle(folder, card(), made, test_split)
+            break
+        ended.append(whole(folder))
+        assert not list(folder.parent.glob(".*"))
+        if ended[-1] == new:
+            shutil.rmtree(folder)
+            write_bundle(folder, card(), [model(p, c) for p, c in former.items()], test_split)
+    assert all(content in (former, new) for content in ended)
+    assert ended or (call == "rename" and one_step)
+    assert whole(folder) == new
+
+
+def test_a_file_system_without_hard_links_is_fine(
+    folder: Path, test_split: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    engine = with_engine(folder, model("fp16", b"half")[0].sha256)
+    monkeypatch.setattr(os, "link", refuse)
+    write_bundle(folder, card(), [model("int8", b"8")], test_split)
+    assert whole(folder) == {"fp32": b"single", "fp16": b"half", "int8": b"8"}
+    assert engine.read_bytes() == b"plan"
+    assert len(list((folder / "examples").iterdir())) == 12
+
+
+def test_what_the_user_put_into_a_bundle_stays(folder: Path, test_split: Labelled) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("keep")
+    (folder / "absent").symlink_to("nowhere")
+    (folder / f".model.onnx.{8 * '0'}.tmp").touch()  # of a process that was killed
+    folder.chmod(0o700)
+    write_bundle(folder, card(), [model("fp32", b"new")], test_split)
+    assert (folder / "notes" / "mine.txt").read_text() == "keep"
+    assert (folder / "absent").readlink() == Path("nowhere")
+    assert not list(folder.glob(".*.tmp"))
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("checkpoint", ["a" * 64, "b" * 64])
