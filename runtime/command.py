@@ -25,6 +25,7 @@ _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EFBIG, errno.EBUSY, errno.EXDEV),  # `ulimit -f`; a mount point; a container's layer
 }
 
 
@@ -85,8 +86,11 @@ def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn
 
     `extra` is the one of pyproject.toml that has all packages which `main` imports.
     """
-    if sys.stdout is None:  # whoever started us has closed it (`>&-`)
+    # None: whoever started us has closed it (`>&-`).
+    if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:  # print() would write to stdout instead
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")

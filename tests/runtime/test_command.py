@@ -1,6 +1,7 @@
 """What all commands share: one-line errors and exit codes."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,8 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
     [
         (errno.ENOSPC, "No space left on device; free some space, or choose another"),
         (errno.EACCES, "Permission denied; choose another"),  # of a file that is read, too
+        (errno.EFBIG, "File too large; choose another"),
+        (errno.EBUSY, "Device or resource busy; choose another"),
     ],
 )
 def test_what_the_system_refuses_is_named(
@@ -56,6 +59,19 @@ def test_a_closed_output_is_no_mistake(option: str, tmp_path: Path) -> None:
         ["sh", "-c", words, sys.executable], cwd=tmp_path, stderr=subprocess.PIPE, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_closed_errors_are_no_mistake_and_do_not_get_into_the_answers(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    words = '"$0" -m runtime classify "$1" "$1/examples" --json 2>&-'
+    ended = subprocess.run(
+        ["sh", "-c", words, sys.executable, toy_bundle], cwd=tmp_path, capture_output=True
+    )
+    assert ended.returncode == 0
+    assert [set(json.loads(line)) for line in ended.stdout.splitlines()] == [
+        {"path", "predictions"}
+    ] * 3
 
 
 # What a bare `pip install .` lacks, in the entry points that it brings nevertheless.
