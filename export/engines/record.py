@@ -47,7 +47,8 @@ def add_engine(
 ) -> EngineRecord:
     """Builds an engine of the bundle's ONNX file, verifies it if it can run here, and lists it.
 
-    VerificationError if it is outside its tolerance; then it is not kept.
+    VerificationError if it is outside its tolerance, BundleError if the ONNX file was replaced
+    while it was built; then it is not kept.
     """
     bundle = open_bundle(folder)
     model = bundle.card.file(precision)
@@ -87,8 +88,7 @@ def add_engine(
         say(f"not run: {reason}")
     else:
         record = _verified(bundle, built.plan, record, allow_drop=options.allow_drop)
-    write_atomic(folder / path, built.plan)
-    _list(folder, path, record)
+    _list(folder, path, record, built.plan)
     return record
 
 
@@ -127,12 +127,25 @@ def verify_listed(folder: Path, *, allow_drop: bool, say: Callable[[str], None])
         )
 
 
-def _list(folder: Path, path: str, record: EngineRecord | None) -> None:
-    """Puts `record` in the card in place of the one of `path`; None takes that away."""
+def _list(
+    folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None
+) -> None:
+    """Puts `record` in the card in place of the one of `path`, and a new `plan` in its file.
+
+    Without a record, that of `path` is taken away. BundleError, and nothing is written, if the
+    bundle no longer has the ONNX file that the engine is of.
+    """
     card = read_card(folder)  # anew: a build takes minutes, and another may have ended meanwhile
     engines = [engine for engine in card.engines if engine.path != path]
     if record is not None:
+        if record.onnx_sha256 not in {file.sha256 for file in card.files}:
+            raise BundleError(
+                f"{folder / path} not kept: the ONNX file of {record.precision} that it is of was "
+                "replaced meanwhile; build it again"
+            )
         engines.append(record)
+    if plan is not None:
+        write_atomic(folder / path, plan)
     write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
 
 
