@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from export.bundle import check_writable
 from export.engines.place import Place, ensure_onnx, locate
 from export.options import REQUESTS, ExportOptions, Request, parse_precisions
 from export.report import megabytes, say, table
 from runtime.bundle import open_bundle
-from runtime.card import EngineRecord, Profile
+from runtime.card import ENGINE_FOLDER, EngineRecord, Profile
 from runtime.command import CommandParser, positive_int, run_command
 from runtime.errors import BackendError, UserError, VerificationError
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     place = locate(options.model)
     if options.list:
         return _list(place)
+    check_writable(place.bundle / ENGINE_FOLDER)
     if options.verify:
         return _verify(place, allow_drop=options.allow_drop)
     precisions = parse_precisions(options.precision)

@@ -51,18 +51,35 @@ class Written:
 
 
 def check_place(folder: Path) -> None:
-    """UserError if `folder` holds something that is not a bundle, and so is not ours to replace.
+    """UserError if a bundle cannot take the place of `folder`, or should not.
 
-    Or if somebody's shell is in it: a bundle of another checkpoint takes the place of the folder.
+    It should not if `folder` holds something that is not a bundle, and so is not ours to replace,
+    or if somebody's shell is in it.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the bundle, which may be new")
+    if folder.resolve().is_mount():
+        raise UserError(f"{folder} is a mount point, which stays in its place; use a folder in it")
+    check_writable(folder)
+    check_writable(folder.resolve().parent)
     if folder.is_dir() and not (folder / CARD_FILE).exists() and any(folder.iterdir()):
         raise UserError(
             f"{folder} holds files and is no bundle (no {CARD_FILE}); choose another --out"
         )
     if Path.cwd().is_relative_to(folder.resolve()):
         raise UserError(f"{folder} is, or holds, the folder you are in; choose another --out")
+
+
+def check_writable(folder: Path) -> None:
+    """UserError if files cannot be made in `folder`, or it in the first of its parents there is.
+
+    Asked before work that takes minutes. A full disk, or a system's other reasons, show only then.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{place} may not be written to by this user; change that, or choose another folder"
+        )
 
 
 def existing_card(folder: Path, checkpoint_sha256: str) -> Card | None:

@@ -1,6 +1,7 @@
 """`python export/build_trt.py`: from a run or a bundle to engines, or a line that says why not."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -305,6 +306,37 @@ def test_engines_of_elsewhere_are_verified_on_their_gpu(
     }
     assert not (bundle / "engines/model.fp32.tensorrt-rtx.sm86.engine").exists()
     assert main([str(bundle), "--verify"]) == 0
+
+
+def test_an_engine_of_a_file_that_was_replaced_meanwhile_is_not_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(*_: object) -> SimpleNamespace:
+        card = read_card(bundle)
+        others = [
+            msgspec.structs.replace(file, sha256=digit * 64)
+            for digit, file in zip("0123", card.files, strict=True)
+        ]
+        write_card(bundle, msgspec.structs.replace(card, files=tuple(others)))
+        return SimpleNamespace(plan=b"plan", seconds=1.0)
+
+    monkeypatch.setattr(record, "build_engine", replaced)
+    with pytest.raises(BundleError, match=r"sm86\.engine not kept: .* of fp16 .* was replaced"):
+        main([str(bundle), "--compute-capability", "8.6"])
+    assert not read_card(bundle).engines
+    assert not list(bundle.rglob("*.engine"))
+
+
+def test_a_bundle_that_may_not_be_written_is_named_before_the_work(
+    run: Path, exports: list[ExportOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(run / "bundle", "fp16")
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != run / "bundle")
+    with pytest.raises(UserError, match="bundle may not be written to by this user"):
+        main([str(run)])
+    assert exports == []
+    with pytest.raises(UserError, match="bundle may not be written to by this user"):
+        main([str(run), "--verify"])
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "0,1,2", "a,b,c", "1,2,-3", "1.5,2,3"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from export import bundle as bundle_module
-from export.bundle import check_place, write_bundle
+from export.bundle import check_place, check_writable, write_bundle
 from export.holdout import holdout_bytes
 from runtime import files as runtime_files
 from runtime.bundle import open_bundle
@@ -302,6 +302,27 @@ def test_the_folder_that_one_is_in_is_not_replaced(
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match="holds, the folder you are in; choose another --out"):
         check_place(Path(place))
+
+
+@pytest.mark.parametrize("place", ["bundle", "bundle/engines", "absent/bundle"])
+def test_a_place_that_may_not_be_written_is_named_before_the_work(
+    place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `access` of its own, because to root all is allowed."""
+    refused = folder if place.startswith("bundle") else folder.parent
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != refused)
+    with pytest.raises(UserError, match=f"{refused} may not be written to"):
+        check_writable(folder.parent / place)
+    if place == "bundle":  # it is exchanged for another, which its parent has to allow
+        for refused in (folder, folder.parent):
+            with pytest.raises(UserError, match=f"{refused} may not be written to"):
+                check_place(folder)
+    check_writable(Path("/"))
+
+
+def test_a_mount_point_is_not_replaced() -> None:
+    with pytest.raises(UserError, match="/proc is a mount point"):
+        check_place(Path("/proc"))
 
 
 def test_examples_are_the_test_images_of_twelve_classes(folder: Path, test_split: Labelled) -> None:
