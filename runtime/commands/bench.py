@@ -1,5 +1,7 @@
 """`python -m runtime bench [MODEL]`: every backend and precision that runs here, in one table."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,8 @@ class Settings:
 def main(arguments: Sequence[str]) -> int:
     """Prints a row for each option, and what to use; with --json one object a line."""
     given = _parser().parse_args(arguments)
+    # As Ctrl-C: the process that measures ends with this one, and its pictures are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(given.seconds, given.images)
     model = model_or_latest(given.model, sys.stderr if given.json else sys.stdout)
     results: list[BenchResult] = []
@@ -119,17 +123,27 @@ def _measure_apart(
     asked = {"--backend": backend, "--precision": precision}
     arguments = [word for name, value in asked.items() if value for word in (name, value)]
     limits = ["--seconds", str(settings.seconds), "--images", str(settings.images), "--json"]
-    finished = subprocess.run(
-        [sys.executable, "-m", "runtime", "bench", str(path.resolve()), *arguments, *limits],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode != 0:
-        reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+    # What it puts into the folder for temporary files is removed here, even if it is killed.
+    with (
+        tempfile.TemporaryDirectory(prefix="skd-edge-bench-") as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "runtime", "bench", str(path.resolve()), *arguments, *limits],
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        try:
+            answer, complaint = process.communicate()
+        finally:
+            process.kill()  # at Ctrl-C; an ended one is left alone
+            process.wait()
+    if process.returncode != 0:
+        reason = complaint.strip().splitlines() or [f"exit code {process.returncode}"]
         named = " ".join(word for word in (backend, precision) if word) or path.name
         raise BackendError(f"{named} failed: {reason[-1]}")
-    return msgspec.json.decode(finished.stdout.splitlines()[0], type=BenchResult)
+    return msgspec.json.decode(answer.splitlines()[0], type=BenchResult)
 
 
 def _table(results: Sequence[BenchResult]) -> Iterator[str]:

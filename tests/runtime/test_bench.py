@@ -1,7 +1,12 @@
 """`python -m runtime bench`: what it measures and what it recommends."""
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -49,6 +54,32 @@ def test_json_is_one_object_a_line(command: Run, toy_bundle: Path, tmp_path: Pat
         assert row["folder"]["images"] == 24
         assert 30 < row["memory_mb"] < 250
         assert row["top1"] == 1.0
+
+
+def test_sigterm_ends_the_process_that_measures_and_removes_its_pictures(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "runtime", "bench", str(toy_bundle), "--seconds", "60"]
+    with subprocess.Popen(
+        words,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as started:
+        try:
+            while not list(tmp_path.rglob("*.jpg")):  # it measures
+                assert started.poll() is None
+                time.sleep(0.05)
+            started.terminate()
+            _, told = started.communicate(timeout=20)
+            assert (started.returncode, told) == (1, "error: interrupted\n")
+            assert list(tmp_path.iterdir()) == []
+            with pytest.raises(ProcessLookupError):  # nobody is left
+                os.killpg(started.pid, 0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx"])
