@@ -21,7 +21,7 @@ from runtime.video import Frame, Video
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 0, or 2 at the end if an image was broken; the others are answered."""
-    options = _parser().parse_intermixed_args(arguments)  # options may stand between images
+    options = _parse(arguments)
     # What is said about the model must not get into the JSON lines.
     note = sys.stderr if options.json else sys.stdout
     if options.video is not None:
@@ -132,6 +132,14 @@ def _parser() -> CommandParser:
     return parser
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Options may stand between images; after `--` all are images, whatever they begin with."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_intermixed_args(arguments[:end])
+    options.arguments += [Path(word) for word in arguments[end + 1 :]]
+    return options
+
+
 def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
     if not arguments:
         raise UserError("no image was named; `python -m runtime classify --help` lists the ways")
@@ -153,6 +161,7 @@ def _expand(path: Path) -> Iterator[Path]:
         for file in path.rglob("*")
         # As in training, nothing hidden: desktops keep thumbnails in hidden folders.
         if file.suffix.lower() in SUFFIXES
+        and not file.is_dir()  # but a link that leads nowhere is a broken image
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:

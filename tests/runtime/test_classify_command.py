@@ -42,12 +42,25 @@ def test_labels_a_folder_in_order(command: Run, toy_bundle: Path, tmp_path: Path
 
 def test_what_is_hidden_in_a_folder_is_left_out(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
     red = toy_bundle / "examples" / "red.png"
+    (tmp_path / ".trip" / "folder.jpg").mkdir(parents=True)
     for place in ("shown.png", ".hidden.png", ".thumbnails/a.png", "b/.cache/c/d.png"):
         target = tmp_path / ".trip" / place  # the folder itself was named: it may be hidden
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(red, target)
     finished = cli("classify", toy_bundle, tmp_path / ".trip", "--json")
     assert [Path(str(record["path"])).name for record in records(finished)] == ["shown.png"]
+    assert (finished.returncode, "folder.jpg" in finished.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("words", [["--", "MODEL", "-x.png"], ["MODEL", "--json", "--", "-x.png"]])
+def test_after_two_dashes_a_name_may_begin_with_one(
+    words: list[str], cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copy(toy_bundle / "examples" / "red.png", tmp_path / "-x.png")
+    finished = cli("classify", *[toy_bundle if word == "MODEL" else word for word in words])
+    assert finished.returncode == 0, finished.stderr
+    assert "-x.png" in finished.stdout
+    assert "red" in finished.stdout
 
 
 def test_a_name_that_is_no_text_is_answered_like_any_other(
