@@ -40,7 +40,12 @@ def folder_path(text: str) -> Path:
     """A folder that is written to, as the `type` of an option."""
     if not text:  # an unset variable of a script; Path("") would be the current folder
         raise argparse.ArgumentTypeError("received '', expected a folder")
-    return Path(text)
+    try:
+        return Path(text).expanduser()  # shells leave `--out=~/x` as it is
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}, whose home folder is not known; name the folder in full"
+        ) from None
 
 
 def positive_int(text: str) -> int:

@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
-from pathlib import Path
 from subprocess import CalledProcessError
 from time import monotonic
 from typing import NoReturn
 
-from runtime.command import CommandParser, fail, positive_float, positive_int, run_command
+from runtime.command import (
+    CommandParser,
+    fail,
+    folder_path,
+    positive_float,
+    positive_int,
+    run_command,
+)
 from runtime.errors import UserError
 from runtime.locate import CHECKPOINT
 from training.evidence_cost import measure_cost
@@ -70,7 +76,7 @@ def _parser() -> CommandParser:
         help="then interrupt what runs; leave two more for checkpoints",
     )
     add("--data", metavar="NAME_OR_PATH", help="instead of the scale's data set")
-    add("--data-root", type=Path, metavar="DIR", help="where a known data set lies, or is put")
+    add("--data-root", type=folder_path, metavar="DIR", help="where a known data set lies, or goes")
     add("--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU")
     add("--dry-run", action="store_true", help="list the runs, finished or not")
     return parser

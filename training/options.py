@@ -66,7 +66,7 @@ def option_parser() -> CommandParser:
         help="multiplies the channels: mobilenetv2 0.25-1.4, shufflenetv2 0.5, 1.0, 1.5 or 2.0",
     )
     add("--data", default="digits", metavar="NAME_OR_PATH", help="data set (default: digits)")
-    add("--data-root", type=Path, metavar="DIR", help="where a known data set lies, or is put")
+    add("--data-root", type=folder_path, metavar="DIR", help="where a known data set lies, or goes")
     add("--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)")
     add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
     add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")

@@ -5,6 +5,7 @@ the keys of `Recipe`. The command line's options are laid on top of it, and the 
 into the run's `result.json`.
 """
 
+import contextlib
 import math
 import typing
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,8 @@ def _lower_first(text: str) -> str:
 
 def _recipe_path(name: str) -> Path:
     path = Path(name)
+    with contextlib.suppress(RuntimeError):  # no such user: then there is no such file
+        path = path.expanduser()  # shells leave `--recipe=~/x.yaml` as it is
     if path.suffix in SUFFIXES:
         return path
     if name in recipe_names():

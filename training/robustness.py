@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import msgspec
 import numpy as np
 
-from runtime.command import CommandParser, run_command
+from runtime.command import CommandParser, folder_path, run_command
 from runtime.errors import UserError
 from runtime.files import sha256_of
 from runtime.locate import CHECKPOINT, find_run
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--device", choices=DEVICES, default="auto")
     add("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     add("--data", metavar="NAME_OR_PATH", help="where the data lies now, if it was moved")
-    add("--data-root", type=Path, metavar="DIR", help="the same for a known data set")
+    add("--data-root", type=folder_path, metavar="DIR", help="the same for a known data set")
     options = parser.parse_args(arguments)
     path = RESULTS / lines_file(options.study)
     moved = Moved(options.data, options.data_root)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.command import CommandParser, positive_float, positive_int, run_command
+from runtime.command import CommandParser, folder_path, positive_float, positive_int, run_command
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.data import load_dataset
@@ -59,7 +59,7 @@ def _parser() -> CommandParser:
     add("--arch", required=True)
     add("--width", type=positive_float, default=1.0)
     add("--data", default="digits")
-    add("--data-root", type=Path)
+    add("--data-root", type=folder_path)
     add("--image-size", type=positive_int)
     add("--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}")
     add("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")

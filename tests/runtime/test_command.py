@@ -1,5 +1,6 @@
 """What all commands share: one-line errors and exit codes."""
 
+import argparse
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.command import run_command
+from runtime.command import folder_path, run_command
 
 
 @pytest.mark.parametrize("name", ["file/folder", "x" * 300])
@@ -50,6 +51,14 @@ def test_what_the_system_refuses_is_named(
         run_command(main, extra="train")
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: images.npy: {mend}")
+
+
+def test_a_folder_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave `--out=~/runs` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder_path("~/runs") == tmp_path / "runs"
+    with pytest.raises(argparse.ArgumentTypeError, match="'~no-such-user/runs', whose home folder"):
+        folder_path("~no-such-user/runs")
 
 
 @pytest.mark.parametrize("option", ["", "--json"])

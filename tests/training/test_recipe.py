@@ -81,6 +81,14 @@ def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
         load_recipe("cifra")
 
 
+def test_a_file_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path / "mine.yaml")
+    assert load_recipe("~/mine.yaml") == load_recipe(str(path))
+    with pytest.raises(UserError, match=r"recipe ~no-such-user/mine\.yaml cannot be read"):
+        load_recipe("~no-such-user/mine.yaml")
+
+
 def test_the_command_line_lies_on_top(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml")
     assert load_recipe(str(path), {"epochs": 7}).epochs == 7
