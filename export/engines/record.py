@@ -127,9 +127,7 @@ def verify_listed(folder: Path, *, allow_drop: bool, say: Callable[[str], None])
         )
 
 
-def _list(
-    folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None
-) -> None:
+def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None) -> None:
     """Puts `record` in the card in place of the one of `path`, and a new `plan` in its file.
 
     Without a record, that of `path` is taken away. BundleError, and nothing is written, if the
