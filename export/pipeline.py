@@ -101,7 +101,8 @@ def _float32_graph(
         if kept is not None:
             return kept
     say("exporting the float32 graph")
-    return export_graph(trained.student, trained.input, trained.temperature, opset=options.opset)
+    spec = trained.plan.input
+    return export_graph(trained.student, spec, trained.temperature, opset=options.opset)
 
 
 def _models(
@@ -179,7 +180,7 @@ def _milliseconds(content: bytes, source: str, image: NDArray[np.uint8]) -> floa
 
 def _logits(trained: TrainedRun, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     device = torch.device("cpu")
-    return logits_of(trained.student, images, trained.input, device=device)
+    return logits_of(trained.student, images, trained.plan.input, device=device)
 
 
 def _calibration_data(dataset: Dataset) -> CalibrationData:
@@ -193,12 +194,12 @@ def _calibration_data(dataset: Dataset) -> CalibrationData:
 
 
 def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Card:
-    result = trained.result or _measured(trained, logits, labels)
+    plan, result = trained.plan, trained.result or _measured(trained, logits, labels)
     provenance = {
         "run": trained.folder.resolve().name,
-        "data": trained.data,
-        "terms": trained.terms,
-        "seed": trained.seed,
+        "data": plan.data,
+        "terms": plan.terms,
+        "seed": plan.seed,
         "checkpoint_sha256": trained.checkpoint_sha256,
         "history": msgspec.to_builtins(trained.history),
     }
@@ -212,9 +213,9 @@ def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.i
         ) from error
     return Card(
         schema_version=SCHEMA_VERSION,
-        arch=trained.arch,
-        class_names=trained.class_names,
-        input=trained.input,
+        arch=plan.arch,
+        class_names=plan.class_names,
+        input=plan.input,
         temperature=trained.temperature,
         provenance=measured,
     )
@@ -224,7 +225,7 @@ def _measured(
     trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> dict[str, object]:
     """What result.json would say, of a run that was interrupted before it wrote one."""
-    cost = cost_of(trained.student, image_size=trained.image_size)
+    cost = cost_of(trained.student, image_size=trained.plan.input.size)
     probabilities = softmax(logits, temperature=trained.temperature)
     return {
         "epochs": len(trained.history),

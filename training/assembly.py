@@ -25,7 +25,7 @@ from training.peers.peer_step import PeerStep, StageReader
 from training.plan import Plan
 from training.process_group import ProcessGroup
 from training.step import Step, StepParts, TermLog
-from training.students import build_student, tap_name
+from training.students import student_of, tap_name
 from training.weight_average import WeightAverage
 
 _RANK_SEEDS = 1_000_003  # between the seeds of two processes of one run
@@ -176,9 +176,7 @@ def _build_step(
 
 def _build_distiller(plan: Plan, device: torch.device) -> SelfDistiller:
     torch.manual_seed(plan.seed)
-    student = build_student(
-        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-    )
+    student = student_of(plan)
     # The head draws its weights aside: student and dropout are the same with and without it.
     with torch.random.fork_rng(devices=[]):
         distiller = build_distiller(

@@ -14,13 +14,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from runtime.card import EpochPoint, InputSpec
+from runtime.card import EpochPoint
 from runtime.errors import UserError, first_line
 from runtime.files import atomic_path, sha256_of
 from runtime.locate import CHECKPOINT, RESULT
 from training.data import Dataset, load_dataset
 from training.plan import Plan
-from training.students import build_student
+from training.students import student_of
 
 FORMAT = 1
 
@@ -56,19 +56,11 @@ class TrainedRun:
 
     folder: Path
     student: nn.Module  # evaluation mode, CPU, float32
-    arch: str
-    width: float
-    image_size: int
-    class_names: tuple[str, ...]
-    input: InputSpec
+    plan: Plan
     temperature: float
-    terms: str
-    data: str  # the data set's name, never a local path
-    seed: int
     result: dict[str, Any]  # result.json; {} when the run was interrupted before its end
     history: list[EpochPoint]
     checkpoint_sha256: str
-    plan: Plan
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -114,9 +106,7 @@ def load_trained(run: Path) -> TrainedRun:
     path = run / CHECKPOINT
     checkpoint = read_checkpoint(path)
     plan = checkpoint.plan
-    student = build_student(
-        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-    )
+    student = student_of(plan)
     try:
         student.load_state_dict(checkpoint.student)
     except RuntimeError as error:
@@ -128,19 +118,11 @@ def load_trained(run: Path) -> TrainedRun:
     return TrainedRun(
         folder=run,
         student=student.eval().requires_grad_(requires_grad=False),
-        arch=plan.arch,
-        width=plan.width,
-        image_size=plan.input.size,
-        class_names=plan.class_names,
-        input=plan.input,
+        plan=plan,
         temperature=checkpoint.temperature,
-        terms=plan.terms,
-        data=plan.data,
-        seed=plan.seed,
         result=_read_result(run / RESULT) if checkpoint.finished else {},
         history=points,
         checkpoint_sha256=sha256_of(path),
-        plan=plan,
     )
 
 

@@ -24,7 +24,7 @@ from training.evaluation import (
 from training.plan import Plan
 from training.plots import CONFUSION, CURVES, plot_confusion, plot_curves
 from training.step import precision_of
-from training.students import build_student
+from training.students import student_of
 from training.trainer import Save, Trainer
 
 _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
@@ -138,9 +138,7 @@ def _plot(trainer: Trainer, logits: NDArray[np.float32], folder: Path) -> None:
 
 def _cost(plan: Plan) -> Cost:
     with torch.device("meta"):  # shapes are all that counting needs
-        student = build_student(
-            plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-        )
+        student = student_of(plan)
     return cost_of(student, image_size=plan.input.size)
 
 

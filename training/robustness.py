@@ -135,8 +135,9 @@ def _figures(
         top_k,
     )
 
-    student, labels = trained.student.to(device), dataset.test_labels
-    count = images_at_once(trained.image_size)
+    student, spec = trained.student.to(device), trained.plan.input
+    labels = dataset.test_labels
+    count = images_at_once(spec.size)
 
     def figures(corruption: str | None, severity: int) -> dict[str, float]:
         logits = []
@@ -144,7 +145,7 @@ def _figures(
             images = dataset.test_images[first : first + count]
             if corruption is not None:
                 images = corrupt(images, corruption, severity, seed=seed + first)
-            logits.append(logits_of(student, images, trained.input, device=device))
+            logits.append(logits_of(student, images, spec, device=device))
         whole = np.concatenate(logits)
         probabilities = softmax(whole, temperature=trained.temperature)
         return {

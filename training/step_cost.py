@@ -19,7 +19,7 @@ from training.data import Dataset
 from training.methods import BASELINE, METHODS, Method
 from training.plan import Plan
 from training.step import precision_of
-from training.students import build_student
+from training.students import student_of
 
 EAGER = "eager loop"
 _UNCOMPILED = Method("ce, not compiled", changes={"compile": False})
@@ -79,7 +79,7 @@ def measure_steps(
     for _ in range(rounds):
         for name, contender in started.items():
             times[name].append(_seconds(contender.made.step, steps, device) / steps)
-    plain = _parameters(_student(plan))
+    plain = _parameters(student_of(plan))
 
     def measurement(name: str) -> Measurement:
         own, baseline = started[name], contenders[name].baseline
@@ -170,7 +170,7 @@ def _our_step(
 
 def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
     """A step as in torchvision's `references/classification/train.py`, on batches already there."""
-    student = _student(plan).to(device)
+    student = student_of(plan).to(device)
     optimizer = torch.optim.SGD(
         student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
@@ -190,12 +190,6 @@ def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
         (logits.argmax(dim=1) == labels).float().mean().item()
 
     return _Made(step, trained=_parameters(student), deployed=_parameters(student))
-
-
-def _student(plan: Plan) -> nn.Module:
-    return build_student(
-        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
-    )
 
 
 def _parameters(module: nn.Module) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 from torchvision import models
 
 from training.archs import MOBILENET, SHUFFLENET, check_arch
+from training.plan import Plan
 
 # Up to this image size that many of the first strides become 1: output stride 8, then 16, then 32.
 _STRIDES_REMOVED = ((40, 2), (80, 1))
@@ -70,6 +71,13 @@ _FAMILIES: dict[str, _Family] = {
     "resnext50_32x4d": _RESNET,
     "densenet121": _DENSENET,
 }
+
+
+def student_of(plan: Plan) -> nn.Module:
+    """The student of a run, freshly initialised; see `build_student`."""
+    return build_student(
+        plan.arch, num_classes=plan.num_classes, image_size=plan.input.size, width=plan.width
+    )
 
 
 def build_student(arch: str, *, num_classes: int, image_size: int, width: float = 1.0) -> nn.Module:

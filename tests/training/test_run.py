@@ -75,7 +75,8 @@ def test_a_run_knows_its_data_but_tells_no_path(
 ) -> None:
     run.main([*tiny_options, "--epochs", "1", "--seed", "3", "--out", "run"])
     trained = load_trained(here / "run")
-    assert (trained.data, trained.seed, trained.class_names[0]) == ("tiny", 3, "dark")
+    plan = trained.plan
+    assert (plan.data, plan.seed, plan.class_names[0]) == ("tiny", 3, "dark")
     assert load_run_dataset(trained).train_images.shape == (48, 16, 16, 3)
     assert str(tiny_folder.parent) not in (here / "run" / "result.json").read_text()
     assert json.loads((here / "run" / "result.json").read_text())["data"] == "tiny"

@@ -174,7 +174,7 @@ def test_a_student_rebuilt_from_its_checkpoint_is_bit_equal(
     trained = load_trained(finished)
     trainer = Trainer(make_plan(), tiny_data, device=CPU)
     trainer.restore(read_checkpoint(finished / "checkpoint.pt"))
-    rebuilt = logits_of(trained.student, tiny_data.test_images, trained.input, device=CPU)
+    rebuilt = logits_of(trained.student, tiny_data.test_images, trained.plan.input, device=CPU)
     assert np.array_equal(rebuilt, trainer.test_logits())
     assert not trained.student.training
     assert not [name for name in trained.student.state_dict() if "auxiliary" in name]
