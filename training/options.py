@@ -53,12 +53,27 @@ def option_parser() -> CommandParser:
         epilog="Example: python training/run.py --arch mobilenetv2 --drg --dsr",
     )
     add = parser.add_argument
-    add("--arch", required=True, metavar="ARCH", help=f"the student: {', '.join(ARCHS)}")
+    add_shared_options(parser)
     for flag, meaning in (
         ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
         ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
     ):
         add(f"--{flag}", action=BooleanOptionalAction, default=False, help=f"{meaning} (off)")
+    add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
+    add("--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)")
+    add("--resume", action="store_true", help="go on from the run's checkpoint")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
+    )
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
+    return parser
+
+
+def add_shared_options(parser: CommandParser) -> None:
+    """Adds what all runs of a study share: student, data, recipe and device."""
+    add = parser.add_argument
+    add("--arch", required=True, metavar="ARCH", help=f"the student: {', '.join(ARCHS)}")
     add(
         "--width",
         type=positive_float,
@@ -71,13 +86,4 @@ def option_parser() -> CommandParser:
     add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
     add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
     add("--batch-size", type=positive_int, metavar="N", help="instead of the recipe's; per process")
-    add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
-    add("--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)")
-    add("--resume", action="store_true", help="go on from the run's checkpoint")
     add("--device", choices=DEVICES, default="auto")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
-    )
-    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
-    return parser

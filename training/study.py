@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.command import CommandParser, folder_path, positive_float, positive_int, run_command
+from runtime.command import CommandParser, positive_int, run_command
 from runtime.locate import RUNS
 from training.archs import check_arch
 from training.data import load_dataset
 from training.methods import METHODS, Method, distinct, methods_from_words
-from training.options import DEVICES
+from training.options import add_shared_options
 from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.run_folder import exclusive
 from training.small_data import fit_batch
@@ -56,16 +56,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/study.py", description=__doc__)
     add = parser.add_argument
-    add("--arch", required=True)
-    add("--width", type=positive_float, default=1.0)
-    add("--data", default="digits")
-    add("--data-root", type=folder_path)
-    add("--image-size", type=positive_int)
+    add_shared_options(parser)
     add("--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}")
     add("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
-    add("--recipe", metavar="NAME_OR_FILE")
-    add("--epochs", type=positive_int, metavar="N")
-    add("--batch-size", type=positive_int, metavar="N")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     add("--study", default=_MAIN, help="the word for these runs (default: main)")
     add(
@@ -74,7 +67,6 @@ def _parser() -> CommandParser:
         default=1,
         help="runs at a time, all on one device (default: 1)",
     )
-    add("--device", choices=DEVICES, default="auto")
     return parser
 
 
