@@ -146,8 +146,11 @@ def test_what_follows_an_early_answer_is_not_waited_for(connect: Connect) -> Non
 def test_endless_trailers_are_cut_off(connect: Connect) -> None:
     connection = connect()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ")
-    with pytest.raises(ConnectionError):
-        connection.sendall(b"a" * (64 * MAX_HEAD_BYTES))
+    answer = b""
+    with suppress(ConnectionError):  # or the end of the stream, if all was still taken
+        connection.sendall(b"a" * (4 * MAX_HEAD_BYTES))
+        answer = connection.recv(1)
+    assert answer == b""
 
 
 def test_an_answer_may_take_longer_than_a_head(connect: Connect) -> None:
