@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.cache_folder import cache_root
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import sha256_of_bytes, write_atomic
 from runtime.gpu import find_gpu
 from runtime.tensorrt_library import last_errors
 
@@ -86,5 +86,5 @@ def open_kernel_cache(trt: Any, engine: Any, plan: bytes, logger: Any) -> Kernel
     except UserError as error:  # this user has no home
         _log.warning("%s; TensorRT-RTX compiles the kernels again at every start", error)
         return None
-    names = f"{trt.__version__} {find_gpu().name} {hashlib.sha256(plan).hexdigest()}"
-    return KernelCache(cache, folder / hashlib.sha256(names.encode()).hexdigest(), logger)
+    names = f"{trt.__version__} {find_gpu().name} {sha256_of_bytes(plan)}"
+    return KernelCache(cache, folder / sha256_of_bytes(names.encode()), logger)
