@@ -231,9 +231,13 @@ class Batcher(Closing):
         return self._decoding == 0 or len(self._ready) >= self._share()
 
     def _share(self) -> int:
-        """Images of one batch, such that every idle runner gets as many."""
+        """Images of one batch: a runner's part of those that wait, though others may be busy.
+
+        Whoever took all of them would leave the next free runner none until their senders, with
+        their answers, have sent again: with 16 of those, two cores were idle for 10 % of the time.
+        """
         coming = len(self._ready) + self._decoding
-        return min(self.max_batch, -(-coming // max(1, self._idle)))
+        return min(self.max_batch, -(-coming // len(self._runners)))
 
     def _answers(self, batch: list[_Request]) -> list[Predictions]:
         probabilities = self.classifier.session.run(np.stack([r.image for r in batch]))

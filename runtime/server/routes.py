@@ -1,7 +1,6 @@
 """The routes: classify, health, the model and metrics."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from runtime.batcher import Batcher
 from runtime.classifier import DEFAULT_TOP_K, Predictions
@@ -64,12 +64,17 @@ class LeanRoute(APIRoute):
     """A route whose endpoint takes the request alone.
 
     FastAPI's own handler solves dependencies and parameters for longer than decoding a small image
-    takes. Here the signature only describes them; the endpoint reads them from the request.
+    takes, and closes two stacks of them. Here the signature only describes them; the endpoint reads
+    them from the request.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.app = self._respond
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def add_classify(

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from runtime import bounded_http
-from runtime.bounded_http import MAX_HEAD_BYTES, server_config
+from runtime.bounded_http import MAX_HEAD_BYTES, GatheredWrites, server_config
 
 SECONDS = 0.6  # instead of HEAD_SECONDS
 SLOW = 1.5 * SECONDS
@@ -176,3 +176,37 @@ def test_a_large_body_and_requests_in_a_row_arrive_whole(connect: Connect) -> No
             found += connection.recv(len(body) - len(found))
         assert found == body
     sending.join()
+
+
+class RecordingTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[bytes | str] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.calls.append(bytes(data))
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
+    async def calls() -> list[list[bytes | str]]:
+        transport = RecordingTransport()
+        gathered = GatheredWrites(transport, asyncio.get_running_loop())
+        seen = []
+        for turn in ((b"head", b"body"), (b"more",), (b"x" * 20_000, b"y")):
+            for piece in turn:
+                gathered.write(piece)
+            seen.append(list(transport.calls))
+            await asyncio.sleep(0)
+        gathered.write(b"last")
+        gathered.close()
+        await asyncio.sleep(0)
+        return [*seen, transport.calls]
+
+    first, second, third, end = asyncio.run(calls())
+    assert first == []
+    assert second == [b"headbody"]
+    assert third == [b"headbody", b"more", b"x" * 20_000]  # much is passed on at once
+    assert end == [*third, b"y", b"last", "close"]
