@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from runtime import ImageError, Limits
 from runtime.card import InputSpec
-from runtime.preprocess import decode_image, fit_image, preprocess
+from runtime.preprocess import _count_scans, decode_image, fit_image, preprocess
 
 COLOURS = [[[230, 40, 30], [30, 200, 60]], [[40, 60, 220], [240, 220, 70]]]
 
@@ -212,3 +212,10 @@ def test_colours_are_rgb_not_bgr() -> None:
         pixel = preprocess(encoded(image, kind), spec())[16, 16]
         assert pixel[0] > 240
         assert max(pixel[1:]) < 15
+
+
+def test_scans_are_counted_at_even_and_odd_places() -> None:
+    for before in range(4):
+        content = b"\xff\xd8" + b"." * before + b"\xff\xda" + b"\xff\xff\xda\xda" + b"\xff\xda\xff"
+        assert _count_scans(content) == content.count(b"\xff\xda") == 3
+    assert _count_scans(b"\xff\xd8") == 0
