@@ -65,11 +65,11 @@ def litserve(
     python: Path, bundle: Path, images: list[bytes], workers: int, batch: int
 ) -> Iterator[Target]:
     port = free_port()
-    script = Path(__file__).with_name("litserve_server.py")
+    script = Path(__file__).resolve().with_name("litserve_server.py")
     options = ["--port", str(port), "--workers", str(workers), "--batch", str(batch)]
     bodies = [json.dumps({"image": base64.b64encode(i).decode()}).encode() for i in images]
     base = f"http://127.0.0.1:{port}"
-    with running([python, script, bundle, *options], health=f"{base}/health"):
+    with running([python.absolute(), script, bundle.resolve(), *options], health=f"{base}/health"):
         yield Target(lambda: Connection(f"{base}/predict", "application/json"), bodies)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_SECONDS = 60
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
@@ -24,9 +25,13 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: Sequence[str | Path], *, health: str) -> Iterator[int]:
-    """Runs a server until it is healthy; yields its process id."""
+    """Runs a server until it is healthy; yields its process id.
+
+    It starts in this project's folder: `-m runtime` would else be that of the present one.
+    """
     process = subprocess.Popen(
         list(map(str, command)),
+        cwd=_PROJECT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         preexec_fn=_set_apart,
@@ -50,7 +55,16 @@ def running(command: Sequence[str | Path], *, health: str) -> Iterator[int]:
 def our_server(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
     """`python -m runtime serve`; yields the URL of classify and the process id."""
     port = free_port()
-    command = [sys.executable, "-m", "runtime", "serve", bundle, "--port", str(port), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "runtime",
+        "serve",
+        bundle.resolve(),
+        "--port",
+        str(port),
+        *options,
+    ]
     base = f"http://127.0.0.1:{port}"
     with running(command, health=f"{base}/readyz") as pid:
         yield f"{base}/v1/classify", pid
