@@ -23,10 +23,10 @@ from runtime.session import BACKENDS
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
 # Measured at four times the load on two cores: 99 % of the refusals in 0.05 to 0.19 s; with 5 in
-# 0.09 to 0.4 s, and in 2 s while another machine took of the processor's time; with 0 in 0.8 s.
+# 0.09 to 2 s, as the machine's other work allowed.
 _NICENESS = 10
-# HTTP brings 2,000 images a second at best, which GPUs answer in batches of less. On two cores 16
-# images take as long as two times 8, and 36 MB more.
+# On two cores 16 images take as long as two times 8, and 36 MB more. A GPU could use more, but HTTP
+# brings less than 2,000 images a second.
 _MAX_BATCH = 8
 
 
