@@ -87,7 +87,6 @@ class Batcher(Closing):
         self._ready: deque[_Request] = deque()
         self._accepted = 0  # not yet answered
         self._decoding = 0
-        self._idle = 0  # runners that wait for images
         self._seconds_an_image = 0.0
         self._closed = False
         # A queue and threads of our own: an executor would cost each image 30 us more.
@@ -208,23 +207,19 @@ class Batcher(Closing):
     def _next_batch(self) -> list[_Request]:
         """Waits for images; empty when the batcher is closed and everything is answered."""
         with self._changed:
-            self._idle += 1
-            try:
-                deadline = math.inf  # of the first image that is ready
-                while True:
-                    now = time.perf_counter()
-                    if self._ready:
-                        deadline = min(deadline, now + self._max_wait)
-                        if self._is_full() or now >= deadline:
-                            size = min(self._share(), len(self._ready))
-                            return [self._ready.popleft() for _ in range(size)]
-                    elif self._closed and self._decoding == 0:
-                        return []
-                    else:
-                        deadline = math.inf
-                    self._changed.wait(None if deadline == math.inf else deadline - now)
-            finally:
-                self._idle -= 1
+            deadline = math.inf  # of the first image that is ready
+            while True:
+                now = time.perf_counter()
+                if self._ready:
+                    deadline = min(deadline, now + self._max_wait)
+                    if self._is_full() or now >= deadline:
+                        size = min(self._share(), len(self._ready))
+                        return [self._ready.popleft() for _ in range(size)]
+                elif self._closed and self._decoding == 0:
+                    return []
+                else:
+                    deadline = math.inf
+                self._changed.wait(None if deadline == math.inf else deadline - now)
 
     def _is_full(self) -> bool:
         """Whether waiting brings nothing: no image is on the way, or enough are ready."""
