@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
-from starlette.types import ASGIApp
 
 from runtime.batcher import Batcher
 from runtime.classifier import Classifier
@@ -46,27 +45,14 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
     )
     api.state.batcher = batcher
     metrics = Metrics(batcher)
-    _admit_outermost(api, batcher, metrics)
+    api.add_middleware(Admission, batcher=batcher, path=CLASSIFY_PATH)
+    api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
     handle_problems(api)
     guard = TokenGuard(settings.token)
     add_classify(api, batcher, settings, guard)
     add_status(api, batcher, metrics, guard)
     api.openapi = lambda: _description(api)  # type: ignore[method-assign]
     return api
-
-
-def _admit_outermost(api: FastAPI, batcher: Batcher, metrics: Metrics) -> None:
-    """Counts and refuses requests outside of the layers that FastAPI puts around middleware.
-
-    At four times the load three of four requests need none of them.
-    """
-    build_layers = api.build_middleware_stack
-
-    def build_all() -> ASGIApp:
-        admission = Admission(build_layers(), batcher=batcher, path=CLASSIFY_PATH)
-        return MeasuredRequests(admission, metrics=metrics, path=CLASSIFY_PATH)
-
-    api.build_middleware_stack = build_all  # type: ignore[method-assign]
 
 
 def _description(api: FastAPI) -> dict[str, Any]:
