@@ -44,7 +44,7 @@ test: $(STAMP) ## all tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
-	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/test_hostile_images.py
+	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/model/test_hostile_images.py
 
 readme: $(STAMP) ## write the README's table of files anew
 	$(BIN)/python tests/project/readme_files.py

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.bearer_token import TOKEN_VARIABLE, bearer_token
-from runtime.command import CommandParser, run_command
-from runtime.errors import UserError
-from runtime.listening import listen
-from runtime.locate import find_model, latest_run
+from runtime.base.command import CommandParser, run_command
+from runtime.base.errors import UserError
+from runtime.model.locate import find_model, latest_run
+from runtime.server.bearer_token import TOKEN_VARIABLE, bearer_token
+from runtime.server.listening import listen
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from demo import ask_tab, bench_tab, many_tab
-from demo.card_view import card_html
-from demo.head import head_html
-from demo.models import Models
-from demo.panels import panel
+from demo.look.header import head_html
+from demo.look.panels import panel
+from demo.service.models import Models
+from demo.tabs import ask_tab, bench_tab, many_tab
+from demo.tabs.card_view import card_html
 
 DELETE_CACHE_S = (10, 60)  # every 10 s, uploads older than a minute
 MAX_WAITING = 64  # clicks that are not yet answered, of all users

@@ -10,12 +10,12 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from demo.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Scope, Send
-from demo.models import Models
+from demo.look.theme import FAVICON, build_theme, head_elements
 from demo.page import build_page
-from demo.theme import FAVICON, build_theme, head_elements
-from runtime.batcher import Batcher
-from runtime.bounded_http import server_config
+from demo.service.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Scope, Send
+from demo.service.models import Models
+from runtime.inference.batcher import Batcher
+from runtime.server.bounded_http import server_config
 
 _SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
 

@@ -14,13 +14,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export import gate
-from export.bundle import Written, write_bundle
-from export.int8 import CalibrationData, Int8Exporter, draw_rows
-from export.options import FILES_OF, ExportOptions, bundle_of
-from export.to_fp16 import to_fp16
-from export.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
-from runtime.card import (
+from export.bundles import gate
+from export.bundles.assembly import Written, write_bundle
+from export.bundles.options import FILES_OF, ExportOptions, bundle_of
+from export.graphs.int8 import CalibrationData, Int8Exporter, draw_rows
+from export.graphs.to_fp16 import to_fp16
+from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
+from runtime.backends.onnx_session import OnnxSession, Threads
+from runtime.base.errors import UserError
+from runtime.base.files import sha256_of_bytes
+from runtime.model.card import (
     METADATA_KEY,
     MODEL_FILES,
     PRECISION_KEY,
@@ -31,16 +34,13 @@ from runtime.card import (
     Provenance,
     json_from_card,
 )
-from runtime.errors import UserError
-from runtime.files import sha256_of_bytes
-from runtime.holdout import Labelled
-from runtime.locate import RESULT
-from runtime.onnx_session import OnnxSession, Threads
-from runtime.preprocess import preprocess
-from training.checkpoint import TrainedRun, load_run_dataset, load_trained
-from training.cost import cost_of
+from runtime.model.holdout import Labelled
+from runtime.model.locate import RESULT
+from runtime.model.preprocess import preprocess
 from training.data import Dataset
-from training.evaluation import expected_calibration_error, logits_of, softmax, top_k
+from training.evaluation.logits import expected_calibration_error, logits_of, softmax, top_k
+from training.networks.cost import cost_of
+from training.records.checkpoint import TrainedRun, load_run_dataset, load_trained
 
 _RESULT_FIELDS = ("epochs", "top1", "top5", "ece", "params", "macs", "recipe", "versions")
 _BATCH = 64

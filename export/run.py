@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from export.bundle import check_place
-from export.options import (
+from export.bundles.assembly import check_place
+from export.bundles.options import (
     CALIBRATIONS,
     DEFAULT_OPSET,
     LEGACY_OPSET,
@@ -19,10 +19,10 @@ from export.options import (
     bundle_of,
     parse_precisions,
 )
-from export.report import megabytes, say, table
-from runtime.command import CommandParser, folder_path, run_command
-from runtime.errors import VerificationError
-from runtime.locate import find_run
+from export.bundles.report import megabytes, say, table
+from runtime.base.command import CommandParser, folder_path, run_command
+from runtime.base.errors import VerificationError
+from runtime.model.locate import find_run
 
 if TYPE_CHECKING:
     from export.pipeline import Exported, Outcome

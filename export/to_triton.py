@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from export.report import say
-from export.triton_config import (
+from export.bundles.report import say
+from export.triton_server.config import (
     BACKENDS,
     LABELS_FILE,
     MARK,
@@ -22,14 +22,14 @@ from export.triton_config import (
     config_text,
     labels_text,
 )
-from runtime.backends import ENGINE_PRECISIONS
-from runtime.bundle import Bundle, open_bundle, run_word
-from runtime.card import CARD_FILE, EngineRecord, ModelFile
-from runtime.card import MODEL_FILES as PRECISION_FILES
-from runtime.command import CommandParser, folder_path, positive_int, run_command
-from runtime.errors import BundleError, UserError
-from runtime.files import atomic_folder, remove_abandoned, write_atomic
-from runtime.locate import find_model
+from runtime.backends.choice import ENGINE_PRECISIONS
+from runtime.base.command import CommandParser, folder_path, positive_int, run_command
+from runtime.base.errors import BundleError, UserError
+from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
+from runtime.model.bundle import Bundle, open_bundle, run_word
+from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
+from runtime.model.card import MODEL_FILES as PRECISION_FILES
+from runtime.model.locate import find_model
 
 CONFIG_FILE = "config.pbtxt"
 _VERSION = "1"
@@ -71,8 +71,8 @@ def _source(
             choose_file(bundle, precision)  # an engine, too, runs only beside its ONNX file
         return None
     if precision == "int8":
-        # One of ONNX Runtime's optimisers garbles int8 over float16 (`runtime.onnx_session`, which
-        # leaves it out). Triton can only switch off all of them.
+        # One optimiser of ONNX Runtime garbles int8 over float16; `runtime.backends.onnx_session`
+        # leaves it out. Triton can only switch off all of them.
         raise UserError(
             "Triton's onnxruntime backend answers wrongly from the int8 file, which is for "
             "TensorRT; choose --precision int8-cpu, or --backend tensorrt with an int8 engine"
@@ -172,7 +172,7 @@ def _files(bundle: Bundle, model: TritonModel, source: Source) -> dict[str, byte
     if source is not None:
         files[main_file] = bundle.read(source)
     else:
-        files[main_file] = Path(__file__).with_name("triton_model.py").read_bytes()
+        files[main_file] = Path(__file__).parent.joinpath("triton_server", "model.py").read_bytes()
         files[f"{_VERSION}/bundle/{CARD_FILE}"] = (bundle.path / CARD_FILE).read_bytes()
         records: list[ModelFile | EngineRecord] = [*model.card.files, *model.card.engines]
         for record in records:

@@ -11,10 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.batcher import Batcher
-    from runtime.card import Card
-    from runtime.classifier import Classifier, Prediction
-    from runtime.errors import (
+    from runtime.backends.onnx_session import Threads
+    from runtime.backends.session import Session
+    from runtime.base.errors import (
         BackendError,
         BundleError,
         EngineMismatchError,
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
         UserError,
         VerificationError,
     )
-    from runtime.onnx_session import Threads
-    from runtime.opening import open_classifier
-    from runtime.preprocess import Limits
-    from runtime.session import Session
+    from runtime.inference.batcher import Batcher
+    from runtime.inference.classifier import Classifier, Prediction
+    from runtime.inference.opening import open_classifier
+    from runtime.model.card import Card
+    from runtime.model.preprocess import Limits
 
 __all__ = [
     "BackendError",
@@ -52,20 +52,20 @@ if not TYPE_CHECKING:
     # Imported when first used: training and export need the card without the classifier, and
     # `--help` needs nothing. numpy, Pillow and msgspec together take 0.2 s.
     _HOMES = {
-        "batcher": ("Batcher",),
-        "card": ("Card",),
-        "classifier": ("Classifier", "Prediction"),
-        "onnx_session": ("Threads",),
-        "opening": ("open_classifier",),
-        "preprocess": ("Limits",),
-        "session": ("Session",),
+        "backends.onnx_session": ("Threads",),
+        "backends.session": ("Session",),
+        "inference.batcher": ("Batcher",),
+        "inference.classifier": ("Classifier", "Prediction"),
+        "inference.opening": ("open_classifier",),
+        "model.card": ("Card",),
+        "model.preprocess": ("Limits",),
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
     def __getattr__(name):
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"runtime.{_HOME_OF.get(name, 'errors')}"), name)
+        value = getattr(import_module(f"runtime.{_HOME_OF.get(name, 'base.errors')}"), name)
         globals()[name] = value
         return value
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from runtime.command import run_command
-from runtime.errors import UserError
+from runtime.base.command import run_command
+from runtime.base.errors import UserError
 
 COMMANDS = {
     "bench": "how fast every backend and precision is here",

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from runtime.card import (
+from runtime.model.card import (
     INPUT_NAME,
     METADATA_KEY,
     MODEL_FILES,
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
 
     def rank(item: pytest.Item) -> int:
-        names = (item.path.name, item.path.parent.name)
+        names = (item.path.name, *item.path.relative_to(ROOT / "tests").parts)
         return next((i for i, name in enumerate(ORDER) if name in names), len(ORDER))
 
     items.sort(key=rank)
@@ -72,8 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            folder, _, _ = file.rpartition("/")
-            return folder if folder.endswith("export") else file
+            return "tests/export" if file.startswith("tests/export/") else file
 
     config.option.loadscopereorder = False  # the order is ours
     return ByFile(config, log)

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
-from runtime.card import InputSpec
-from runtime.command import CommandParser, positive_float, positive_int, run_command
-from training.archs import check_arch
-from training.methods import METHODS, methods_from_words
-from training.options import DEVICES
-from training.plan import Plan
-from training.recipe import Recipe, load_recipe
+from runtime.base.command import CommandParser, positive_float, positive_int, run_command
+from runtime.model.card import InputSpec
+from training.config.archs import check_arch
+from training.config.options import DEVICES
+from training.config.plan import Plan
+from training.config.recipe import Recipe, load_recipe
+from training.studies.rows import METHODS, methods_from_words
 
 if TYPE_CHECKING:
-    from training.step_cost import Measurement
+    from training.studies.step_cost import Measurement
 
 _CHANNEL = (0.5, 0.5, 0.5)
 
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     # After the options are checked: torch takes seconds to import.
     import torch
 
-    from training.device import choose_device, device_name
-    from training.step import precision_of
-    from training.step_cost import measure_steps
+    from training.engine.device import choose_device, device_name
+    from training.engine.step import precision_of
+    from training.studies.step_cost import measure_steps
 
     device = choose_device(options.device)
     on_cuda = device.type == "cuda"

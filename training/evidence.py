@@ -12,7 +12,7 @@ from subprocess import CalledProcessError
 from time import monotonic
 from typing import NoReturn
 
-from runtime.command import (
+from runtime.base.command import (
     CommandParser,
     fail,
     folder_path,
@@ -20,16 +20,24 @@ from runtime.command import (
     positive_int,
     run_command,
 )
-from runtime.errors import UserError
-from runtime.locate import CHECKPOINT
-from training.evidence_cost import measure_cost
-from training.evidence_plan import COST, PLAN, ROBUSTNESS, ROBUSTNESS_OF, SCALES, STUDIES, Scale
-from training.evidence_runs import planned_runs
+from runtime.base.errors import UserError
+from runtime.model.locate import CHECKPOINT
+from training.records.run_folder import exclusive
 from training.robustness import Moved, lines_file, measure_missing
-from training.run_folder import exclusive
-from training.study_pool import fail_runs, run_all
-from training.study_results import merge_lines
-from training.study_runs import StudyRun
+from training.studies.costs import measure_cost
+from training.studies.evidence_plan import (
+    COST,
+    PLAN,
+    ROBUSTNESS,
+    ROBUSTNESS_OF,
+    SCALES,
+    STUDIES,
+    Scale,
+)
+from training.studies.evidence_runs import planned_runs
+from training.studies.lines import merge_lines
+from training.studies.pool import fail_runs, run_all
+from training.studies.study_run import StudyRun
 
 _FAILED = 1
 _AFTERWARDS = (ROBUSTNESS, COST)

@@ -12,11 +12,13 @@ from typing import NoReturn
 
 import msgspec
 
-from runtime.command import CommandParser, run_command
-from runtime.errors import UserError
-from runtime.files import write_atomic
-from training.evidence_cost import cost_table
-from training.evidence_plan import (
+from runtime.base.command import CommandParser, run_command
+from runtime.base.errors import UserError
+from runtime.base.files import write_atomic
+from training.config.recipe import default_recipe
+from training.records.progress import counted
+from training.studies.costs import cost_table
+from training.studies.evidence_plan import (
     COST,
     ROBUSTNESS,
     ROBUSTNESS_OF,
@@ -24,14 +26,12 @@ from training.evidence_plan import (
     STUDIES,
     PlannedStudy,
 )
-from training.evidence_runs import planned_runs
-from training.progress import counted
-from training.provenance import provenance
-from training.recipe import default_recipe
-from training.robustness_table import LINES_SUFFIX, robustness_table
-from training.study_plot import plot_name, plot_study
-from training.study_results import RESULTS, Line, read_lines
-from training.study_table import (
+from training.studies.evidence_runs import planned_runs
+from training.studies.lines import RESULTS, Line, read_lines
+from training.studies.provenance import provenance
+from training.studies.robustness_table import LINES_SUFFIX, robustness_table
+from training.studies.study_plot import plot_name, plot_study
+from training.studies.tables import (
     best_validated,
     method_name,
     rows_of,

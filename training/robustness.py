@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import msgspec
 import numpy as np
 
-from runtime.command import CommandParser, folder_path, run_command
-from runtime.errors import UserError
-from runtime.files import sha256_of
-from runtime.locate import CHECKPOINT, find_run
-from training.methods import method_of
-from training.options import DEVICES, seed_number
-from training.robustness_table import LINES_SUFFIX, robustness_table
-from training.study_results import RESULTS, Line, merge_lines, read_lines, whole_recipe
+from runtime.base.command import CommandParser, folder_path, run_command
+from runtime.base.errors import UserError
+from runtime.base.files import sha256_of
+from runtime.model.locate import CHECKPOINT, find_run
+from training.config.options import DEVICES, seed_number
+from training.studies.lines import RESULTS, Line, merge_lines, read_lines, whole_recipe
+from training.studies.robustness_table import LINES_SUFFIX, robustness_table
+from training.studies.rows import method_of
 
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import TrainedRun
     from training.data import Dataset
+    from training.records.checkpoint import TrainedRun
 
 
 class Moved(NamedTuple):
@@ -87,9 +87,9 @@ def measure_missing(
 
 def measure(run: Path, *, study: str, device: str, moved: Moved, seed: int = 0) -> Line:
     """The line of a finished run; UserError for a folder that is none."""
-    from training.checkpoint import load_run_dataset, load_trained
-    from training.device import choose_device, device_name
-    from training.result import versions
+    from training.engine.device import choose_device, device_name
+    from training.finish import versions
+    from training.records.checkpoint import load_run_dataset, load_trained
 
     chosen = choose_device(device)
     trained = load_trained(find_run(run))
@@ -126,14 +126,14 @@ def _figures(
     trained: "TrainedRun", dataset: "Dataset", device: "torch.device", seed: int
 ) -> dict[str, Any]:
     """`clean`: {top1, ece}; `corrupted`: the same for each corruption, severities 1 to 5."""
-    from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-    from training.evaluation import (
+    from training.evaluation.logits import (
         expected_calibration_error,
         images_at_once,
         logits_of,
         softmax,
         top_k,
     )
+    from training.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
     student, spec = trained.student.to(device), trained.plan.input
     labels = dataset.test_labels

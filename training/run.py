@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runtime.command import run_command
-from training.archs import check_arch
-from training.options import Options, option_parser
-from training.recipe import default_recipe, load_recipe
+from runtime.base.command import run_command
+from training.config.archs import check_arch
+from training.config.options import Options, option_parser
+from training.config.recipe import default_recipe, load_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     check_arch(options.arch, options.width)
     recipe = load_recipe(options.recipe or default_recipe(options.data), options.overrides())
 
-    from training.session import train
+    from training.train import train
 
     return train(options, recipe)
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runtime.command import CommandParser, positive_int, run_command
-from training.archs import ARCHS, MOBILENET, SHUFFLENET, SHUFFLENET_WIDTHS
+from runtime.base.command import CommandParser, positive_int, run_command
+from training.config.archs import ARCHS, MOBILENET, SHUFFLENET, SHUFFLENET_WIDTHS
 
 _IMAGE_SIZES = (28, 32, 64, 160, 224)
 _WIDTHS = {MOBILENET: (0.25, 0.5, 0.75, 1.0, 1.4), SHUFFLENET: SHUFFLENET_WIDTHS}
@@ -18,8 +18,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     import torch
 
-    from training.cost import cost_of
-    from training.students import build_student
+    from training.networks.cost import cost_of
+    from training.networks.students import build_student
 
     sizes = " | ".join(f"{size} px" for size in _IMAGE_SIZES)
     print(f"| student ({options.classes} classes) | parameters | MACs at {sizes} |")  # noqa: T201

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.command import CommandParser, positive_int, run_command
-from runtime.locate import RUNS
-from training.archs import check_arch
+from runtime.base.command import CommandParser, positive_int, run_command
+from runtime.model.locate import RUNS
+from training.config.archs import check_arch
+from training.config.options import add_shared_options
+from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.data import load_dataset
-from training.methods import METHODS, Method, distinct, methods_from_words
-from training.options import add_shared_options
-from training.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
-from training.run_folder import exclusive
-from training.small_data import fit_batch
-from training.study_plot import plot_name, plot_study
-from training.study_pool import fail_runs, run_all
-from training.study_results import RESULTS, merge_lines
-from training.study_runs import StudyRun, shared_options, study_run
-from training.study_table import study_table
+from training.data.small_data import fit_batch
+from training.records.run_folder import exclusive
+from training.studies.lines import RESULTS, merge_lines
+from training.studies.pool import fail_runs, run_all
+from training.studies.rows import METHODS, Method, distinct, methods_from_words
+from training.studies.study_plot import plot_name, plot_study
+from training.studies.study_run import StudyRun, shared_options, study_run
+from training.studies.tables import study_table
 
 _MAIN = "main"
 

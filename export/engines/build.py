@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from export.engines.console import ended_by_ctrl_c, progress_monitor, quiet_log
 from export.engines.flavors import EngineFlavor
-from export.engines.watching import ended_by_ctrl_c, progress_monitor, quiet_log
-from runtime.card import INPUT_NAME, Precision, Profile
-from runtime.errors import BackendError, VerificationError
-from runtime.files import write_atomic
-from runtime.tensorrt_library import last_errors
+from runtime.backends.tensorrt_library import last_errors
+from runtime.base.errors import BackendError, VerificationError
+from runtime.base.files import write_atomic
+from runtime.model.card import INPUT_NAME, Precision, Profile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,17 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from export.engines.readback import lower_of, precision_of_engine, precision_of_network
-from runtime.card import Flavor, Precision
-from runtime.errors import BackendError, UserError
-from runtime.gpu import find_gpu, missing_gpu
-from runtime.tensorrt_library import (
+from export.engines.precision_check import lower_of, precision_of_engine, precision_of_network
+from runtime.backends.gpu import find_gpu, missing_gpu
+from runtime.backends.tensorrt_library import (
     how_to_install,
     is_installed,
     last_errors,
     load_tensorrt,
     tensorrt_logger,
 )
+from runtime.base.errors import BackendError, UserError
+from runtime.model.card import Flavor, Precision
 
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # built for without a GPU: RTX 30, 40 and 50
 _FIRST_STRONGLY_TYPED = 9
@@ -36,7 +36,7 @@ class EngineFlavor(ABC):
 
     def __init__(self, trt: Any, log: Any) -> None:
         self.trt = trt
-        self.log = log  # the logger of `runtime.tensorrt_library`: a process has but one
+        self.log = log  # the logger of `runtime.backends.tensorrt_library`: a process has but one
         self.version: str = trt.__version__
 
     @abstractmethod

@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from export.gate import compare
-from runtime.card import EngineRecord, Parity
-from runtime.engine_session import EngineSession
-from runtime.errors import BackendError
-from runtime.holdout import Labelled
-from runtime.preflight import this_machine
+from export.bundles.gate import compare
+from runtime.backends.engine_session import EngineSession
+from runtime.backends.preflight import this_machine
+from runtime.base.errors import BackendError
+from runtime.model.card import EngineRecord, Parity
+from runtime.model.holdout import Labelled
 
 
 def why_not_here(record: EngineRecord) -> str | None:

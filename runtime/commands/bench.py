@@ -11,19 +11,19 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.backends import Option, choose, options
-from runtime.benchmark import BenchResult, Percentiles, measure
-from runtime.bundle import open_bundle
-from runtime.classifier import Classifier
-from runtime.command import CommandParser, positive_float, positive_int, print_json
+from runtime.backends.choice import Option, choose, options
+from runtime.backends.onnx_session import Threads
+from runtime.backends.session import BACKENDS
+from runtime.base.command import CommandParser, positive_float, positive_int, print_json
+from runtime.base.errors import BackendError
+from runtime.bench.measurement import BenchResult, Percentiles, measure
+from runtime.bench.recommendation import recommend
+from runtime.bench.sample_images import write_sample_jpegs
 from runtime.commands.model_argument import add_model, model_or_latest
-from runtime.errors import BackendError
-from runtime.locate import find_model
-from runtime.onnx_session import Threads
-from runtime.opening import open_classifier
-from runtime.recommendation import recommend
-from runtime.sample_images import write_sample_jpegs
-from runtime.session import BACKENDS
+from runtime.inference.classifier import Classifier
+from runtime.inference.opening import open_classifier
+from runtime.model.bundle import open_bundle
+from runtime.model.locate import find_model
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.classifier import DEFAULT_TOP_K, Answer, Classifier
-from runtime.command import EXIT_USER, CommandParser, fail, positive_int, print_json
+from runtime.backends.onnx_session import Threads
+from runtime.backends.session import BACKENDS
+from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
+from runtime.base.errors import ImageError, UserError
+from runtime.base.parallel import usable_cores
 from runtime.commands.model_argument import model_or_latest
-from runtime.errors import ImageError, UserError
-from runtime.locate import is_model, looks_like_model
-from runtime.onnx_session import Threads
-from runtime.opening import open_classifier
-from runtime.pipeline import usable_cores
-from runtime.preprocess import SUFFIXES
-from runtime.session import BACKENDS
-from runtime.video import Frame, Video
+from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
+from runtime.inference.opening import open_classifier
+from runtime.inference.video import Frame, Video
+from runtime.model.locate import is_model, looks_like_model
+from runtime.model.preprocess import SUFFIXES
 
 
 def main(arguments: Sequence[str]) -> int:

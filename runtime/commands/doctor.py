@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from runtime.command import CommandParser, print_json
-from runtime.doctor import Diagnosis, diagnose
+from runtime.backends.diagnosis import Diagnosis, diagnose
+from runtime.base.command import CommandParser, print_json
 
 
 def main(arguments: Sequence[str]) -> int:

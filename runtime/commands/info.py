@@ -4,12 +4,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runtime.bundle import open_bundle
-from runtime.card import Card, EngineRecord, ModelFile, Parity
-from runtime.command import CommandParser, print_json
+from runtime.base.command import CommandParser, print_json
 from runtime.commands.model_argument import add_model, model_or_latest
-from runtime.locate import find_model
-from runtime.opening import read_embedded_card
+from runtime.inference.opening import read_embedded_card
+from runtime.model.bundle import open_bundle
+from runtime.model.card import Card, EngineRecord, ModelFile, Parity
+from runtime.model.locate import find_model
 
 _CLASSES_SHOWN = 10
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TextIO
 
-from runtime.locate import latest_run
+from runtime.model.locate import latest_run
 
 MODEL_HELP = "a bundle, a run or an .onnx file (default: runs/latest)"
 

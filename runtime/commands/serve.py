@@ -8,17 +8,17 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-from runtime.batcher import Batcher
-from runtime.bearer_token import TOKEN_VARIABLE, bearer_token
-from runtime.classifier import Classifier
-from runtime.command import CommandParser, float_from_0, positive_float, positive_int
+from runtime.backends.onnx_session import Threads
+from runtime.backends.session import BACKENDS
+from runtime.base.command import CommandParser, float_from_0, positive_float, positive_int
+from runtime.base.parallel import usable_cores
 from runtime.commands.model_argument import add_model, model_or_latest
-from runtime.listening import listen
-from runtime.onnx_session import Threads
-from runtime.opening import open_classifier
-from runtime.pipeline import usable_cores
-from runtime.preprocess import Limits
-from runtime.session import BACKENDS
+from runtime.inference.batcher import Batcher
+from runtime.inference.classifier import Classifier
+from runtime.inference.opening import open_classifier
+from runtime.model.preprocess import Limits
+from runtime.server.bearer_token import TOKEN_VARIABLE, bearer_token
+from runtime.server.listening import listen
 
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
 
-    from runtime.bounded_http import server_config
     from runtime.server import ServerSettings, build_api
+    from runtime.server.bounded_http import server_config
     from runtime.server.settings import MEMORY_BYTES
 
     # It warns of every malformed form, which is the client's affair and answered with 400.

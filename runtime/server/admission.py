@@ -2,8 +2,8 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runtime.batcher import Batcher
-from runtime.errors import BackendError
+from runtime.base.errors import BackendError
+from runtime.inference.batcher import Batcher
 from runtime.server.problems import overloaded
 
 

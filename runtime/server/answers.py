@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from fastapi import Response
 
-from runtime.card import Card
-from runtime.classifier import Prediction
+from runtime.inference.classifier import Prediction
+from runtime.model.card import Card
 from runtime.server.problems import Problem, Responses
 
 JSON = "application/json"

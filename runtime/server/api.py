@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from runtime.batcher import Batcher
-from runtime.classifier import Classifier
+from runtime.inference.batcher import Batcher
+from runtime.inference.classifier import Classifier
 from runtime.server.access import TokenGuard
 from runtime.server.admission import Admission
 from runtime.server.answers import component_schemas

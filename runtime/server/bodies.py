@@ -6,7 +6,7 @@ from anyio import fail_after
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from runtime.errors import OverloadedError
+from runtime.base.errors import OverloadedError
 from runtime.server.forms import FormFiles, NamedImage
 from runtime.server.settings import ServerSettings
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from runtime.errors import BackendError, OverloadedError, UserError
+from runtime.base.errors import BackendError, OverloadedError, UserError
 
 Responses: TypeAlias = dict[int | str, dict[str, Any]]  # of a route, by status
 MEDIA_TYPE = "application/problem+json"

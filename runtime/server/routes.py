@@ -11,9 +11,9 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from runtime.batcher import Batcher
-from runtime.classifier import DEFAULT_TOP_K, Predictions
-from runtime.errors import ImageError, OverloadedError
+from runtime.base.errors import ImageError, OverloadedError
+from runtime.inference.batcher import Batcher
+from runtime.inference.classifier import DEFAULT_TOP_K, Predictions
 from runtime.server.access import TokenGuard
 from runtime.server.answers import (
     ClassifyAnswer,

@@ -21,7 +21,7 @@ import uvloop
 from load import Connection, Load, closed_loop, sample_bodies
 from servers import free_port, our_server, running
 
-from runtime.locate import find_model
+from runtime.model.locate import find_model
 
 SETTINGS = ((1, 1), (2, 1), (1, 16), (2, 16))  # LitServe's workers and largest batch
 TRIAL_SECONDS = 3.0

@@ -13,13 +13,13 @@ import time
 
 import torch
 
-from training.assembly import build_learner
+from training.config.plan import Plan
+from training.config.recipe import load_recipe
 from training.data import Dataset, load_dataset
 from training.data.batches import Batches
-from training.device import choose_device, device_name
-from training.learner import Learner
-from training.plan import Plan
-from training.recipe import load_recipe
+from training.engine.build import build_learner
+from training.engine.device import choose_device, device_name
+from training.engine.learner import Learner
 
 
 def main() -> None:

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import choose
-from runtime.benchmark import batch_sizes
-from runtime.bundle import Bundle, open_bundle
-from runtime.card import INPUT_NAME, OUTPUT_NAME, EngineRecord
-from runtime.classifier import DEFAULT_TOP_K, Classifier
-from runtime.cudart import Cuda, host_view
-from runtime.engine_session import EngineSession
-from runtime.engine_slot import context_without_memory, scratch_bytes
-from runtime.errors import BackendError
-from runtime.gpu import find_gpu
-from runtime.locate import find_model
-from runtime.tensorrt_library import last_errors, load_tensorrt, tensorrt_logger
+from runtime.backends.choice import choose
+from runtime.backends.cudart import Cuda, host_view
+from runtime.backends.engine_session import EngineSession
+from runtime.backends.engine_slot import context_without_memory, scratch_bytes
+from runtime.backends.gpu import find_gpu
+from runtime.backends.tensorrt_library import last_errors, load_tensorrt, tensorrt_logger
+from runtime.base.errors import BackendError
+from runtime.bench.measurement import batch_sizes
+from runtime.inference.classifier import DEFAULT_TOP_K, Classifier
+from runtime.model.bundle import Bundle, open_bundle
+from runtime.model.card import INPUT_NAME, OUTPUT_NAME, EngineRecord
+from runtime.model.locate import find_model
 
 MAX_OVERHEAD_US = 60.0  # of an array to its labels, over the engine's own time
 MIN_SHARE = 0.9  # of the engine's own images a second, from host memory

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runtime.sample_images import sample_jpeg
+from runtime.bench.sample_images import sample_jpeg
 
 PHOTOS = 10
 _HEAD_END = b"\r\n\r\n"

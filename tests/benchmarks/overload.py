@@ -19,7 +19,7 @@ import uvloop
 from load import Connection, Load, closed_loop, open_loop, sample_bodies
 from servers import our_server
 
-from runtime.locate import find_model
+from runtime.model.locate import find_model
 
 OVERLOAD = 4.0
 WARM_SHARE = 0.25  # of the time, after which memory must stay

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi.responses import PlainTextResponse
 
-from demo.models import Models
+from demo.service.models import Models
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from demo import ask_tab, page, server
+        from demo import page, server
+        from demo.tabs import ask_tab
 
         page.DELETE_CACHE_S = (1, 2)
         built: list[Any] = []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from demo.explain import BATCH, GRID, PATCH, HeatMap, heat_map
-from demo.why import Explanation, _sentence, overlay
+from demo.tabs.explain import BATCH, GRID, PATCH, HeatMap, heat_map
+from demo.tabs.why import Explanation, _sentence, overlay
 
 SIZE = 56
 

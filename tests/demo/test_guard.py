@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.formparsers import MultiPartException
 
-from demo import guard
-from demo.guard import HEADERS, Guard
+from demo.service import guard
+from demo.service.guard import HEADERS, Guard
 
 CALL = "/gradio_api/queue/join"
 UPLOAD = "/gradio_api/upload"

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import demo.models
-from demo.classify import ask
-from demo.compare import compare, compare_on_holdout
-from demo.compare_view import comparison_html
-from demo.examples import find_examples
-from demo.many import batch_html, classify_many, csv_text
-from demo.models import LIMITS, Models
-from demo.picture import PREVIEW, Upload, open_picture
-from runtime.card import example_names, read_card, write_card
-from runtime.classifier import Classifier
-from runtime.errors import BackendError, BundleError, ImageError, UserError
+import demo.service.models
+from demo.service.models import LIMITS, Models
+from demo.service.picture import PREVIEW, Upload, open_picture
+from demo.tabs.classify import ask
+from demo.tabs.compare import compare, compare_on_holdout
+from demo.tabs.compare_view import comparison_html
+from demo.tabs.examples import find_examples
+from demo.tabs.many import batch_html, classify_many, csv_text
+from runtime.base.errors import BackendError, BundleError, ImageError, UserError
+from runtime.inference.classifier import Classifier
+from runtime.model.card import example_names, read_card, write_card
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def test_users_of_an_open_model_do_not_wait_while_another_is_opened(
 ) -> None:
     models = Models([toy_bundle])
     begun, may_go_on = threading.Event(), threading.Event()
-    really_open = demo.models.open_classifier
+    really_open = demo.service.models.open_classifier
 
     def slow_open(*arguments: Any, **options: Any) -> Any:
         begun.set()
         assert may_go_on.wait(20)
         return really_open(*arguments, **options)
 
-    monkeypatch.setattr(demo.models, "open_classifier", slow_open)
+    monkeypatch.setattr(demo.service.models, "open_classifier", slow_open)
     with ThreadPoolExecutor(2) as users:
         try:
             slow = users.submit(models.open, "0:onnx-cpu:fp16")

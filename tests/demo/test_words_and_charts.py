@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from demo import words
-from demo.charts import Bar, Line, bar_chart, line_chart, nice_ticks
-from demo.markup import LOSSLESS, notice, picture_uri, table, text
+from demo.look import words
+from demo.look.charts import Bar, Line, bar_chart, line_chart, nice_ticks
+from demo.look.markup import LOSSLESS, notice, picture_uri, table, text
 
 
 @pytest.mark.parametrize(

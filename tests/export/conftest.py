@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.graph import network_nodes
-from export.options import ExportOptions
+from export.bundles.options import ExportOptions
+from export.graphs.graph import network_nodes
+from export.graphs.to_onnx import ExportedGraph, export_graph, model_bytes
 from export.pipeline import export_run
-from export.to_onnx import ExportedGraph, export_graph, model_bytes
-from runtime.card import InputSpec
-from runtime.locate import CHECKPOINT
-from runtime.onnx_session import OnnxSession
-from training.augment import channel_statistics, normalise
-from training.checkpoint import Checkpoint, save_checkpoint
+from runtime.backends.onnx_session import OnnxSession
+from runtime.model.card import InputSpec
+from runtime.model.locate import CHECKPOINT
+from training.augmentation.augment import channel_statistics, normalise
+from training.config.plan import Plan
+from training.config.recipe import load_recipe
 from training.data import Dataset, load_dataset
-from training.plan import Plan
-from training.recipe import load_recipe
-from training.students import build_student
+from training.networks.students import build_student
+from training.records.checkpoint import Checkpoint, save_checkpoint
 
 SIZE = 32
 # Different in every channel: swapped channels or a wrong mean must show.

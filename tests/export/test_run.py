@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from export import pipeline
-from export.options import ExportOptions, parse_precisions
+from export.bundles.options import ExportOptions, parse_precisions
+from export.graphs.to_onnx import kept_graph
 from export.run import main
-from export.to_onnx import kept_graph
 from runtime import open_classifier
-from runtime.bundle import open_bundle
-from runtime.card import METADATA_KEY, PRECISION_KEY, card_from_json, read_card, write_card
-from runtime.errors import UserError
-from runtime.files import sha256_of
-from runtime.onnx_session import OnnxSession
+from runtime.backends.onnx_session import OnnxSession
+from runtime.base.errors import UserError
+from runtime.base.files import sha256_of
+from runtime.model.bundle import open_bundle
+from runtime.model.card import METADATA_KEY, PRECISION_KEY, card_from_json, read_card, write_card
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.card import InputSpec
+from runtime.model.card import InputSpec
+from training.config.plan import Plan, Terms
+from training.config.recipe import Recipe, recipe_from_values
 from training.data import Dataset
-from training.plan import Plan, Terms
-from training.recipe import Recipe, recipe_from_values
 
 TINY = {
     "epochs": 2,

@@ -21,17 +21,17 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from training import run
-from training.checkpoint import (
+from training.engine.device import choose_device
+from training.engine.interruption import stop_request
+from training.records.checkpoint import (
     load_run_dataset,
     load_trained,
     read_checkpoint,
     save_checkpoint,
 )
-from training.device import choose_device
-from training.interruption import stop_request
-from training.run_folder import exclusive
+from training.records.run_folder import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60
@@ -222,7 +222,7 @@ def test_a_result_without_its_checkpoint_is_not_that_of_the_next_run(
     (here / "run").mkdir()
     (here / "run" / "result.json").write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr("training.session.finish_run", _interrupt)
+        patch.setattr("training.train.finish_run", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.main([*options, *resume])
     assert read_checkpoint(here / "run" / "checkpoint.pt").epoch == 1
@@ -436,7 +436,7 @@ def fork_server(monkeypatch: pytest.MonkeyPatch) -> multiprocessing.context.Fork
     # Two threads on networks this small mostly wait for each other, far longer on a busy machine.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.session", "tensorboard.summary", "matplotlib.figure"])
+    context.set_forkserver_preload(["training.train", "tensorboard.summary", "matplotlib.figure"])
     return context
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from training.data.cache import load_cached
 from training.data.dataset import Dataset
 from training.data.folders import name_of

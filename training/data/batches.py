@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.errors import UserError
-from training.data.feeds import fits, open_feed
-from training.data.waiting import open_clock
+from runtime.base.errors import UserError
+from training.data.rows_to_device import fits, open_feed
+from training.data.wait_time import open_clock
 
 # From the rows (steps, batch_size) of an epoch and its number to as many others.
 Companions: TypeAlias = Callable[[NDArray[np.int64], int], NDArray[np.int64]]

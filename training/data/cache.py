@@ -15,14 +15,15 @@ import msgspec
 import numpy as np
 import PIL
 
-from runtime import preprocess
-from runtime.cache_folder import cache_root
-from runtime.files import atomic_folder, leftovers
-from training.data import blocks, build, decode
+from runtime.base.cache_folder import cache_root
+from runtime.base.files import atomic_folder, leftovers
+from runtime.model import preprocess
+from training.data import blocks, decode
+from training.data import cache_entry as build
 from training.data.dataset import Dataset
 from training.data.geometry import Geometry
+from training.data.loading_progress import report
 from training.data.locks import locked
-from training.data.progress import report
 from training.data.source import Source
 
 ENTRY_FILE = "entry.json"

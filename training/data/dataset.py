@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import InputSpec
+from runtime.model.card import InputSpec
 
 _IMAGES_OF_DIGEST = 64  # of each split, evenly spaced: reading all would take minutes
 
@@ -17,7 +17,8 @@ class Dataset:
 
     `train_images` is uint8 (N, H, W, 3), possibly a read-only memory map; H and W exceed
     `input.size` where training cuts random resized crops out of them. `test_images` is uint8
-    (M, size, size, 3) exactly as `runtime.preprocess` makes it with `input`. Labels are int64.
+    (M, size, size, 3) exactly as `runtime.model.preprocess` makes it with `input`. Labels are
+    int64.
     """
 
     name: str

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import InputSpec
-from runtime.errors import ImageError, UserError
-from runtime.pipeline import usable_cores
-from runtime.preprocess import preprocess
+from runtime.base.errors import ImageError, UserError
+from runtime.base.parallel import usable_cores
+from runtime.model.card import InputSpec
+from runtime.model.preprocess import preprocess
 from training.data.source import Split
 
 # Below this many images, processes take longer to start than they save.

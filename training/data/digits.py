@@ -6,7 +6,7 @@ A stratified fifth of the set (360 images) is held out for testing; `split_seed`
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import preprocess
+from runtime.model.preprocess import preprocess
 from training.data.dataset import Dataset
 from training.data.geometry import whole_images
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from runtime.cache_folder import cache_root
-from runtime.errors import UserError
+from runtime.base.cache_folder import cache_root
+from runtime.base.errors import UserError
+from training.data.loading_progress import report
 from training.data.locks import locked
-from training.data.progress import report
 
 _TIMEOUT_SECONDS = 60.0
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, zipfile.BadZipFile)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import UserError
-from runtime.preprocess import SUFFIXES
-from training.data.progress import report
+from runtime.base.errors import UserError
+from runtime.model.preprocess import SUFFIXES
+from training.data.loading_progress import report
 from training.data.source import Contents, Source, Split, source_of_files, split_of
 
 TRAIN_FOLDER = "train"

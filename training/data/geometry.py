@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from runtime.card import InputSpec
-from runtime.errors import UserError
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
 
 MIN_IMAGE_SIZE = 16
 MAX_IMAGE_SIZE = 1024

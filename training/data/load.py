@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from training.data import arrays, digits, folders, known
 from training.data.cache import load_cached
 from training.data.dataset import Dataset

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.cache_folder import CACHE_VARIABLE
-from runtime.errors import UserError
-from training.data.progress import report
+from runtime.base.cache_folder import CACHE_VARIABLE
+from runtime.base.errors import UserError
+from training.data.loading_progress import report
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from training.data.fetch import Archive, Published, download_archives, obtain
 from training.data.folders import images_by_class, labelled, split_classes
 from training.data.source import Contents, Source, source_of_files, split_of, unique_names

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from training.data.fetch import Published, obtain
 from training.data.source import Contents, Source, fingerprint_of, split_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 
 MIN_CLASSES = 2
 

@@ -1,0 +1,1 @@
+"""How the page looks: markup, charts, colours, words. Imports no model."""

@@ -1,0 +1,100 @@
+"""The words and numbers of the page, written one way everywhere."""
+
+import math
+
+from runtime.model.card import Card
+
+NARROW_SPACE = "\u202f"  # between a number and its unit: it does not break, and reads as one
+
+_ARCHITECTURES = {
+    "mobilenetv2": "MobileNetV2",
+    "shufflenetv2": "ShuffleNetV2",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "resnext50_32x4d": "ResNeXt-50",
+    "densenet121": "DenseNet-121",
+}
+_TERMS = {
+    "ce": "plain cross-entropy",
+    "drg": "self-distillation with reverse guidance (DRG)",
+    "dsr": "self-distillation with shape regularization (DSR)",
+    "drg+dsr": "self-distillation with reverse guidance and shape regularization (DRG + DSR)",
+}
+_BACKENDS = {
+    "onnx-cpu": "ONNX Runtime, CPU",
+    "onnx-cuda": "ONNX Runtime, GPU",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
+}
+_PRECISIONS = {"int8-cpu": "int8 (CPU)", "int8": "int8 (TensorRT)"}
+_SMALLEST_SHOWN = 0.0005
+_SMALLEST_POINTS = 1e-5
+_TWO_DIGITS = 9.95  # from here on two digits leave none behind the point
+
+
+def percent(fraction: float) -> str:
+    """A fraction as per cent with one decimal; what would round to 0 or 100 says so."""
+    if 0 < fraction < _SMALLEST_SHOWN:
+        return f"<{NARROW_SPACE}0.1{NARROW_SPACE}%"
+    if 1 - _SMALLEST_SHOWN < fraction < 1:
+        return f">{NARROW_SPACE}99.9{NARROW_SPACE}%"
+    return f"{100 * fraction:.1f}{NARROW_SPACE}%"
+
+
+def milliseconds(value_ms: float) -> str:
+    """A duration, in seconds from one second onwards."""
+    return _with_unit(value_ms, (("s", 1e3), ("ms", 1)))
+
+
+def count(value: float) -> str:
+    """A large count: 2.24 M."""
+    return _with_unit(value, (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)))
+
+
+def file_size(num_bytes: int) -> str:
+    return _with_unit(num_bytes, (("MB", 1e6), ("kB", 1e3), ("bytes", 1)))
+
+
+def points(fraction: float) -> str:
+    """A difference of two fractions, in points of a hundred, with two digits or all whole ones."""
+    if 0 < fraction < _SMALLEST_POINTS:
+        return f"<{NARROW_SPACE}0.001 points"
+    shown = 100 * fraction
+    return f"{shown:.0f} points" if shown >= _TWO_DIGITS else f"{shown:.2g} points"
+
+
+def square(edge: int) -> str:
+    """The size of a square image: 32 x 32 px, with a real multiplication sign."""
+    return f"{edge}{NARROW_SPACE}\u00d7{NARROW_SPACE}{edge}{NARROW_SPACE}px"
+
+
+def _with_unit(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    """`value` in the first unit that it fills, or else the last, with three digits at most."""
+    unit, size = next((pair for pair in units if value >= pair[1]), units[-1])
+    scaled = value / size
+    decimals = min(2, max(0, 2 - math.floor(math.log10(scaled)))) if scaled > 0 else 0
+    if scaled == int(scaled):
+        decimals = 0
+    return f"{scaled:,.{decimals}f}{NARROW_SPACE}{unit}".rstrip(NARROW_SPACE)
+
+
+def architecture(arch: str) -> str:
+    return _ARCHITECTURES.get(arch, arch)
+
+
+def terms(name: str) -> str:
+    return _TERMS.get(name, name)
+
+
+def backend(name: str) -> str:
+    return _BACKENDS.get(name, name)
+
+
+def precision(name: str | None) -> str:
+    return _PRECISIONS.get(name, name) if name else "precision not stated"
+
+
+def model(card: Card) -> str:
+    """A model in three words: what was trained on what."""
+    return f"{architecture(card.arch)} on {card.provenance.data}"

@@ -1,0 +1,1 @@
+"""What the tabs ask for: models, pictures, guarded uploads. Imports no tab."""

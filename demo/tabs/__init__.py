@@ -1,0 +1,1 @@
+"""The tabs of the page, each in one file. Imports no server."""

@@ -1,0 +1,152 @@
+"""The model card as a page: what it was trained on, how, and how far it can be trusted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from demo.look import words
+from demo.look.charts import Line, line_chart
+from demo.look.markup import facts, table, text
+from runtime.model.card import Card, EngineRecord, ModelFile, Provenance
+
+_CLASSES_SHOWN = 60
+
+
+def card_html(card: Card, folder: Path) -> str:
+    """The whole tab; `folder` is the bundle's, for the sizes of its files."""
+    return (
+        '<article class="card">'
+        f"{_section('What it is', _what(card))}"
+        f"{_section('How good it is', _quality(card.provenance))}"
+        f"{_section('Its files', _files(card, folder))}"
+        f"{_section('Its engines', _engines(card.engines)) if card.engines else ''}"
+        f"{_curves(card.provenance)}"
+        f"{_section('How it was trained', _training(card.provenance))}"
+        "</article>"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{text(title)}</h2>{content}</section>"
+
+
+def _what(card: Card) -> str:
+    provenance = card.provenance
+    rows = [
+        ("Network", text(words.architecture(card.arch))),
+        ("Size", f"{words.count(provenance.params)} parameters"),
+        ("Work", f"{words.count(provenance.macs)} multiply-adds a picture"),
+        ("Input", text(f"{words.square(card.input.size)}, colour")),
+        ("Data", text(provenance.data)),
+        ("Classes", f"{card.num_classes:,}"),
+    ]
+    names = "".join(f"<li>{text(name)}</li>" for name in card.class_names[:_CLASSES_SHOWN])
+    hidden = card.class_names[_CLASSES_SHOWN:]
+    more = ""
+    if hidden:
+        rest = text(", ".join(hidden))
+        more = f"<details><summary>{len(hidden):,} more</summary><p>{rest}</p></details>"
+    return f'{facts(rows)}<ul class="chips">{names}</ul>{more}'
+
+
+def _quality(provenance: Provenance) -> str:
+    figures = [
+        ("right with its first answer", words.percent(provenance.top1)),
+        ("right within its first five", words.percent(provenance.top5)),
+        ("calibration error (ECE)", words.percent(provenance.ece)),
+    ]
+    shown = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in figures
+    )
+    return (
+        f'<dl class="figures">{shown}</dl><p class="muted">On test images that training never saw. '
+        "The calibration error is how far, on average, a stated probability is from how often "
+        "such answers are right.</p>"
+    )
+
+
+def _files(card: Card, folder: Path) -> str:
+    rows = [_file_row(record, folder) for record in card.files]
+    if not rows:
+        return '<p class="muted">A lone ONNX file: the tests of a bundle are not listed in it.</p>'
+    head = ["File", "Size", "Right", "Change", "Agrees", "Largest difference"]
+    return (
+        f"{table(head, rows, caption='Each file against the trained network')}"
+        '<p class="muted">Each file was run on held-out test images beside the trained network: '
+        "how often it is right and the change of that in points, how often both give the same "
+        "first answer, and the largest difference of any probability.</p>"
+    )
+
+
+def _file_row(record: ModelFile, folder: Path) -> list[str]:
+    path = folder / record.path
+    size = words.file_size(path.stat().st_size) if path.is_file() else "missing"
+    parity = record.parity
+    if parity is None:
+        return [text(words.precision(record.precision)), size, "not tested", "", "", ""]
+    return [
+        text(words.precision(record.precision)),
+        size,
+        words.percent(parity.top1),
+        f"{100 * (parity.top1 - parity.reference_top1):+.1f}",
+        words.percent(parity.agreement),
+        words.points(parity.max_difference),
+    ]
+
+
+def _engines(engines: tuple[EngineRecord, ...]) -> str:
+    rows = [
+        [
+            text(words.precision(engine.precision)),
+            text(f"{words.backend(engine.flavor)} {engine.tensorrt_version}"),
+            text(engine.gpu_name or f"compute capability {engine.compute_capability}"),
+            f"{engine.profile.min} to {engine.profile.max}",
+            words.percent(engine.parity.top1) if engine.parity else "not run yet",
+        ]
+        for engine in engines
+    ]
+    return table(["Engine", "Built with", "For", "Batch", "Right"], rows, caption="Engines")
+
+
+def _curves(provenance: Provenance) -> str:
+    history = provenance.history
+    if not history:
+        return ""
+    loss = Line("loss", [(point.epoch, point.loss) for point in history])
+    top1 = Line("accuracy", [(p.epoch, p.top1) for p in history if p.top1 is not None])
+    charts = [line_chart([loss], title="Loss", x_name="epoch", words=lambda y: f"{y:g}")]
+    if top1.points:
+        charts.append(
+            line_chart([top1], title="Accuracy", x_name="epoch", words=lambda y: f"{100 * y:.4g} %")
+        )
+    return _section("How training went", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _training(provenance: Provenance) -> str:
+    rows = [
+        ("Epochs", f"{provenance.epochs:,}"),
+        ("Seed", str(provenance.seed)),
+        ("Run", text(provenance.run)),
+    ]
+    return (
+        f"<p>With {text(words.terms(provenance.terms))}.</p>"
+        f"{facts(rows)}{_details('The complete recipe', provenance.recipe)}"
+        f"{_details('Versions', provenance.versions)}"
+    )
+
+
+def _details(title: str, values: Mapping[str, object]) -> str:
+    if not values:
+        return ""
+    rows = [(name, text(value)) for name, value in flatten(values)]
+    return f"<details><summary>{text(title)}</summary>{facts(rows)}</details>"
+
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested mappings as dotted names."""
+    rows: list[tuple[str, object]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows

@@ -1,0 +1,1 @@
+"""From a student to ONNX files. Imports no engine and no command."""

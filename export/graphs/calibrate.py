@@ -1,0 +1,151 @@
+"""Ranges of activations for int8, observed on training images.
+
+One pass over the images finds each tensor's extremes, a second its histogram; three methods turn
+those into the magnitude above which values are clipped:
+
+    minmax      nothing is clipped
+    percentile  one value in 10,000 is
+    entropy     the threshold whose 8-bit histogram is nearest to the true one (KL divergence)
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.bundles.options import Method
+from export.graphs.graph import network_nodes
+from runtime.backends.onnx_provider import load_onnxruntime
+from runtime.model.card import INPUT_NAME
+
+CALIBRATION_IMAGES = 512
+
+_BINS = 2048
+_LEVELS = 128  # magnitudes of a signed 8-bit value
+_PERCENTILE = 0.9999
+_SAMPLES = 1 << 12  # values of one tensor of one image that enter its histogram
+_PIXELS_PER_BATCH = 200_000  # bounds the memory that all activations of a batch take
+_MAX_BATCH = 64
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One tensor: its extremes, and a histogram of the magnitudes of its non-zero values."""
+
+    low: float
+    high: float
+    counts: NDArray[np.int64]  # (_BINS,) over [0, magnitude]
+
+    @property
+    def magnitude(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+    def range(self, method: Method) -> Range:
+        """The values that int8 has to represent; wider ones are clipped. Holds zero."""
+        threshold = self.magnitude * _kept_bins(self.counts, method) / _BINS
+        return max(min(self.low, 0.0), -threshold), min(max(self.high, 0.0), threshold)
+
+
+def observe(model: ir.Model, images: NDArray[np.uint8]) -> dict[str, Observation]:
+    """Observes every float tensor of the network, by name, on uint8 images (N, S, S, 3)."""
+    session = _observer(model)
+    extremes: dict[str, Range] = {}
+    for values in _run(session, images):
+        for name, value in values.items():
+            low, high = extremes.get(name, (np.inf, -np.inf))
+            extremes[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    counts = {name: np.zeros(_BINS, np.int64) for name in extremes}
+    for values in _run(session, images):
+        for name, value in values.items():
+            counts[name] += _histogram(value, max(map(abs, extremes[name])))
+    return {name: Observation(*extremes[name], counts[name]) for name in extremes}
+
+
+def ranges(observations: Mapping[str, Observation], method: Method) -> dict[str, Range]:
+    """The range of every observed tensor by one method."""
+    return {name: observation.range(method) for name, observation in observations.items()}
+
+
+def _observer(model: ir.Model) -> Any:
+    """An onnxruntime session that gives the network's float tensors, its input included."""
+    observed = model.clone()
+    graph = observed.graph
+    tensors: dict[str, ir.Value] = {}
+    for node in network_nodes(graph):
+        for value in (*node.inputs, *node.outputs):
+            if value is None or value.name is None or value.is_initializer():
+                continue
+            if value.dtype == ir.DataType.FLOAT:
+                tensors[value.name] = value
+    graph.outputs[:] = tensors.values()
+    onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        ir.to_proto(observed).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _run(session: Any, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    names = [output.name for output in session.get_outputs()]
+    batch = max(1, min(_MAX_BATCH, _PIXELS_PER_BATCH // images.shape[1] ** 2))
+    for start in range(0, len(images), batch):
+        feed = {INPUT_NAME: np.ascontiguousarray(images[start : start + batch])}
+        yield dict(zip(names, session.run(names, feed), strict=True))
+
+
+def _histogram(values: NDArray[np.float32], magnitude: float) -> NDArray[np.int64]:
+    """Counts (_BINS,) of the magnitudes of non-zero values; of a regular sample of large tensors.
+
+    Zeros are exact in int8 whatever the range, and after a ReLU they would outweigh the rest.
+    """
+    if magnitude == 0:
+        return np.zeros(_BINS, np.int64)
+    flat = values.reshape(len(values), -1)
+    stride = max(1, flat.shape[1] // _SAMPLES)
+    # A stride with a factor of the width in it would meet the same few columns in every row.
+    while math.gcd(stride, flat.shape[1]) > 1:
+        stride += 1
+    flat = flat[:, ::stride]
+    magnitudes = np.abs(flat[flat != 0])
+    bins = np.minimum((magnitudes * (_BINS / magnitude)).astype(np.int64), _BINS - 1)
+    return np.bincount(bins, minlength=_BINS)
+
+
+def _kept_bins(counts: NDArray[np.int64], method: Method) -> int:
+    """How many of the bins, from zero upwards, are within the threshold."""
+    if method == "minmax" or not counts.any():
+        return _BINS
+    if method == "percentile":
+        share = np.cumsum(counts) / counts.sum()
+        return int(np.searchsorted(share, _PERCENTILE)) + 1
+    candidates = range(_LEVELS, _BINS + 1, _BINS // _LEVELS)
+    return min(candidates, key=lambda kept: _divergence(counts, kept))
+
+
+def _divergence(counts: NDArray[np.int64], kept: int) -> float:
+    """KL divergence of the clipped histogram from itself in `_LEVELS` equal steps.
+
+    As in S. Migacz, "8-bit inference with TensorRT" (GTC 2017): what is clipped counts at the
+    threshold; a step's mass is spread over its non-empty bins.
+    """
+    if not counts[:kept].any():
+        return np.inf
+    reference = counts[:kept].astype(np.float64)
+    occupied = reference > 0
+    step = np.arange(kept) * _LEVELS // kept
+    mass = np.bincount(step, weights=reference, minlength=_LEVELS)
+    share = np.bincount(step, weights=occupied, minlength=_LEVELS)
+    quantized = np.where(occupied, (mass / np.maximum(share, 1))[step], 0.0)
+    reference[-1] += counts[kept:].sum()
+    # Where only clipped values fall, the quantised histogram has nothing: a tiny share instead.
+    quantized = np.maximum(quantized, np.where(reference > 0, 1e-9 * counts.sum(), 0.0))
+    reference, quantized = reference / reference.sum(), quantized / quantized.sum()
+    inside = reference > 0
+    return float(np.sum(reference[inside] * np.log(reference[inside] / quantized[inside])))

@@ -1,0 +1,96 @@
+"""The two int8 files, with the calibration that loses least on training images held out for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.bundles.options import HALF_SCALES_OPSET, METHODS, Calibration, Method
+from export.graphs.calibrate import CALIBRATION_IMAGES, Observation, observe, ranges
+from export.graphs.quantize import to_int8_cpu, to_int8_tensorrt
+from export.graphs.to_fp16 import to_fp16
+
+Kind = Literal["int8", "int8-cpu"]
+_VALIDATION_IMAGES = 512
+_SEED = 0
+
+# Probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
+Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Training images as the network sees them: some to observe, others to choose a method by."""
+
+    images: NDArray[np.uint8]
+    validation_images: NDArray[np.uint8]
+    validation_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 graph, and in words how its ranges were found."""
+
+    model: ir.Model
+    calibration: str
+
+
+def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of `count` training images: to observe, and disjoint from those to choose by."""
+    rows = np.random.default_rng(_SEED).permutation(count)
+    observed = min(CALIBRATION_IMAGES, max(1, count // 2))
+    return np.sort(rows[:observed]), np.sort(rows[observed : observed + _VALIDATION_IMAGES])
+
+
+class Int8Exporter:
+    """Makes both kinds from one float32 graph and one observation of its activations."""
+
+    def __init__(self, model: ir.Model, data: CalibrationData, evaluate: Evaluate) -> None:
+        self._model = model
+        self._data = data
+        self._evaluate = evaluate
+        self._observations: Mapping[str, Observation] | None = None
+        self._reference: NDArray[np.float32] | None = None
+
+    def quantize(self, kind: Kind, calibration: Calibration) -> Quantized:
+        """The file of that kind; `auto` tries every method and keeps the most accurate."""
+        words = f"of {len(self._data.images)} training images"
+        if calibration != "auto":
+            return Quantized(
+                _finished(kind, self._with(kind, calibration)), f"{calibration} {words}"
+            )
+        candidates = {method: self._with(kind, method) for method in METHODS}
+        scores = {method: self._score(model) for method, model in candidates.items()}
+        best = max(scores, key=lambda method: scores[method])
+        words += f", chosen by top-1 on {len(self._data.validation_images)} others"
+        return Quantized(_finished(kind, candidates[best]), f"{best} {words}")
+
+    def _with(self, kind: Kind, method: Method) -> ir.Model:
+        if self._observations is None:
+            self._observations = observe(self._model, self._data.images)
+        found = ranges(self._observations, method)
+        if kind == "int8-cpu":
+            return to_int8_cpu(self._model, found)
+        return to_int8_tensorrt(self._model, found)
+
+    def _score(self, model: ir.Model) -> tuple[float, float]:
+        """Top-1, and between equals the smaller mean difference from float32.
+
+        Of the graph before its cast to float16, which runs four times faster on a CPU: the cast
+        changes a probability by a third of what int8 does.
+        """
+        images, labels = self._data.validation_images, self._data.validation_labels
+        if self._reference is None:
+            self._reference = self._evaluate(self._model, images)
+        probabilities = self._evaluate(model, images)
+        top1 = float(np.mean(probabilities.argmax(axis=1) == labels))
+        return top1, -float(np.abs(probabilities - self._reference).mean())
+
+
+def _finished(kind: Kind, model: ir.Model) -> ir.Model:
+    """What int8 leaves out runs in float16 on a GPU, where Q/DQ may have float16 scales."""
+    on_gpu = kind == "int8" and model.opset_imports[""] >= HALF_SCALES_OPSET
+    return to_fp16(model) if on_gpu else model

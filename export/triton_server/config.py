@@ -1,0 +1,85 @@
+"""`config.pbtxt`: what Triton Inference Server has to know of a model, as protobuf text."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from runtime.model.card import INPUT_NAME, OUTPUT_NAME, Card
+
+Backend = Literal["onnxruntime", "tensorrt", "python"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+LABELS_FILE = "labels.txt"
+MARK = "# Written by `python export/to_triton.py`."
+MODEL_FILES: dict[Backend, str] = {
+    "onnxruntime": "model.onnx",
+    "tensorrt": "model.plan",
+    "python": "model.py",
+}
+_KINDS: dict[Backend, str] = {
+    "onnxruntime": "KIND_AUTO",
+    "tensorrt": "KIND_GPU",
+    "python": "KIND_CPU",  # where the process runs; the session in it may use the GPU
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonModel:
+    """One model of a repository."""
+
+    name: str
+    backend: Backend
+    card: Card
+    max_batch: int
+    warm_up: Sequence[int]  # batches that run once before the server is ready
+    precision: str | None  # None: the runtime in the python backend chooses
+
+
+def config_text(model: TritonModel) -> str:
+    """The configuration: dynamic batching, labels, and a warm-up at the batches that matter."""
+    size, backend = model.card.input.size, model.backend
+    lines = [
+        MARK,
+        f"name: {_quoted(model.name)}",
+        f"backend: {_quoted(backend)}",
+        f"default_model_filename: {_quoted(MODEL_FILES[backend])}",
+        f"max_batch_size: {model.max_batch}",
+        f"input [{{ name: {_quoted(INPUT_NAME)} data_type: TYPE_UINT8 "
+        f"dims: [{size}, {size}, 3] }}]",
+        f"output [{{ name: {_quoted(OUTPUT_NAME)} data_type: TYPE_FP32 "
+        f"dims: [{model.card.num_classes}] label_filename: {_quoted(LABELS_FILE)} }}]",
+        f"instance_group [{{ kind: {_kind(model)} count: 1 }}]",
+        # Batches form while one is running. Triton's documentation advises against preferred
+        # sizes for an engine of one profile, and without them a delay would hold up every batch
+        # below the largest.
+        "dynamic_batching { }",
+        *(_warm_up(batch, size) for batch in model.warm_up),
+    ]
+    if backend == "python" and model.precision is not None:
+        value = f"{{ string_value: {_quoted(model.precision)} }}"
+        lines.append(f"parameters {{ key: {_quoted('precision')} value: {value} }}")
+    return "\n".join(lines) + "\n"
+
+
+def labels_text(card: Card) -> str:
+    """A line a class, in the order of the output."""
+    return "".join(" ".join(label.split()) + "\n" for label in card.class_names)
+
+
+def _kind(model: TritonModel) -> str:
+    """Where instances run; the file that is quantised for CPUs stays on one, as in the runtime."""
+    quantised_for_cpu = model.backend == "onnxruntime" and model.precision == "int8-cpu"
+    return "KIND_CPU" if quantised_for_cpu else _KINDS[model.backend]
+
+
+def _warm_up(batch: int, size: int) -> str:
+    tensor = f"{{ data_type: TYPE_UINT8 dims: [{size}, {size}, 3] zero_data: true }}"
+    return (
+        f"model_warmup {{ name: {_quoted(f'batch {batch}')} batch_size: {batch} "
+        f"inputs {{ key: {_quoted(INPUT_NAME)} value: {tensor} }} }}"
+    )
+
+
+def _quoted(text: str) -> str:
+    # Protobuf text takes JSON's escapes for what a name may hold.
+    return json.dumps(text)

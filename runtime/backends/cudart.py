@@ -1,0 +1,95 @@
+"""The CUDA runtime calls that engine sessions need, each with its status checked."""
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.preflight import install_cuda
+from runtime.base.errors import BackendError
+
+
+class Cuda:
+    """`cuda.bindings.runtime` with exceptions instead of status codes."""
+
+    def __init__(self) -> None:
+        """BackendError without cuda-bindings."""
+        try:
+            from cuda.bindings import runtime
+        except ImportError as error:
+            raise BackendError(f"cuda-bindings is not installed; `{install_cuda(None)}`") from error
+        self._api: Any = runtime
+
+    def new_stream(self) -> int:
+        """A stream that does not wait for the default one."""
+        return int(self._call(self._api.cudaStreamCreateWithFlags, self._api.cudaStreamNonBlocking))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call(self._api.cudaStreamDestroy, stream)
+
+    def synchronize(self, stream: int) -> None:
+        """Waits for all work of the stream, and reports what failed in it."""
+        self._call(self._api.cudaStreamSynchronize, stream)
+
+    def device_alloc(self, size: int) -> int:
+        """The address of `size` bytes on the device."""
+        return int(self._call(self._api.cudaMalloc, size))
+
+    def device_free(self, address: int) -> None:
+        self._call(self._api.cudaFree, address)
+
+    def host_alloc(self, size: int) -> int:
+        """The address of `size` pinned bytes, which the device reads and writes by itself."""
+        return int(self._call(self._api.cudaHostAlloc, size, self._api.cudaHostAllocDefault))
+
+    def host_free(self, address: int) -> None:
+        self._call(self._api.cudaFreeHost, address)
+
+    def copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
+        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call(self._api.cudaMemcpyAsync, target, source, size, kind, stream)
+
+    def copy_to_host(self, target: int, source: int, size: int, stream: int) -> None:
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call(self._api.cudaMemcpyAsync, target, source, size, kind, stream)
+
+    def capture(self, stream: int, work: Callable[[], None]) -> Any:
+        """An executable graph of what `work` puts on `stream`; nothing runs meanwhile."""
+        # Thread-local: other threads may allocate or copy on their own streams.
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call(self._api.cudaStreamBeginCapture, stream, mode)
+        try:
+            work()
+        except BaseException:
+            _, graph = self._api.cudaStreamEndCapture(stream)  # leaves capture mode
+            if graph is not None:  # a call failed without making the capture invalid
+                self._api.cudaGraphDestroy(graph)
+            raise
+        graph = self._call(self._api.cudaStreamEndCapture, stream)
+        try:
+            return self._call(self._api.cudaGraphInstantiate, graph, 0)
+        finally:
+            self._call(self._api.cudaGraphDestroy, graph)
+
+    def launch(self, graph: Any, stream: int) -> None:
+        self._call(self._api.cudaGraphLaunch, graph, stream)
+
+    def destroy_graph(self, graph: Any) -> None:
+        self._call(self._api.cudaGraphExecDestroy, graph)
+
+    def _call(self, function: Any, *arguments: object) -> Any:
+        status, *values = function(*arguments)
+        if status != self._api.cudaError_t.cudaSuccess:
+            _, text = self._api.cudaGetErrorString(status)
+            raise BackendError(f"{function.__name__} failed: {text.decode()} (CUDA {int(status)})")
+        return values[0] if values else None
+
+
+def host_view(address: int, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """The pinned memory at `address` as an array; valid until it is freed."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = memoryview((ctypes.c_ubyte * size).from_address(address))
+    return np.frombuffer(memory, dtype=dtype).reshape(shape)

@@ -1,0 +1,91 @@
+"""ONNX Runtime's execution providers: which are here, and whether they start."""
+
+import contextlib
+import functools
+import importlib
+import io
+import logging
+import os
+from typing import Any, Literal
+
+from runtime.base.errors import first_line
+
+OnnxBackend = Literal["onnx-cpu", "onnx-cuda"]
+PROVIDERS: dict[OnnxBackend, str] = {
+    "onnx-cpu": "CPUExecutionProvider",
+    "onnx-cuda": "CUDAExecutionProvider",
+}
+# TF32's mantissa has 10 bits: fp32 is to be fp32, as in the engines.
+OPTIONS: dict[OnnxBackend, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
+_NO_LOG = 4  # fatal errors only: what goes wrong is returned
+_IDENTITY = (  # an ONNX model of one float32, y = x
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
+    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+_log = logging.getLogger(__name__)
+
+
+def load_onnxruntime() -> Any:
+    """The package, imported where it is needed: it takes 0.2 s."""
+    # From 1.32 on it reports its use to its makers unless this is set before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
+
+
+def missing_provider(backend: OnnxBackend) -> str | None:
+    """What `backend` lacks, the build of onnxruntime or the GPU; None if both are here."""
+    if (reason := missing_build(backend)) or backend == "onnx-cpu":
+        return reason
+    from runtime.backends.gpu import missing_gpu
+
+    missing = missing_gpu()
+    return None if missing is None else str(missing)
+
+
+def missing_build(backend: OnnxBackend) -> str | None:
+    """Says that the installed onnxruntime is built without `backend`; None if it has it."""
+    onnxruntime = load_onnxruntime()
+    if PROVIDERS[backend] in onnxruntime.get_available_providers():
+        return None
+    return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
+
+
+def failed_start(backend: OnnxBackend) -> str | None:
+    """Why a provider that is not missing does not start; None if it does.
+
+    A GPU build of onnxruntime is no proof that CUDA and cuDNN of the right versions are here.
+    """
+    onnxruntime = load_onnxruntime()
+    load_provider(backend)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _NO_LOG
+    try:
+        session = onnxruntime.InferenceSession(_IDENTITY, options, providers=[PROVIDERS[backend]])
+    except Exception as error:  # onnxruntime's own classes share no base of theirs
+        return f"{PROVIDERS[backend]} does not start ({first_line(error)})"
+    if session.get_providers()[0] != PROVIDERS[backend]:
+        return f"{PROVIDERS[backend]} does not start, CUDA or cuDNN is missing or too old"
+    return None
+
+
+def provider_problem(backend: OnnxBackend) -> str | None:
+    """Why `backend` cannot run here; None if it can. Takes a moment, for CUDA has to start."""
+    if missing := missing_provider(backend):
+        return missing
+    return failed_start(backend) if backend == "onnx-cuda" else None
+
+
+@functools.cache
+def load_provider(backend: OnnxBackend) -> None:
+    """Loads CUDA and cuDNN out of NVIDIA's wheels, where the system's loader does not look.
+
+    They are what `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings. Nothing is raised: whether
+    all was found, the start of the provider tells.
+    """
+    if backend == "onnx-cpu":
+        return
+    said = io.StringIO()  # onnxruntime prints what it misses; stdout is for answers
+    with contextlib.redirect_stdout(said):
+        load_onnxruntime().preload_dlls()
+    if said.getvalue():
+        _log.info("%s", said.getvalue().strip())

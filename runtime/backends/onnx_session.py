@@ -1,0 +1,118 @@
+"""An ONNX file on ONNX Runtime: `onnx-cpu` and `onnx-cuda`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.onnx_provider import (
+    OPTIONS,
+    PROVIDERS,
+    OnnxBackend,
+    load_onnxruntime,
+    load_provider,
+    missing_provider,
+)
+from runtime.backends.session import Session
+from runtime.base.errors import BackendError, BundleError, first_line
+from runtime.model.card import INPUT_NAME, OUTPUT_NAME
+
+# On the CPU of 1.31 and 1.32 this optimiser turns int8 Q/DQ over float16 into garbage.
+_BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
+_ERRORS_ONLY = 3
+
+
+class Threads(msgspec.Struct, frozen=True, kw_only=True):
+    """How ONNX Runtime uses the CPU.
+
+    `intra_op` threads share one operator; None means one a core. `spinning` threads wait for work
+    in a loop, which is up to 1.8 times faster on an idle machine and ruinous on a shared one.
+    """
+
+    intra_op: int | None = None
+    spinning: bool = True
+
+
+class OnnxSession(Session):
+    """An ONNX model with our graph contract, on the asked-for provider or not at all."""
+
+    def __init__(
+        self, model: bytes, *, source: str, backend: OnnxBackend, threads: Threads | None = None
+    ) -> None:
+        """Opens `model`, the content of an ONNX file that `source` names in errors.
+
+        Raises:
+            BackendError: the provider is absent or did not start.
+            BundleError: not an ONNX model, or not one with this project's input and output.
+        """
+        self.backend = backend
+        self._session = _open(model, source, backend, threads or Threads())
+        self.input_size, self.num_classes = _check_graph(self._session, source)
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        session = self._session
+        if session is None:
+            raise BackendError("the session is closed; open the model again")
+        (probabilities,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        result: NDArray[np.float32] = probabilities
+        return result
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:
+    onnxruntime = load_onnxruntime()
+    if missing := missing_provider(backend):
+        raise BackendError(
+            f"{backend} cannot run: {missing}; `python -m runtime doctor` tells how to get it"
+        )
+    load_provider(backend)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    if threads.intra_op is not None:
+        options.intra_op_num_threads = threads.intra_op
+    if not threads.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # ONNX Runtime appends the CPU provider by itself, for operators that the GPU one lacks.
+    provider = PROVIDERS[backend]
+    try:
+        session = onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=[(provider, OPTIONS[backend])],
+            disabled_optimizers=_BROKEN_OPTIMIZERS,
+        )
+    except Exception as error:  # onnxruntime's own classes share no base of theirs
+        raise BundleError(
+            f"{source} cannot be opened by onnxruntime {onnxruntime.__version__} "
+            f"({first_line(error)}); expected an ONNX file made by `python export/run.py`"
+        ) from error
+    if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere log line
+        raise BackendError(
+            f"{backend} did not start: onnxruntime fell back to {session.get_providers()[0]}; "
+            "`python -m runtime doctor` tells what is missing"
+        )
+    return session
+
+
+def _check_graph(session: Any, source: str) -> tuple[int, int]:
+    """Returns the input's edge and the number of classes; BundleError for another graph."""
+    nodes = (*session.get_inputs(), *session.get_outputs())
+    signature = [(node.name, node.type, node.shape) for node in nodes]
+    match signature:
+        case [
+            (image_name, "tensor(uint8)", [str(), int(height), int(width), 3]),
+            (output_name, "tensor(float)", [str(), int(num_classes)]),
+        ] if (image_name, output_name) == (INPUT_NAME, OUTPUT_NAME) and height == width:
+            return height, num_classes
+    raise BundleError(
+        f"{source} has the inputs and outputs {signature}; expected uint8 {INPUT_NAME} "
+        f"(N, size, size, 3) and float32 {OUTPUT_NAME} (N, classes) with a free N, "
+        "as `python export/run.py` writes"
+    )

@@ -1,0 +1,67 @@
+"""An open model that runs batches: what every backend offers, and the check of what it receives."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.closing import Closing
+from runtime.base.errors import UserError
+
+Backend = Literal["onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class Session(Closing):
+    """One model file, opened on one backend. Safe to share between threads.
+
+    Attributes:
+        backend: the word that chose it.
+        input_size: edge of the square input in pixels.
+        num_classes: columns of the output.
+        max_batch: most images of one `run`; None: any number.
+        lanes: runs that gain from being in work at the same time, from as many threads.
+    """
+
+    backend: Backend
+    input_size: int
+    num_classes: int
+    max_batch: int | None = None
+    lanes: int = 1
+    _CHANNELS: ClassVar[int] = 3
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, num_classes) of uint8 RGB images (N, size, size, 3).
+
+        The result is the caller's own. Raises UserError for another dtype or shape, before the
+        backend sees it.
+        """
+        self._check(images)
+        return self._run(np.ascontiguousarray(images))
+
+    def warm_up(self, *batches: int) -> None:
+        """Runs black images in batches of these sizes, so that later calls find all prepared."""
+        for batch in batches:
+            shape = (batch, self.input_size, self.input_size, self._CHANNELS)
+            self._run(np.zeros(shape, np.uint8))
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Runs a checked, contiguous batch."""
+
+    def _check(self, images: Any) -> None:
+        expected = (self.input_size, self.input_size, self._CHANNELS)
+        if not isinstance(images, np.ndarray):
+            raise UserError(
+                f"received {type(images).__name__}, expected a uint8 array (N, *{expected})"
+            )
+        if images.dtype != np.uint8 or images.shape[1:] != expected or len(images) == 0:
+            raise UserError(
+                f"received {images.dtype} {images.shape}, expected uint8 (N, {expected[0]}, "
+                f"{expected[1]}, {expected[2]}) with N >= 1"
+            )
+        if self.max_batch is not None and len(images) > self.max_batch:
+            raise UserError(
+                f"received {len(images)} images, this model takes at most {self.max_batch} at once"
+            )

@@ -1,0 +1,79 @@
+"""TensorRT and TensorRT-RTX: whether they are here, and their one logger."""
+
+import functools
+import importlib
+import importlib.util
+import logging
+from collections import deque
+from typing import Any, get_args
+
+from runtime.base.errors import BackendError
+from runtime.model.card import Flavor
+
+_log = logging.getLogger(__name__)
+FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
+_MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL: dict[Flavor, str] = {
+    "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-bindings",
+}
+INSTALL_ON_JETSON = "sudo apt install python3-libnvinfer"
+_KEPT_MESSAGES = 3
+_NO_CUDA = "CUDA initialization failure"  # 8.6 says so as a warning, and then gives no object
+
+
+def how_to_install(flavor: Flavor) -> str:
+    """The commands that install a flavor, for a sentence."""
+    jetson = f", on a Jetson `{INSTALL_ON_JETSON}`" if flavor == "tensorrt" else ""
+    return f"`{INSTALL[flavor]}`{jetson}"
+
+
+def is_installed(flavor: Flavor) -> bool:
+    """Whether the module can be found; importing it may still fail."""
+    return importlib.util.find_spec(_MODULES[flavor]) is not None
+
+
+@functools.cache
+def load_tensorrt(flavor: Flavor) -> Any:
+    """The module of a flavor; BackendError with the install command if it does not load."""
+    try:
+        return importlib.import_module(_MODULES[flavor])
+    except ImportError as error:
+        raise BackendError(
+            f"{flavor} cannot be imported ({error}); install it: {how_to_install(flavor)}"
+        ) from error
+
+
+@functools.cache
+def tensorrt_logger(flavor: Flavor) -> Any:
+    """The logger of this process; TensorRT ignores a second one.
+
+    It hands what TensorRT says to `logging` and keeps the last errors in `errors`, because
+    TensorRT's own calls return only None or False.
+    """
+    trt = load_tensorrt(flavor)
+
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+
+        def log(self, severity: Any, message: str) -> None:
+            failed = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+            if failed or message.startswith(_NO_CUDA):
+                self.errors.append(message)
+                # No louder: the exception of the call that failed says it, in the one line of it.
+                _log.info("%s: %s", flavor, message)
+            elif severity == trt.ILogger.WARNING:
+                _log.warning("%s: %s", flavor, message)
+            else:
+                _log.debug("%s: %s", flavor, message)
+
+    return Logger()
+
+
+def last_errors(logger: Any) -> str:
+    """What the logger was told last, in one line, and forgets it."""
+    messages = "; ".join(" ".join(message.split()) for message in logger.errors)
+    logger.errors.clear()
+    return messages or "TensorRT gave no reason"

@@ -1,0 +1,144 @@
+"""What all commands share: one-line errors and exit codes.
+
+0 done, 2 the user's mistake, 3 a verification failed, 1 anything else.
+"""
+
+import argparse
+import errno
+import io
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from runtime.base.errors import UserError, VerificationError
+
+EXIT_USER = 2
+EXIT_VERIFICATION = 3
+_OWN = {"demo", "export", "runtime", "training"}
+# A full disk or a file that may not be used is for the user to mend, no fault of the program.
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EFBIG, errno.EBUSY, errno.EXDEV),  # `ulimit -f`; a mount point; a container's layer
+}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line, raised as UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists what is accepted")
+
+
+def folder_path(text: str) -> Path:
+    """A folder that is written to, as the `type` of an option."""
+    if not text:  # an unset variable of a script; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("received '', expected a folder")
+    try:
+        return Path(text).expanduser()  # shells leave `--out=~/x` as it is
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}, whose home folder is not known; name the folder in full"
+        ) from None
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0, as the `type` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, as the `type` of an option."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a number above 0")
+    return value
+
+
+def float_from_0(text: str) -> float:
+    """A finite number, 0 or more, as the `type` of an option."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a number of 0 or more")
+    return value
+
+
+def _number(text: str) -> float:
+    """The number, which may be infinite; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def print_json(value: object, *, flush: bool = False) -> None:
+    """One JSON object as a line on stdout: in UTF-8, as programs expect it, whatever the locale."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    if flush:
+        sys.stdout.flush()
+
+
+def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn:
+    """Runs `main(arguments)` and exits with its code, or with the code of the error it raised.
+
+    `extra` is the one of pyproject.toml that has all packages which `main` imports.
+    """
+    # None: whoever started us has closed it (`>&-`).
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:  # print() would write to stdout instead
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        code = fail(str(error), EXIT_USER)
+    except VerificationError as error:
+        code = fail(str(error), EXIT_VERIFICATION)
+    except KeyboardInterrupt:
+        code = fail("interrupted", 1)
+    except ModuleNotFoundError as error:
+        code = _fail_without(error, extra)
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`); a second complaint at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        code = _fail_of_system(error)
+    sys.exit(code)
+
+
+def _fail_without(error: ModuleNotFoundError, extra: str) -> int:
+    missing = (error.name or "").partition(".")[0]
+    if missing in _OWN:
+        raise error
+    return fail(
+        f"the package {missing} is not installed; `pip install '.[{extra}]'` in SKD Edge's folder "
+        "brings all that this command needs",
+        EXIT_USER,
+    )
+
+
+def _fail_of_system(error: OSError) -> int:
+    if error.errno not in _FULL_DISK | _REFUSED:
+        raise error
+    what = error.filename or "a file"
+    mend = "free some space, or " if error.errno in _FULL_DISK else ""
+    return fail(f"{what}: {error.strerror}; {mend}choose another file or folder", EXIT_USER)
+
+
+def fail(message: str, code: int) -> int:
+    """Prints `message` as one line on stderr and returns `code`."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,1 @@
+"""Images in, labels out: classifier, batcher, frames. Imports no server and no command."""

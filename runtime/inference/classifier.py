@@ -1,0 +1,198 @@
+"""A model and its card: images in, labels out."""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Literal, overload
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.session import Backend, Session
+from runtime.base.closing import Closing
+from runtime.base.errors import BundleError, ImageError, UserError
+from runtime.base.parallel import in_chunks, usable_cores
+from runtime.model.card import Card, Parity
+from runtime.model.preprocess import (
+    DEFAULT_LIMITS,
+    ImageSource,
+    Limits,
+    preprocess,
+)
+
+DEFAULT_TOP_K = 5
+# For any backend: with chunks as large as an engine takes, a few cores would decode while the
+# others have none left, and decoding is what takes the time.
+_CHUNK = 8
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One class with its calibrated probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+Predictions = list[Prediction]  # from the most probable class downwards
+Answer = Predictions | ImageError
+
+
+class Classifier(Closing):
+    """An open model. Safe to share between threads; close it, or use it in a `with` statement.
+
+    Attributes:
+        card: what the model says about itself.
+        session: the open file, for callers that have uint8 arrays (N, size, size, 3).
+        precision: of the file that runs: fp32, fp16, int8 or int8-cpu; None: a lone ONNX file
+            that does not say.
+        source: the path of that file.
+        reason: why this backend and precision.
+        parity: how that file, or engine, compared with the trained student; None: not known.
+        limits: of images that are decoded.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        card: Card,
+        *,
+        source: str,
+        precision: str | None = None,
+        reason: str = "given",
+        parity: Parity | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Takes over `session`; BundleError if it is not the network that the card describes."""
+        if (session.num_classes, session.input_size) != (card.num_classes, card.input.size):
+            raise BundleError(
+                f"{source} gives {session.num_classes} classes from {session.input_size} px, its "
+                f"card lists {card.num_classes} from {card.input.size} px; export the run again"
+            )
+        self.session = session
+        self.card = card
+        self.source = source
+        self.precision = precision
+        self.reason = reason
+        self.parity = parity
+        self.limits = limits
+
+    @property
+    def backend(self) -> Backend:
+        return self.session.backend
+
+    def describe(self) -> str:
+        """One line: the network, its file, and why it runs where it runs."""
+        precision = self.precision or "unknown precision"
+        return f"{self.card.arch} {self.source} on {self.backend} in {precision}: {self.reason}"
+
+    def classify(self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K) -> Predictions:
+        """The `top_k` most probable classes of a path, bytes, PIL image or uint8 RGB (H, W, 3).
+
+        Raises ImageError, naming the image, when it cannot be decoded or is over a limit.
+        """
+        check_top_k(top_k)
+        return self.rank(self.session.run(self.prepare(image)[None])[0], top_k)
+
+    @overload
+    def classify_batch(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        top_k: int = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> list[Predictions]: ...
+
+    @overload
+    def classify_batch(
+        self, images: Sequence[ImageSource], *, top_k: int = ..., on_error: Literal["return"]
+    ) -> list[Answer]: ...
+
+    def classify_batch(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> list[Predictions] | list[Answer]:
+        """Classifies many images on all cores; the answers are in order.
+
+        A broken image raises ImageError naming it (its place, if it has no path); with
+        `on_error="return"` its ImageError takes its place and the others are answered.
+        """
+        if on_error not in ("raise", "return"):
+            raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
+        answers = list(self.classify_stream(images, top_k=top_k))
+        if on_error == "return":
+            return answers
+        predictions: list[Predictions] = []
+        for answer in answers:
+            if isinstance(answer, ImageError):
+                raise answer
+            predictions.append(answer)
+        return predictions
+
+    def classify_stream(
+        self, images: Iterable[ImageSource], *, top_k: int = DEFAULT_TOP_K
+    ) -> Iterator[Answer]:
+        """Yields the answers in order while later images are decoded; never holds many at once."""
+        check_top_k(top_k)
+        chunk = self.chunk
+        if isinstance(images, Sized):  # few images are for all cores, too
+            chunk = min(chunk, -(-len(images) // usable_cores()) or 1)
+
+        def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
+            return self._classify_chunk(items, top_k)
+
+        return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
+
+    def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
+        """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
+        return preprocess(image, self.card.input, limits=self.limits, name=name)
+
+    def rank(self, probabilities: NDArray[np.float32], top_k: int) -> Predictions:
+        """The `top_k` largest of probabilities (num_classes,), or all when there are fewer."""
+        order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+        names = self.card.class_names
+        return [
+            Prediction(label=names[i], index=i, probability=float(probabilities[i])) for i in order
+        ]
+
+    def warm_up(self, *batches: int) -> None:
+        """Prepares batches of these sizes (default 1), so that the next call is a fast one."""
+        self.session.warm_up(*(batches or (1,)))
+
+    def close(self) -> None:
+        """Releases the model."""
+        self.session.close()
+
+    @property
+    def chunk(self) -> int:
+        """Most images of one run when there are many."""
+        return min(_CHUNK, self.session.max_batch or _CHUNK)
+
+    def _classify_chunk(self, items: list[tuple[int, ImageSource]], top_k: int) -> list[Answer]:
+        size = self.session.input_size
+        batch = np.empty((len(items), size, size, 3), np.uint8)
+        answers: list[Answer] = []
+        rows = 0
+        for place, image in items:
+            name = None if isinstance(image, str) or hasattr(image, "__fspath__") else f"{place}"
+            try:
+                batch[rows] = self.prepare(image, name=name and f"image {name}")
+            except ImageError as error:
+                answers.append(error)
+            else:
+                answers.append([])
+                rows += 1
+        probabilities = iter(self.session.run(batch[:rows]) if rows else ())
+        return [
+            answer if isinstance(answer, ImageError) else self.rank(next(probabilities), top_k)
+            for answer in answers
+        ]
+
+
+def check_top_k(top_k: int) -> int:
+    """Returns `top_k`; UserError below 1."""
+    if top_k < 1:
+        raise UserError(f"top_k {top_k} is out of range; expected 1 or more")
+    return top_k

@@ -1,0 +1,1 @@
+"""The contract: card, bundle, and the one preprocessing. Imports only `base`."""

@@ -1,0 +1,60 @@
+"""A bundle on disk: its card, and its files, each checked against the card when it is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.base.errors import BundleError
+from runtime.base.files import sha256_of_bytes
+from runtime.model.card import Card, EngineRecord, ModelFile, read_card
+from runtime.model.locate import CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a card."""
+
+    path: Path
+    card: Card
+
+    def read(self, record: ModelFile | EngineRecord) -> bytes:
+        """The content of a listed file; BundleError if it is missing or not what was listed.
+
+        What is returned is what was checked: a file that changes afterwards does no harm.
+        """
+        path = self.path / record.path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{path} is listed in the card and cannot be read ({error.strerror}); "
+                f"make it again: {rebuild_command(self, record)}"
+            ) from error
+        digest = sha256_of_bytes(content)
+        if digest != record.sha256:
+            raise BundleError(
+                f"{path} is not the file that the card lists (sha256 {digest[:12]}..., expected "
+                f"{record.sha256[:12]}...): it is damaged or was replaced; make it again: "
+                f"{rebuild_command(self, record)}"
+            )
+        return content
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle in the folder `path`; BundleError if it has no valid card."""
+    return Bundle(path=path, card=read_card(path))
+
+
+def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
+    """The command, in backquotes, that makes the file of a record again."""
+    if isinstance(record, EngineRecord):
+        return (
+            f"`python export/build_trt.py {bundle.path} --precision {record.precision} "
+            f"--flavor {record.flavor}`"
+        )
+    run = run_word(bundle.path)
+    return f"`python export/run.py {run} --precision {record.precision.removesuffix('-cpu')}`"
+
+
+def run_word(bundle: Path) -> str:
+    """The run that a bundle lies in, as a word of a command; "RUN" if it lies elsewhere."""
+    return str(bundle.parent) if (bundle.parent / CHECKPOINT).is_file() else "RUN"

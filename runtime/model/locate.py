@@ -1,0 +1,70 @@
+"""Which model or run a command means: a path that was given, or `runs/latest`."""
+
+from pathlib import Path
+
+from runtime.base.errors import BundleError, UserError
+from runtime.model.card import CARD_FILE
+
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+BUNDLE = "bundle"
+CHECKPOINT = "checkpoint.pt"
+RESULT = "result.json"
+
+
+def is_model(path: Path) -> bool:
+    """Whether `path` is a bundle, a run that has one, or an `.onnx` file."""
+    return (
+        (path / CARD_FILE).is_file()
+        or (path / BUNDLE / CARD_FILE).is_file()
+        or (path.suffix == ".onnx" and path.is_file())
+    )
+
+
+def looks_like_model(path: Path) -> bool:
+    """Whether `path` can only be meant as a model, although it is none (`find_model` says why)."""
+    return path.suffix == ".onnx" or (path / CHECKPOINT).is_file()
+
+
+def latest_run() -> Path:
+    """The folder that `runs/latest` points to; UserError when nothing was trained here."""
+    if not LATEST.exists():
+        raise UserError(
+            f"no model was named and {LATEST} does not exist; name one, or train first: "
+            "`python training/run.py --arch mobilenetv2 --drg --dsr`"
+        )
+    # As training writes it, and not where that may lead: a run can lie on another disk.
+    named = RUNS / LATEST.readlink() if LATEST.is_symlink() else LATEST
+    return named if named.exists() else LATEST
+
+
+def find_model(path: Path | None) -> Path:
+    """The bundle folder or the `.onnx` file that `path` (None: `runs/latest`) means."""
+    path = latest_run() if path is None else path
+    if (path / CARD_FILE).is_file():
+        return path
+    if (path / BUNDLE / CARD_FILE).is_file():
+        return path / BUNDLE
+    if path.suffix == ".onnx" and path.is_file():
+        return path
+    if not path.exists():
+        raise BundleError(f"{path} does not exist; expected a bundle, a run or an .onnx file")
+    if (path / CHECKPOINT).is_file():
+        raise BundleError(
+            f"{path} is a run without a bundle; export it: `python export/run.py {path}`"
+        )
+    raise BundleError(
+        f"{path} is not a bundle, a run or an .onnx file; make one with `python export/run.py`"
+    )
+
+
+def find_run(path: Path | None) -> Path:
+    """The run folder that `path` (None: `runs/latest`) means; UserError if it has no checkpoint."""
+    path = latest_run() if path is None else path
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run folder with a {CHECKPOINT}")
+    if not (path / CHECKPOINT).is_file():
+        raise UserError(
+            f"{path} is not a run: it has no {CHECKPOINT}; train one with `python training/run.py`"
+        )
+    return path

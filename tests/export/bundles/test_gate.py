@@ -1,0 +1,168 @@
+"""The gate lets through what equals the student, and nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from export import pipeline
+from export.bundles.gate import compare, complaint
+from export.bundles.options import ExportOptions
+from export.run import main
+from runtime.base.errors import VerificationError
+from runtime.model.card import CARD_FILE, Parity, read_card
+
+SAME = Parity(images=1000, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+
+
+def parity(**changes: float) -> Parity:
+    return msgspec.structs.replace(SAME, **changes)
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "words"),
+    [
+        ("fp32", {"max_difference": 1.1e-4}, "probability differs by 1.1e-04 (allowed 1e-04)"),
+        ("fp32", {"agreement": 0.9985}, "99.85% of 1000 images (needed 99.9%)"),
+        ("fp16", {"top1": 0.897}, "top-1 89.70% is 0.30 points below the student's 90.00%"),
+        ("int8", {"top1": 0.889}, "(allowed 1.0)"),
+        ("int8-cpu", {"top1": 0.889}, "(allowed 1.0)"),
+    ],
+)
+def test_just_outside_is_refused_with_the_figure(precision, changes, words) -> None:
+    found = complaint(parity(**changes), precision)
+    assert found is not None
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("fp32", {"max_difference": 1e-4, "agreement": 0.999}),
+        ("fp16", {"top1": 0.898, "agreement": 0.95, "max_difference": 0.5}),
+        ("int8", {"top1": 0.89, "agreement": 0.9, "max_difference": 0.9}),
+        ("int8-cpu", {"top1": 0.89}),
+        ("fp16", {"top1": 1.0}),
+        # Of 50 images a single one is 2 %, more than every tolerance: one image is allowed.
+        ("fp32", {"images": 50, "agreement": 0.98}),
+        ("fp16", {"images": 50, "top1": 0.88}),
+        ("int8", {"images": 50, "top1": 0.88}),
+    ],
+)
+def test_just_inside_passes(precision, changes) -> None:
+    assert complaint(parity(**changes), precision) is None
+
+
+def test_two_of_fifty_images_are_too_many() -> None:
+    assert complaint(parity(images=50, top1=0.86), "int8") is not None
+    assert complaint(parity(images=50, agreement=0.96), "fp32") is not None
+
+
+def test_comparison_counts() -> None:
+    reference = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
+    found = np.array([[0.8, 0.2], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]], np.float32)
+    assert compare(found, reference, np.array([0, 1, 0, 0])) == Parity(
+        images=4,
+        top1=0.5,
+        reference_top1=0.75,
+        agreement=0.75,
+        max_difference=pytest.approx(0.2, abs=1e-6),
+    )
+
+
+def test_not_a_number_is_never_right() -> None:
+    reference = np.eye(4, dtype=np.float32)
+    found = np.full((4, 4), np.nan, np.float32)
+    nothing = compare(found, reference, np.arange(4))
+    assert (nothing.top1, nothing.agreement, nothing.max_difference) == (0.0, 0.0, 1.0)
+    for precision in ("fp32", "fp16", "int8", "int8-cpu"):
+        assert complaint(nothing, precision) is not None
+
+
+# --- damaged files, made from a sound one ---
+
+
+def initializer(model: ir.Model, name: str) -> ir.Value:
+    return model.graph.initializers[name]
+
+
+def scale_constant(model: ir.Model, name: str, factor: float) -> None:
+    value = initializer(model, name)
+    value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor))
+
+
+def swap_channels(model: ir.Model) -> None:
+    """The first convolution sees BGR."""
+    weights = next(node for node in model.graph if node.op_type == "Conv").inputs[1]
+    weights.const_value = ir.tensor(weights.const_value.numpy()[:, ::-1].copy())
+
+
+def wrong_mean(model: ir.Model) -> None:
+    shift = initializer(model, "shift")
+    shift.const_value = ir.tensor(shift.const_value.numpy() + np.float32(0.1))
+
+
+def wrong_scale(model: ir.Model) -> None:
+    scale_constant(model, "scale", 1.05)
+
+
+@pytest.mark.parametrize("damage", [swap_channels, wrong_mean, wrong_scale])
+def test_a_damaged_float32_file_is_refused(
+    damage: Callable[[ir.Model], None], small_graph, images: np.ndarray, run
+) -> None:
+    reference = run(small_graph.model)
+    labels = reference.argmax(axis=1)
+    assert complaint(compare(run(small_graph.model), reference, labels), "fp32") is None
+    damaged = small_graph.model.clone()
+    damage(damaged)
+    assert complaint(compare(run(damaged), reference, labels), "fp32") is not None
+
+
+@pytest.fixture
+def broken_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The int8 file for TensorRT comes out with the input's scale far too large."""
+    convert = pipeline.Int8Exporter.quantize
+
+    def quantize(self, kind, calibration):
+        quantized = convert(self, kind, calibration)
+        if kind == "int8":
+            scale_constant(quantized.model, "normalised.scale", 1e4)
+        return quantized
+
+    monkeypatch.setattr(pipeline.Int8Exporter, "quantize", quantize)
+
+
+def test_a_corrupted_int8_scale_ends_in_exit_3_and_an_unlisted_file(
+    broken_scale: None, fitted_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    arguments = [str(fitted_run), "--out", str(bundle), "--opset", "17", "--calibration", "minmax"]
+    with pytest.raises(VerificationError, match=r"model\.int8\.onnx.* not kept: top-1 .* below"):
+        main([*arguments, "--precision", "fp32,int8"])
+    assert "outside its tolerance: model.int8.onnx" in capsys.readouterr().out
+    assert [file.precision for file in read_card(bundle).files] == ["fp32", "int8-cpu"]
+    assert not (bundle / "model.int8.onnx").exists()
+    assert main([*arguments, "--precision", "int8", "--allow-drop"]) == 0
+    listed = {file.precision: file for file in read_card(bundle).files}
+    assert set(listed) == {"fp32", "int8", "int8-cpu"}
+    assert listed["int8"].parity.top1 < listed["int8"].parity.reference_top1 - 0.01
+
+
+def test_nothing_is_written_when_the_only_file_fails(
+    monkeypatch: pytest.MonkeyPatch, fitted_run: Path, tmp_path: Path
+) -> None:
+    export = pipeline.export_graph
+
+    def export_damaged(*arguments, **options):
+        exported = export(*arguments, **options)
+        wrong_mean(exported.model)
+        return exported
+
+    monkeypatch.setattr(pipeline, "export_graph", export_damaged)
+    options = ExportOptions(precisions=("fp32",), opset=17, out=tmp_path / "bundle")
+    exported = pipeline.export_run(fitted_run, options, lambda _text: None)
+    assert exported.written is None
+    assert not (tmp_path / "bundle" / CARD_FILE).exists()

@@ -1,0 +1,173 @@
+"""Real engines: NVIDIA's own parser and builder, which need no GPU in TensorRT-RTX."""
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from export.engines import flavors
+from export.engines.build import BuildRequest, BuiltEngine, build_engine
+from export.engines.flavors import RTX_CAPABILITIES, EngineFlavor, load_flavor
+from export.graphs.calibrate import observe, ranges
+from export.graphs.quantize import to_int8_tensorrt
+from export.graphs.to_fp16 import to_fp16
+from export.graphs.to_onnx import ExportedGraph, model_bytes
+from runtime.backends.gpu import Gpu
+from runtime.base.errors import BackendError, UserError, VerificationError
+from runtime.model.card import Profile
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> EngineFlavor:
+    return load_flavor("tensorrt-rtx")
+
+
+def build(
+    flavor: EngineFlavor, content: bytes, precision: str, capability: str = "8.6"
+) -> BuiltEngine:
+    profile = Profile(min=1, opt=8, max=64)
+    return build_engine(
+        flavor,
+        BuildRequest(
+            model=content,
+            source=f"model.{precision}.onnx",
+            precision=precision,
+            profile=profile,
+            input_size=32,
+            capability=capability,
+        ),
+    )
+
+
+def int8_bytes(graph: ExportedGraph, images: np.ndarray) -> bytes:
+    model = to_int8_tensorrt(graph.model, ranges(observe(graph.model, images[:8]), "minmax"))
+    return model_bytes(to_fp16(model) if graph.opset >= 19 else model, {})
+
+
+@pytest.mark.parametrize("graph", ["small_graph", "legacy_graph"])
+def test_every_precision_of_both_exporters_builds(
+    graph: str, rtx: EngineFlavor, images: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    exported = request.getfixturevalue(graph)
+    contents = {
+        "fp32": model_bytes(exported.model, {}),
+        "fp16": model_bytes(to_fp16(exported.model), {}),
+        "int8": int8_bytes(exported, images),
+    }
+    for precision, content in contents.items():
+        assert len(build(rtx, content, precision).plan) > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
+def test_int8_engines_of_both_students_build_for_every_desktop_gpu(
+    arch: str, rtx: EngineFlavor, student_graphs: dict[str, ExportedGraph], images: np.ndarray
+) -> None:
+    content = int8_bytes(student_graphs[arch], images)
+    plans = {}
+    for capability in RTX_CAPABILITIES:
+        built = build(rtx, content, "int8", capability)
+        assert built.seconds < 10
+        plans[capability] = built.plan
+    assert set(plans) == {"8.6", "8.9", "12.0"}
+    assert len(set(plans.values())) == 3, "an engine is for one capability"
+
+
+def test_built_precision_is_that_of_the_file_not_of_the_name(
+    rtx: EngineFlavor, small_graph: ExportedGraph
+) -> None:
+    single = model_bytes(small_graph.model, {})
+    with pytest.raises(VerificationError, match=r"asked for fp16, tensorrt-rtx .* built fp32"):
+        build(rtx, single, "fp16")
+    with pytest.raises(VerificationError, match=r"asked for fp32.* built fp16"):
+        build(rtx, model_bytes(to_fp16(small_graph.model), {}), "fp32")
+
+
+def test_what_the_parser_refuses_is_named(rtx: EngineFlavor, small_graph: ExportedGraph) -> None:
+    """uint8 may only be cast: the normalisation before the cast has to be refused."""
+    model = small_graph.model.clone()
+    cast = next(node for node in model.graph if node.op_type == "Cast")
+    transpose = next(node for node in model.graph if node.op_type == "Transpose")
+    transpose.replace_input_with(0, cast.inputs[0])
+    for node in list(cast.outputs[0].uses()):
+        node.node.replace_input_with(node.idx, transpose.outputs[0])
+    content = ir.to_proto(model).SerializeToString()
+    with pytest.raises(BackendError, match=r"cannot read model\.fp32\.onnx: node node_permute"):
+        build(rtx, content, "fp32")
+
+
+def test_what_is_no_onnx_file_is_refused(rtx: EngineFlavor) -> None:
+    with pytest.raises(BackendError, match=r"tensorrt-rtx 1\.\S+ cannot read model\.fp32\.onnx"):
+        build(rtx, b"not an onnx file", "fp32")
+
+
+def test_capabilities(rtx: EngineFlavor) -> None:
+    assert rtx.capabilities("8.6, 12.0,8.6") == ("8.6", "12.0")
+    with pytest.raises(UserError, match=r"9\.0 is unknown to tensorrt-rtx.*7\.5, 8\.0, 8\.6"):
+        rtx.capabilities("8.6,9.0")
+
+
+def test_an_engine_is_for_every_gpu_of_its_capability(
+    rtx: EngineFlavor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30, "13.0")
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: None)
+    monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
+    assert rtx.capabilities(None) == ("8.9",)
+    assert rtx.gpu_name("8.9") is None
+
+
+def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
+    """TensorRT-RTX: only engines that leave their memory to the caller surely can."""
+    config = rtx.trt.Builder(rtx.log).create_builder_config()
+    flag = rtx.trt.BuilderFlag.REQUIRE_USER_ALLOCATION
+    assert not config.get_flag(flag)
+    rtx.configure(config, precision="fp16", capability="8.6")
+    assert config.get_flag(flag)
+
+
+def test_an_int8_build_does_not_flood_the_log(
+    rtx: EngineFlavor,
+    small_graph: ExportedGraph,
+    images: np.ndarray,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    content = int8_bytes(small_graph, images)
+    with caplog.at_level(logging.WARNING):
+        build(rtx, content, "int8")
+    assert not [record for record in caplog.records if "tensorrt" in record.name]
+    assert capfd.readouterr() == ("", "")
+
+
+# Ctrl-C arrives while TensorRT's builder has called back into Python, as it does all the time.
+INTERRUPTED_BUILD = """
+import os, signal, sys
+from export.engines.build import BuildRequest, build_engine
+from export.engines.flavors import load_flavor
+from runtime.backends import tensorrt_library
+from runtime.model.card import Profile
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
+tensorrt_library._log.debug = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+build_engine(load_flavor("tensorrt-rtx"), BuildRequest(
+    model=open(sys.argv[1], "rb").read(), source="model.onnx", precision="fp32",
+    profile=Profile(min=1, opt=8, max=64), input_size=32, capability="8.6"))
+print("built")
+"""
+
+
+def test_ctrl_c_ends_a_build(
+    small_graph: ExportedGraph, tmp_path: Path, command: Callable[..., CompletedProcess[str]]
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(model_bytes(small_graph.model, {}))
+    ended = command("-c", INTERRUPTED_BUILD, model, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")

@@ -1,0 +1,120 @@
+"""What all commands share: one-line errors and exit codes."""
+
+import argparse
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from runtime.base.command import folder_path, run_command
+
+
+@pytest.mark.parametrize("name", ["file/folder", "x" * 300])
+def test_a_place_that_cannot_be_written_is_the_users_to_mend(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+
+    def main(_: Sequence[str]) -> int:
+        (tmp_path / name).mkdir()
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, extra="train")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / name}: ")
+    assert line.endswith("; choose another file or folder")
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space, or choose another"),
+        (errno.EACCES, "Permission denied; choose another"),  # of a file that is read, too
+        (errno.EFBIG, "File too large; choose another"),
+        (errno.EBUSY, "Device or resource busy; choose another"),
+    ],
+)
+def test_what_the_system_refuses_is_named(
+    number: int, mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Sequence[str]) -> int:
+        raise OSError(number, os.strerror(number), "images.npy")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, extra="train")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: images.npy: {mend}")
+
+
+def test_a_folder_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave `--out=~/runs` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder_path("~/runs") == tmp_path / "runs"
+    with pytest.raises(argparse.ArgumentTypeError, match="'~no-such-user/runs', whose home folder"):
+        folder_path("~no-such-user/runs")
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_output_is_no_mistake(option: str, tmp_path: Path) -> None:
+    words = f'"$0" -m runtime doctor {option} >&-'
+    ended = subprocess.run(
+        ["sh", "-c", words, sys.executable], cwd=tmp_path, stderr=subprocess.PIPE, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_closed_errors_are_no_mistake_and_do_not_get_into_the_answers(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    words = '"$0" -m runtime classify "$1" "$1/examples" --json 2>&-'
+    ended = subprocess.run(
+        ["sh", "-c", words, sys.executable, toy_bundle], cwd=tmp_path, capture_output=True
+    )
+    assert ended.returncode == 0
+    assert [set(json.loads(line)) for line in ended.stdout.splitlines()] == [
+        {"path", "predictions"}
+    ] * 3
+
+
+# What a bare `pip install .` lacks, in the entry points that it brings nevertheless.
+@pytest.mark.parametrize(
+    ("entry", "missing", "extra"),
+    [
+        ("training.run", "yaml", "train"),
+        ("training.run", "torch", "train"),
+        ("training.study", "yaml", "train"),
+        ("export.run", "onnx_ir", "export"),
+        ("demo.app", "gradio", "demo"),
+        ("runtime.__main__", "fastapi", "serve"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    entry: str, missing: str, extra: str, toy_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = {
+        "training.run": ["--arch", "mobilenetv2"],
+        "training.study": ["--arch", "mobilenetv2"],
+        "export.run": [str(tmp_path)],
+        "demo.app": [str(toy_bundle)],
+        "runtime.__main__": ["serve", str(toy_bundle), "--port", "0"],
+    }[entry]
+    (tmp_path / "checkpoint.pt").touch()
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments!r}; "
+        f"from {entry} import command; command()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the package {missing} is not installed; `pip install '.[{extra}]'` in SKD Edge's "
+        "folder brings all that this command needs"
+    )

@@ -1,0 +1,213 @@
+"""`python -m runtime classify` and `info`, as a user calls them."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from runtime.model.locate import find_model, latest_run
+
+Run = Callable[..., CompletedProcess[str]]
+
+
+def records(finished: CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in finished.stdout.splitlines()]
+
+
+def one_error(finished: CompletedProcess[str], *words: str) -> None:
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert finished.stderr.startswith("error: ")
+    for word in words:
+        assert word in finished.stderr
+
+
+def test_labels_a_folder_in_order(command: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    folder = toy_bundle / "examples"
+    words = ("-m", "runtime", "classify", toy_bundle, folder, "--json", "--top-k", "2")
+    finished = command(*words, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = records(finished)
+    assert [Path(str(record["path"])).stem for record in found] == ["blue", "green", "red"]
+    for record in found:
+        first, second = record["predictions"]
+        assert first["label"] == Path(str(record["path"])).stem
+        assert set(first) == {"label", "index", "probability"}
+        assert 1 > first["probability"] > second["probability"] > 0
+
+
+def test_what_is_hidden_in_a_folder_is_left_out(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    red = toy_bundle / "examples" / "red.png"
+    (tmp_path / ".trip" / "folder.jpg").mkdir(parents=True)
+    for place in ("shown.png", ".hidden.png", ".thumbnails/a.png", "b/.cache/c/d.png"):
+        target = tmp_path / ".trip" / place  # the folder itself was named: it may be hidden
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(red, target)
+    finished = cli("classify", toy_bundle, tmp_path / ".trip", "--json")
+    assert [Path(str(record["path"])).name for record in records(finished)] == ["shown.png"]
+    assert (finished.returncode, "folder.jpg" in finished.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("words", [["--", "MODEL", "-x.png"], ["MODEL", "--json", "--", "-x.png"]])
+def test_after_two_dashes_a_name_may_begin_with_one(
+    words: list[str], cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copy(toy_bundle / "examples" / "red.png", tmp_path / "-x.png")
+    finished = cli("classify", *[toy_bundle if word == "MODEL" else word for word in words])
+    assert finished.returncode == 0, finished.stderr
+    assert "-x.png" in finished.stdout
+    assert "red" in finished.stdout
+
+
+def test_a_name_that_is_no_text_is_answered_like_any_other(
+    command: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    shutil.copy(toy_bundle / "examples" / "red.png", os.fsencode(folder) + b"/a\xff.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/b\xff.png")).write_text("not an image")
+    finished = command("-m", "runtime", "classify", toy_bundle, folder, "--json", cwd=tmp_path)
+    assert finished.returncode == 2
+    whole, broken = records(finished)
+    assert str(whole["path"]).endswith("a\N{REPLACEMENT CHARACTER}.png")
+    assert whole["predictions"][0]["label"] == "red"
+    assert "b\N{REPLACEMENT CHARACTER}.png: not a readable image" in str(broken["error"])
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_code(
+    command: Run, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(toy_bundle / "examples" / "red.png", tmp_path / "rötlich.png")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    words = ("-m", "runtime", "classify", toy_bundle, "rötlich.png")
+    shown = command(*words, cwd=tmp_path, check=True)
+    assert r"r\xf6tlich.png: red 95." in shown.stdout
+    (record,) = records(command(*words, "--json", cwd=tmp_path, check=True))
+    assert record["path"] == "rötlich.png"
+
+
+def test_human_output_names_model_backend_and_label(cli: Run, toy_bundle: Path) -> None:
+    finished = cli("classify", toy_bundle, toy_bundle / "examples" / "red.png")
+    assert finished.returncode == 0
+    heading, answer = finished.stdout.splitlines()
+    assert "on onnx-cpu in fp32: the best that runs here" in heading
+    assert "red.png: red 95." in answer
+    assert finished.stderr == ""
+
+
+def test_good_images_are_answered_beside_a_broken_one(
+    cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_text("not an image")
+    examples = toy_bundle / "examples"
+    finished = cli(
+        "classify", toy_bundle, examples / "red.png", "broken.jpg", examples / "blue.png"
+    )
+    one_error(finished, "broken.jpg", "not a readable image", "expected JPEG, PNG, WebP or BMP")
+    assert [line.split(": ")[1][:3] for line in finished.stdout.splitlines()[1:]] == ["red", "blu"]
+    as_json = cli("classify", toy_bundle, "--json", "broken.jpg", examples / "red.png")
+    broken, good = records(as_json)
+    assert broken["path"] == "broken.jpg"
+    assert "not a readable image" in str(broken["error"])
+    assert good["predictions"]
+
+
+@pytest.mark.parametrize("kind", ["link to elsewhere", "run elsewhere", "folder"])
+def test_the_newest_run_may_lie_elsewhere(
+    kind: str, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (disk := tmp_path / "disk").mkdir()
+    (runs := tmp_path / "runs").mkdir()
+    if kind == "folder":  # as a copy that follows links leaves it
+        shutil.copytree(toy_bundle, runs / "latest" / "bundle")
+        expected = Path("runs/latest")
+    elif kind == "run elsewhere":
+        shutil.copytree(toy_bundle, disk / "moved" / "bundle")
+        (runs / "mine").symlink_to(disk / "moved")
+        (runs / "latest").symlink_to("mine")
+        expected = Path("runs/mine")
+    else:
+        shutil.copytree(toy_bundle, disk / "moved" / "bundle")
+        (runs / "latest").symlink_to(disk / "moved")
+        expected = disk / "moved"
+    assert latest_run() == expected
+    assert find_model(None) == expected / "bundle"
+
+
+@pytest.mark.parametrize("kind", ["bundle", "run", "onnx", "latest"])
+def test_model_may_be_named_in_four_ways(
+    cli: Run, toy_bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    shutil.copytree(toy_bundle, tmp_path / "runs" / "mine" / "bundle")
+    (tmp_path / "runs" / "latest").symlink_to("mine")
+    image = toy_bundle / "examples" / "green.png"
+    model = {
+        "bundle": ["runs/mine/bundle"],
+        "run": ["runs/mine"],
+        "onnx": ["runs/mine/bundle/model.fp16.onnx"],
+        "latest": [],
+    }[kind]
+    finished = cli("classify", *model, image)
+    assert finished.returncode == 0, finished.stderr
+    assert "green.png: green" in finished.stdout
+    assert ("model: runs/mine (runs/latest)" in finished.stdout) == (kind == "latest")
+    assert ("fp16" in finished.stdout) == (kind == "onnx")
+
+
+def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    red = toy_bundle / "examples" / "red.png"
+    (tmp_path / "empty").mkdir()
+    one_error(cli("classify", red), "runs/latest does not exist", "training/run.py")
+    one_error(cli("classify", toy_bundle), "no image was named")
+    one_error(cli("classify", toy_bundle, "empty"), "empty", "nor a folder with images")
+    one_error(cli("classify", toy_bundle, "absent.png"), "absent.png", "cannot be read")
+    one_error(cli("classify", "absent.onnx", red), "absent.onnx does not exist")
+    one_error(
+        cli("classify", toy_bundle, red, "--top-k", "0"),
+        "--top-k: received '0'",
+        "expected a whole number above 0",
+    )
+    one_error(cli("classify", toy_bundle, red, "--backend", "gpu"), "'gpu'", "onnx-cpu")
+    one_error(
+        cli("classify", toy_bundle, red, "--backend", "tensorrt"),
+        "tensorrt",
+        "build_trt",
+    )
+    one_error(cli("classify", toy_bundle, red, "--backend", "onnx-cuda"), "doctor")
+    one_error(cli("classify", toy_bundle, red, "--precision", "int8"), "int8", "fp32, fp16")
+    one_error(cli("classify"), "no image was named", "--help")
+    one_error(cli("info", "empty"), "empty", "is not a bundle")
+    one_error(cli("guess"), "unknown command 'guess'", "classify")
+
+
+def test_a_damaged_bundle_is_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    red = toy_bundle / "examples" / "red.png"
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    model = bundle / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    one_error(cli("classify", bundle, red), "model.onnx", "sha256", "export/run.py")
+    model.unlink()
+    one_error(cli("classify", bundle, red), "model.onnx", "cannot be read")
+    (bundle / "card.json").write_text('{"schema_version": 1')
+    one_error(cli("classify", bundle, red), "card.json is not a valid model card")
+    (tmp_path / "text.onnx").write_text("text")
+    one_error(cli("classify", "text.onnx", red), "text.onnx", "cannot be opened")
+
+
+def test_info_for_people_and_programs(cli: Run, toy_bundle: Path) -> None:
+    finished = cli("info", toy_bundle)
+    assert finished.returncode == 0
+    for words in ("toy", "red, green, blue", "32x32", "model.fp16.onnx: fp16, opset 20", "100.00%"):
+        assert words in finished.stdout
+    (card,) = records(cli("info", toy_bundle, "--json"))
+    assert card == json.loads((toy_bundle / "card.json").read_text())
+    (embedded,) = records(cli("info", toy_bundle / "model.onnx", "--json"))
+    assert embedded == {**card, "files": [], "engines": []}

@@ -1,0 +1,459 @@
+"""The HTTP API: answers, limits, errors, tokens, metrics, shutdown."""
+
+import gzip
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from numpy.typing import NDArray
+
+from runtime import Batcher, Classifier, Limits, open_classifier
+from runtime.backends.session import Session
+from runtime.base.errors import BackendError
+from runtime.commands.serve import _batcher, _parser
+from runtime.server import ServerSettings, build_api
+from runtime.server.bounded_http import BoundedHttpProtocol
+from runtime.server.listening import listen
+
+PNG = {"Content-Type": "image/png"}
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """The application on a real socket, and a client of it."""
+    import uvicorn
+
+    config = uvicorn.Config(app, port=0, log_level="critical", http=BoundedHttpProtocol)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def classifier(toy_bundle: Path) -> Iterator[Classifier]:
+    with open_classifier(toy_bundle, limits=Limits(max_pixels=10_000)) as classifier:
+        yield classifier
+
+
+@pytest.fixture(scope="module")
+def client(classifier: Classifier) -> Iterator[httpx.Client]:
+    settings = ServerSettings(max_body_bytes=200_000, max_images=4)
+    with serving(build_api(classifier, settings=settings)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def red(toy_bundle: Path) -> bytes:
+    return (toy_bundle / "examples" / "red.png").read_bytes()
+
+
+def is_problem(response: httpx.Response, status: int, *words: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content = response.json()
+    assert set(content) == {"type", "title", "status", "detail"}
+    assert content["status"] == status
+    for word in words:
+        assert word in content["detail"]
+
+
+def test_one_raw_image(client: httpx.Client, red: bytes, classifier: Classifier) -> None:
+    for kind in ("image/png", "image/jpeg; q=1", "IMAGE/PNG", "application/octet-stream"):
+        response = client.post("/v1/classify", content=red, headers={"Content-Type": kind})
+        assert response.status_code == 200
+        (result,) = response.json()["results"]
+        assert result["name"] == "image"
+        expected = [
+            {"label": p.label, "index": p.index, "probability": p.probability}
+            for p in classifier.classify(red)
+        ]
+        assert result["predictions"] == expected
+
+
+def test_many_images_keep_their_order_and_names(client: httpx.Client, toy_bundle: Path) -> None:
+    paths = [toy_bundle / "examples" / f"{name}.png" for name in ("blue", "red", "green")]
+    files = [("images", (path.name, path.read_bytes())) for path in paths]
+    files.insert(1, ("images", ("notes.txt", b"text")))
+    results = client.post("/v1/classify?top_k=1", files=files).json()["results"]
+    assert [r["name"] for r in results] == ["blue.png", "notes.txt", "red.png", "green.png"]
+    assert "notes.txt: not a readable image" in results[1]["error"]
+    labels = [r["predictions"][0]["label"] for r in results if "predictions" in r]
+    assert labels == ["blue", "red", "green"]
+    assert all(len(r["predictions"]) == 1 for r in results if "predictions" in r)
+
+
+def test_undecodable_images_are_422(client: httpx.Client, red: bytes) -> None:
+    post = client.post
+    is_problem(post("/v1/classify", content=b"text", headers=PNG), 422, "not a readable image")
+    is_problem(post("/v1/classify", content=b"", headers=PNG), 422, "is empty")
+    is_problem(post("/v1/classify", content=red[:50], headers=PNG), 422)
+    broken = [("images", ("a.jpg", b"1")), ("images", ("b.jpg", b"2"))]
+    is_problem(post("/v1/classify", files=broken), 422, "a.jpg: not", "b.jpg: not")
+    large = np.zeros((200, 200, 3), np.uint8)
+    is_problem(post("/v1/classify", content=png(large), headers=PNG), 422, "the limit is 10000")
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "x", "1.5", "", "99999999999999999999"])
+def test_senseless_top_k_is_422(client: httpx.Client, red: bytes, top_k: str) -> None:
+    response = client.post(f"/v1/classify?top_k={top_k}", content=red, headers=PNG)
+    is_problem(response, 422, "top_k")
+
+
+def test_other_content_types_are_415(client: httpx.Client, red: bytes) -> None:
+    for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", "images"):
+        response = client.post("/v1/classify", content=red, headers={"Content-Type": kind})
+        is_problem(response, 415, kind, "multipart/form-data")
+    is_problem(client.post("/v1/classify", content=red), 415, "none")
+
+
+def test_encoded_bodies_are_415(client: httpx.Client, red: bytes) -> None:
+    headers = {**PNG, "Content-Encoding": "gzip"}
+    response = client.post("/v1/classify", content=gzip.compress(red), headers=headers)
+    is_problem(response, 415, "content encoding 'gzip'")
+    assert response.headers["accept-encoding"] == "identity"
+    headers["Content-Encoding"] = "identity"
+    assert client.post("/v1/classify", content=red, headers=headers).status_code == 200
+
+
+def test_broken_forms_are_refused(client: httpx.Client, red: bytes) -> None:
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    bodies = {
+        b"": 400,
+        b"garbage": 400,
+        b"--x--": 422,
+        b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\ncut': 400,
+        b"--x\r\n\r\nno name\r\n--x--": 400,
+        b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nfield\r\n--x--': 422,
+    }
+    for body, status in bodies.items():
+        is_problem(client.post("/v1/classify", content=body, headers=form), status)
+    no_boundary = {"Content-Type": "multipart/form-data"}
+    is_problem(client.post("/v1/classify", content=red, headers=no_boundary), 400, "boundary")
+    five = [("images", (f"{i}.png", red)) for i in range(5)]
+    is_problem(client.post("/v1/classify", files=five), 413, "4 images")
+    thousand = [("images", (f"{i}.png", b"")) for i in range(1000)]
+    is_problem(client.post("/v1/classify", files=thousand), 413, "4 images")
+
+
+def test_large_bodies_are_413(client: httpx.Client, red: bytes) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 10_000
+
+    is_problem(client.post("/v1/classify", content=bytes(200_001), headers=PNG), 413, "200000")
+    with suppress(httpx.WriteError):  # the server closed before all was sent
+        is_problem(client.post("/v1/classify", content=endless(), headers=PNG), 413, "200000")
+    assert client.post("/v1/classify", content=red, headers=PNG).status_code == 200
+
+
+def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
+    is_problem(client.get("/v2"), 404)
+    is_problem(client.get("/v1/classify"), 405)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/model", "/metrics"])
+def test_head_is_answered_like_get_without_a_body(client: httpx.Client, path: str) -> None:
+    asked = client.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"] == client.get(path).headers["content-type"]
+
+
+def test_status_and_model(client: httpx.Client, toy_bundle: Path) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok"}
+    model = client.get("/v1/model").json()
+    assert model["card"] == json.loads((toy_bundle / "card.json").read_text())
+    assert (model["backend"], model["precision"]) == ("onnx-cpu", "fp32")
+    assert "the best that runs here" in model["reason"]
+
+
+def test_metrics_count_requests_and_batches(classifier: Classifier, red: bytes) -> None:
+    with serving(build_api(classifier)) as client:
+        client.post("/v1/classify", files=[("images", ("a.png", red))] * 3)
+        client.post("/v1/classify", content=b"x", headers=PNG)
+        text = client.get("/metrics").text
+    found = {name: float(value) for name, value in re.findall(r"^(\S+) (\S+)$", text, re.M)}
+    assert found['skd_edge_requests_total{status="200"}'] == 1
+    assert found['skd_edge_requests_total{status="422"}'] == 1
+    assert found["skd_edge_batch_size_sum"] == 3
+    assert found["skd_edge_request_seconds_count"] == 2
+    assert found["skd_edge_waiting_images"] == 0
+
+
+def test_a_token_guards_what_it_should(classifier: Classifier, red: bytes) -> None:
+    with serving(build_api(classifier, settings=ServerSettings(token="söcret"))) as client:
+        for header in (None, "Bearer wrong", "Basic söcret", "söcret"):
+            headers = PNG | ({"Authorization": header.encode()} if header else {})
+            response = client.post("/v1/classify", content=red, headers=headers)
+            is_problem(response, 401, "Authorization: Bearer")
+            assert response.headers["www-authenticate"] == "Bearer"
+        is_problem(client.get("/v1/model"), 401)
+        is_problem(client.get("/metrics"), 401)
+        assert client.head("/v1/model").status_code == client.head("/metrics").status_code == 401
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+        headers = PNG | {"Authorization": "Bearer söcret".encode()}
+        assert client.post("/v1/classify", content=red, headers=headers).status_code == 200
+
+
+class SlowSession(Session):
+    """Takes `seconds` for each batch."""
+
+    def __init__(self, inner: Session, seconds: float) -> None:
+        self.backend = inner.backend
+        self.input_size, self.num_classes = inner.input_size, inner.num_classes
+        self.inner, self.seconds = inner, seconds
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(self.seconds)
+        return self.inner.run(images)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.fixture
+def slow(toy_bundle: Path) -> Iterator[Callable[[float], Classifier]]:
+    with open_classifier(toy_bundle) as classifier:
+        inner = classifier.session
+
+        def slowed(seconds: float) -> Classifier:
+            classifier.session = SlowSession(inner, seconds)
+            return classifier
+
+        yield slowed
+
+
+def test_a_full_queue_is_503_with_retry_after(
+    slow: Callable[[float], Classifier], red: bytes
+) -> None:
+    with (
+        Batcher(slow(0.2), max_batch=1, max_queue=2) as batcher,
+        serving(build_api(batcher)) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        answers = list(pool.map(lambda _: post_image(client, red), range(8)))
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert 1 <= len(refused) < 8
+        for answer in refused:
+            is_problem(answer, 503, "limit is 2")
+            assert int(answer.headers["retry-after"]) >= 1
+        assert post_image(client, red).status_code == 200  # and it recovers
+
+
+def post_image(client: httpx.Client, image: bytes) -> httpx.Response:
+    return client.post("/v1/classify", content=image, headers=PNG)
+
+
+def test_memory_of_all_bodies_is_bounded(slow: Callable[[float], Classifier], red: bytes) -> None:
+    settings = ServerSettings(max_memory_bytes=len(red) + 10)
+    classifier = slow(0)
+    run = classifier.session._run
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(images: Any) -> Any:
+        entered.set()
+        assert gate.wait(timeout=20)
+        return run(images)
+
+    with serving(build_api(classifier, settings=settings)) as client, ThreadPoolExecutor(1) as pool:
+        classifier.session._run = held  # type: ignore[method-assign]
+        first = pool.submit(post_image, client, red)
+        assert entered.wait(timeout=20)  # its body is in the memory until it is answered
+        assert [post_image(client, red).status_code for _ in range(3)] == [503] * 3
+        gate.set()
+        assert first.result(timeout=20).status_code == 200
+        assert post_image(client, red).status_code == 200
+
+
+def test_slow_answers_and_slow_bodies_are_cut_off(
+    slow: Callable[[float], Classifier], red: bytes
+) -> None:
+    settings = ServerSettings(timeout_seconds=0.2)
+    with serving(build_api(slow(0.6), settings=settings)) as client:
+        is_problem(client.post("/v1/classify", content=red, headers=PNG), 503, "within 0.2 s")
+
+        def dribble() -> Iterator[bytes]:
+            yield red[:10]
+            time.sleep(0.6)
+            yield red[10:]
+
+        is_problem(client.post("/v1/classify", content=dribble(), headers=PNG), 408, "0.2 s")
+
+
+# A GPU that failed once fails for good, so "try again" would be wrong there too.
+@pytest.mark.parametrize("failure", [RuntimeError, BackendError])
+def test_a_failing_network_is_500_without_its_insides(
+    slow: Callable[[float], Classifier],
+    red: bytes,
+    failure: type[Exception],
+) -> None:
+    classifier = slow(0)
+
+    def fail(images: Any) -> Any:
+        raise failure("secret path /home/user")
+
+    classifier.session._run = fail  # type: ignore[method-assign]
+    with serving(build_api(classifier)) as client:
+        response = client.post("/v1/classify", content=red, headers=PNG)
+        is_problem(response, 500, "its log has the reason")
+        assert "secret" not in response.text
+        assert "retry-after" not in response.headers
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_closed_batcher_is_503_everywhere(classifier: Classifier, red: bytes) -> None:
+    batcher = Batcher(classifier)
+    with serving(build_api(batcher)) as client:
+        batcher.close()
+        for answer in (post_image(client, red), client.get("/readyz")):
+            is_problem(answer, 503, "clos")
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_the_documentation_needs_nothing_from_outside(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert links
+    for link in links:
+        assert link.startswith("/")
+        assert client.get(link).status_code == 200
+
+
+@pytest.fixture
+def server(
+    toy_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    options = getattr(request, "param", [])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runtime", "serve", toy_bundle, "--port", "0", *options],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "toy" in process.stdout.readline()
+    address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+    assert address is not None
+    yield process, address.group()
+    process.kill()
+    process.communicate()
+
+
+def test_an_engine_is_given_a_batch_for_each_of_its_lanes(toy_bundle: Path) -> None:
+    with open_classifier(toy_bundle) as classifier:
+        classifier.session.backend, classifier.session.lanes = "tensorrt", 2
+        before = {*threading.enumerate()}
+        with _batcher(classifier, _parser().parse_args([])):
+            names = [thread.name for thread in {*threading.enumerate()} - before]
+    assert sum(name.startswith("network-") for name in names) == 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_and_stops_cleanly(
+    server: tuple[subprocess.Popen[str], str], red: bytes, stop: signal.Signals
+) -> None:
+    process, address = server
+    answer = httpx.post(f"{address}/v1/classify", content=red, headers=PNG, timeout=30)
+    assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    malformed = httpx.post(f"{address}/v1/classify", content=b"abc", headers=form)
+    assert malformed.status_code == 400  # and nothing of it on the server's terminal, see below
+    busy = httpx.get(f"{address}/healthz")
+    assert busy.status_code == 200
+    process.send_signal(stop)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "server", [["--max-queue", "2", "--max-images", "32", "--max-body-mb", "300"]], indirect=True
+)
+def test_what_can_never_be_accepted_is_not_told_to_come_again(
+    server: tuple[subprocess.Popen[str], str], red: bytes
+) -> None:
+    _, address = server
+    form = [("images", (f"{i}.png", red, "image/png")) for i in range(3)]
+    answer = httpx.post(f"{address}/v1/classify", files=form, timeout=30)
+    assert answer.status_code == 413
+    large = red + bytes(270 << 20)
+    answer = httpx.post(f"{address}/v1/classify", content=large, headers=PNG, timeout=30)
+    assert answer.status_code == 200
+
+
+def test_the_help_names_what_serves_by_itself(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    shown = " ".join(cli("serve", "--help").stdout.split())
+    assert "(default: runs/latest)" in shown
+    assert "(default 8000)" in shown
+    assert "None" not in shown
+
+
+def test_mistakes_are_one_line(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+    toy_bundle: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments, words in (
+            (["--port", str(port)], f"cannot listen on 127.0.0.1 port {port}"),
+            (["--port", "70000"], "port 70000 is out of range"),
+            (["--host", "no.such.host.invalid"], "choose another with --host"),
+            (["--host", "a" * 70], "choose another with --host"),
+            (["--port", "0", "--max-batch", "0"], "expected a whole number above 0"),
+            (["--port", "0", "--max-wait-ms", "nan"], "'nan', expected a number of 0 or more"),
+            (["--port", "0", "--max-wait-ms", "-1"], "'-1', expected a number of 0 or more"),
+            (["--port", "0", "--max-wait-ms", "1e300"], "max_wait_ms 1e+300 from 0 to"),
+            (["--port", "0", "--backend", "tensorrt"], "build_trt"),
+        ):
+            finished = cli("serve", toy_bundle, *arguments)
+            assert finished.returncode == 2
+            assert len(finished.stderr.splitlines()) == 1
+            assert words in finished.stderr
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    # asyncio sets this only on sockets of its own making; without it answers take 40 ms longer.
+    with listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()[:2]):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

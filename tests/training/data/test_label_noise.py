@@ -1,0 +1,77 @@
+"""Label noise: as many wrong training labels as asked for, and no other label touched."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.config.plan import Plan
+from training.data import Dataset
+from training.data.label_noise import with_label_noise
+from training.engine.trainer import Trainer
+
+ROWS = np.arange(0, 1000, 2)  # the others are held out
+
+
+def dataset(num_classes: int) -> Dataset:
+    spec = InputSpec(size=2, resize=2, crop=2, mean=(0.5,) * 3, std=(0.5,) * 3)
+    labels = np.arange(1000) % num_classes
+    images = np.zeros((1000, 2, 2, 3), np.uint8)
+    names = tuple(map(str, range(num_classes)))
+    return Dataset("noisy", names, spec, images, labels, images, labels)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 100), (0.4, 200), (0.0013, 1), (0.0, 0)])
+def test_the_asked_share_of_the_rows_gets_another_class(share: float, count: int) -> None:
+    clean = dataset(10)
+    noisy = with_label_noise(clean, ROWS, share=share, seed=0)
+    changed = np.flatnonzero(noisy.train_labels != clean.train_labels)
+    assert len(changed) == count
+    assert np.isin(changed, ROWS).all()
+    assert np.array_equal(noisy.test_labels, clean.test_labels)
+    assert np.array_equal(clean.train_labels, np.arange(1000) % 10)
+
+
+def test_every_other_class_is_drawn_about_as_often() -> None:
+    clean = dataset(5)
+    noisy = with_label_noise(clean, np.arange(1000), share=0.8, seed=0)
+    steps = (noisy.train_labels - clean.train_labels) % 5
+    counts = np.bincount(steps, minlength=5)
+    assert counts[0] == 200
+    assert np.all(np.abs(counts[1:] - 200) < 5 * np.sqrt(200))
+
+
+def test_the_seed_alone_decides() -> None:
+    first, again, other = (
+        with_label_noise(dataset(10), ROWS, share=0.2, seed=seed).train_labels for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_one_class_has_no_wrong_label() -> None:
+    with pytest.raises(UserError, match=r"label_noise 0.2: noisy has one class"):
+        with_label_noise(dataset(1), ROWS, share=0.2, seed=0)
+
+
+@pytest.mark.parametrize("peer", ["none", "cs-kd"])
+def test_a_run_trains_on_noisy_labels_and_is_judged_by_true_ones(
+    make_plan: Callable[..., Plan], tiny_data: Dataset, peer: str
+) -> None:
+    plan = make_plan("ce", label_noise=0.5, peer=peer)
+    trainer = Trainer(plan, tiny_data, device=torch.device("cpu"))
+    rows, labels = trainer.validation_rows, trainer.dataset.train_labels
+    assert np.array_equal(labels[rows], tiny_data.train_labels[rows])
+    assert np.array_equal(trainer.dataset.test_labels, tiny_data.test_labels)
+    wrong = labels != tiny_data.train_labels
+    assert wrong.sum() == round(0.5 * len(trainer.train_rows))
+    if peer == "none":
+        # What comes out of the batches is what the loss sees: as many of each class as in labels.
+        seen = torch.cat([batch.clone() for _, batch in trainer._batches.epoch(0)])
+        assert len(seen) == len(trainer.train_rows) // 8 * 8
+        counts = np.bincount(labels[trainer.train_rows], minlength=3)
+        assert np.all(np.bincount(seen.numpy(), minlength=3) <= counts)
+        assert not np.array_equal(counts, np.bincount(tiny_data.train_labels[trainer.train_rows]))

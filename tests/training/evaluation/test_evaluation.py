@@ -1,0 +1,177 @@
+"""Figures of a student against values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.data.validation_split import split_validation
+from training.evaluation.calibration import fit_temperature
+from training.evaluation.logits import (
+    confusion_matrix,
+    expected_calibration_error,
+    logits_of,
+    softmax,
+    top_k,
+)
+from training.finish import summary
+from training.records.plots import plot_confusion, plot_curves
+
+
+def test_top_k_counts_ranks() -> None:
+    logits = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
+    labels = np.array([0, 2, 0, 0])
+    assert top_k(logits, labels, 1) == 0.25  # a tie is no hit
+    assert top_k(logits, labels, 2) == 0.75
+    assert top_k(logits, labels, 3) == 1
+
+
+def test_a_row_with_nan_is_never_right() -> None:
+    """Also not where k is more than there are classes, as top-5 of three."""
+    nan = float("nan")
+    logits = np.array([[nan, nan, nan], [nan, 1.0, 0.0], [0.0, 1.0, nan], [3.0, 2.0, 1.0]])
+    labels = np.array([0, 0, 1, 0])
+    for k in (1, 2, 5):
+        assert top_k(logits, labels, k) == 0.25
+
+
+def test_no_temperature_is_fitted_to_nan() -> None:
+    logits = np.array([[1.0, 0.0], [np.nan, np.nan], [0.0, np.inf]])
+    with pytest.raises(UserError, match="2 of 3 rows of logits are not finite") as info:
+        fit_temperature(logits, np.array([0, 1, 1]))
+    assert "\n" not in str(info.value)
+
+
+def test_ece_of_two_bins_by_hand() -> None:
+    """Bin (0.6, 0.667]: 2 of 4 right at 0.65; bin (0.867, 0.933]: 1 of 1 right at 0.9."""
+    probabilities = np.array([[0.65, 0.35]] * 4 + [[0.1, 0.9]])
+    labels = np.array([0, 0, 1, 1, 1])
+    expected = 0.8 * abs(0.5 - 0.65) + 0.2 * abs(1 - 0.9)
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
+
+
+def test_ece_puts_the_edges_into_a_bin() -> None:
+    certain = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert expected_calibration_error(certain, np.array([0, 0])) == 0
+    assert expected_calibration_error(certain, np.array([1, 1])) == 1
+
+
+def test_softmax_divides_by_the_temperature() -> None:
+    logits = np.array([[0.0, np.log(9.0)]])
+    assert softmax(logits) == pytest.approx(np.array([[0.1, 0.9]]))
+    assert softmax(logits, temperature=2.0) == pytest.approx(np.array([[0.25, 0.75]]))
+
+
+def test_confusion_matrix_rows_are_true_classes() -> None:
+    logits = np.eye(3)[[0, 1, 1, 2]]
+    counts = confusion_matrix(logits, np.array([0, 0, 1, 2]))
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
+def test_calibration_finds_the_temperature_that_made_the_labels(true: float) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=3, size=(50_000, 5))
+    cumulative = softmax(logits, temperature=true).cumsum(axis=1)
+    labels = (generator.random((len(logits), 1)) > cumulative).sum(axis=1)
+    found = fit_temperature(logits, labels)
+    assert found is not None
+    assert found == pytest.approx(true, rel=0.03)
+    calibrated = expected_calibration_error(softmax(logits, temperature=found), labels)
+    assert calibrated < 0.01
+
+
+def test_calibration_of_an_error_free_set_stays_away_from_certainty() -> None:
+    labels = np.arange(100) % 4
+    logits = 3.0 * np.eye(4)[labels]
+    temperature = fit_temperature(logits, labels)
+    assert temperature is not None
+    probabilities = softmax(logits, temperature=temperature)
+    assert 0.98 < probabilities.max() < 0.995  # (N + 1) / (N + 2) = 0.990
+
+
+@pytest.mark.parametrize(("scale", "right"), [(5.0, 0), (5.0, 1), (1e-4, 4)])
+def test_a_handful_of_images_may_have_no_best_temperature(scale: float, right: int) -> None:
+    """Mostly wrong, they ask for even answers; all right and never sure, for certain ones."""
+    labels = np.arange(4)
+    answers = np.where(labels < right, labels, (labels + 1) % 4)
+    assert fit_temperature(scale * np.eye(4)[answers], labels) is None
+
+
+class Mean(nn.Module):
+    """Channel means as logits, so that every image's own logits are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        return images.mean(dim=(2, 3))
+
+
+def test_every_image_is_evaluated_in_order_and_the_mode_is_restored() -> None:
+    """1,029 images of 32 px are a whole batch of evaluation and five more."""
+    spec = InputSpec(size=32, resize=32, crop=32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
+    images = np.random.default_rng(0).integers(0, 256, (1029, 32, 32, 3), dtype=np.uint8)
+    student = Mean().train()
+    logits = logits_of(student, images, spec, device=torch.device("cpu"))
+    expected = (images.mean(axis=(1, 2)) / 255 - spec.mean) / np.array(spec.std)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    assert student.training
+
+
+def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:
+    labels = np.repeat([0, 1, 2], [100, 10, 1])
+    trained, held_out = split_validation(labels, 0.1)
+    assert sorted(np.concatenate([trained, held_out])) == list(range(111))
+    assert np.bincount(labels[held_out], minlength=3).tolist() == [10, 1, 0]
+    again = split_validation(labels, 0.1)
+    assert np.array_equal(again[1], held_out)
+    assert len(split_validation(labels, 0.0)[1]) == 0
+
+
+def test_the_summary_says_why_a_run_is_not_calibrated() -> None:
+    """Of few images the fraction may be none, though it is not zero."""
+    figures = dict.fromkeys(("top1", "top5", "ece", "ece_uncalibrated", "width", "seconds"), 1.0)
+    counts = dict.fromkeys(("image_size", "train_images", "test_images", "params", "macs"), 6)
+    words = dict.fromkeys(("arch", "data", "terms", "device"), "x")
+    result = {**figures, **counts, **words, "temperature": 1.0, "validation_images": 0}
+    said = summary({**result, "recipe": {"validation_fraction": 0.05}})
+    assert "validation_fraction 0.05 holds out no image" in said
+    assert "none was best for the 3 training images" in summary({**result, "validation_images": 3})
+
+
+def test_a_hundred_classes_can_be_plotted(tmp_path: pytest.TempPathFactory) -> None:
+    from PIL import Image
+
+    names = [f"class number {index}" for index in range(100)]
+    path = tmp_path / "confusion.png"  # type: ignore[operator]
+    plot_confusion(path, np.eye(100, dtype=np.int64), names, title="test")
+    with Image.open(path) as image:
+        assert min(image.size) > 1500  # every class name has its line of at least 8 pixels
+
+
+def test_class_names_are_no_formulas(tmp_path: pytest.TempPathFactory) -> None:
+    counts = np.eye(3, dtype=np.int64)
+    path = tmp_path / "confusion.png"  # type: ignore[operator]
+    plot_confusion(path, counts, ("5$ or 10$", "$x_{$", r"a$\no$"), title="test")
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_show_the_terms_of_every_method(tmp_path: pytest.TempPathFactory) -> None:
+    lines = [{"epoch": 1, "progressive": 1.0, "top1": 0.5, "top5": 0.9}]
+    path = tmp_path / "curves.png"  # type: ignore[operator]
+    plot_curves(path, lines, terms=("progressive",), title="test")
+
+
+def test_curves_need_no_display(tmp_path: pytest.TempPathFactory) -> None:
+    lines = [
+        {"epoch": epoch, "cross_entropy": 1 / epoch, "top1": 0.5, "top5": 0.9}
+        for epoch in (1, 2, 3)
+    ]
+    path = tmp_path / "curves.png"  # type: ignore[operator]
+    plot_curves(path, lines, terms=("cross_entropy",), title="test")
+    assert (tmp_path / "curves.png").stat().st_size > 1000  # type: ignore[operator]

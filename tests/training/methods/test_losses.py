@@ -1,0 +1,152 @@
+"""The losses against an independent float64 computation, and where their gradients go."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.methods.losses import drg_loss, dsr_loss, ranked
+
+ROWS, CLASSES = 6, 10
+
+
+def logits_pair(seed: int = 0, spread: float = 3.0) -> tuple[Tensor, Tensor]:
+    generator = np.random.default_rng(seed)
+    pair = generator.normal(scale=spread, size=(2, ROWS, CLASSES)).astype(np.float32)
+    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
+
+
+def numpy_softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(row - row.max())
+    return exponentials / exponentials.sum()
+
+
+def numpy_kl(teacher: Tensor, student: Tensor, temperature: float) -> float:
+    """T² times the batch mean of sum p (log p - log q), row by row in float64."""
+    divergences = []
+    for teacher_row, student_row in zip(
+        teacher.double().numpy(), student.double().numpy(), strict=True
+    ):
+        p = numpy_softmax(teacher_row / temperature)
+        q = numpy_softmax(student_row / temperature)
+        divergences.append(np.sum(p * (np.log(p) - np.log(q))))
+    return float(temperature**2 * np.mean(divergences))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 10.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_drg_equals_the_float64_formula(temperature: float, seed: int) -> None:
+    logits, auxiliary = logits_pair(seed)
+    expected = numpy_kl(auxiliary, logits, temperature)
+    assert drg_loss(logits, auxiliary, temperature=temperature).item() == pytest.approx(
+        expected, rel=2e-5
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 10.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_dsr_equals_the_float64_formula(temperature: float, seed: int) -> None:
+    logits, previous = logits_pair(seed)
+    teacher = torch.from_numpy(np.sort(previous.numpy(), axis=1))
+    student = torch.from_numpy(np.sort(logits.numpy(), axis=1))
+    expected = numpy_kl(teacher, student, temperature)
+    assert dsr_loss(logits, ranked(previous), temperature=temperature).item() == pytest.approx(
+        expected, rel=2e-5
+    )
+
+
+def test_golden_values() -> None:
+    """Worked by hand: two classes, KL(σ(0, ln 3) ‖ σ(0, 0)) = ln 2 - H(1/4)."""
+    teacher = torch.tensor([[0.0, np.log(3.0)]])
+    flat = torch.zeros(1, 2)
+    expected = 0.25 * np.log(0.25) + 0.75 * np.log(0.75) + np.log(2)
+    assert drg_loss(flat, teacher, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
+    # At temperature 2 the same divergence comes from logits twice as large, times 4.
+    assert drg_loss(flat, 2 * teacher, temperature=2.0).item() == pytest.approx(
+        4 * expected, rel=1e-6
+    )
+
+
+def test_one_shape_serves_all_rows() -> None:
+    logits, previous = logits_pair()
+    shape = ranked(previous).mean(dim=0, keepdim=True)
+    repeated = shape.repeat(ROWS, 1)
+    assert torch.equal(
+        dsr_loss(logits, shape, temperature=4.0), dsr_loss(logits, repeated, temperature=4.0)
+    )
+
+
+def test_dsr_does_not_care_which_class_is_which() -> None:
+    logits, previous = logits_pair()
+    permutation = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        dsr_loss(logits, ranked(previous), temperature=4.0),
+        dsr_loss(logits[:, permutation], ranked(previous[:, permutation]), temperature=4.0),
+    )
+
+
+def test_ranked_sorts_each_row_upwards_and_is_detached() -> None:
+    logits, _ = logits_pair()
+    result = ranked(logits.requires_grad_())
+    assert not result.requires_grad
+    assert np.array_equal(result.numpy(), np.sort(logits.detach().numpy(), axis=1))
+
+
+def test_equal_teacher_and_student_cost_nothing() -> None:
+    logits, _ = logits_pair()
+    assert drg_loss(logits, logits, temperature=4.0).item() == pytest.approx(0, abs=1e-6)
+    assert dsr_loss(logits, ranked(logits), temperature=4.0).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [drg_loss, dsr_loss])
+def test_gradient_reaches_the_logits_only(loss: object) -> None:
+    logits, teacher = logits_pair()
+    logits.requires_grad_()
+    teacher.requires_grad_()
+    loss(logits, teacher, temperature=4.0).backward()  # type: ignore[operator]
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+def test_drg_gradient_is_the_closed_form() -> None:
+    """d/dz T² KL(p ‖ σ(z/T)) = T (σ(z/T) - p), over the batch size."""
+    logits, auxiliary = logits_pair()
+    logits.requires_grad_()
+    drg_loss(logits, auxiliary, temperature=4.0).backward()
+    with torch.no_grad():
+        difference = F.softmax(logits / 4, dim=1) - F.softmax(auxiliary / 4, dim=1)
+    torch.testing.assert_close(logits.grad, 4 * difference / ROWS, rtol=1e-4, atol=1e-7)
+
+
+def test_dsr_gradient_follows_the_classes_through_the_sort() -> None:
+    logits, previous = logits_pair()
+    logits.requires_grad_()
+    dsr_loss(logits, ranked(previous), temperature=4.0).backward()
+    with torch.no_grad():
+        order = logits.argsort(dim=1)
+        difference = F.softmax(logits / 4, dim=1).gather(1, order)
+        difference -= F.softmax(ranked(previous) / 4, dim=1)
+        expected = torch.zeros_like(logits).scatter(1, order, 4 * difference / ROWS)
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [drg_loss, dsr_loss])
+def test_losses_are_float32_under_autocast(loss: object) -> None:
+    logits, teacher = logits_pair(spread=20)
+    plain = loss(logits, teacher, temperature=4.0)  # type: ignore[operator]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        automatic = loss(logits, teacher, temperature=4.0)  # type: ignore[operator]
+    assert automatic.dtype == torch.float32
+    assert torch.equal(plain, automatic)
+
+
+@pytest.mark.parametrize("loss", [drg_loss, dsr_loss])
+def test_extreme_logits_stay_finite(loss: object) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    value = loss(logits, torch.tensor([[-1e4, 0.0, 1e4]]), temperature=1.0)  # type: ignore[operator]
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]

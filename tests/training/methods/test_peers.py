@@ -1,0 +1,381 @@
+"""The peers: their formulas against independent computations, and one training step each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from runtime.base.errors import UserError
+from training.config import recipe as recipes
+from training.config.options import Options, option_parser
+from training.config.plan import Plan
+from training.data import Dataset
+from training.engine.interruption import InterruptedRunError, StopRequest
+from training.engine.process_group import ProcessGroup
+from training.engine.trainer import Trainer
+from training.methods.byot import Byot, hint_loss
+from training.methods.cs_kd import CsKd
+from training.methods.ddgsd import Ddgsd
+from training.methods.dlb import Dlb
+from training.methods.peer import (
+    BEFORE_LAST,
+    LAST,
+    STAGES,
+    Peer,
+    PeerBatch,
+    PeerFacts,
+    Seen,
+    without_target,
+)
+from training.methods.peer_build import PEERS, partner_rows
+from training.methods.ps_kd import PsKd
+from training.methods.tf_kd import TfKd, Weights, virtual_teacher_loss
+from training.methods.uskd import Uskd, target_of, zipf_of_ranking
+from training.methods.zipf_ls import ZipfLs, zipf_of_votes
+from training.networks.students import build_student, channels_at, map_before_last_name
+from training.records.checkpoint import Checkpoint
+from training.records.progress import Progress
+from training.studies.rows import METHODS
+from training.train import _plan
+
+COUNT, CLASSES, CHANNELS, IMAGES = 6, 5, 4, 20
+MakePlan = Callable[..., Plan]
+
+
+def softmax(values: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    exponentials = np.exp(values / temperature)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def kl(teacher: np.ndarray, student: np.ndarray, temperature: float) -> float:
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    return float(temperature**2 * (p * np.log(p / q)).sum() / len(p))
+
+
+def entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(softmax(logits)[np.arange(len(labels)), labels]).mean())
+
+
+class FakeStudent:
+    """Logits and features that are a fixed function of each image's mean pixel."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        generator = torch.Generator().manual_seed(1)
+        self.directions = torch.randn(1, CLASSES, generator=generator)
+        self.maps = {
+            key: torch.randn(1, CHANNELS, 2, 2, generator=generator)
+            for key in (*STAGES, BEFORE_LAST, LAST)
+        }
+
+    def __call__(self, pixels: Tensor) -> Seen:
+        self.calls += 1
+        means = pixels.mean(dim=(1, 2, 3))[:, None]
+        features = {key: means[:, :, None, None] * maps for key, maps in self.maps.items()}
+        return Seen(means * self.directions, features)
+
+    def logits(self, pixels: Tensor) -> np.ndarray:
+        return self(pixels).logits.double().numpy()
+
+
+@pytest.fixture
+def facts() -> PeerFacts:
+    torch.manual_seed(0)
+    return PeerFacts(
+        arch="resnet18",
+        num_classes=CLASSES,
+        channels=dict.fromkeys((*STAGES, BEFORE_LAST, LAST), CHANNELS),
+        classifier=nn.Linear(CHANNELS, CLASSES),
+        labels=torch.arange(IMAGES) % CLASSES,
+        image_shape=(2, 2, 3),
+        batch_size=COUNT,
+        steps_per_epoch=2,
+        epochs=4,
+        device=torch.device("cpu"),
+    )
+
+
+def make_batch(seed: int = 0, rows: list[int] | None = None) -> PeerBatch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (COUNT, 2, 2, 3), dtype=torch.uint8, generator=generator)
+    chosen = torch.tensor(rows or list(range(COUNT)))
+
+    def augment(stored: Tensor) -> Tensor:
+        return stored.permute(0, 3, 1, 2).float() / 100 - 1
+
+    return PeerBatch(
+        images=images,
+        pixels=torch.randn(COUNT, 3, 2, 2, generator=generator),
+        labels=chosen % CLASSES,
+        rows=chosen,
+        partners=torch.randn(COUNT, 3, 2, 2, generator=generator),
+        augment=augment,
+    )
+
+
+def values_of(peer: Peer, student: FakeStudent, batch: PeerBatch) -> dict[str, float]:
+    terms = peer.terms(student, batch)
+    assert tuple(terms) == peer.term_names
+    return {name: term.item() for name, term in terms.items()}
+
+
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+@pytest.mark.parametrize(
+    ("weights", "smoothing", "scale"),
+    [
+        (Weights(0.1, 20.0, 100.0), 0.1, 1.0),  # ResNet18
+        (Weights(0.95, 40.0, 1.0), 0.1597, 0.0595),  # MobileNetV2
+    ],
+)
+def test_tf_kd_is_label_smoothing_at_another_scale(
+    weights: Weights, smoothing: float, scale: float, classes: int
+) -> None:
+    """The equivalence that was found for 100 classes, by the gradients; about the same for all."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (8,), generator=generator)
+    logits = torch.randn(8, classes, generator=generator, requires_grad=True)
+    loss = (1 - weights.alpha) * F.cross_entropy(logits, labels)
+    loss = loss + weights.alpha * virtual_teacher_loss(logits, labels, weights)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    smoothed = scale * F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    (expected,) = torch.autograd.grad(smoothed, logits)
+    assert (gradient - expected).norm() < 5e-3 * expected.norm()
+
+
+def test_tf_kd_by_numpy(facts: PeerFacts) -> None:
+    batch, student = make_batch(), FakeStudent()
+    found = values_of(TfKd(facts), student, batch)
+    logits, labels = student.logits(batch.pixels), batch.labels.numpy()
+    given = np.full((COUNT, CLASSES), 0.01 / 4)
+    given[np.arange(COUNT), labels] = 0.99
+    p, q = softmax(given, 20.0), softmax(logits)
+    assert found["virtual_teacher"] == pytest.approx(
+        0.1 * 100 * (p * np.log(p / q)).sum() / (COUNT * 100), rel=1e-4
+    )
+    assert found["cross_entropy"] == pytest.approx(0.9 * entropy(logits, labels), rel=1e-5)
+
+
+def test_cs_kd_by_numpy(facts: PeerFacts) -> None:
+    batch, student = make_batch(), FakeStudent()
+    found = values_of(CsKd(facts), student, batch)
+    assert batch.partners is not None
+    logits, partner = student.logits(batch.pixels), student.logits(batch.partners)
+    assert found["class_wise"] == pytest.approx(kl(partner, logits, 4.0), rel=1e-4)
+    assert found["cross_entropy"] == pytest.approx(entropy(logits, batch.labels.numpy()), rel=1e-5)
+
+
+def test_ps_kd_mixes_in_what_it_said_an_epoch_ago(facts: PeerFacts) -> None:
+    student, peer = FakeStudent(), PsKd(facts)
+    first, second = make_batch(1), make_batch(2)  # the same images, in two epochs of two steps
+    labels = first.labels.numpy()
+    # In epoch 1 the bank holds the labels, so the loss is plain cross-entropy.
+    logits = student.logits(first.pixels)
+    assert values_of(peer, student, first)["progressive"] == pytest.approx(
+        entropy(logits, labels), rel=1e-5
+    )
+    values_of(peer, student, make_batch(3, rows=list(range(6, 12))))
+    alpha = 0.8 * 2 / 4
+    target = (1 - alpha) * np.eye(CLASSES)[labels] + alpha * softmax(logits)
+    expected = -(target * np.log(softmax(student.logits(second.pixels)))).sum(axis=1).mean()
+    assert values_of(peer, student, second)["progressive"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_dlb_learns_the_previous_batch_again(facts: PeerFacts) -> None:
+    student, peer = FakeStudent(), Dlb(facts)
+    first, second = make_batch(1), make_batch(2, rows=list(range(6, 12)))
+    former = student.logits(first.pixels)
+    found = values_of(peer, student, first)
+    assert found["last_batch"] == 0
+    assert found["cross_entropy"] == pytest.approx(entropy(former, first.labels.numpy()), rel=1e-5)
+    found = values_of(peer, student, second)
+    now = student.logits(first.augment(first.images))
+    assert found["last_batch"] == pytest.approx(kl(former, now, 3.0), rel=1e-4)
+    both = [entropy(now, first.labels.numpy())]
+    both.append(entropy(student.logits(second.pixels), second.labels.numpy()))
+    assert found["cross_entropy"] == pytest.approx(np.mean(both), rel=1e-5)
+
+
+def test_ddgsd_by_numpy(facts: PeerFacts) -> None:
+    batch, student = make_batch(), FakeStudent()
+    found = values_of(Ddgsd(facts), student, batch)
+    views = (batch.pixels, batch.augment(batch.images))
+    a, b = (student.logits(view) for view in views)
+    assert found["mutual"] == pytest.approx(kl(b, a, 3.0) + kl(a, b, 3.0), rel=1e-4)
+    labels = batch.labels.numpy()
+    assert found["cross_entropy"] == pytest.approx(
+        entropy(a, labels) + entropy(b, labels), rel=1e-5
+    )
+    means = [student(view).features[LAST].mean(dim=(0, 2, 3)).numpy() for view in views]
+    expected = 5e-4 * ((means[0] - means[1]) ** 2).sum()
+    assert found["discrepancy"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_zipf_of_votes_by_hand() -> None:
+    """Votes 7 (the label), 4, 4, 1, 0: the others rank 2, 2, 4, 5."""
+    target = zipf_of_votes(torch.tensor([[4, 7, 1, 4, 0]]), torch.tensor([1]))
+    weights = np.array([1 / 2, 1 / 4, 1 / 2, 1 / 5])
+    np.testing.assert_allclose(target[0], weights / weights.sum(), rtol=1e-6)
+
+
+def test_zipf_ls_by_numpy(facts: PeerFacts) -> None:
+    batch, student, peer = make_batch(), FakeStudent(), ZipfLs(facts)
+    found = values_of(peer, student, batch)
+    seen = student(batch.pixels)
+    votes = peer._votes(seen.features[LAST])
+    assert votes.sum(dim=1).tolist() == [16] * COUNT  # 2 x 2 positions, doubled
+    p = zipf_of_votes(votes, batch.labels).double().numpy()
+    q = softmax(without_target(seen.logits, batch.labels).double().numpy())
+    expected = 0.1 * (p * np.log(p / q)).sum(axis=1).mean()
+    assert found["zipf"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_zipf_ls_votes_are_not_rounded_by_autocast(facts: PeerFacts) -> None:
+    """bf16 has eight bits: classes that differ by less would tie, and the first take the vote."""
+    peer, last = ZipfLs(facts), CLASSES - 1
+    nn.init.zeros_(facts.classifier.weight)
+    with torch.no_grad():
+        facts.classifier.bias.copy_(1 + 1e-4 * torch.arange(CLASSES))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        votes = peer._votes(torch.randn(COUNT, CHANNELS, 2, 2))
+    assert votes[:, last].tolist() == [16] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("arch", "channels"), [("mobilenetv2", 320), ("shufflenetv2", 464), ("resnet18", 256)]
+)
+def test_uskd_reads_the_map_that_the_authors_configurations_name(arch: str, channels: int) -> None:
+    student = build_student(arch, num_classes=10, image_size=32)
+    assert channels_at(student, map_before_last_name(arch), 32) == channels
+
+
+def test_uskd_pieces_by_hand() -> None:
+    np.testing.assert_allclose(target_of(torch.tensor([0.2, 0.4])), [0.94, 1.06], rtol=1e-6)
+    strong = torch.tensor([[0.1, 0.5, 0.3, 0.1]])
+    weak = torch.tensor([[0.3, 0.4, 0.1, 0.2]])
+    # Scores 0.1/0.5 + 0.3/0.6 = 0.7, (the label) 1.67, 0.77, 0.53: ranks 3, 1, 2, 4.
+    weights = np.array([1 / 3, 1 / 2, 1 / 4])
+    zipf = zipf_of_ranking(strong, weak, torch.tensor([1]))
+    np.testing.assert_allclose(zipf[0], weights / weights.sum(), rtol=1e-6)
+
+
+def test_uskd_by_numpy(facts: PeerFacts) -> None:
+    batch, student, peer = make_batch(), FakeStudent(), Uskd(facts)
+    found = values_of(peer, student, batch)
+    labels, rows = batch.labels.numpy(), np.arange(COUNT)
+    logits = student.logits(batch.pixels)
+    s = softmax(logits)
+    own = s[rows, labels]
+    target = own**2 + 1 - (own**2).mean()
+    assert found["target"] == pytest.approx(-0.1 * (target * np.log(own)).mean(), rel=1e-4)
+    pooled = student(batch.pixels).features[BEFORE_LAST].mean(dim=(2, 3))
+    weak = peer.weak(pooled).detach()
+    w = torch.from_numpy(softmax(weak.double().numpy()))
+    zipf = zipf_of_ranking(torch.from_numpy(s), w, batch.labels).numpy()
+    others = softmax(without_target(torch.from_numpy(logits), batch.labels).numpy())
+    expected = -0.1 * (zipf * np.log(others)).sum(axis=1).mean()
+    assert found["non_target"] == pytest.approx(expected, rel=1e-4)
+    expected = 0.1 * F.cross_entropy(weak, batch.labels, label_smoothing=0.1).item()
+    assert found["weak"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_hint_counts_where_either_is_positive() -> None:
+    vectors = torch.tensor([[1.0, -1.0, -2.0]], requires_grad=True)
+    deepest = torch.tensor([[3.0, 2.0, 0.0]], requires_grad=True)
+    loss = hint_loss(vectors, deepest)
+    assert loss.item() == 4 + 9
+    loss.backward()
+    assert deepest.grad is None
+
+
+def test_byot_by_numpy(facts: PeerFacts) -> None:
+    batch, student, peer = make_batch(), FakeStudent(), Byot(facts).eval()
+    found = values_of(peer, student, batch)
+    seen, labels = student(batch.pixels), batch.labels.numpy()
+    deepest = torch.relu(seen.features[LAST]).mean(dim=(2, 3))
+    logits = seen.logits.double().numpy()
+    branches, divergence, hint = 0.0, 0.0, 0.0
+    for stage in STAGES:
+        vectors, shallow = peer.branches[stage](seen.features[stage])
+        values = shallow.detach().double().numpy()
+        branches += entropy(values, labels)
+        divergence += kl(logits, values, 3.0)
+        hint += hint_loss(vectors, deepest).item()
+    assert found["cross_entropy"] == pytest.approx(0.9 * entropy(logits, labels), rel=1e-5)
+    assert found["branches"] == pytest.approx(0.9 * branches, rel=1e-5)
+    assert found["distillation"] == pytest.approx(0.1 * divergence, rel=1e-3)
+    assert found["hint"] == pytest.approx(1e-6 * hint, rel=1e-5)
+
+
+def test_partners_are_other_images_of_the_class() -> None:
+    labels = np.array([0, 1, 0, 2, 1, 0, 1, 1, 0, 0])
+    rows = np.array([[0, 1, 2, 4], [5, 6, 3, 9]])
+    partners = partner_rows(rows, labels, seed=0, epoch=0)
+    assert partners.shape == rows.shape
+    assert np.array_equal(labels[partners], labels[rows])
+    alone = rows == 3
+    assert np.array_equal(partners == rows, alone)
+    assert set(partners.ravel()) <= set(rows.ravel())
+    assert not np.array_equal(partners, partner_rows(rows, labels, seed=0, epoch=1))
+
+
+def test_recipes_registry_and_studies_have_the_same_peers() -> None:
+    assert tuple(PEERS) == recipes.PEER_NAMES == get_args(recipes.Peer)[1:]
+    assert set(PEERS) < set(METHODS)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_every_peer_trains_resumes_and_leaves_a_plain_student(
+    tiny_data: Dataset,
+    make_plan: MakePlan,
+    tmp_path: Path,
+    peer: str,
+    assert_equal_trees: Callable[[object, object], None],
+) -> None:
+    plan = make_plan("ce", arch="shufflenetv2", peer=peer)
+
+    def train(stop: StopRequest, former: Checkpoint | None = None) -> tuple[Trainer, Checkpoint]:
+        trainer = Trainer(plan, tiny_data, device=torch.device("cpu"))
+        if former is not None:
+            trainer.restore(former)
+        left: list[Checkpoint] = []
+        try:
+            trainer.train(tmp_path, left.append, Progress(epochs=2, quiet=True), stop)
+        except InterruptedRunError:
+            assert stop.requested
+        return trainer, left[-1]
+
+    trainer, undisturbed = train(StopRequest())
+    stop = StopRequest()
+    stop.requested = True
+    _, first = train(stop)
+    _, resumed = train(StopRequest(), first)
+    fields = ("student", "training", "epoch")
+    assert_equal_trees(
+        *({name: getattr(left, name) for name in fields} for left in (resumed, undisturbed))
+    )
+    plain = Trainer(make_plan("ce", arch="shufflenetv2"), tiny_data, device=torch.device("cpu"))
+    student = plain.learner.networks().student
+    assert undisturbed.student.keys() == student.keys()
+    line = trainer.history[-1]
+    names = PEERS[peer].term_names
+    assert line["loss"] == pytest.approx(sum(line[name] for name in names))
+
+
+def test_a_memory_of_images_is_not_split_between_processes(tiny_data: Dataset) -> None:
+    """The next process that sees an image does not know what this one said of it."""
+    options = Options(**vars(option_parser().parse_args(["--arch", "mobilenetv2"])))
+    recipe, group = recipes.load_recipe("cifar"), ProcessGroup(rank=0, world_size=2)
+    assert _plan(options, replace(recipe, peer="dlb"), tiny_data, group).processes == 2
+    with pytest.raises(UserError, match="which 2 processes do not share; train with one"):
+        _plan(options, replace(recipe, peer="ps-kd"), tiny_data, group)
+
+
+def test_a_peer_takes_no_mixing(make_plan: MakePlan) -> None:
+    with pytest.raises(UserError, match="peer dlb needs label_smoothing, mixup and cutmix to be 0"):
+        make_plan("ce", peer="dlb", mixup=0.2)

@@ -1,0 +1,81 @@
+"""Fast layers: what torchvision's compute, with its names and its counters."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.config.plan import Plan
+from training.data import Dataset
+from training.engine import build as assembly
+from training.engine import step
+from training.engine.build import build_learner
+from training.engine.process_group import ProcessGroup
+from training.networks.fast_layers import (
+    PointwiseConvolution,
+    UncountedBatchNorm,
+    batch_counters,
+    use_fast_layers,
+)
+from training.networks.students import build_student
+
+WIDTHS = {"mobilenetv2": 0.25, "shufflenetv2": 0.5, "resnet18": 1.0}
+POINTWISE = {"mobilenetv2": 34, "shufflenetv2": 36, "resnet18": 0}  # resnet18's have a stride
+
+
+def norm(values: list[Tensor]) -> float:
+    return float(torch.cat([value.flatten().double() for value in values]).norm())
+
+
+@pytest.mark.parametrize("arch", WIDTHS)
+def test_the_same_numbers_by_the_same_names(arch: str) -> None:
+    torch.manual_seed(0)
+    plain = build_student(arch, num_classes=10, image_size=16, width=WIDTHS[arch])
+    plain.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    for module in plain.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    fast = copy.deepcopy(plain)
+    use_fast_layers(fast)
+    kinds = [type(module) for module in fast.modules()]
+    assert kinds.count(PointwiseConvolution) == POINTWISE[arch]
+    assert nn.BatchNorm2d not in kinds
+    assert len(batch_counters(fast)) == kinds.count(UncountedBatchNorm) > 10
+    images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
+    for network in (plain, fast):
+        network(images).square().sum().backward()
+    pairs = list(zip(plain.parameters(), fast.parameters(), strict=True))
+    gradients = [p.grad for p, _ in pairs if p.grad is not None]
+    assert norm([p.grad - q.grad for p, q in pairs]) < 0.02 * norm(gradients)  # type: ignore[operator]
+    assert all(int(counter) == 0 for counter in batch_counters(fast))
+    torch._foreach_add_(batch_counters(fast), 1)
+    left, right = plain.state_dict(), fast.state_dict()
+    assert list(left) == list(right)
+    assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
+    fast.load_state_dict(left)
+    assert torch.equal(plain.eval()(images), fast.eval()(images))
+
+
+def test_a_step_counts_the_batches(
+    tiny_data: Dataset, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "can_compile", lambda device: True)
+    monkeypatch.setattr(step, "_compiled", lambda terms: terms)
+    images = torch.from_numpy(tiny_data.train_images[:8])
+    labels = torch.from_numpy(tiny_data.train_labels[:8])
+    found = []
+    for compiled in (False, True):
+        plan = make_plan("drg+dsr", compile=compiled)
+        learner = build_learner(plan, steps_per_epoch=2, device=torch.device("cpu"))
+        torch.manual_seed(0)
+        for _ in range(2):
+            learner.step(images, labels, learning_rate=0.01, scale=1.0)
+        state = learner.distiller.state_dict()
+        counters = [state[name] for name in state if name.endswith("num_batches_tracked")]
+        assert len(counters) > 50
+        assert all(int(counter) == 2 for counter in counters)
+        found.append(learner.log.take(ProcessGroup()))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,115 @@
+"""Where a student may start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from runtime.base.errors import UserError
+from training.networks.students import build_student
+from training.networks.weights import pretrained_weights, start_from, weights_from_file
+
+
+@pytest.fixture
+def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Torchvision's cache with a MobileNetV2 in it, as if its weights had been downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = models.mobilenet_v2(num_classes=1000).state_dict()
+    url = models.MobileNet_V2_Weights.DEFAULT.url
+    path = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    return state
+
+
+def test_pretrained_weights_fit_all_but_the_classifier(
+    downloaded: dict[str, torch.Tensor],
+) -> None:
+    student = build_student("mobilenetv2", num_classes=10, image_size=32)
+    own = student.state_dict()["classifier.1.weight"].clone()
+    said = start_from(student, pretrained_weights("mobilenetv2", 1.0), arch="mobilenetv2")
+    assert said is not None
+    assert "classifier is for 1000 classes" in said
+    state = student.state_dict()
+    assert torch.equal(state.pop("classifier.1.weight"), own)
+    state.pop("classifier.1.bias")
+    assert all(torch.equal(value, downloaded[name]) for name, value in state.items())
+
+
+def test_with_as_many_classes_everything_is_loaded(downloaded: dict[str, torch.Tensor]) -> None:
+    student = build_student("mobilenetv2", num_classes=1000, image_size=224)
+    assert start_from(student, pretrained_weights("mobilenetv2", 1.0), arch="mobilenetv2") is None
+    assert torch.equal(student.state_dict()["classifier.1.bias"], downloaded["classifier.1.bias"])
+
+
+def test_there_is_one_width_of_pretrained_mobilenets() -> None:
+    with pytest.raises(UserError, match=r"has mobilenetv2 at width 1.0 only, not 0.5"):
+        pretrained_weights("mobilenetv2", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            OSError("<urlopen error unreachable>"),
+            r"cannot be downloaded .*or name a file with --weights",
+        ),
+        (
+            RuntimeError('invalid hash value (expected "f37072fd", got "0a")'),
+            r"cannot be downloaded .*\(invalid hash value",
+        ),
+    ],
+)
+def test_a_download_that_fails_is_one_line(
+    error: Exception, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    with pytest.raises(UserError, match=expected):
+        pretrained_weights("resnet18", 1.0)
+
+
+def test_downloaded_weights_that_are_not_whole_are_one_line(
+    downloaded: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"to {tmp_path}/hub or read there .* remove a broken file"):
+        pretrained_weights("mobilenetv2", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"epoch": 3}, "holds no state dict of tensors"),
+        ([1, 2], "holds no state dict of tensors"),
+        ({}, "holds no state dict of tensors"),
+        ({"student": {}}, "holds no state dict of tensors"),
+        ({"features.0.0.weight": torch.zeros(1)}, "lacks classifier.1.bias and"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path: Path, content: object, expected: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    student = build_student("mobilenetv2", num_classes=3, image_size=32)
+    with pytest.raises(UserError, match=expected):
+        start_from(student, weights_from_file(path), arch="mobilenetv2")
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut off", "whole module"])
+def test_other_files_are_no_weights(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(torch.nn.Linear(2, 2) if kind == "whole module" else torch.zeros(99), path)
+    content = {"text": b"hello", "empty": b"", "cut off": path.read_bytes()[:-99]}
+    path.write_bytes(content.get(kind, path.read_bytes()))
+    with pytest.raises(UserError, match=r"weights.pt is no whole file of tensors .*state_dict"):
+        weights_from_file(path)
+
+
+def test_an_absent_file_is_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"weights.pt cannot be read .*expected a .pt file"):
+        weights_from_file(tmp_path / "weights.pt")

@@ -1,0 +1,330 @@
+"""The plan of studies: its runs, its resumption, and RESULTS.md made of raw lines alone."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+import pytest
+import torch
+
+from runtime.base.errors import UserError
+from training import evidence, report
+from training.config.recipe import load_recipe, recipe_from_values
+from training.studies.costs import measure_cost
+from training.studies.evidence_plan import PLAN, SCALES, STUDIES
+from training.studies.evidence_runs import planned_runs
+from training.studies.lines import Line, merge_lines, read_lines
+from training.studies.pool import run_all
+from training.studies.rows import METHODS, Method
+from training.studies.study_run import StudyRun, shared_options, study_run
+
+ROOT = Path(__file__).resolve().parents[3]
+FULL, TINY = SCALES["full"], SCALES["tiny"]
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_every_run_of_the_plan_has_a_valid_recipe_and_a_folder_of_its_own(scale: object) -> None:
+    runs = [run for study in PLAN for run in planned_runs(study, scale)]  # type: ignore[arg-type]
+    files = [path for run in runs for path in (run.folder, run.log, run.recipe_file)]
+    assert len(set(files)) == 3 * len(runs)
+    # Two settings that are the same run would be measured twice.
+    for study in PLAN:
+        recipes = [(method.terms, msgspec.json.encode(method.changes)) for method in study.methods]
+        assert len(set(recipes)) == len(recipes)
+
+
+def test_what_decides_comes_first() -> None:
+    runs = planned_runs(PLAN[0], FULL)
+    assert PLAN[0].name == "main"
+    assert {run.recipe.epochs for run in runs} == {200}
+    assert [run.method.name for run in runs] == [
+        name for name in ("ce", "drg+dsr", "drg", "dsr", "ds", "ls") for _ in range(6)
+    ]
+    assert [(run.seed, run.arch) for run in runs[:3]] == [
+        *((0, "mobilenetv2"), (0, "shufflenetv2"), (1, "mobilenetv2"))
+    ]
+
+
+def test_settings_are_chosen_on_held_out_images() -> None:
+    for study in PLAN:
+        (fraction,) = {run.recipe.validation_fraction for run in planned_runs(study, FULL)}
+        assert fraction == (0.1 if study.chooses else 0.02)
+
+
+def test_grids_vary_what_their_names_say() -> None:
+    methods = {method.name: method for study in PLAN for method in study.methods}
+    assert methods["dsr-ema-w0.3"].changes["dsr_weight"] == 0.3
+    assert methods["dsr-ema-w0.3"].terms == "dsr"
+    assert methods["dsr-mean-warm10"].changes["distillation_warmup_epochs"] == 10
+    assert methods["drg-tap3"].changes == {
+        "tap": 3,
+        "drg_weight": 0.2,
+        "temperature": 4.0,
+        "head_width": 1.0,
+    }
+    assert methods["drg+dsr-ema-w1"].terms == "drg+dsr"
+    noise = {study.name: study.changes.get("label_noise") for study in PLAN}
+    assert (noise["label-noise-20"], noise["label-noise-40"], noise["main"]) == (0.2, 0.4, None)
+
+
+def test_the_dry_run_lists_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evidence.main(["--dry-run", "--only", "label-noise-20"]) == 0
+    printed = capsys.readouterr().out
+    assert "missing    50 epochs  label-noise-20/cifar100-mobilenetv2-ce-s0\n" in printed
+    assert "30 runs: 0 finished, 0 begun, 30 missing" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_full_plan_is_not_begun_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"finds no CUDA device here.*--scale tiny"):
+        evidence.main([])
+    with pytest.raises(UserError, match="invalid choice: 'mian'"):
+        evidence.main(["--only", "mian"])
+
+
+@pytest.mark.slow
+def test_a_tiny_study_is_run_once_and_its_robustness_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "label-noise-20"
+    smaller = replace(STUDIES[name], methods=STUDIES[name].methods[1:2])
+    monkeypatch.setattr("training.evidence.PLAN", (smaller,))
+    monkeypatch.setitem(STUDIES, name, smaller)
+    monkeypatch.setattr("training.evidence.ROBUSTNESS_OF", name)
+    arguments = ["--scale", "tiny", "--only", name, "--only", "robustness"]
+    assert evidence.main([*arguments, "--jobs", "2"]) == 0
+    lines = read_lines(Path("runs/tiny/label-noise-20.jsonl"))
+    assert sorted((line["arch"], line["method"]) for line in lines) == [
+        *(("mobilenetv2", "drg+dsr"), ("shufflenetv2", "drg+dsr"))
+    ]
+    assert {(line["recipe"]["label_noise"], line["width"]) for line in lines} == {
+        *((0.2, 0.25), (0.2, 0.5))
+    }
+    robust = Path("runs/tiny/label-noise-20-robustness.jsonl")
+    assert len(read_lines(robust)) == 2
+    assert not Path("results").exists()
+    results = sorted(Path("runs/tiny").rglob("result.json"))
+    stamps = [path.stat().st_mtime_ns for path in [*results, robust]]
+    capsys.readouterr()
+
+    assert evidence.main(arguments) == 0
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in [*results, robust]] == stamps
+
+
+def long_run(folder: Path, data: Path, *, epochs: int) -> StudyRun:
+    options = shared_options(
+        arch="mobilenetv2",
+        width=0.25,
+        data=str(data),
+        device="cpu",
+        data_root=None,
+        image_size=None,
+    )
+    values = {"epochs": epochs, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.01}
+    recipe = recipe_from_values(values, source="test")
+    return study_run(Method("ce"), 0, recipe, study="s", folder=folder, options=options)
+
+
+@pytest.mark.slow
+def test_runs_that_are_stopped_keep_their_checkpoints_and_go_on(
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = long_run(tmp_path, tiny_folder, epochs=30)
+    checkpoint = run.folder / "checkpoint.pt"
+    finished: list[StudyRun] = []
+
+    def time_is_over_after_an_epoch() -> float:
+        return 1000.0 if checkpoint.is_file() else 0.0
+
+    monkeypatch.setattr("training.studies.pool.monotonic", time_is_over_after_an_epoch)
+    outcome = run_all([run], jobs=2, minutes=1, on_finish=finished.append)
+    assert (outcome.failed, outcome.unfinished, finished) == ([], [run], [])
+    assert "stopped, goes on with the next call" in capsys.readouterr().out
+    assert run.log.read_text().count("goes on with --resume") == 1
+
+    def interrupted_when_resumed() -> float:
+        if "resumed after" in run.log.read_text():
+            signal.raise_signal(signal.SIGTERM)
+            monkeypatch.setattr("training.studies.pool.monotonic", monotonic)
+        return 0.0
+
+    monkeypatch.setattr("training.studies.pool.monotonic", interrupted_when_resumed)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([run], jobs=1, on_finish=finished.append)
+    assert run.log.read_text().count("goes on with --resume") == 2
+
+    outcome = run_all([run], jobs=1, on_finish=finished.append)
+    assert (outcome.failed, outcome.unfinished, finished) == ([], [], [run])
+    line = run.line()
+    assert line is not None
+    assert line["epochs"] == 30
+
+
+# What is the same in all lines that are made up.
+FACTS = {
+    "width": 1.0,
+    "image_size": 32,
+    "data": "cifar100",
+    "top5": 0.9,
+    "ece": 0.05,
+    "params": 10,
+    "auxiliary_params": 2,
+    "train_images": 49000,
+    "validation_images": 1000,
+    "test_images": 10000,
+    "seconds": 1.0,
+    "device": "H100",
+    "precision": "bf16",
+    "versions": {"torch": "2"},
+}
+
+
+def made_up(study: str, methods: Sequence[str], seeds: int) -> list[Line]:
+    """Lines of a measured study, with figures that are none: a point more for each method."""
+    names = [method.name for method in STUDIES[study].methods]
+    lines = []
+    for run in planned_runs(STUDIES[study], FULL):
+        if run.seed >= seeds or run.method.name not in methods:
+            continue
+        top1 = 0.7 + 0.01 * names.index(run.method.name) + 0.001 * run.seed
+        own = {
+            "study": study,
+            "method": run.method.name,
+            "terms": run.method.terms,
+            "arch": run.arch,
+            "seed": run.seed,
+            "epochs": run.recipe.epochs,
+            "top1": top1,
+            "validation_top1": top1,
+            "recipe": msgspec.to_builtins(run.recipe),
+        }
+        lines.append({**FACTS, **own})
+    return lines
+
+
+def test_a_block_holds_table_command_machine_and_what_is_missing(tmp_path: Path) -> None:
+    merge_lines(tmp_path / "main.jsonl", made_up("main", ("ce", "drg+dsr"), seeds=2))
+    text = "before\n<!-- results:main -->\nold\n<!-- /results -->\nafter"
+    block = report.rendered(text, tmp_path)
+    assert "old" not in block
+    assert block.startswith("before\n<!-- results:main -->\n")
+    assert block.endswith("\n<!-- /results -->\nafter")
+    assert block.count("| drg+dsr | 0, 1 | 71.05 ± 0.07 | +1.00 ± 0.00 |") == 2  # both students
+    assert "Command: `python training/evidence.py --only main`  \n" in block
+    assert "Hardware: H100, bf16  \nVersions: torch 2  \n" in block
+    assert "28 of 36 runs of 200 epochs" in block
+    assert (
+        "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in block
+    )  # seed 2 is missing
+    assert report.rendered(block, tmp_path) == block
+    with pytest.raises(UserError, match="the mark results:mian names nothing"):
+        report.rendered(text.replace("main", "mian"), tmp_path)
+
+
+def test_a_finished_study_misses_nothing_and_its_grid_names_the_best(tmp_path: Path) -> None:
+    names = [method.name for method in STUDIES["grid-drg"].methods]
+    merge_lines(tmp_path / "grid-drg.jsonl", made_up("grid-drg", names, seeds=2))
+    block = report.rendered("<!-- results:grid-drg -->\n<!-- /results -->", tmp_path)
+    assert "Not measured yet" not in block
+    assert (
+        f"Highest validation top-1: {names[-1]} (82.05 %); over the next, {names[-2]}: "
+        "+1.00 ± 0.00."
+    ) in block
+
+
+def test_the_command_of_another_study_follows_from_its_lines(tmp_path: Path) -> None:
+    lines = made_up("peers", ("ce", "ls", "drg"), seeds=2)
+    for line in lines:
+        recipe = load_recipe("digits", {"epochs": 50, "learning_rate": 0.01})
+        changes = {"label_smoothing": 0.1} if line["method"] == "ls" else {}
+        line |= {"data": "digits", "recipe": msgspec.to_builtins(recipe) | changes}
+    merge_lines(tmp_path / "rates.jsonl", lines)
+    block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
+    assert (
+        "Command: `python training/study.py --study rates --arch mobilenetv2 --data digits "
+        "--image-size 32 --epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01`"
+    ) in block
+    merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["method"] != "drg"])
+    merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["seed"] == 0])
+    block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
+    commands = re.findall(r"--study fewer --arch mobilenetv2 .*? --terms (\S+) --seeds (\d)", block)
+    assert commands == [("ce,ls", "2"), ("drg", "1")]
+
+
+def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert report.rendered(text, ROOT / "results") == text, "run `make results`"
+    marks = re.findall("<!-- results:(.*) -->", text)
+    assert [mark for mark in marks if mark in STUDIES] == list(STUDIES)  # in the plan's order
+    assert set(marks) - set(STUDIES) == {"robustness", "cost", "h100", "others"}
+    assert len(marks) == len(set(marks))
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (ROOT / picture).is_file(), "run `make results`"
+    # And the command writes just that.
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "results", "results")
+    Path("RESULTS.md").write_text(re.sub(r"\d\d\.\d\d", "0", text), encoding="utf-8")
+    assert report.main([]) == 0
+    assert Path("RESULTS.md").read_text(encoding="utf-8") == text
+
+
+def test_lines_name_all_that_a_table_needs() -> None:
+    for file in (ROOT / "results").glob("*.jsonl"):
+        for text in file.read_text(encoding="utf-8").splitlines():
+            assert {"device", "versions", "seed", "recipe", "data"} <= json.loads(text).keys()
+
+
+def test_the_cost_of_a_step_is_measured_for_every_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two rounds of the smallest batch for one student: that it runs, not what it costs."""
+    smallest = ["--batch-size", "2", "--rounds", "2"]
+    run = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **others: run([*command, *smallest], **others)
+    )
+    one = replace(TINY, widths={"mobilenetv2": 0.25}, results=tmp_path)
+    assert measure_cost(one, deadline=inf)
+    lines = read_lines(tmp_path / "cost.jsonl")
+    assert [line["contender"] for line in lines] == ["eager loop", *METHODS]
+    assert {line["added_at_deployment"] for line in lines} == {0}
+    assert "| mobilenetv2 | zipf-ls |" in report.rendered(
+        "<!-- results:cost -->\n<!-- /results -->", tmp_path
+    )
+
+
+def test_the_cost_of_a_step_is_shown_and_not_measured_after_the_time(tmp_path: Path) -> None:
+    text = "<!-- results:cost -->\n<!-- /results -->"
+    assert "It will be by `python training/evidence.py --only cost`." in report.rendered(
+        text, tmp_path
+    )
+    facts = {"arch": "mobilenetv2", "device": "H100", "torch": "2"}
+    times = {"contender": "drg", "ms_per_step": 5.0, "over_ce": 0.034, "images_per_second": 25600.0}
+    memory = {"peak_memory_mib": 800.4, "memory_over_ce": 0.0123}
+    added = {"added_in_training": 47844, "added_at_deployment": 0}
+    file = tmp_path / "cost.jsonl"
+    file.write_text(json.dumps({**facts, **times, **memory, **added}) + "\n")
+    block = report.rendered(text, tmp_path)
+    assert (
+        "| mobilenetv2 | drg | 5.00 | +3.4% | 25600 | 800 | +1.2% | 47,844 | 0 | H100 | 2 |"
+    ) in block
+    late = replace(TINY, results=tmp_path / "late")
+    assert not measure_cost(late, deadline=monotonic())
+    assert not late.results.exists()

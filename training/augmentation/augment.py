@@ -1,0 +1,121 @@
+"""Augmentation of whole batches on the device: uint8 (N, H, W, 3) in, normalised float32 out.
+
+Every image draws its own crop, flip, erased box and share of its mixing partner. All draws come
+from one generator, and the work is the same whatever they are: no shape and no branch depends on a
+value on the device, so that a step with augmentation can be captured as one CUDA graph (register
+the generator with the graph). Functions that draw are named `draw_...`; the others are pure.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.augmentation.crops import draw_boxes, draw_uniform, erase, padded_crop, resized_crop
+from training.augmentation.mixing import beta_quantiles, draw_cutmix, draw_mixup, mix
+
+Crop = Literal["none", "pad", "resized"]
+
+# torchvision's defaults for RandomResizedCrop and RandomErasing.
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+ERASING_SCALE, ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
+FLIP_PROBABILITY = 0.5
+CUTMIX_PROBABILITY = 0.5  # with mixup on as well
+
+
+@dataclass(eq=False, kw_only=True)
+class Augmentation:
+    """What happens to a training batch; the values are the recipe's.
+
+    `crop` is "pad" (a random window after padding with black by `padding`), "resized" (a random
+    resized crop of stored square images that may be larger than the input) or "none". `erasing` is
+    a probability, `mixup` and `cutmix` are the alpha of Beta(alpha, alpha); 0 switches each off.
+    With both on, each image draws one of the two.
+    """
+
+    input: InputSpec
+    device: torch.device
+    crop: Crop = "none"
+    padding: int = 4
+    flip: bool = True
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mean: Tensor = field(init=False)
+    std: Tensor = field(init=False)
+    mixup_quantiles: Tensor = field(init=False)
+    cutmix_quantiles: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.padding < 0 or not 0 <= self.erasing <= 1 or min(self.mixup, self.cutmix) < 0:
+            raise UserError(
+                f"padding {self.padding}, erasing {self.erasing}, mixup {self.mixup}, cutmix "
+                f"{self.cutmix}: expected none below 0 and erasing, a probability, at most 1"
+            )
+        self.mean, self.std = channel_statistics(self.input, self.device)
+        self.mixup_quantiles = beta_quantiles(self.mixup, self.device)
+        self.cutmix_quantiles = beta_quantiles(self.cutmix, self.device)
+
+    def augment(
+        self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Augments uint8 images (N, H, W, 3) with int64 labels (N,), all on `device`.
+
+        Returns float32 (N, 3, size, size), channels last, and the labels unchanged; with mixup or
+        CutMix on, float32 targets (N, num_classes) whose rows sum to one instead.
+        """
+        pixels = self._crop(images, generator)
+        pixels = normalise(pixels, self.mean, self.std)
+        if self.erasing:
+            boxes = draw_boxes(
+                pixels, ERASING_SCALE, ERASING_RATIO, generator=generator, fallback="empty"
+            )
+            chosen = draw_uniform(len(images), generator) < self.erasing
+            pixels = erase(pixels, boxes, chosen)
+        if not (self.mixup or self.cutmix):
+            return pixels, labels
+        return mix(pixels, labels, self._draw_keep(pixels, generator), num_classes=num_classes)
+
+    def _crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        size = self.input.size
+        if self.crop != "resized" and images.shape[1:3] != (size, size):
+            raise UserError(
+                f"crop {self.crop!r} needs images of {size} px and got {tuple(images.shape[1:3])}; "
+                "use crop 'resized'"
+            )
+        count = len(images)
+        flipped = draw_uniform(count, generator) < (FLIP_PROBABILITY if self.flip else 0.0)
+        if self.crop == "resized":
+            boxes = draw_boxes(
+                images.permute(0, 3, 1, 2), CROP_SCALE, CROP_RATIO, generator=generator
+            )
+            return resized_crop(images, boxes, flipped, size=size)
+        padding = self.padding if self.crop == "pad" else 0
+        offsets = torch.randint(
+            2 * padding + 1, (2, count), generator=generator, device=generator.device
+        )
+        return padded_crop(images, offsets, flipped, padding=padding)
+
+    def _draw_keep(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.cutmix:
+            return draw_mixup(images, self.mixup_quantiles, generator)
+        boxed = draw_cutmix(images, self.cutmix_quantiles, generator)
+        if not self.mixup:
+            return boxed
+        flat = draw_mixup(images, self.mixup_quantiles, generator)
+        cut = draw_uniform(len(images), generator) < CUTMIX_PROBABILITY
+        return torch.where(cut[:, None, None, None], boxed, flat)
+
+
+def channel_statistics(spec: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The input's mean and std as float32 (3,) on `device`, for `normalise`."""
+    mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
+    return mean, torch.tensor(spec.std, dtype=torch.float32, device=device)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images (N, H, W, 3) with values 0..255 as float32 (N, 3, H, W), channels last."""
+    return ((images - mean * 255) / (std * 255)).permute(0, 3, 1, 2)

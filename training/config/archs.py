@@ -1,0 +1,31 @@
+"""Which students there are. Knows only names, so that a mistake is answered before torch loads."""
+
+from runtime.base.errors import UserError
+
+MOBILENET = "mobilenetv2"
+SHUFFLENET = "shufflenetv2"
+ARCHS = (
+    MOBILENET,
+    SHUFFLENET,
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "densenet121",
+)
+MOBILENET_WIDTHS = (0.25, 1.4)  # and all between
+SHUFFLENET_WIDTHS = (0.5, 1.0, 1.5, 2.0)
+
+
+def check_arch(arch: str, width: float) -> None:
+    """UserError for an unknown network or a width that it does not have."""
+    if arch not in ARCHS:
+        raise UserError(f"arch {arch!r} is unknown; choose one of {', '.join(ARCHS)}")
+    low, high = MOBILENET_WIDTHS
+    if arch == MOBILENET and not low <= width <= high:
+        raise UserError(f"width {width:g} is out of range; {arch} takes {low} to {high}")
+    if arch == SHUFFLENET and width not in SHUFFLENET_WIDTHS:
+        expected = ", ".join(map(str, SHUFFLENET_WIDTHS))
+        raise UserError(f"width {width:g} does not exist; {arch} has {expected}")
+    if arch not in (MOBILENET, SHUFFLENET) and width != 1:
+        raise UserError(f"width {width:g} does not exist; {arch} has only 1.0")

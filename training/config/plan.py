@@ -1,0 +1,98 @@
+"""What a run is: everything that decides its result, as plain data."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.config.recipe import Recipe
+
+Terms = Literal["ce", "drg", "dsr", "drg+dsr"]
+
+
+def terms_name(*, drg: bool, dsr: bool) -> Terms:
+    """The word for a choice of distillation terms; with neither, "ce"."""
+    if drg and dsr:
+        return "drg+dsr"
+    if drg:
+        return "drg"
+    return "dsr" if dsr else "ce"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run's choices; two runs with equal plans give equal students.
+
+    Bit for bit on one CPU with as many threads, elsewhere up to how sums are rounded.
+    """
+
+    arch: str
+    width: float
+    terms: Terms
+    data: str  # the data set's name, never a path
+    data_argument: str  # what --data was: a name, or a local path
+    data_root: str | None
+    class_names: tuple[str, ...]
+    input: InputSpec
+    seed: int
+    weights: str  # what the student started from: "random", "pretrained" or a digest
+    processes: int = 1
+    train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
+    data_digest: str = ""  # Dataset.digest(); "" in a checkpoint that does not state it
+    recipe: Recipe
+
+    @property
+    def drg(self) -> bool:
+        return "drg" in self.terms
+
+    @property
+    def dsr(self) -> bool:
+        return "dsr" in self.terms
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+# Where the data lies may change between a run and its continuation.
+_MAY_DIFFER = {"data_argument", "data_root"}
+
+
+def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
+    """UserError naming the differences unless `wanted` goes on with the run `former`."""
+    found = differences(former, wanted)
+    if found:
+        raise UserError(
+            f"{where} holds another run ({'; '.join(found)}); "
+            "repeat its options, or train without --resume"
+        )
+
+
+def differences(former: Plan, wanted: Plan) -> list[str]:
+    """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones."""
+    found = []
+    apart = {"recipe", "class_names", "data_digest"}
+    if former.train_images == 0:
+        apart.add("train_images")
+    for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
+        found.append(f"{name}: {old}, now {new}")
+    for name, old, new in _compared(former.recipe, wanted.recipe, set()):
+        found.append(f"recipe {name}: {old}, now {new}")
+    if former.class_names != wanted.class_names:
+        old, new = former.class_names, wanted.class_names
+        if len(old) != len(new):
+            found.append(f"classes: {len(old)}, now {len(new)}")
+        else:
+            index = next(i for i, pair in enumerate(zip(old, new, strict=True)) if len({*pair}) > 1)
+            found.append(f"class {index}: {old[index]!r}, now {new[index]!r}")
+    if not found and former.data_digest not in ("", wanted.data_digest):
+        found.append(f"data: {former.data} now has other images or labels")
+    return found
+
+
+def _compared(
+    former: msgspec.Struct, wanted: msgspec.Struct, ignored: set[str]
+) -> list[tuple[str, Any, Any]]:
+    names = [name for name in former.__struct_fields__ if name not in ignored]
+    pairs = [(name, getattr(former, name), getattr(wanted, name)) for name in names]
+    return [(name, old, new) for name, old, new in pairs if old != new]

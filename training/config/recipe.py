@@ -1,0 +1,180 @@
+"""Recipes: every choice of a training run, from a YAML file, strictly checked.
+
+A recipe is one of the files in `training/config/recipes/`, chosen by the data set, or any YAML file
+with the keys of `Recipe`. The command line's options are laid on top of it, and the result goes
+whole into the run's `result.json`.
+"""
+
+import contextlib
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from runtime.base.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent / "recipes"
+SUFFIXES = (".yaml", ".yml")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "step", "one-cycle"]
+DsrTeacherKind = Literal["previous", "mean", "ema"]
+Peer = Literal["none", "byot", "cs-kd", "ddgsd", "dlb", "ps-kd", "tf-kd", "uskd", "zipf-ls"]
+Crop = Literal["auto", "none", "pad", "resized"]
+
+PEER_NAMES: tuple[str, ...] = tuple(name for name in typing.get_args(Peer) if name != "none")
+
+_RECIPE_OF_DATA = {
+    "digits": "digits",
+    "fashion-mnist": "cifar",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "tiny-imagenet": "cifar",
+}
+_RECIPE_OF_OTHER_DATA = "folder"
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train: all that `result.json` needs so that the run can be repeated."""
+
+    epochs: Count
+    batch_size: Annotated[int, msgspec.Meta(ge=2)]  # per process; BatchNorm needs two images
+
+    optimizer: Optimizer
+    learning_rate: Positive  # the highest
+    momentum: Share = 0.9  # of sgd, which is Nesterov's
+    weight_decay: Weight = 0.0
+    decay_norms_and_biases: bool = False  # false: weight decay leaves vectors alone
+    schedule: Schedule = "cosine"
+    milestones: tuple[Fraction, ...] = (0.3, 0.6, 0.8)  # of `step`, as shares of all epochs
+    milestone_factor: Fraction = 0.2  # of `step`: what each milestone multiplies the rate by
+    warmup_epochs: Weight = 0.0  # linear, from zero
+
+    drg_weight: Weight = 0.2  # α of the paper
+    dsr_weight: Weight = 1.0  # β of the paper
+    temperature: Positive = 4.0  # of both distillation terms
+    dsr_teacher: DsrTeacherKind = "previous"  # row by row, the batch's mean shape, or its average
+    dsr_momentum: Share = 0.9  # of `ema`
+    # Both weights grow linearly from zero. At full weight from the first step, DSR can hold a
+    # network for few classes at its first, uniform answers (RESULTS.md, tiny-fashion).
+    distillation_warmup_epochs: Weight = 1.0
+    tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
+    head_width: Positive = 1.0  # widens the auxiliary head
+
+    peer: Peer = "none"  # another self-distillation method, instead of DRG and DSR
+    label_noise: Share = 0.0  # of the training labels, replaced by another class
+    label_smoothing: Share = 0.0
+    mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
+    cutmix: Weight = 0.0  # the same; with both on, each image takes one of them
+    random_erasing: Fraction = 0.0  # probability
+    crop: Crop = "auto"  # pad up to 64 px, resized above
+    padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
+    flip: bool = True
+    compile: bool = True  # on CUDA, where torch.compile can work
+    ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
+
+    # Share of the training images held out, class by class, to fit the calibration temperature and
+    # to choose settings on. 0: trained on all, not calibrated.
+    validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.schedule == "one-cycle" and self.warmup_epochs:
+            raise ValueError("warmup_epochs must be 0: one-cycle warms up by itself")
+        if self.peer != "none" and (self.label_smoothing or self.mixup or self.cutmix):
+            raise ValueError(f"peer {self.peer} needs label_smoothing, mixup and cutmix to be 0")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones {self.milestones} must ascend")
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with SKD Edge."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def default_recipe(data: str) -> str:
+    """The recipe for the value of `--data`."""
+    return _RECIPE_OF_DATA.get(data, _RECIPE_OF_OTHER_DATA)
+
+
+def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """The recipe called `name`, or in the YAML file `name`, with `overrides` laid on top.
+
+    UserError, in one line naming file, key, what was expected and what came.
+    """
+    from training.config.yaml_file import read_yaml  # so that a command without PyYAML can say so
+
+    path = _recipe_path(name)
+    values = read_yaml(path)
+    recipe = recipe_from_values(values, source=str(path))
+    if not overrides:
+        return recipe
+    values = msgspec.to_builtins(recipe) | overrides
+    return recipe_from_values(values, source="command line")
+
+
+def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """`recipe` with settings such as "drg_weight=0.4" laid on top; their values are YAML."""
+    from training.config.yaml_file import parse_yaml
+
+    values: dict[str, Any] = msgspec.to_builtins(recipe)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
+        values[key] = parse_yaml(value, f"--set {setting!r}")
+    return recipe_from_values(values, source="--set")
+
+
+def recipe_from_values(values: Mapping[str, Any], *, source: str) -> Recipe:
+    """A Recipe of plain values; `source` names them in a UserError."""
+    fields = {field.name: field for field in msgspec.structs.fields(Recipe)}
+    converted: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{source}: unknown key {key!r}; a recipe has {', '.join(fields)}")
+        converted[key] = _converted(value, fields[key].type, f"{source}: {key}")
+    missing = [name for name, field in fields.items() if field.required and name not in converted]
+    if missing:
+        raise UserError(f"{source}: missing {', '.join(missing)}; add a line such as 'epochs: 50'")
+    try:
+        return Recipe(**converted)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _converted(value: object, kind: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: received {value}, expected a finite number")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        expected = str(error).replace("`", "")
+        if typing.get_origin(kind) is Literal:
+            expected = "expected one of " + ", ".join(typing.get_args(kind))
+        raise UserError(f"{where}: received {value!r}, {_lower_first(expected)}") from error
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _recipe_path(name: str) -> Path:
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # no such user: then there is no such file
+        path = path.expanduser()  # shells leave `--recipe=~/x.yaml` as it is
+    if path.suffix in SUFFIXES:
+        return path
+    if name in recipe_names():
+        return FOLDER / f"{name}.yaml"
+    raise UserError(
+        f"recipe {name!r} is unknown; choose one of {', '.join(recipe_names())}, or a .yaml file"
+    )

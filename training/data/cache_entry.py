@@ -1,0 +1,126 @@
+"""A new entry of the cache: both splits decoded, broken images left out, everything on disk."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.cache_folder import CACHE_VARIABLE
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.data import decode
+from training.data.geometry import Geometry
+from training.data.loading_progress import report, track
+from training.data.source import Source, Split, check_labels
+
+FILES = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
+_MAX_BROKEN_SHARE = 0.01
+_MAX_NAMED = 5
+_COPY_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was decoded into FILES; `skipped` are messages that name the broken images."""
+
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: bool) -> Built:
+    """Decodes the source into FILES in `folder`.
+
+    UserError if more than 1 % of the images are broken (more than one, where that is more), if a
+    class is left without training images, or if the disk has no room.
+    """
+    contents = source.read()
+    for word, split in (("training", contents.train), ("test", contents.test)):
+        if len(split.images) != len(split.labels):
+            raise UserError(
+                f"{source.name} has {len(split.images)} {word} images and {len(split.labels)} "
+                "labels of them; get its files again"
+            )
+    check_labels(source.name, contents.class_names, contents.train.labels, contents.test.labels)
+    splits = {
+        "train": (contents.train, geometry.stored),
+        "test": (contents.test, geometry.input),
+    }
+    total = sum(len(split.labels) for split, _ in splits.values())
+    _check_space(
+        folder, sum(len(split.labels) * spec.size**2 * 3 for split, spec in splits.values())
+    )
+    broken: dict[str, list[decode.Broken]] = {}
+    steps = _decode(folder, splits, broken)
+    for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
+        pass
+    # A name that is not UTF-8 could not be written to the entry.
+    messages = [
+        image.message.encode("utf-8", "backslashreplace").decode()
+        for found in broken.values()
+        for image in found
+    ]
+    _check_broken(source.name, messages, total)
+    labels = [
+        _keep_whole(folder, word, split.labels, [image.row for image in broken[word]])
+        for word, (split, _) in splits.items()
+    ]
+    check_labels(source.name, contents.class_names, *labels)
+    for message in messages:
+        report(f"skipped {message}")
+    return Built(contents.class_names, tuple(messages))
+
+
+def _decode(
+    folder: Path,
+    splits: dict[str, tuple[Split, InputSpec]],
+    broken: dict[str, list[decode.Broken]],
+) -> Iterator[int]:
+    """Decodes the splits, yields how many images each step had, fills `broken` in row order."""
+    for word, (split, spec) in splits.items():
+        found: list[decode.Broken] = []
+        for decoded in decode.decode_split(split, spec, folder / f"{word}_images.npy"):
+            found += decoded.broken
+            yield decoded.images
+        broken[word] = sorted(found, key=lambda image: image.row)
+
+
+def _check_broken(name: str, messages: list[str], total: int) -> None:
+    allowed = max(1, int(_MAX_BROKEN_SHARE * total))
+    if len(messages) > allowed:
+        named = "; ".join(messages[:_MAX_NAMED]) + ("; ..." if len(messages) > _MAX_NAMED else "")
+        raise UserError(
+            f"{name}: {len(messages)} of {total} images are broken, at most {allowed} are skipped; "
+            f"mend or remove them: {named}"
+        )
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the data cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
+            f"{free / 1e9:.1f} GB free; free some, or set {CACHE_VARIABLE} to another disk"
+        )
+
+
+def _keep_whole(
+    folder: Path, word: str, labels: NDArray[np.int64], broken_rows: list[int]
+) -> NDArray[np.int64]:
+    """Removes the rows of broken images from the split's file; writes and returns the labels."""
+    kept = np.delete(np.arange(len(labels)), broken_rows)
+    if broken_rows:
+        file = folder / f"{word}_images.npy"
+        images = np.load(file, mmap_mode="r")
+        header = np.lib.format.header_data_from_array_1_0(images)
+        header["shape"] = (len(kept), *images.shape[1:])
+        # Not through a map: where the disk has no room for a page, the process would be killed.
+        with (folder / "whole.npy").open("wb") as whole:
+            np.lib.format.write_array_header_1_0(whole, header)
+            for start in range(0, len(kept), _COPY_ROWS):
+                whole.write(images[kept[start : start + _COPY_ROWS]].tobytes())
+        (folder / "whole.npy").replace(file)
+    np.save(folder / f"{word}_labels.npy", labels[kept])
+    return labels[kept]

@@ -1,0 +1,178 @@
+"""The ways of an array's rows to the device: held there, read on demand, or streamed ahead."""
+
+import queue
+import threading
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.base.parallel import usable_cores
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+Images: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.int64]
+
+# Arrays stay on the GPU if they take at most this share of its free memory; the rest is training's.
+_RESIDENT_SHARE = 0.4
+_UPLOAD_BYTES = 64 << 20
+_BUFFERS = 3  # one in use, one ready, one being filled
+_GATHER_THREADS = 4
+
+
+class Feed(Protocol):
+    """Yields the batch of each row of indices (steps, batch_size), on the device."""
+
+    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]: ...
+
+
+def fits(images: Images, device: torch.device) -> bool:
+    """Whether `device` should hold the images itself."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.nbytes <= _RESIDENT_SHARE * free
+
+
+def open_feed(images: Images, labels: Labels, device: torch.device, *, resident: bool) -> Feed:
+    """The feed of that kind for `device`."""
+    if not resident:
+        return StreamedFeed(images, labels, device)
+    return DeviceFeed(images, labels, device) if device.type == "cuda" else HostFeed(images, labels)
+
+
+class HostFeed:
+    """Rows of the array (or map) itself, read when they are asked for."""
+
+    def __init__(self, images: Images, labels: Labels) -> None:
+        self._images, self._labels = images, labels
+
+    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+        for chosen in rows:
+            yield torch.from_numpy(self._images[chosen]), torch.from_numpy(self._labels[chosen])
+
+
+class DeviceFeed:
+    """Rows gathered on the GPU from arrays that it holds; nothing but indices is copied."""
+
+    def __init__(self, images: Images, labels: Labels, device: torch.device) -> None:
+        self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
+        step = max(1, _UPLOAD_BYTES // images[0].nbytes)
+        for start in range(0, len(images), step):
+            part = np.array(images[start : start + step])
+            self._images[start : start + step] = torch.from_numpy(part).to(device)
+        self._labels = torch.from_numpy(np.array(labels)).to(device)
+
+    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+        for chosen in torch.from_numpy(np.ascontiguousarray(rows)).to(self._images.device):
+            yield self._images[chosen], self._labels[chosen]
+
+
+class StreamedFeed:
+    """Rows gathered ahead by a thread; on CUDA through pinned buffers and a stream of their own."""
+
+    def __init__(self, images: Images, labels: Labels, device: torch.device) -> None:
+        self._images, self._labels, self._device = images, labels, device
+        self._slots: list[_Slot] = []
+
+    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+        batch_shape = (rows.shape[1], *self._images.shape[1:])
+        if not self._slots or self._slots[0].shape != batch_shape:
+            self._slots = [_Slot(batch_shape, self._device) for _ in range(_BUFFERS)]
+        free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[_Slot | BaseException] = queue.SimpleQueue()
+        for slot in self._slots:
+            free.put(slot)
+        thread = threading.Thread(
+            target=self._fill, args=(rows, free, ready), name="batches", daemon=True
+        )
+        thread.start()
+        try:
+            for _ in rows:
+                filled = ready.get()
+                if isinstance(filled, BaseException):
+                    raise filled
+                try:
+                    yield filled.arrive()
+                finally:
+                    filled.leave()
+                free.put(filled)
+        finally:
+            free.put(None)  # ends a thread that waits for a buffer
+            thread.join()
+
+    def _fill(
+        self,
+        rows: NDArray[np.int64],
+        free: "queue.SimpleQueue[_Slot | None]",
+        ready: "queue.SimpleQueue[_Slot | BaseException]",
+    ) -> None:
+        threads = min(_GATHER_THREADS, usable_cores())
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for chosen in rows:
+                    if (slot := free.get()) is None:
+                        return
+                    slot.reuse()
+                    gather = partial(self._gather, chosen, slot)
+                    list(pool.map(gather, np.array_split(np.arange(len(chosen)), threads)))
+                    slot.send()
+                    ready.put(slot)
+        except BaseException as error:  # whatever it is, the training loop must hear of it
+            ready.put(error)
+
+    def _gather(self, chosen: NDArray[np.int64], slot: "_Slot", part: NDArray[np.intp]) -> None:
+        if len(part):
+            where = slice(part[0], part[-1] + 1)
+            rows = chosen[where]
+            # mode="clip" (no index is out of range) writes to `out` without a buffer in between.
+            np.take(self._images, rows, axis=0, out=slot.host_images[where], mode="clip")
+            np.take(self._labels, rows, out=slot.host_labels[where], mode="clip")
+
+
+class _Slot:
+    """One batch's buffers: pinned ones and those on the GPU, or on the CPU one that is both."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.shape = shape
+        cuda = device.type == "cuda"
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=cuda)
+        labels = torch.empty(shape[0], dtype=torch.int64, pin_memory=cuda)
+        self.host_images, self.host_labels = images.numpy(), labels.numpy()
+        self._host, self._device_batch = (images, labels), (images, labels)
+        self._stream: torch.cuda.Stream | None = None
+        if cuda:
+            self._device_batch = (images.to(device), labels.to(device))
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._left = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def reuse(self) -> None:
+        """Waits until the pinned buffers have been read by the copy before."""
+        if self._stream is not None:
+            self._sent.synchronize()
+
+    def send(self) -> None:
+        """Queues the copy to the device, after the work on the batch that was there."""
+        if self._stream is not None:
+            self._stream.wait_event(self._left)
+            with torch.cuda.stream(self._stream):
+                for target, source in zip(self._device_batch, self._host, strict=True):
+                    target.copy_(source, non_blocking=True)
+                self._sent.record()
+
+    def arrive(self) -> Batch:
+        """The batch, ordered after its copy on the current stream."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(self._sent)
+        return self._device_batch
+
+    def leave(self) -> None:
+        """Marks the end of the work on the batch on the current stream."""
+        if self._stream is not None:
+            self._left.record(torch.cuda.current_stream(self._stream.device))

@@ -1,0 +1,99 @@
+"""A step as CUDA graphs: small networks are bound by launches, and a graph is one launch."""
+
+import importlib.util
+import shutil
+
+import torch
+from torch import Tensor
+
+from training.engine.step import Step
+
+_WARM_UP_STEPS = 3
+_MIN_CAPABILITY = (7, 0)  # of Triton
+
+
+class CapturedStep:
+    """Runs the first steps as they are and then replays them as CUDA graphs.
+
+    The warm-up steps are steps of the training, not rehearsals, so there is no state to put back.
+    They run on the stream that is captured later: autograd and the optimizer make their lasting
+    buffers there. With one process the whole step is one graph; with several the exchange of
+    gradients lies between two.
+    """
+
+    def __init__(
+        self, step: Step, *, generator: torch.Generator, device: torch.device, single: bool
+    ) -> None:
+        self.plain = step
+        self._generator = generator
+        self._device = device
+        self._single = single
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._steps = 0
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._images = torch.empty(0, device=device)
+        self._labels = torch.empty(0, device=device)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, learning_rate: float, scale: float
+    ) -> None:
+        """One update on uint8 images (N, H, W, 3) and int64 labels (N,), of one shape always."""
+        if self._steps == 0:
+            self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        self.plain.set_rates(learning_rate=learning_rate, scale=scale)
+        if self._steps < _WARM_UP_STEPS:
+            self._run_uncaptured()
+        else:
+            if not self._graphs:
+                self._capture()
+            self._replay()
+        self._steps += 1
+
+    def _run_uncaptured(self) -> None:
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            self.plain.compute(self._images, self._labels)
+            self.plain.exchange()
+            self.plain.apply()
+        current.wait_stream(self._stream)
+
+    def _capture(self) -> None:
+        torch.cuda.synchronize(self._device)
+        first = torch.cuda.CUDAGraph()
+        first.register_generator_state(self._generator)
+        # Other threads gather batches meanwhile; what they do is no part of the graph.
+        with torch.cuda.graph(first, stream=self._stream, capture_error_mode="thread_local"):
+            self.plain.compute(self._images, self._labels)
+            if self._single:
+                self.plain.apply()
+        self._graphs = [first]
+        if self._single:
+            return
+        second = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            second,
+            pool=first.pool(),
+            stream=self._stream,
+            capture_error_mode="thread_local",
+        ):
+            self.plain.apply()
+        self._graphs.append(second)
+
+    def _replay(self) -> None:
+        self._graphs[0].replay()
+        if not self._single:
+            self.plain.exchange()
+            self._graphs[1].replay()
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs here: Triton, a C compiler and a GPU of its kind."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY
+        and importlib.util.find_spec("triton") is not None
+        and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    )

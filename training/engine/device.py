@@ -1,0 +1,38 @@
+"""Which device trains, and what to call it in a result."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from runtime.base.errors import UserError
+
+
+def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
+    """The device for "auto" (CUDA if there is any), "cpu" or "cuda"; UserError if there is none."""
+    if word == "cpu" or (word == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of torchrun needs a GPU of its own and there are "
+            f"{torch.cuda.device_count()}; start fewer with --nproc-per-node, or use --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """What a result states: "NVIDIA H100 80GB HBM3", or the processor and torch's threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,209 @@
+"""All that changes while a student learns: networks, optimizer, teacher, random generators."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
+from training.engine.captured_step import CapturedStep
+from training.engine.process_group import ProcessGroup
+from training.engine.step import Step, TermLog
+from training.engine.weight_average import WeightAverage
+from training.evaluation.logits import logits_of
+from training.methods.distiller import SelfDistiller
+from training.methods.dsr_teacher import DsrTeacher
+from training.methods.peer import Peer
+from training.networks.weights import start_from
+
+TrainStep = Step | CapturedStep
+
+
+class DivergedError(UserError):
+    """The loss, the weights or the student's answers are no longer finite numbers."""
+
+    def __init__(self, what: str, *, step: int, steps_per_epoch: int, named: str = "") -> None:
+        epoch = -(-step // steps_per_epoch)
+        super().__init__(
+            f"{what} not finite at step {step} (epoch {epoch}){named}; the last good checkpoint is "
+            "kept; lower learning_rate or lengthen warmup_epochs"
+        )
+
+
+class Networks(NamedTuple):
+    """Weights on the CPU; `student` are those that are deployed.
+
+    Where the recipe averages them, `raw_student` are those that training goes on with.
+    """
+
+    student: dict[str, Tensor]
+    raw_student: dict[str, Tensor] | None
+    auxiliary: dict[str, Tensor] | None
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """The state of a run, and the step that advances it."""
+
+    distiller: SelfDistiller
+    optimizer: torch.optim.Optimizer
+    dsr_teacher: DsrTeacher | None
+    average: WeightAverage | None
+    peer: Peer | None
+    generator: torch.Generator  # of the augmentation
+    step: TrainStep
+    log: TermLog
+    group: ProcessGroup
+    device: torch.device
+
+    @property
+    def auxiliary_params(self) -> int:
+        """How many parameters exist only in training."""
+        extras = [module for module in (self.distiller.auxiliary, self.peer) if module is not None]
+        return sum(p.numel() for module in extras for p in module.parameters())
+
+    def deployed_logits(self, images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+        """Logits (N, K) that the deployed student gives of uint8 images (N, size, size, 3)."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            return logits_of(self.distiller.student, images, spec, device=self.device)
+
+    def take_terms(self, *, done: int, steps_per_epoch: int) -> list[list[float]]:
+        """The objective's terms in each step since the last call, `done` steps into the run.
+
+        DivergedError, in all processes together, if one is not finite.
+        """
+        rows = self.log.take(self.group)
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            row = int(bad[0][0])
+            pairs = zip(self.log.names, rows[row], strict=True)
+            named = ", ".join(f"{name} {value}" for name, value in pairs if not np.isfinite(value))
+            step = done + row + 1
+            raise DivergedError(
+                "the loss is", step=step, steps_per_epoch=steps_per_epoch, named=f": {named}"
+            )
+        terms: list[list[float]] = rows.tolist()
+        return terms
+
+    def networks(self) -> Networks:
+        """The networks' weights on the CPU."""
+        raw = _on_cpu(self.distiller.student.state_dict())
+        averaged = _on_cpu(self.average.averaged) if self.average is not None else None
+        auxiliary = self.distiller.auxiliary
+        return Networks(
+            student=raw if averaged is None else averaged,
+            raw_student=None if averaged is None else raw,
+            auxiliary=_on_cpu(auxiliary.state_dict()) if auxiliary is not None else None,
+        )
+
+    def load_networks(self, networks: Networks) -> None:
+        """Takes over what `networks` gave."""
+        raw = networks.raw_student
+        self.distiller.student.load_state_dict(networks.student if raw is None else raw)
+        if self.average is not None:
+            self.average.load(networks.student)
+        if self.distiller.auxiliary is not None and networks.auxiliary is not None:
+            self.distiller.auxiliary.load_state_dict(networks.auxiliary)
+
+    def start_from(self, weights: dict[str, Tensor], *, arch: str) -> str | None:
+        """Begins with `weights`; returns a sentence if their classifier had to be left out."""
+        left_out = start_from(self.distiller.student, weights, arch=arch)
+        if self.average is not None:
+            self.average.restart()
+        return left_out
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the networks, as plain types and CPU tensors.
+
+        All processes call it together; only the main one gets the others' part.
+        """
+        own = {
+            "dsr_teacher": _on_cpu(self.dsr_teacher.state_dict()) if self.dsr_teacher else None,
+            "peer": _on_cpu(self.peer.state_dict()) if self.peer is not None else None,
+            "augmentation": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": (
+                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            ),
+        }
+        return {
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "average_updates": _on_cpu(self.average.updates) if self.average is not None else None,
+            "processes": self.group.gather(own),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave; UserError if that average had no warm-up yet."""
+        if self.average is not None:
+            self.average.updates.copy_(_average_updates(state))
+        _load_optimizer(self.optimizer, state["optimizer"])
+        own = state["processes"][self.group.rank]
+        if self.dsr_teacher is not None:
+            self.dsr_teacher.load_state_dict(own["dsr_teacher"])
+        if self.peer is not None:
+            self.peer.load_state_dict(own["peer"])
+        # A generator's state is its device's kind: on another kind the run goes on, but with
+        # other draws than it would have had.
+        if len(own["augmentation"]) == len(self.generator.get_state()):
+            self.generator.set_state(own["augmentation"])
+        torch.set_rng_state(own["random"])
+        if own["cuda_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_random"], self.device)
+
+
+def _average_updates(state: dict[str, Any]) -> Tensor:
+    # Whichever number was assumed, the average would be one that no run of one version has.
+    updates: Tensor | None = state.get("average_updates")
+    if updates is None:
+        raise UserError(
+            "the checkpoint does not say how many updates its averaged weights (ema_decay) have "
+            "had: it is from before the average warmed up, and cannot go on as it began; "
+            "train again without --resume"
+        )
+    return updates
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads `state` but keeps what a step relies on: own settings, layouts like the weights'.
+
+    The settings are the recipe's, so the state's say nothing new, but they are those of its device:
+    rates as numbers and an AdamW that cannot be captured, if it was saved on a CPU. Fused
+    optimizers walk through memory, so a momentum in another layout than its weight's would silently
+    be applied to other elements.
+    """
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
+
+
+def all_finite(value: Any) -> bool:
+    """Whether no tensor in nested dicts, lists and tuples holds a NaN or an infinity."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    if isinstance(value, dict):
+        value = list(value.values())
+    return not isinstance(value, list | tuple) or all(map(all_finite, value))
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        # A copy also of what is there already: training goes on while this is kept.
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(item) for item in value]
+    return value

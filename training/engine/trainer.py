@@ -1,0 +1,243 @@
+"""The training loop: epochs of steps, an evaluation and a checkpoint after each."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.model.preprocess import preprocess
+from training.config.plan import Plan
+from training.data import Dataset
+from training.data.label_noise import with_label_noise
+from training.data.validation_split import split_validation
+from training.engine.build import build_batches, build_learner
+from training.engine.device import device_name
+from training.engine.interruption import InterruptedRunError, StopRequest
+from training.engine.learner import DivergedError, Networks, all_finite
+from training.engine.process_group import ProcessGroup
+from training.engine.schedule import distillation_scale, learning_rate
+from training.evaluation.logits import expected_calibration_error, softmax, top_k
+from training.records.checkpoint import Checkpoint
+from training.records.journal import Journal
+from training.records.progress import Progress
+
+_CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
+_CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
+_PROBED_IMAGES = 8  # that the student of a checkpoint must have finite answers to
+
+Save = Callable[[Checkpoint], None]
+
+
+class Trainer:
+    """Trains the student of a plan, in step with the other processes of its group.
+
+    Between two steps its whole state is a Checkpoint: `checkpoint()` gives it, `restore()` takes
+    it, and what follows is the same as if nothing had happened in between: bit for bit on one CPU
+    with as many threads, elsewhere up to how its sums are rounded.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.plan = plan
+        self.device = device
+        self.group = group or ProcessGroup()
+        self.train_rows, self.validation_rows = split_validation(
+            dataset.train_labels, plan.recipe.validation_fraction
+        )
+        self.dataset = dataset = with_label_noise(
+            dataset, self.train_rows, share=plan.recipe.label_noise, seed=plan.seed
+        )
+        self._batches = build_batches(
+            plan, dataset, self.train_rows, device=device, group=self.group
+        )
+        self.steps_per_epoch = len(self._batches)
+        self.learner = build_learner(
+            plan,
+            steps_per_epoch=self.steps_per_epoch,
+            device=device,
+            group=self.group,
+            dataset=dataset,
+        )
+        self._epoch = 0  # whole epochs done
+        self._terms: list[list[float]] = []  # of the steps of the current epoch
+        self._earlier_seconds = 0.0  # of the current epoch, spent before an interruption
+        self._epoch_started = 0.0
+        self._saved_at = time.perf_counter()
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in whole epochs, over all interruptions."""
+        return float(sum(line["seconds"] for line in self.history))
+
+    def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
+        """Trains to the last epoch; on a wish to `stop` saves and raises InterruptedRunError."""
+        if not self.group.is_main:
+            self._run_epochs(None, save, progress, stop)
+            return
+        with closing(Journal(folder, self.history)) as journal:
+            self._run_epochs(journal, save, progress, stop)
+
+    def test_logits(self) -> NDArray[np.float32]:
+        """Logits (M, K) of the deployed student on the whole test split."""
+        return self.learner.deployed_logits(self.dataset.test_images, self.dataset.input)
+
+    def validation_logits(self) -> NDArray[np.float32] | None:
+        """Logits (V, K) of the deployed student on the held-out training images, if any are."""
+        if not len(self.validation_rows):
+            return None
+        images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input
+        whole = np.stack([preprocess(image, spec) for image in images])
+        return self.learner.deployed_logits(whole, spec)
+
+    def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
+        """The state between two steps; DivergedError instead of one that cannot go on.
+
+        Finite losses do not say enough: none has seen the last update yet, and the statistics of a
+        batch hide weights that overflow with the running ones, which are deployed.
+        """
+        self._collect_terms()
+        networks, training = self.learner.networks(), self.learner.state_dict()
+        self._require_finite("the weights are", networks, training)
+        probe = self.dataset.test_images[:_PROBED_IMAGES]
+        self.require_finite_answers(self.learner.deployed_logits(probe, self.dataset.input))
+        return Checkpoint(
+            plan=self.plan,
+            epoch=self._epoch,
+            step=len(self._terms),
+            **networks._asdict(),
+            training=training,
+            terms=list(self._terms),
+            history=list(self.history),
+            seconds=self._seconds_of_epoch() if self._terms else 0.0,
+            temperature=temperature,
+            finished=finished,
+            device=device_name(self.device),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from `checkpoint`, which is of the same plan."""
+        names = Networks._fields
+        self.learner.load_networks(Networks(*(getattr(checkpoint, name) for name in names)))
+        self.learner.load_state_dict(checkpoint.training)
+        self._epoch = checkpoint.epoch
+        self._terms = list(checkpoint.terms)
+        self._earlier_seconds = checkpoint.seconds
+        self.history = list(checkpoint.history)
+
+    def require_finite_answers(self, *logits: NDArray[np.float32] | None) -> None:
+        """DivergedError in all processes unless the `logits` (N, K) of those that have them are."""
+        answers = [torch.from_numpy(each) for each in logits if each is not None]
+        self._require_finite("the student's answers are", answers)
+
+    def _require_finite(self, what: str, *values: Any) -> None:
+        if self.group.any(not all_finite(values), device=self.device):
+            steps = self.steps_per_epoch
+            step = self._epoch * steps + len(self._terms)
+            raise DivergedError(what, step=step, steps_per_epoch=steps)
+
+    def _run_epochs(
+        self, journal: Journal | None, save: Save, progress: Progress, stop: StopRequest
+    ) -> None:
+        while self._epoch < self.plan.recipe.epochs:
+            step, steps = len(self._terms), self.steps_per_epoch
+            with progress.epoch(self._epoch + 1, step=step, steps=steps):
+                self._run_epoch(save, progress, stop)
+            line = self._close_epoch()
+            self._save(save)
+            if journal is not None:
+                journal.add(self.history)
+            if line is not None:
+                progress.report(line)
+            # Several processes may not have met in so short an epoch, and all must go or stay.
+            if self.group.any(stop.requested, device=self.device):
+                raise InterruptedRunError(f"interrupted in epoch {self._epoch}, step {steps}")
+
+    def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
+        recipe, steps = self.plan.recipe, self.steps_per_epoch
+        self._epoch_started = time.perf_counter()
+        first = len(self._terms)
+        batches = self._batches.epoch(self._epoch, first=first)
+        for step, (images, labels) in enumerate(batches, start=first):
+            done = self._epoch * steps + step
+            self.learner.step(
+                images,
+                labels,
+                learning_rate=learning_rate(recipe, step=done, steps_per_epoch=steps),
+                scale=distillation_scale(recipe, step=done, steps_per_epoch=steps),
+            )
+            progress.advance()
+            checking = (step + 1) % _CHECK_STEPS == 0
+            if checking:
+                self._collect_terms()
+            # Several processes can only agree to stop where they meet anyway.
+            if checking or self.group.world_size == 1:
+                self._grant(stop, save, f"interrupted in epoch {self._epoch + 1}, step {step + 1}")
+
+    def _grant(self, stop: StopRequest, save: Save, reason: str) -> None:
+        stopping = self.group.any(stop.requested, device=self.device)
+        overdue = time.perf_counter() - self._saved_at > _CHECKPOINT_SECONDS
+        if stopping or self.group.any(overdue, device=self.device):
+            self._save(save)
+        if stopping:
+            raise InterruptedRunError(reason)
+
+    def _save(self, save: Save) -> None:
+        checkpoint = self.checkpoint()
+        if self.group.is_main:
+            save(checkpoint)
+        self._saved_at = time.perf_counter()
+
+    def _collect_terms(self) -> None:
+        """Fetches the terms of the latest steps; DivergedError if one is not finite."""
+        done = self._epoch * self.steps_per_epoch + len(self._terms)
+        self._terms += self.learner.take_terms(done=done, steps_per_epoch=self.steps_per_epoch)
+
+    def _close_epoch(self) -> dict[str, Any] | None:
+        """Ends the epoch; the main process evaluates and gets the journal's line."""
+        self._collect_terms()
+        train_seconds = self._seconds_of_epoch()
+        logits = self.test_logits() if self.group.is_main else None
+        self.require_finite_answers(logits)
+        line = self._line(logits, train_seconds) if logits is not None else None
+        if line is not None:
+            self.history.append(line)
+        self._epoch += 1
+        self._terms = []
+        self._earlier_seconds = 0.0
+        return line
+
+    def _line(self, logits: NDArray[np.float32], train_seconds: float) -> dict[str, Any]:
+        recipe, steps = self.plan.recipe, self.steps_per_epoch
+        means = [float(mean) for mean in np.mean(self._terms, axis=0)]
+        last = (self._epoch + 1) * steps - 1
+        images = steps * recipe.batch_size * self.group.world_size
+        # The clock of the batches knows nothing of what was before an interruption.
+        own_seconds = train_seconds - self._earlier_seconds
+        labels = self.dataset.test_labels
+        return {
+            "epoch": self._epoch + 1,
+            "loss": sum(means),
+            **dict(zip(self.learner.log.names, means, strict=True)),
+            "learning_rate": learning_rate(recipe, step=last, steps_per_epoch=steps),
+            "top1": top_k(logits, labels, 1),
+            "top5": top_k(logits, labels, 5),
+            "ece": expected_calibration_error(softmax(logits), labels),
+            "seconds": self._seconds_of_epoch(),  # with the evaluation
+            "images_per_second": images / train_seconds,
+            "data_wait_share": min(1.0, self._batches.wait_seconds / own_seconds),
+        }
+
+    def _seconds_of_epoch(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._epoch_started

@@ -1,0 +1,1 @@
+"""How good a student is. Imports nothing that trains or writes."""

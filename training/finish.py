@@ -1,0 +1,176 @@
+"""The end of a run: calibration, figures on the test split, `result.json`, plots."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.base.files import write_atomic
+from runtime.model.locate import RESULT
+from training.config.plan import Plan
+from training.engine.device import device_name
+from training.engine.step import precision_of
+from training.engine.trainer import Save, Trainer
+from training.evaluation.calibration import fit_temperature
+from training.evaluation.logits import (
+    confusion_matrix,
+    expected_calibration_error,
+    softmax,
+    top_k,
+)
+from training.networks.cost import Cost, cost_of
+from training.networks.students import student_of
+from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
+
+_PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
+
+
+class _Calibration(NamedTuple):
+    """The temperature, and the accuracy on the images that it was fitted on."""
+
+    temperature: float = 1.0
+    validation_top1: float | None = None  # None: no image was held out
+
+
+def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | None:
+    """Calibrates, evaluates and writes the run's last files; returns the content of result.json.
+
+    result.json comes last: a folder that has it is a finished run. Processes other than the main
+    one only take part in the checkpoint and get None. DivergedError, in all of them, for answers
+    that are not finite.
+    """
+    if not trainer.group.is_main:
+        trainer.require_finite_answers()
+        trainer.checkpoint(finished=True)
+        return None
+    logits, validation_logits = trainer.test_logits(), trainer.validation_logits()
+    trainer.require_finite_answers(logits, validation_logits)
+    calibration = _calibrate(trainer, validation_logits)
+    save(trainer.checkpoint(temperature=calibration.temperature, finished=True))
+    result = {
+        **_choices(trainer.plan),
+        **_figures(logits, trainer.dataset.test_labels, calibration),
+        **_size(trainer),
+        **_circumstances(trainer),
+    }
+    _plot(trainer, logits, folder)
+    content = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    write_atomic(folder / RESULT, content + b"\n")
+    return result
+
+
+def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
+    if logits is None:
+        return _Calibration()
+    labels = trainer.dataset.train_labels[trainer.validation_rows]
+    # Too few images may have no best temperature.
+    return _Calibration(fit_temperature(logits, labels) or 1.0, top_k(logits, labels, 1))
+
+
+def _choices(plan: Plan) -> dict[str, Any]:
+    """What was asked for, apart from the recipe."""
+    return {
+        "arch": plan.arch,
+        "width": plan.width,
+        "image_size": plan.input.size,
+        "data": plan.data,
+        "data_digest": plan.data_digest,
+        "terms": plan.terms,
+        "seed": plan.seed,
+        "epochs": plan.recipe.epochs,
+    }
+
+
+def _figures(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], calibration: _Calibration
+) -> dict[str, Any]:
+    """How good the student is on the test split, by its logits (M, K)."""
+    calibrated = softmax(logits, temperature=calibration.temperature)
+    return {
+        "top1": top_k(logits, labels, 1),
+        "top5": top_k(logits, labels, 5),
+        "ece": expected_calibration_error(calibrated, labels),
+        "ece_uncalibrated": expected_calibration_error(softmax(logits), labels),
+        **calibration._asdict(),
+    }
+
+
+def _size(trainer: Trainer) -> dict[str, Any]:
+    """What the student costs at deployment, and what only its training had."""
+    cost = _cost(trainer.plan)
+    return {
+        "params": cost.params,
+        "macs": cost.macs,
+        "auxiliary_params": trainer.learner.auxiliary_params,
+    }
+
+
+def _circumstances(trainer: Trainer) -> dict[str, Any]:
+    """On how many images and on what it was trained, for how long, and with which recipe."""
+    plan = trainer.plan
+    return {
+        "train_images": len(trainer.train_rows),
+        "validation_images": len(trainer.validation_rows),
+        "test_images": len(trainer.dataset.test_labels),
+        "seconds": trainer.seconds,
+        "images_per_second": trainer.history[-1]["images_per_second"],
+        "device": device_name(trainer.device),
+        "precision": precision_of(trainer.device),
+        "processes": plan.processes,
+        "weights": plan.weights,
+        "versions": versions(),
+        "recipe": msgspec.to_builtins(plan.recipe),
+    }
+
+
+def _plot(trainer: Trainer, logits: NDArray[np.float32], folder: Path) -> None:
+    plan, dataset = trainer.plan, trainer.dataset
+    title = f"{plan.arch} on {plan.data}, {plan.terms}, seed {plan.seed}"
+    plot_curves(folder / CURVES, trainer.history, terms=trainer.learner.log.names, title=title)
+    counts = confusion_matrix(logits, dataset.test_labels)
+    plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
+
+
+def _cost(plan: Plan) -> Cost:
+    with torch.device("meta"):  # shapes are all that counting needs
+        student = student_of(plan)
+    return cost_of(student, image_size=plan.input.size)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide a result."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The final table, for people."""
+    rows = [
+        ("student", f"{result['arch']} x{result['width']:g}, {result['image_size']} px"),
+        ("data", f"{result['data']}: {result['train_images']} train, {result['test_images']} test"),
+        ("terms", result["terms"]),
+        ("top-1", f"{result['top1']:.2%}"),
+        ("top-5", f"{result['top5']:.2%}"),
+        ("ECE", f"{result['ece']:.2%} (before calibration {result['ece_uncalibrated']:.2%})"),
+        ("temperature", _calibration_words(result)),
+        ("parameters", f"{result['params']:,}"),
+        ("MACs", f"{result['macs']:,} an image"),
+        ("time", f"{result['seconds']:.0f} s on {result['device']}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _calibration_words(result: dict[str, Any]) -> str:
+    count = result["validation_images"]
+    if not count:
+        fraction = result["recipe"]["validation_fraction"]
+        return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"
+    if result["temperature"] == 1.0:
+        return f"1 (none was best for the {count} training images held out: not calibrated)"
+    return f"{result['temperature']:.3f}, fitted on {count} training images held out for it"

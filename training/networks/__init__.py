@@ -1,0 +1,1 @@
+"""The students and what they start from and cost. Imports of training only `config`."""

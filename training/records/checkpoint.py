@@ -1,0 +1,160 @@
+"""`checkpoint.pt`: all that a run needs to go on, and a student that can be rebuilt from it.
+
+The file holds plain types and tensors only, loads with `weights_only=True`, and is replaced
+atomically, so that a reader finds the former one or the new one, never half of one.
+"""
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from runtime.base.errors import UserError, first_line
+from runtime.base.files import atomic_path, sha256_of
+from runtime.model.card import EpochPoint
+from runtime.model.locate import CHECKPOINT, RESULT
+from training.config.plan import Plan
+from training.data import Dataset, load_dataset
+from training.networks.students import student_of
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run between two steps.
+
+    `student` is what is deployed: the averaged weights where the recipe averages, and then
+    `raw_student` holds those that training goes on with. `training` holds what `Learner.state_dict`
+    gives: the states of the optimizer and, for each process, of DSR's teacher or the peer and of
+    the random generators.
+    """
+
+    plan: Plan
+    epoch: int  # whole epochs done
+    step: int  # steps done of the next epoch
+    student: dict[str, Tensor]
+    raw_student: dict[str, Tensor] | None
+    auxiliary: dict[str, Tensor] | None
+    training: dict[str, Any]
+    terms: list[list[float]]  # of the steps done of the next epoch
+    seconds: float  # spent on them
+    history: list[dict[str, Any]]  # the journal's lines
+    temperature: float
+    finished: bool
+    device: str = ""  # as a result states it; "" in a checkpoint that does not
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A student as it is deployed, with everything that is known of it."""
+
+    folder: Path
+    student: nn.Module  # evaluation mode, CPU, float32
+    plan: Plan
+    temperature: float
+    result: dict[str, Any]  # result.json; {} when the run was interrupted before its end
+    history: list[EpochPoint]
+    checkpoint_sha256: str
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes `checkpoint` to `path`, or leaves the former file as it was."""
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    content["plan"] = msgspec.to_builtins(checkpoint.plan)
+    # Through memory: torch's own file writer turns a full disk into an error without an errno.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads `path` to the CPU; UserError for a missing, truncated or foreign file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; train a run first: `python training/run.py`"
+        ) from None
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; change its permissions"
+        ) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read: truncated, or no checkpoint of ours ({first_line(error)}); "
+            "train the run again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has checkpoint format {version}, expected {FORMAT}")
+    try:
+        plan = msgspec.convert(content.pop("plan"), Plan)
+        return Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise UserError(f"{path} is not a whole checkpoint: {first_line(error)}") from error
+
+
+def load_trained(run: Path) -> TrainedRun:
+    """Rebuilds the student of a run folder; UserError if its checkpoint does not allow it."""
+    path = run / CHECKPOINT
+    checkpoint = read_checkpoint(path)
+    plan = checkpoint.plan
+    student = student_of(plan)
+    try:
+        student.load_state_dict(checkpoint.student)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not hold a {plan.arch}: {first_line(error)}") from error
+    points = [
+        EpochPoint(epoch=line["epoch"], loss=line["loss"], top1=line["top1"])
+        for line in checkpoint.history
+    ]
+    return TrainedRun(
+        folder=run,
+        student=student.eval().requires_grad_(requires_grad=False),
+        plan=plan,
+        temperature=checkpoint.temperature,
+        result=_read_result(run / RESULT) if checkpoint.finished else {},
+        history=points,
+        checkpoint_sha256=sha256_of(path),
+    )
+
+
+def load_run_dataset(trained: TrainedRun) -> Dataset:
+    """The data set that a run was trained on; UserError if it has moved or is another one by now.
+
+    One more image draws the 80/20 split of a folder anew, and then images that were trained on
+    would be tested on.
+    """
+    plan = trained.plan
+    root = Path(plan.data_root) if plan.data_root else None
+    dataset = load_dataset(plan.data_argument, image_size=plan.input.size, data_root=root)
+    if dataset.class_names != plan.class_names:
+        raise UserError(
+            f"data {plan.data} now has {len(dataset.class_names)} classes that are not those of "
+            f"{trained.folder} ({len(plan.class_names)}); train again"
+        )
+    if plan.data_digest not in ("", dataset.digest()):  # "": of a run before there were digests
+        raise UserError(
+            f"data {plan.data} now has other images or labels than {trained.folder} was trained "
+            "on; bring those back, or train again"
+        )
+    return dataset
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); delete it and resume the run to rewrite it"
+        ) from error
+    return result

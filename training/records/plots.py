@@ -1,0 +1,87 @@
+"""`curves.png` and `confusion.png` of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.files import atomic_path
+from training.methods.objective import AUXILIARY_CROSS_ENTROPY, CROSS_ENTROPY, DRG, DSR
+
+CURVES = "curves.png"
+CONFUSION = "confusion.png"
+_LABELS = {
+    CROSS_ENTROPY: "cross-entropy",
+    AUXILIARY_CROSS_ENTROPY: "auxiliary cross-entropy",
+    DRG: "DRG",
+    DSR: "DSR",
+}
+_MAX_NUMBERED = 20  # classes up to which each cell shows its count
+_MAX_NAMED = 120  # classes up to which every row has its name
+
+
+def plot_curves(
+    path: Path, history: Sequence[dict[str, Any]], *, terms: Sequence[str], title: str
+) -> None:
+    """Loss terms and test accuracy over the epochs, from the journal's lines."""
+    figure, (losses, accuracy) = figure_of(figsize=(11, 4), ncols=2)
+    epochs = [line["epoch"] for line in history]
+    for term in terms:
+        label = _LABELS.get(term, term.replace("_", " "))
+        losses.plot(epochs, [line[term] for line in history], label=label, marker=".")
+    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    losses.legend()
+    for key, label in (("top1", "top-1"), ("top5", "top-5")):
+        accuracy.plot(epochs, [100 * line[key] for line in history], label=label, marker=".")
+    accuracy.set(xlabel="epoch", ylabel="test accuracy (%)")
+    accuracy.legend(loc="lower right")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_confusion(
+    path: Path, counts: NDArray[np.int64], class_names: Sequence[str], *, title: str
+) -> None:
+    """Rows are true classes, columns predicted ones, colours shares of the row (counts (K, K))."""
+    size = len(class_names)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    inches = float(np.clip(size * 0.17, 6, 24))
+    figure, (axes,) = figure_of(figsize=(inches + 2, inches), ncols=1)
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+    step = 1 if size <= _MAX_NAMED else -(-size // _MAX_NAMED)
+    ticks = range(0, size, step)
+    names = [_shortened(class_names[tick]) for tick in ticks]
+    font = 9 if size <= _MAX_NUMBERED else 6
+    axes.set_xticks(ticks, names, rotation=90, fontsize=font)
+    axes.set_yticks(ticks, names, fontsize=font)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if size <= _MAX_NUMBERED:
+        for row, column in np.argwhere(counts > 0):
+            colour = "white" if shares[row, column] > 0.5 else "black"  # noqa: PLR2004
+            axes.text(
+                column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8
+            )
+    _save(figure, path)
+
+
+def figure_of(*, figsize: tuple[float, float], ncols: int) -> tuple[Any, list[Any]]:
+    """A figure and its axes by matplotlib's object interface: no global state, no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.atleast_1d(figure.subplots(ncols=ncols)))
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _shortened(name: str, limit: int = 24) -> str:
+    short = name if len(name) <= limit else name[: limit - 1] + "…"
+    return short.replace("$", r"\$")  # else matplotlib reads what is between two as a formula

@@ -1,0 +1,1 @@
+"""Many runs: what they compare, run, and say. Imports no command."""

@@ -1,0 +1,221 @@
+"""What a training step costs with each method, measured side by side on random images."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.config.plan import Plan
+from training.data import Dataset
+from training.engine.build import build_batches, build_learner
+from training.engine.captured_step import can_compile
+from training.engine.step import precision_of
+from training.networks.students import student_of
+from training.studies.rows import BASELINE, METHODS, Method
+
+EAGER = "eager loop"
+_UNCOMPILED = Method("ce, not compiled", changes={"compile": False})
+_WARM_UP_STEPS = 6  # three uncaptured, the capture, and two replays
+_TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its memory
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contender's cost.
+
+    `over_ce` is the median of its ratios to cross-entropy in the same round, less one; peers, which
+    are not compiled, are compared with a cross-entropy that is not. `images_per_second` counts the
+    new images of a batch, as an epoch does: CS-KD, DDGSD and DLB put two through the network for
+    each of them. The added parameters are those that the optimizer updates, and those of the
+    student that is deployed, less a plain student's.
+    """
+
+    contender: str
+    ms_per_step: float
+    images_per_second: float
+    over_ce: float
+    start_up_seconds: float
+    peak_memory_mib: float | None  # of what it allocates on a GPU
+    memory_over_ce: float | None
+    added_in_training: int
+    added_at_deployment: int
+
+
+class _Made(NamedTuple):
+    step: Callable[[], None]
+    trained: int  # parameters that the step updates
+    deployed: int  # parameters of what would be deployed after it
+
+
+class _Contender(NamedTuple):
+    make: Callable[[], _Made]
+    baseline: str  # whom it is compared with
+
+
+class _Started(NamedTuple):
+    made: _Made
+    seconds: float
+    memory: float | None  # MiB
+
+
+def measure_steps(
+    plan: Plan, methods: Sequence[Method], *, device: torch.device, steps: int, rounds: int
+) -> tuple[Measurement, ...]:
+    """Measures the eager loop, cross-entropy and `methods` in turns of `steps`, all in each round.
+
+    `plan` has cross-entropy's terms and recipe, on which the methods' changes are laid.
+    """
+    contenders = _contenders(plan, methods, device, total=_WARM_UP_STEPS + steps * rounds)
+    started = {name: _start(contender, device) for name, contender in contenders.items()}
+    times: dict[str, list[float]] = {name: [] for name in started}
+    for _ in range(rounds):
+        for name, contender in started.items():
+            times[name].append(_seconds(contender.made.step, steps, device) / steps)
+    plain = _parameters(student_of(plan))
+
+    def measurement(name: str) -> Measurement:
+        own, baseline = started[name], contenders[name].baseline
+        median = statistics.median(times[name])
+        pairs = zip(times[name], times[baseline], strict=True)
+        reference = started[baseline].memory
+        over = own.memory / reference - 1 if own.memory is not None and reference else None
+        return Measurement(
+            contender=name,
+            ms_per_step=1e3 * median,
+            images_per_second=plan.recipe.batch_size / median,
+            over_ce=statistics.median(mine / its for mine, its in pairs) - 1,
+            start_up_seconds=own.seconds,
+            peak_memory_mib=own.memory,
+            memory_over_ce=over,
+            added_in_training=own.made.trained - plain,
+            added_at_deployment=own.made.deployed - plain,
+        )
+
+    return tuple(measurement(name) for name in started)
+
+
+def _contenders(
+    plan: Plan, methods: Sequence[Method], device: torch.device, *, total: int
+) -> dict[str, _Contender]:
+    """All by name, in the order of the table; `total` is how many steps each will take."""
+    dataset = random_dataset(plan)
+    others = {method.name: method for method in methods if method.name != BASELINE}
+    found = {EAGER: _Contender(partial(_eager_loop, plan, dataset, device), BASELINE)}
+
+    def add(method: Method, baseline: str) -> None:
+        make = partial(_our_step, plan, method, dataset, device, total)
+        found[method.name] = _Contender(make, baseline)
+
+    add(METHODS[BASELINE], BASELINE)
+    apart = can_compile(device) and any(method.is_peer for method in others.values())
+    if apart:
+        add(_UNCOMPILED, BASELINE)
+    for method in others.values():
+        add(method, _UNCOMPILED.name if apart and method.is_peer else BASELINE)
+    return found
+
+
+def random_dataset(plan: Plan) -> Dataset:
+    """Random labels, and as images windows into one row of random bytes, each a byte further.
+
+    As many images as training has, of any size, take no memory so.
+    """
+    generator = np.random.default_rng(0)
+    size = plan.input.size
+    length = size * size * 3
+    pixels = generator.integers(0, 256, _TRAIN_IMAGES + length - 1, dtype=np.uint8)
+    images = np.lib.stride_tricks.sliding_window_view(pixels, length)
+    labels = generator.integers(0, plan.num_classes, _TRAIN_IMAGES, dtype=np.int64)
+    return Dataset(
+        name=plan.data,
+        class_names=plan.class_names,
+        input=plan.input,
+        train_images=images.reshape(-1, size, size, 3),
+        train_labels=labels,
+        test_images=np.zeros((1, size, size, 3), np.uint8),
+        test_labels=labels[:1],
+    )
+
+
+def _batch(plan: Plan, dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The first batch that training would give the plan's step, on `device`."""
+    rows = np.arange(len(dataset.train_labels))
+    batches = build_batches(plan, dataset, rows, device=torch.device("cpu"))
+    images, labels = next(batches.epoch(0))
+    return images.contiguous().to(device), labels.to(device)
+
+
+def _our_step(
+    plan: Plan, method: Method, dataset: Dataset, device: torch.device, total: int
+) -> _Made:
+    recipe = method.recipe_on(plan.recipe)
+    plan = msgspec.structs.replace(plan, terms=method.terms, recipe=recipe)
+    learner = build_learner(plan, steps_per_epoch=total, device=device, dataset=dataset)
+    images, labels = _batch(plan, dataset, device)
+    updated = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    return _Made(
+        step=partial(learner.step, images, labels, learning_rate=0.01, scale=1.0),
+        trained=sum(parameter.numel() for parameter in updated),
+        deployed=_parameters(learner.distiller.student),
+    )
+
+
+def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
+    """A step as in torchvision's `references/classification/train.py`, on batches already there."""
+    student = student_of(plan).to(device)
+    optimizer = torch.optim.SGD(
+        student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    images, labels = _batch(plan, dataset, device)
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = pixels.contiguous()
+
+    def step() -> None:
+        enabled = precision_of(device) == "bf16"
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+            logits = student(pixels)
+            loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()  # the reference logs every step
+        (logits.argmax(dim=1) == labels).float().mean().item()
+
+    return _Made(step, trained=_parameters(student), deployed=_parameters(student))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _start(contender: _Contender, device: torch.device) -> _Started:
+    """A contender that is warm, the seconds that took, and what it allocated at its peak."""
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    begun = time.perf_counter()
+    made = contender.make()
+    _seconds(made.step, _WARM_UP_STEPS, device)
+    seconds = time.perf_counter() - begun
+    if not on_cuda:
+        return _Started(made, seconds, None)
+    return _Started(made, seconds, (torch.cuda.max_memory_allocated(device) - before) / 2**20)
+
+
+def _seconds(run: Callable[[], None], steps: int, device: torch.device) -> float:
+    begun = time.perf_counter()
+    for _ in range(steps):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun

@@ -1,0 +1,179 @@
+"""One training run from its options to its finished folder."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from runtime.base.command import fail
+from runtime.base.errors import UserError
+from runtime.model.locate import CHECKPOINT, RESULT
+from training.config.options import Options
+from training.config.plan import Plan, check_same_run, terms_name
+from training.config.recipe import Recipe
+from training.data import Dataset, data_names, load_dataset
+from training.data.small_data import fit_batch
+from training.engine.device import choose_device, device_name
+from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
+from training.engine.process_group import (
+    LostProcessError,
+    ProcessGroup,
+    open_group,
+    started_by_torchrun,
+)
+from training.engine.trainer import Trainer
+from training.finish import finish_run, summary
+from training.methods.peer_build import needs_one_process
+from training.networks.weights import pretrained_weights, weights_from_file, weights_word
+from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from training.records.progress import Progress, counted
+from training.records.run_folder import (
+    RunFolder,
+    check_latest,
+    choose_folder,
+    exclusive,
+    move_latest,
+    run_name,
+)
+
+_STOPPED = 1
+
+
+def train(options: Options, recipe: Recipe) -> int:
+    """Trains as `options` ask; returns the exit code."""
+    local_rank, _ = started_by_torchrun()
+    device = choose_device(options.device, local_rank=local_rank)
+    try:
+        with open_group(device) as group:
+            return _train(options, recipe, device, group)
+    except LostProcessError as error:
+        return fail(str(error), _STOPPED)
+
+
+def _train(options: Options, recipe: Recipe, device: torch.device, group: ProcessGroup) -> int:
+    progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
+    if options.out is None:
+        check_latest()
+    dataset = _load_data(options, group)
+    if options.batch_size is None and options.recipe is None:
+        recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
+    plan = _plan(options, recipe, dataset, group)
+    name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
+    # The main process chooses; the others would look while it already writes.
+    chosen = choose_folder(name, out=options.out, resume=options.resume) if group.is_main else None
+    run: RunFolder = group.share(chosen)
+    former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
+    if former is not None:
+        check_same_run(former.plan, plan, where=str(run.path))
+    if run.finished:
+        progress.say(f"{run.path} is finished: nothing to resume")
+        return 0
+    with exclusive(run.path) if group.is_main else nullcontext(), stop_request() as stop:
+        if group.is_main and not run.exists:
+            # A former run's, without its checkpoint, would call this one finished at its first.
+            (run.path / RESULT).unlink(missing_ok=True)
+        progress.say(f"run folder {run.path}")
+        trainer = Trainer(plan, dataset, device=device, group=group)
+        _set_up(trainer, former, options, progress)
+        return _train_in(run, trainer, options, progress, stop)
+
+
+def _load_data(options: Options, group: ProcessGroup) -> Dataset:
+    """The data set; the main process decodes it while the others wait for the cache."""
+
+    def load() -> Dataset:
+        return load_dataset(
+            options.data,
+            image_size=options.image_size,
+            data_root=options.data_root,
+            progress=group.is_main,
+        )
+
+    dataset = load() if group.is_main else None
+    group.share(None)
+    return dataset or load()
+
+
+def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
+    if recipe.peer != "none" and (options.drg or options.dsr):
+        raise UserError(
+            f"the recipe's peer {recipe.peer} is another method; leave out --drg and --dsr"
+        )
+    if needs_one_process(recipe.peer) and group.world_size > 1:
+        raise UserError(
+            f"the recipe's peer {recipe.peer} remembers what it said of every image, which "
+            f"{group.world_size} processes do not share; train with one"
+        )
+    return Plan(
+        arch=options.arch,
+        width=options.width,
+        terms=terms_name(drg=options.drg, dsr=options.dsr),
+        data=dataset.name,
+        data_argument=_whole_path(options.data),
+        data_root=str(options.data_root.resolve()) if options.data_root else None,
+        class_names=dataset.class_names,
+        input=dataset.input,
+        seed=options.seed,
+        weights=weights_word(pretrained=options.pretrained, path=options.weights),
+        processes=group.world_size,
+        train_images=len(dataset.train_labels),
+        data_digest=dataset.digest(),
+        recipe=recipe,
+    )
+
+
+def _whole_path(data: str) -> str:
+    """A folder's absolute path, so that the run can be read from anywhere; a name as it is."""
+    return data if data in data_names() else str(Path(data).expanduser().resolve())
+
+
+def _set_up(
+    trainer: Trainer, former: Checkpoint | None, options: Options, progress: Progress
+) -> None:
+    """Says what is trained, and continues or begins with what the options name."""
+    plan = trainer.plan
+    progress.say(
+        f"{plan.arch} x{plan.width:g} on {plan.data} at {plan.input.size} px, {plan.terms}: "
+        f"{len(trainer.train_rows)} training images, {len(trainer.validation_rows)} held out for "
+        f"calibration, {len(trainer.dataset.test_labels)} for testing; "
+        f"{counted(plan.recipe.epochs, 'epoch')} on {device_name(trainer.device)}"
+    )
+    if former is not None:
+        trainer.restore(former)
+        progress.say(
+            f"resumed after {counted(former.epoch, 'epoch')} and {counted(former.step, 'step')}"
+        )
+        if former.device not in ("", device_name(trainer.device)):
+            progress.say(
+                f"begun on {former.device}: the result will not be bit for bit what it was there"
+            )
+        return
+    weights = None
+    if options.pretrained:
+        weights = pretrained_weights(plan.arch, plan.width)
+    elif options.weights is not None:
+        weights = weights_from_file(options.weights)
+    left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights is not None else None
+    if left_out:
+        progress.say(left_out)
+
+
+def _train_in(
+    run: RunFolder, trainer: Trainer, options: Options, progress: Progress, stop: StopRequest
+) -> int:
+    def save(checkpoint: Checkpoint) -> None:
+        save_checkpoint(run.path / CHECKPOINT, checkpoint)
+        if options.out is None:
+            move_latest(run.path)
+
+    try:
+        trainer.train(run.path, save, progress, stop)
+    except InterruptedRunError as interruption:
+        if not trainer.group.is_main:
+            return _STOPPED
+        return fail(f"{interruption}; {run.path} goes on with --resume", _STOPPED)
+    result = finish_run(trainer, run.path, save)
+    if result is not None:
+        progress.say(f"\n{summary(result)}")
+        progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")
+    return 0
