@@ -17,9 +17,9 @@ from runtime import (
     BundleError,
     ImageError,
     UserError,
-    onnx_provider,
     open_classifier,
 )
+from runtime.backends import onnx_provider
 from runtime.backends.onnx_session import OnnxSession
 from runtime.model.card import read_card, write_card
 
