@@ -80,7 +80,8 @@ def build_page_application(
 
 def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Application:
     """`page`, and the API's own paths (/v1, /docs, /healthz, /metrics, ...) to the API."""
-    from runtime.server import ServerSettings, build_api
+    from runtime.server.api import build_api
+    from runtime.server.settings import ServerSettings
 
     api = build_api(batcher, settings=ServerSettings(token=token))
     paths = [*api.openapi()["paths"], *(getattr(route, "path", "") for route in api.routes)]

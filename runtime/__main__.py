@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from runtime.base.command import run_command
+from runtime.base.command import run_command, version_line
 from runtime.base.errors import UserError
 
 COMMANDS = {
@@ -19,14 +19,24 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Hands over to the module of the command, the only one that is imported."""
+    """Runs the command that `arguments` name and returns its exit code.
+
+    Only the module of this command is imported, so that no command waits for the imports of others.
+
+    Raises:
+        UserError: no command has that name.
+    """
     usage = "usage: python -m runtime COMMAND [OPTION ...]\n\n" + "".join(
         f"  {name:<10} {text}\n" for name, text in COMMANDS.items()
     )
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage + "\n`python -m runtime COMMAND --help` lists its options.\n")
         return 0
-    # Pillow warns of damaged EXIF data and the like; users get an answer or an error.
+    if arguments[0] == "--version":
+        sys.stdout.write(version_line() + "\n")
+        return 0
+    # Pillow warns of things such as damaged EXIF data. Users need no warning: they get an answer
+    # or an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     name, *rest = arguments
     if name not in COMMANDS:

@@ -1,6 +1,6 @@
-"""What all commands share: one-line errors and exit codes.
+"""What all commands share: `--version`, errors of one line, exit codes.
 
-0 done, 2 the user's mistake, 3 a verification failed, 1 anything else.
+The exit codes are 0 (done), 2 (the user's mistake), 3 (a verification failed), 1 (anything else).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import msgspec
 
 from runtime.base.errors import UserError, VerificationError
 
+VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
 _OWN = {"demo", "export", "runtime", "training"}
@@ -30,10 +31,30 @@ _REFUSED = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line, raised as UserError."""
+    """An ArgumentParser with `--version`, whose complaints are one line, raised as UserError."""
+
+    def __init__(self, *, prog: str, description: str | None, epilog: str | None = None) -> None:
+        """Takes what `argparse.ArgumentParser` takes under these names."""
+        super().__init__(prog=prog, description=description, epilog=epilog)
+        self.add_argument(
+            "--version",
+            action="version",
+            version=version_line(),
+            help="print SKD Edge's version and exit",
+        )
 
     def error(self, message: str) -> NoReturn:
+        """Called by argparse for every mistake in the arguments.
+
+        Raises:
+            UserError: always; it names the mistake and `--help`.
+        """
         raise UserError(f"{message}; `{self.prog} --help` lists what is accepted")
+
+
+def version_line() -> str:
+    """What every command prints for `--version`."""
+    return f"skd-edge {VERSION}"
 
 
 def folder_path(text: str) -> Path:

@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
 
-    from runtime.server import ServerSettings, build_api
+    from runtime.server.api import build_api
     from runtime.server.bounded_http import server_config
-    from runtime.server.settings import MEMORY_BYTES
+    from runtime.server.settings import MEMORY_BYTES, ServerSettings
 
     # It warns of every malformed form, which is the client's affair and answered with 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
