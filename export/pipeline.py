@@ -34,11 +34,12 @@ from runtime.model.card import (
     Provenance,
     json_from_card,
 )
+from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.holdout import Labelled
 from runtime.model.locate import RESULT
 from runtime.model.preprocess import preprocess
 from training.data import Dataset
-from training.evaluation.logits import expected_calibration_error, logits_of, softmax, top_k
+from training.evaluation.logits import logits_of
 from training.networks.cost import cost_of
 from training.records.checkpoint import TrainedRun, load_run_dataset, load_trained
 

@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.base.files import write_atomic
+from runtime.model.figures import (
+    confusion_matrix,
+    expected_calibration_error,
+    softmax,
+    top_k,
+)
 from runtime.model.locate import RESULT
 from training.config.plan import Plan
 from training.engine.device import device_name
 from training.engine.step import precision_of
 from training.engine.trainer import Save, Trainer
 from training.evaluation.calibration import fit_temperature
-from training.evaluation.logits import (
-    confusion_matrix,
-    expected_calibration_error,
-    softmax,
-    top_k,
-)
 from training.networks.cost import Cost, cost_of
 from training.networks.students import student_of
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves

@@ -16,6 +16,7 @@ import numpy as np
 from runtime.base.command import CommandParser, folder_path, run_command
 from runtime.base.errors import UserError
 from runtime.base.files import sha256_of
+from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.locate import CHECKPOINT, find_run
 from training.config.options import DEVICES, seed_number
 from training.studies.lines import RESULTS, Line, merge_lines, read_lines, whole_recipe
@@ -126,13 +127,7 @@ def _figures(
     trained: "TrainedRun", dataset: "Dataset", device: "torch.device", seed: int
 ) -> dict[str, Any]:
     """`clean`: {top1, ece}; `corrupted`: the same for each corruption, severities 1 to 5."""
-    from training.evaluation.logits import (
-        expected_calibration_error,
-        images_at_once,
-        logits_of,
-        softmax,
-        top_k,
-    )
+    from training.evaluation.logits import images_at_once, logits_of
     from training.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
     student, spec = trained.student.to(device), trained.plan.input

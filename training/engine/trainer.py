@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
 from training.config.plan import Plan
 from training.data import Dataset
@@ -21,7 +22,6 @@ from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.learner import DivergedError, Networks, all_finite
 from training.engine.process_group import ProcessGroup
 from training.engine.schedule import distillation_scale, learning_rate
-from training.evaluation.logits import expected_calibration_error, softmax, top_k
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Journal
 from training.records.progress import Progress

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.figures import log_softmax
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 _PRECISION = 1e-4  # of its logarithm
@@ -34,9 +35,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     targets[np.arange(count), labels] = (count + 1) / (count + 2)
 
     def loss(log_temperature: float) -> float:
-        scaled = scores / np.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        log_probabilities = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        log_probabilities = log_softmax(scores, temperature=float(np.exp(log_temperature)))
         return float(-(targets * log_probabilities).sum(axis=1).mean())
 
     bounds = (np.log(_LOWEST), np.log(_HIGHEST))

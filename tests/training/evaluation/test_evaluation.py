@@ -7,34 +7,12 @@ from torch import Tensor, nn
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
+from runtime.model.figures import expected_calibration_error, softmax
 from training.data.validation_split import split_validation
 from training.evaluation.calibration import fit_temperature
-from training.evaluation.logits import (
-    confusion_matrix,
-    expected_calibration_error,
-    logits_of,
-    softmax,
-    top_k,
-)
+from training.evaluation.logits import logits_of
 from training.finish import summary
 from training.records.plots import plot_confusion, plot_curves
-
-
-def test_top_k_counts_ranks() -> None:
-    logits = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
-    labels = np.array([0, 2, 0, 0])
-    assert top_k(logits, labels, 1) == 0.25  # a tie is no hit
-    assert top_k(logits, labels, 2) == 0.75
-    assert top_k(logits, labels, 3) == 1
-
-
-def test_a_row_with_nan_is_never_right() -> None:
-    """Also not where k is more than there are classes, as top-5 of three."""
-    nan = float("nan")
-    logits = np.array([[nan, nan, nan], [nan, 1.0, 0.0], [0.0, 1.0, nan], [3.0, 2.0, 1.0]])
-    labels = np.array([0, 0, 1, 0])
-    for k in (1, 2, 5):
-        assert top_k(logits, labels, k) == 0.25
 
 
 def test_no_temperature_is_fitted_to_nan() -> None:
@@ -42,32 +20,6 @@ def test_no_temperature_is_fitted_to_nan() -> None:
     with pytest.raises(UserError, match="2 of 3 rows of logits are not finite") as info:
         fit_temperature(logits, np.array([0, 1, 1]))
     assert "\n" not in str(info.value)
-
-
-def test_ece_of_two_bins_by_hand() -> None:
-    """Bin (0.6, 0.667]: 2 of 4 right at 0.65; bin (0.867, 0.933]: 1 of 1 right at 0.9."""
-    probabilities = np.array([[0.65, 0.35]] * 4 + [[0.1, 0.9]])
-    labels = np.array([0, 0, 1, 1, 1])
-    expected = 0.8 * abs(0.5 - 0.65) + 0.2 * abs(1 - 0.9)
-    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
-
-
-def test_ece_puts_the_edges_into_a_bin() -> None:
-    certain = np.array([[1.0, 0.0], [1.0, 0.0]])
-    assert expected_calibration_error(certain, np.array([0, 0])) == 0
-    assert expected_calibration_error(certain, np.array([1, 1])) == 1
-
-
-def test_softmax_divides_by_the_temperature() -> None:
-    logits = np.array([[0.0, np.log(9.0)]])
-    assert softmax(logits) == pytest.approx(np.array([[0.1, 0.9]]))
-    assert softmax(logits, temperature=2.0) == pytest.approx(np.array([[0.25, 0.75]]))
-
-
-def test_confusion_matrix_rows_are_true_classes() -> None:
-    logits = np.eye(3)[[0, 1, 1, 2]]
-    counts = confusion_matrix(logits, np.array([0, 0, 1, 2]))
-    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
