@@ -10,11 +10,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ class _Request:
     name: str | None
     top_k: int
     future: "Future[Predictions]" = field(default_factory=Future)
-    image: "NDArray[np.uint8] | Any" = None  # set when decoded
+    image: "NDArray[np.uint8] | None" = None  # the network's input, set when decoded
 
 
 class Batcher(Closing):
@@ -145,6 +144,36 @@ class Batcher(Closing):
                 self._inbox.put(request)
         return [request.future for request in requests]
 
+    def submit_prepared(
+        self, images: Iterable[NDArray[np.uint8]], *, top_k: int = DEFAULT_TOP_K
+    ) -> "list[Future[Predictions]]":
+        """Accepts images that need no decoding and no resizing: all of them or none.
+
+        Args:
+            images: the network's inputs as `Classifier.prepare` returns them, each uint8 RGB
+                (size, size, 3), or all in one array (N, size, size, 3). They are read when their
+                batch is run, so do not change them before their answers are there.
+            top_k: how many classes each answer lists.
+
+        Raises:
+            UserError: an array of another shape or dtype, or `top_k` below 1.
+            OverloadedError: there is no room for all of them.
+            BackendError: the batcher is closed.
+        """
+        check_top_k(top_k)
+        requests = []
+        for image in images:
+            self.classifier.require_prepared(image)
+            request = _Request(b"", None, top_k, image=image)
+            request.future.set_running_or_notify_cancel()  # as for every image that is ready
+            requests.append(request)
+        with self._changed:
+            self.require_room(len(requests))
+            self._accepted += len(requests)
+            self._ready.extend(requests)
+            self._changed.notify_all()
+        return [request.future for request in requests]
+
     def close(self) -> None:
         """Accepts nothing more, answers everything that was accepted, and ends the threads."""
         with self._changed:
@@ -235,7 +264,8 @@ class Batcher(Closing):
         return min(self.max_batch, -(-coming // len(self._runners)))
 
     def _answers(self, batch: list[_Request]) -> list[Predictions]:
-        probabilities = self.classifier.session.run(np.stack([r.image for r in batch]))
+        images = [request.image for request in batch if request.image is not None]
+        probabilities = self.classifier.session.run(np.stack(images))
         return [
             self.classifier.rank(row, request.top_k)
             for request, row in zip(batch, probabilities, strict=True)

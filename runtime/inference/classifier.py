@@ -23,6 +23,7 @@ DEFAULT_TOP_K = 5
 # For any backend: with chunks as large as an engine takes, a few cores would decode while the
 # others have none left, and decoding is what takes the time.
 _CHUNK = 8
+_RGB_CHANNELS = 3
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +145,52 @@ class Classifier(Closing):
             return self._classify_chunk(items, top_k)
 
         return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
+
+    def classify_prepared(
+        self, images: NDArray[np.uint8], *, top_k: int = DEFAULT_TOP_K
+    ) -> list[Predictions]:
+        """Classifies images that need no decoding and no resizing.
+
+        Args:
+            images: the network's inputs as `prepare` returns them, uint8 RGB (N, size, size, 3)
+                with N of 1 or more.
+            top_k: how many classes each answer lists.
+
+        Raises:
+            UserError: an array of another shape or dtype, or `top_k` below 1.
+        """
+        check_top_k(top_k)
+        return [self.rank(row, top_k) for row in self.probabilities(images)]
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, num_classes) of prepared images, uint8 RGB (N, size, size, 3).
+
+        N may be larger than the backend takes at once: then several batches are run.
+
+        Raises:
+            UserError: an array of another shape or dtype, or no image.
+        """
+        most = self.session.max_batch
+        if most is None or len(images) <= most:
+            return self.session.run(images)
+        batches = (images[start : start + most] for start in range(0, len(images), most))
+        return np.concatenate([self.session.run(batch) for batch in batches])
+
+    def require_prepared(self, image: NDArray[np.uint8]) -> None:
+        """Checks that `image` is one input of the network, as `prepare` returns it.
+
+        Raises:
+            UserError: it is not a uint8 array (size, size, 3).
+        """
+        size = self.session.input_size
+        expected = (size, size, _RGB_CHANNELS)
+        if not isinstance(image, np.ndarray):
+            received = type(image).__name__
+        elif image.dtype != np.uint8 or image.shape != expected:
+            received = f"{image.dtype} {image.shape}"
+        else:
+            return
+        raise UserError(f"received {received}, expected a prepared image: uint8 {expected}")
 
     def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
         """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""

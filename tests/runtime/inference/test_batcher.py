@@ -247,3 +247,67 @@ def test_senseless_settings_are_refused(classifier: Classifier) -> None:
             Batcher(classifier, max_wait_ms=wait_ms)
     with Batcher(classifier) as batcher, pytest.raises(UserError, match="top_k 0"):
         batcher.submit(colour("red"), top_k=0)
+
+
+def test_prepared_images_are_answered_without_preprocessing(classifier: Classifier) -> None:
+    """Also by a network whose preprocessing would cut their border off."""
+    spec = msgspec.structs.replace(classifier.card.input, resize=2 * classifier.card.input.size)
+    classifier.card = msgspec.structs.replace(classifier.card, input=spec)
+    size = classifier.session.input_size
+    images = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), dtype=np.uint8)
+    expected = classifier.session.run(images)
+
+    def refuse(*_: object, **__: object) -> NDArray[np.uint8]:
+        raise AssertionError("a prepared image was prepared again")
+
+    classifier.prepare = refuse  # type: ignore[assignment, method-assign]
+    with Batcher(classifier, max_batch=4) as batcher:
+        from_array = batcher.submit_prepared(images, top_k=1)
+        from_list = batcher.submit_prepared([images[2], images[3]], top_k=1)
+        answers = [future.result(timeout=10)[0] for future in from_array + from_list]
+        until(lambda: batcher.waiting == 0)
+    rows = np.concatenate([expected, expected[2:4]])
+    assert [answer.index for answer in answers] == rows.argmax(axis=1).tolist()
+    np.testing.assert_allclose([answer.probability for answer in answers], rows.max(1), atol=1e-6)
+
+
+def test_prepared_and_encoded_images_share_a_batch(
+    classifier: Classifier, gated: GatedSession
+) -> None:
+    size = classifier.session.input_size
+    red = np.zeros((size, size, 3), np.uint8) + np.uint8([255, 0, 0])
+    with Batcher(classifier, max_batch=4) as batcher:
+        first = batcher.submit(colour("green"))
+        until(lambda: batcher._decoding == 0 and not batcher._ready)
+        [prepared] = batcher.submit_prepared([red])
+        encoded = batcher.submit(colour("blue"))
+        until(lambda: len(batcher._ready) == 2)
+        gated.gate.release(2)
+        labels = [future.result(timeout=10)[0].label for future in (first, prepared, encoded)]
+    assert labels == ["green", "red", "blue"]
+    assert gated.sizes == [1, 2]
+
+
+def test_prepared_images_are_refused_all_or_none(
+    classifier: Classifier, gated: GatedSession
+) -> None:
+    size = classifier.session.input_size
+    good = np.zeros((size, size, 3), np.uint8)
+    batcher = Batcher(classifier, max_queue=2)
+    for wrong in (
+        good.astype(np.float32),
+        np.zeros((size + 1, size, 3), np.uint8),
+        good[..., 0],
+        good.tolist(),
+    ):
+        with pytest.raises(UserError, match=r"^received .*, expected a prepared image: uint8 \(\d"):
+            batcher.submit_prepared([good, wrong])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="top_k 0"):
+        batcher.submit_prepared([good], top_k=0)
+    with pytest.raises(OverloadedError, match="the limit is 2"):
+        batcher.submit_prepared([good] * 3)
+    assert batcher.waiting == 0
+    assert batcher.submit_prepared([]) == []
+    batcher.close()
+    with pytest.raises(BackendError, match="closed"):
+        batcher.submit_prepared([good])

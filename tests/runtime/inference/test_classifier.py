@@ -47,6 +47,22 @@ def test_probabilities_equal_the_holdout(toy_bundle: Path) -> None:
         assert np.abs(found - holdout["probabilities"]).max() < tolerance
 
 
+def test_prepared_images_are_classified_in_batches_that_the_session_takes(
+    toy_bundle: Path,
+) -> None:
+    with open_classifier(toy_bundle) as classifier:
+        images = np.load(toy_bundle / "holdout.npz")["images"][:7]
+        expected = classifier.session.run(images)
+        classifier.session.max_batch = 3
+        np.testing.assert_allclose(classifier.probabilities(images), expected, atol=1e-6)
+        answers = classifier.classify_prepared(images, top_k=2)
+        assert [answer[0].index for answer in answers] == expected.argmax(axis=1).tolist()
+        assert [len(answer) for answer in answers] == [2] * 7
+        for wrong in (images[:0], images[0], images.astype(np.float32), images[:, 1:]):
+            with pytest.raises(UserError, match=r"^received .*, expected uint8"):
+                classifier.classify_prepared(wrong)  # type: ignore[arg-type]
+
+
 def test_batches_keep_their_order_around_broken_images(toy_bundle: Path) -> None:
     colours = [toy_bundle / "examples" / f"{name}.png" for name in ("red", "green", "blue")]
     sources = [*colours * 7, b"broken", *colours]
