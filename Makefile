@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install run demo check test nightly readme results clean
+.PHONY: help install run demo check test nightly docs results clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,11 +43,13 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 test: $(STAMP) ## all tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images
+nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images, the lowest versions of every extra
 	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/model/test_hostile_images.py
+	$(BIN)/python -m pip install --quiet --group nightly
+	OMP_NUM_THREADS=1 $(BIN)/python tests/project/lower_bounds.py
 
-readme: $(STAMP) ## write the README's table of files anew
-	$(BIN)/python tests/project/readme_files.py
+docs: $(STAMP) ## write the table of files in docs/architecture.md anew
+	$(BIN)/python tests/project/file_table.py
 
 results: $(STAMP) ## write the tables and plots of RESULTS.md anew from the lines in results/
 	$(BIN)/python training/report.py

@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # --- two processes (pytest-xdist) ---
 
 # What others wait for comes first, what is short comes last.
-ORDER = ("test_readme.py", "test_architecture.py", "export", "training", "demo", "runtime")
+ORDER = ("test_documents.py", "test_architecture.py", "export", "training", "demo", "runtime")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

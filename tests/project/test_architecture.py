@@ -1,12 +1,19 @@
-"""The layers of the project: what may import what, and what a file may be called."""
+"""The house rules: what may import what, how large a file may be, and what it may be called.
 
+Import-linter keeps the floors (`pyproject.toml`, `make check`); what it cannot say is tested here.
+"""
+
+import graphlib
 import importlib.metadata
 import importlib.util
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,11 +93,114 @@ def test_all_is_every_extra_but_trt() -> None:
     assert "tensorrt" not in everything
 
 
-def test_modules_stay_small() -> None:
-    long = {
-        str(file.relative_to(ROOT)): lines
+# --- imports ---
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """For each module those of ours that it imports: also for types, also inside of functions."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    return {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+
+
+def cycle_of(arrows: Mapping[str, Iterable[str]]) -> list[str]:
+    """One cycle of a graph, as the names along it; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_modules_do_not_import_in_a_circle(imports: dict[str, set[str]]) -> None:
+    assert not cycle_of(imports)
+
+
+def test_cycles_are_found() -> None:
+    assert set(cycle_of({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]})) == {"a", "b", "c"}
+
+
+# --- files ---
+
+
+def python_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def line_counts() -> dict[str, int]:
+    """The lines of every module of ours, without the `__init__` files."""
+    return {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
         for package in PACKAGES
-        for file in (ROOT / package).rglob("*.py")
-        if (lines := len(file.read_text().splitlines())) > 300
+        for file in python_files(package)
+        if file.name != "__init__.py"
     }
+
+
+def test_modules_stay_small() -> None:
+    assert not {name: lines for name, lines in line_counts().items() if lines > 300}
+
+
+def test_training_has_few_files_of_its_own() -> None:
+    assert len(list((ROOT / "training").glob("*.py"))) <= 16
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_files_have_one_name(package: str) -> None:
+    names = Counter(file.name for file in python_files(package))
+    assert [name for name, count in names.items() if count > 1 and name != "__init__.py"] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_tests_mirror_the_folders(package: str) -> None:
+    tests = ROOT / "tests" / package
+    folders = {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")}
+    assert not [str(folder) for folder in folders if not (ROOT / package / folder).is_dir()]
+
+
+# --- commands ---
+
+
+def entry_points() -> list[tuple[str, ...]]:
+    """The arguments of Python that start each command."""
+    commands = [
+        (str(file.relative_to(ROOT)),)
+        for package in PACKAGES
+        for file in python_files(package)
+        if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
+        and file.name != "__main__.py"
+    ]
+    return [*commands, ("-m", "runtime")]
+
+
+@pytest.mark.parametrize("command_words", entry_points(), ids=" ".join)
+def test_every_command_tells_its_version(command_words: tuple[str, ...]) -> None:
+    finished = subprocess.run(
+        [sys.executable, *command_words, "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert importlib.metadata.version("skd-edge") in finished.stdout
+    assert len(finished.stdout.splitlines()) == 1
+
+
+# --- documents ---
+
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "RESULTS.md"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_of_documents_fit_a_window(document: Path) -> None:
+    long, in_code = [], False
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1):
+        in_code ^= line.startswith("```")
+        if len(line) > 140 and not in_code and not line.startswith("|"):
+            long.append(number)
     assert not long
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180

@@ -1,6 +1,6 @@
-"""The README's table of files, made of the first sentence of every module's docstring.
+"""The table of files in docs/architecture.md, made of the first sentence of every module.
 
-`python tests/project/readme_files.py` (or `make readme`) writes it anew.
+`python tests/project/file_table.py` (or `make docs`) writes it anew.
 """
 
 import ast
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "architecture.md"
 PACKAGES = {
     "training": "from labelled images to a checkpoint",
     "export": "from a checkpoint to verified ONNX files and engines",
@@ -19,13 +19,14 @@ _BETWEEN = re.compile(r"(?<=<!-- files -->\n).*?(?=<!-- end of files -->)", re.D
 
 
 def file_table() -> str:
-    """The tables, as they stand between the two marks of the README."""
+    """The tables, as they stand between the two marks of the document."""
     return "\n".join(_package(name, title) for name, title in PACKAGES.items())
 
 
-def table_in_readme() -> str:
-    found = _BETWEEN.search(README.read_text(encoding="utf-8"))
-    assert found, "the README has lost its two marks"
+def table_in_document() -> str:
+    """What stands between the two marks now."""
+    found = _BETWEEN.search(DOCUMENT.read_text(encoding="utf-8"))
+    assert found, f"{DOCUMENT.name} has lost its two marks"
     return found.group()
 
 
@@ -46,5 +47,5 @@ def _sentence(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    README.write_text(_BETWEEN.sub(lambda _: file_table(), text), encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(_BETWEEN.sub(lambda _: file_table(), text), encoding="utf-8")

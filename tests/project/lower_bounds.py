@@ -1,0 +1,107 @@
+"""Installs the lowest versions that pyproject.toml allows, and runs each extra's tests on them.
+
+`python tests/project/lower_bounds.py [EXTRA ...] [-- PYTEST ARGUMENTS]`, or `make nightly` for all.
+
+Each extra gets a fresh environment in a temporary folder, filled by uv with
+`--resolution lowest-direct`: the lowest version of each package that pyproject.toml names, and the
+newest version of everything that those packages need in turn. The tests of a trained run share
+one run, which the calling environment trains.
+
+`train` and `export` download torch's lowest version with its CUDA libraries, about 3 GB, and uv
+keeps them in its cache. `trt` is left out: NVIDIA's own index serves TensorRT 8.6, and it needs a
+GPU.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# Extras by a name of ours, and the tests that show whether their lowest versions work.
+EXTRAS = {"runtime": "", "export": "export,rtx"}
+# Tests of the runtime's folder that start commands of other extras, or need a GPU.
+NEEDS_MORE = ("-k", "not missing_package", "--ignore=tests/runtime/backends/test_engine_gpu.py")
+TESTS = {
+    "runtime": ("tests/runtime", "--ignore=tests/runtime/server", *NEEDS_MORE),
+    "serve": ("tests/runtime", *NEEDS_MORE),
+    "video": ("tests/runtime/inference/test_video.py",),
+    "demo": ("tests/demo",),
+    "train": ("tests/training",),
+    "export": ("tests/export", "tests/runtime/backends"),
+}
+# One test that asks for the trained run with all of its files, so that they exist for the others.
+TRAINS = "tests/demo/test_trained_in_browser.py"
+CHECKS = (["ruff", "check", "."], ["mypy"], ["lint-imports"])
+
+
+def main(arguments: list[str]) -> int:
+    """Installs and tests each extra. Returns 0 if all of them passed, 1 otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TESTS)}, lint")
+    parser.add_argument("--python", default=sys.executable, help="version or path")
+    parser.add_argument("--workspace", type=Path, help="keeps the trained run for the next call")
+    own, _, pytest_arguments = _split(arguments)
+    asked = parser.parse_args(own)
+    names = asked.extras or [*TESTS, "lint"]
+    if unknown := set(names) - {*TESTS, "lint"}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(TESTS)}, lint")
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="lower-bounds-") as folder:
+        workspace = f"--workspace={asked.workspace or Path(folder, 'workspace')}"
+        if {"serve", "demo", "export"} & set(names):
+            _run([sys.executable, "-m", "pytest", "-q", TRAINS, workspace])
+        for name in names:
+            own_folder = Path(folder, name)
+            if not _install(name, own_folder, asked.python):
+                failed.append(f"{name} (installation)")
+            elif name == "lint":
+                bin_folder = own_folder / "bin"
+                checks = [_run([str(bin_folder / word), *rest]) for word, *rest in CHECKS]
+                if not all(checks):
+                    failed.append(name)
+            else:
+                python = own_folder / "bin" / "python"
+                command = [str(python), "-m", "pytest", "-q", *TESTS[name], workspace]
+                if not _run([*command, *pytest_arguments]):
+                    failed.append(name)
+            shutil.rmtree(own_folder, ignore_errors=True)
+    print(f"lower bounds: {', '.join(names)} tested; failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], "--", arguments[place + 1 :]
+
+
+def _install(name: str, folder: Path, python: str) -> bool:
+    """An environment of the lowest versions in `folder`; prints what is in it."""
+    uv = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
+    if uv is None:
+        sys.exit("uv is not installed: pip install --group nightly")
+    if not _run([uv, "venv", "--quiet", "--python", python, str(folder)]):
+        return False
+    extras = EXTRAS.get(name, name)
+    what = [f".[{extras}]" if extras else ".", "--group", "test"]
+    if name == "lint":
+        what = [".[all]", "--group", "lint"]
+    constraint = folder / "build.txt"  # the build backend's lowest version
+    lowest = re.search(r"hatchling>=([\d.]+)", (ROOT / "pyproject.toml").read_text())
+    constraint.write_text(f"hatchling=={lowest[1]}\n" if lowest else "")
+    to = ["--quiet", "--python", str(folder / "bin" / "python")]
+    lowest_versions = ["--resolution", "lowest-direct", "--build-constraints", str(constraint)]
+    installed = _run([uv, "pip", "install", *to, *lowest_versions, "--editable", *what])
+    return installed and _run([uv, "pip", "freeze", "--exclude-editable", *to])
+
+
+def _run(command: list[str]) -> bool:
+    print(f"$ {' '.join(command)}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
