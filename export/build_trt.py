@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from export.bundles.assembly import check_writable
-from export.bundles.options import REQUESTS, ExportOptions, Request, parse_precisions
-from export.bundles.report import megabytes, say, table
-from export.engines.sources import Place, ensure_onnx, locate
+from export.bundles.export_options import REQUESTS, ExportOptions, Request, parse_precisions
+from export.bundles.listing import megabytes, say, table
+from export.bundles.write_bundle import check_writable
+from export.engines.onnx_sources import Place, ensure_onnx, locate
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.model.bundle import open_bundle
 from runtime.model.card import ENGINE_FOLDER, EngineRecord, Profile
 
 if TYPE_CHECKING:
+    from export.engines.bundled_engines import EngineOptions
     from export.engines.flavors import EngineFlavor
-    from export.engines.listed import EngineOptions
 
 _DEFAULT_BATCHES = "1,8,64"
 _BATCH_WORDS = ("MIN", "OPT", "MAX")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if flavor is None:
         raise BackendError(f"{place.bundle} has its ONNX files, and no engine was built: {missing}")
-    from export.engines.listed import EngineOptions
+    from export.engines.bundled_engines import EngineOptions
 
     wanted = EngineOptions(
         profile=profile,
@@ -127,7 +127,7 @@ def _build_all(
     options: "EngineOptions",
 ) -> tuple[list[EngineRecord], list[VerificationError]]:
     """The engines that are in the bundle now, and why others are not."""
-    from export.engines.listed import add_engine
+    from export.engines.bundled_engines import add_engine
 
     say(f"{flavor.name} {flavor.version} for compute capability {', '.join(capabilities)}")
     records: list[EngineRecord] = []
@@ -159,7 +159,7 @@ def _list(place: Place) -> int:
 
 
 def _verify(place: Place, *, allow_drop: bool) -> int:
-    from export.engines.listed import verify_listed
+    from export.engines.bundled_engines import verify_listed
 
     try:
         verify_listed(place.bundle, allow_drop=allow_drop, say=_progress)

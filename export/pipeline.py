@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.bundles import gate
-from export.bundles.assembly import Written, write_bundle
-from export.bundles.options import FILES_OF, ExportOptions, bundle_of
-from export.graphs.int8 import CalibrationData, Int8Exporter, draw_rows
+from export.bundles.export_options import FILES_OF, ExportOptions, bundle_of
+from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
+from export.graphs.to_int8 import CalibrationData, Int8Exporter, draw_rows
 from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
 from runtime.backends.onnx_session import OnnxSession, Threads
 from runtime.base.errors import UserError

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from export.bundles.assembly import check_place
-from export.bundles.options import (
+from export.bundles.export_options import (
     CALIBRATIONS,
     DEFAULT_OPSET,
     LEGACY_OPSET,
@@ -19,7 +18,8 @@ from export.bundles.options import (
     bundle_of,
     parse_precisions,
 )
-from export.bundles.report import megabytes, say, table
+from export.bundles.listing import megabytes, say, table
+from export.bundles.write_bundle import check_place
 from runtime.base.command import CommandParser, folder_path, run_command
 from runtime.base.errors import VerificationError
 from runtime.model.locate import find_run

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from export.bundles.report import say
+from export.bundles.listing import say
 from export.triton_server.config import (
     BACKENDS,
     LABELS_FILE,
@@ -172,7 +172,9 @@ def _files(bundle: Bundle, model: TritonModel, source: Source) -> dict[str, byte
     if source is not None:
         files[main_file] = bundle.read(source)
     else:
-        files[main_file] = Path(__file__).parent.joinpath("triton_server", "model.py").read_bytes()
+        files[main_file] = (
+            Path(__file__).parent.joinpath("triton_server", "python_model.py").read_bytes()
+        )
         files[f"{_VERSION}/bundle/{CARD_FILE}"] = (bundle.path / CARD_FILE).read_bytes()
         records: list[ModelFile | EngineRecord] = [*model.card.files, *model.card.engines]
         for record in records:

@@ -3,7 +3,7 @@
 `tensorrt` up to 8.6 (JetPack 6.0) is weakly typed: builder flags allow lower precisions. From 10 on
 networks are strongly typed: they compute in the precision that the ONNX file says, and in 11 the
 flags are gone. `tensorrt-rtx`, for desktop RTX GPUs, builds for a named compute capability and
-needs no GPU. Everything else is common to them, see `export.engines.build`.
+needs no GPU. Everything else is common to them, see `export.engines.build_engine`.
 """
 
 import re

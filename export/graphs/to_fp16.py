@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graphs.graph import (
+from export.graphs.graph_edits import (
     add_constant,
     constant_of,
     drop_unused_constants,

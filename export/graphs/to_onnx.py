@@ -18,9 +18,9 @@ import torch
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
-from export.bundles.assembly import existing_card
-from export.bundles.options import DEFAULT_OPSET, LEGACY_OPSET
-from export.graphs.graph import name_boundaries
+from export.bundles.export_options import DEFAULT_OPSET, LEGACY_OPSET
+from export.bundles.write_bundle import existing_card
+from export.graphs.graph_edits import name_boundaries
 from runtime.base.errors import BundleError, VerificationError
 from runtime.model.bundle import Bundle
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec

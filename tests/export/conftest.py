@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.bundles.options import ExportOptions
-from export.graphs.graph import network_nodes
+from export.bundles.export_options import ExportOptions
+from export.graphs.graph_edits import network_nodes
 from export.graphs.to_onnx import ExportedGraph, export_graph, model_bytes
 from export.pipeline import export_run
 from runtime.backends.onnx_session import OnnxSession

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export import pipeline
-from export.bundles.options import ExportOptions, parse_precisions
+from export.bundles.export_options import ExportOptions, parse_precisions
 from export.graphs.to_onnx import kept_graph
 from export.run import main
 from runtime import open_classifier

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from export import pipeline
+from export.bundles.export_options import ExportOptions
 from export.bundles.gate import compare, complaint
-from export.bundles.options import ExportOptions
 from export.run import main
 from runtime.base.errors import VerificationError
 from runtime.model.card import CARD_FILE, Parity, read_card

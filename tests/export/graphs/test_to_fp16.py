@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from export.graphs.graph import LOGITS, NORMALISED, network_nodes
+from export.graphs.graph_edits import LOGITS, NORMALISED, network_nodes
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_onnx import ExportedGraph, model_bytes
 from runtime.base.errors import VerificationError

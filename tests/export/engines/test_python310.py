@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundles.options import ExportOptions
+from export.bundles.export_options import ExportOptions
 from export.pipeline import export_run
 from runtime.base.files import sha256_of
 from runtime.model.card import read_card

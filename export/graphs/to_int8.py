@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.bundles.options import HALF_SCALES_OPSET, METHODS, Calibration, Method
-from export.graphs.calibrate import CALIBRATION_IMAGES, Observation, observe, ranges
-from export.graphs.quantize import to_int8_cpu, to_int8_tensorrt
+from export.bundles.export_options import HALF_SCALES_OPSET, METHODS, Calibration, Method
+from export.graphs.activation_ranges import CALIBRATION_IMAGES, Observation, observe, ranges
+from export.graphs.qdq_placement import to_int8_cpu, to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
 
 Kind = Literal["int8", "int8-cpu"]

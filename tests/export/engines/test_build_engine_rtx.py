@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from export.engines import flavors
-from export.engines.build import BuildRequest, BuiltEngine, build_engine
+from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import RTX_CAPABILITIES, EngineFlavor, load_flavor
-from export.graphs.calibrate import observe, ranges
-from export.graphs.quantize import to_int8_tensorrt
+from export.graphs.activation_ranges import observe, ranges
+from export.graphs.qdq_placement import to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_onnx import ExportedGraph, model_bytes
 from runtime.backends.gpu import Gpu
@@ -150,7 +150,7 @@ def test_an_int8_build_does_not_flood_the_log(
 # Ctrl-C arrives while TensorRT's builder has called back into Python, as it does all the time.
 INTERRUPTED_BUILD = """
 import os, signal, sys
-from export.engines.build import BuildRequest, build_engine
+from export.engines.build_engine import BuildRequest, build_engine
 from export.engines.flavors import load_flavor
 from runtime.backends import tensorrt_library
 from runtime.model.card import Profile

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from export.bundles import gate
-from export.engines.build import BuildRequest, build_engine
+from export.engines.build_engine import BuildRequest, build_engine
 from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
 from runtime.backends import choice as backends

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundles.options import DEFAULT_OPSET, HALF_SCALES_OPSET, ExportOptions, Request
+from export.bundles.export_options import DEFAULT_OPSET, HALF_SCALES_OPSET, ExportOptions, Request
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of
 from runtime.model.bundle import Bundle, open_bundle, run_word

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from export.graphs.calibrate import observe, ranges
-from export.graphs.graph import LOGITS, constant_of
-from export.graphs.quantize import to_int8_cpu, to_int8_tensorrt
+from export.graphs.activation_ranges import observe, ranges
+from export.graphs.graph_edits import LOGITS, constant_of
+from export.graphs.qdq_placement import to_int8_cpu, to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_onnx import ExportedGraph, model_bytes
 from runtime.model.card import INPUT_NAME

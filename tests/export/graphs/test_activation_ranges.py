@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.bundles.options import METHODS, Method
-from export.graphs.calibrate import Observation, _histogram, observe
-from export.graphs.int8 import CalibrationData, Int8Exporter, draw_rows
+from export.bundles.export_options import METHODS, Method
+from export.graphs.activation_ranges import Observation, _histogram, observe
+from export.graphs.to_int8 import CalibrationData, Int8Exporter, draw_rows
 from export.graphs.to_onnx import ExportedGraph
 
 BINS = 2048

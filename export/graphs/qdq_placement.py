@@ -16,9 +16,9 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.bundles.options import HALF_SCALES_OPSET
-from export.graphs.calibrate import Range
-from export.graphs.graph import (
+from export.bundles.export_options import HALF_SCALES_OPSET
+from export.graphs.activation_ranges import Range
+from export.graphs.graph_edits import (
     add_constant,
     constant_of,
     drop_unused_constants,

@@ -13,12 +13,12 @@ import pytest
 
 from export import build_trt
 from export.build_trt import main, parse_profile
+from export.bundles.export_options import ExportOptions
 from export.bundles.gate import Parity
-from export.bundles.options import ExportOptions
 from export.engines import builder_memory as memory
+from export.engines import bundled_engines as record
 from export.engines import flavors
-from export.engines import listed as record
-from export.engines import sources as place
+from export.engines import onnx_sources as place
 from runtime.backends import preflight
 from runtime.backends.preflight import Machine, this_platform
 from runtime.base.errors import BackendError, BundleError, UserError, VerificationError

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.bundles.options import Method
-from export.graphs.graph import network_nodes
+from export.bundles.export_options import Method
+from export.graphs.graph_edits import network_nodes
 from runtime.backends.onnx_provider import load_onnxruntime
 from runtime.model.card import INPUT_NAME
 

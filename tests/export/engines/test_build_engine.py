@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from export.engines import flavors
-from export.engines.build import BuildRequest, build_engine
+from export.engines.build_engine import BuildRequest, build_engine
 from export.engines.flavors import TensorRt, WeaklyTypedTensorRt, tensorrt_of_version
 from export.engines.precision_check import precision_of_description
 from runtime.backends.gpu import Gpu
