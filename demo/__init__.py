@@ -1,1 +1,1 @@
-"""The page: classify, compare and explain on a bundle."""
+"""The page on which people try a model. Imports `runtime`, but neither training nor export."""

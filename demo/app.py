@@ -23,6 +23,11 @@ _MAX_MODELS = 2
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command.
+
+    Raises:
+        UserError: an argument is unknown or malformed.
+    """
     parser = CommandParser(
         prog="python demo/app.py",
         description="Serves the page on which people try a trained model.",
@@ -53,6 +58,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Serves the page until it is interrupted, then returns 0.
+
+    Raises:
+        UserError: an argument cannot be used, or a model cannot be opened.
+    """
     options = parse_arguments(arguments)
     if len(options.models) > _MAX_MODELS:
         raise UserError(f"received {len(options.models)} models, expected one, or two to compare")
@@ -66,11 +76,11 @@ def main(arguments: Sequence[str]) -> int:
             "--api beside a page with a password would be open to all; set "
             f"{TOKEN_VARIABLE} to the token that programs send"
         )
-    # The default would end the process at once, and leave visitors' uploads behind.
+    # Python's default would end the process at once and leave visitors' uploads behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listen(options.host, options.port) as listener, _private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        # Before these two are imported: both report to their makers otherwise.
+        # Before Gradio and ONNX Runtime are imported: both would send reports to their makers.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from demo.server import Access, serve
@@ -100,11 +110,15 @@ def _warn_if_open(listener: socket.socket, host: str, login: tuple[str, str] | N
 
 
 def _private_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Uploads lie here for about a minute; readable by this user only, gone with the process."""
+    """The folder where an upload lies for about a minute.
+
+    Only this user can read it, and it is removed when the process ends.
+    """
     return tempfile.TemporaryDirectory(prefix="skd-edge-page-")
 
 
 def command() -> NoReturn:
+    """Entry point of `skd-demo`."""
     run_command(main, extra="demo")
 
 

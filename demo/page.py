@@ -1,48 +1,81 @@
-"""The page: which tab holds what. Each tab lays itself out and answers its own clicks."""
+"""The page: its head, and which tab holds what. Each tab lays itself out and answers its clicks."""
 
 from collections.abc import Callable
 
 import gradio as gr
 
-from demo.look.header import head_html
+from demo.look import wording
+from demo.look.markup import text
 from demo.look.panels import panel
 from demo.service.models import Models
-from demo.tabs import ask_tab, bench_tab, many_tab
-from demo.tabs.card_view import card_html
+from demo.tabs import benchmark, classify, many, model_card
+from runtime.model.card import Card
 
-DELETE_CACHE_S = (10, 60)  # every 10 s, uploads older than a minute
-MAX_WAITING = 64  # clicks that are not yet answered, of all users
-MAX_SESSIONS = 256  # whose last picture is remembered; the oldest is forgotten first
+DELETE_CACHE_S = (10, 60)  # every 10 s, uploads older than a minute are deleted
+MAX_WAITING = 64  # clicks of all users that wait for their answer
+MAX_SESSIONS = 256  # browser tabs whose last picture is remembered; the oldest is forgotten first
+# How many class names the head lists: all of them, or a few of many.
+_ALL_SHOWN = 10
+_SOME_SHOWN = 6
 
 
 def build_page(models: Models) -> gr.Blocks:
-    """Lays the page out over `models`, which all its users share."""
-    model = models.first
+    """Lays out the page over `models`, which all its users share."""
+    card = models.first.card
     page = gr.Blocks(
-        title=f"SKD Edge: {model.card.arch}",
+        title=f"SKD Edge: {card.arch}",
         analytics_enabled=False,
         delete_cache=DELETE_CACHE_S,
     )
     page.state_session_capacity = MAX_SESSIONS
-    page.has_launched = True  # or else Gradio does not check which files a call may name
+    # Without it, Gradio does not check which files a call may name.
+    page.has_launched = True
     with page:
-        panel(head_html(model.card), script=None)
+        panel(head_html(card), script=None)
         with gr.Tabs(elem_id="sections"):
             with gr.Tab("Classify"):
-                ask_tab.build(models)
+                classify.build(models)
             with gr.Tab("Many"):
-                many_tab.build(models)
+                many.build(models)
             with gr.Tab("Model card"):
-                panel(card_html(model.card, model.choice.path), script=None)
+                model_card.build(models)
             with gr.Tab("Benchmark"):
-                bench_tab.build(models)
+                benchmark.build(models)
         page.unload(_forget(page))
     page.queue(api_open=False, default_concurrency_limit=8, max_size=MAX_WAITING)
     return page
 
 
+def head_html(card: Card) -> str:
+    """The head of the page: the student, the classes that it tells apart, and three figures."""
+    provenance = card.provenance
+    figures = [
+        ("right on test images", wording.percent(provenance.top1)),
+        ("parameters", wording.count(provenance.params)),
+        ("input", wording.square(card.input.size)),
+    ]
+    shown = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in figures
+    )
+    return (
+        '<header class="head"><div class="brand"><small>SKD Edge</small>'
+        f"<h1>{text(wording.model(card))}</h1><p>{text(_classes(card.class_names))}</p></div>"
+        f'<dl class="figures">{shown}</dl></header>'
+    )
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = len(names) if len(names) <= _ALL_SHOWN else _SOME_SHOWN
+    rest = f", and {len(names) - shown:,} more" if len(names) > shown else ""
+    listed = ", ".join(names[:shown])
+    return f"A compact network that tells {len(names):,} classes apart: {listed}{rest}."
+
+
 def _forget(page: gr.Blocks) -> Callable[[gr.Request], None]:
-    """Gradio would keep a closed tab's state for an hour, and its last outputs for ever."""
+    """What to do when a browser tab is closed.
+
+    Without it, Gradio would keep the tab's state for an hour, and its last outputs for ever.
+    """
 
     def forget(request: gr.Request) -> None:
         session = request.session_hash or ""

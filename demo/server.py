@@ -17,7 +17,7 @@ from demo.service.models import Models
 from runtime.inference.batcher import Batcher
 from runtime.server.bounded_http import server_config
 
-_SHUTDOWN_S = 2  # open event streams of browsers would else hold the process
+_SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Access:
     """Who may use what.
 
     Attributes:
-        login: user and password that the page asks for; None: nobody is asked.
+        login: the user and password that the page asks for; None: the page asks nobody.
         api: whether programs are served too.
-        token: what programs must send as bearer token; None: nothing.
+        token: the bearer token that programs must send; None: they need none.
     """
 
     login: tuple[str, str] | None = None
@@ -36,7 +36,17 @@ class Access:
 
 
 def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, uploads: Path) -> None:
-    """Serves the page until interrupted; `uploads` is Gradio's temporary folder."""
+    """Serves the page until it is interrupted.
+
+    Args:
+        paths: one or two models.
+        listener: the socket to serve on.
+        access: who may use what.
+        uploads: Gradio's temporary folder.
+
+    Raises:
+        UserError: a model cannot be opened.
+    """
     with ExitStack() as closing:
         models = Models(paths)
         closing.callback(models.close)
@@ -48,14 +58,20 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
         print(models.first.classifier.describe())  # noqa: T201
         print(_address(listener, access), flush=True)  # noqa: T201
         config = server_config(application, timeout_graceful_shutdown=_SHUTDOWN_S)
-        with suppress(KeyboardInterrupt):  # the way it is meant to end
+        with suppress(KeyboardInterrupt):  # the usual way to end it
             uvicorn.Server(config).run(sockets=[listener])
 
 
 def build_page_application(
     models: Models, *, uploads: Path, login: tuple[str, str] | None = None
 ) -> Application:
-    """The page as an ASGI application, with everything shut off that it does not need."""
+    """The page as an ASGI application, without everything that it does not need.
+
+    Args:
+        models: what answers.
+        uploads: Gradio's temporary folder.
+        login: the user and password to ask for; None: nobody is asked.
+    """
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         application,
@@ -66,7 +82,8 @@ def build_page_application(
         head=head_elements(),
         favicon_path=str(FAVICON),
         show_error=False,
-        # The page says for each file that it is too large; Gradio would drop all that came with it.
+        # The limit of one file is the page's own: Gradio would drop every file that came with one
+        # that is too large, while the page names the file and answers the others.
         max_file_size=MAX_UPLOAD_BYTES,
         footer_links=[],
         run_history=False,
@@ -79,7 +96,13 @@ def build_page_application(
 
 
 def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Application:
-    """`page`, and the API's own paths (/v1, /docs, /healthz, /metrics, ...) to the API."""
+    """An application that answers the API's own paths (/v1, /docs, /healthz, ...) beside `page`.
+
+    Args:
+        page: answers all other paths.
+        batcher: what the API asks.
+        token: the bearer token that programs must send; None: they need none.
+    """
     from runtime.server.api import build_api
     from runtime.server.settings import ServerSettings
 

@@ -1,1 +1,1 @@
-"""How the page looks: markup, charts, colours, words. Imports no model."""
+"""How the page looks and words things. Imports neither a tab nor anything of `demo.service`."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script, no font and no file from anywhere, and they follow the theme."""
+"""Charts as inline SVG. They need no script, font or file, and their colours follow the theme."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ _TICKS = 4
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: points (x, y), x ascending."""
+    """One line of a chart: its name, and points (x, y) with ascending x."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -33,7 +33,14 @@ def nice_ticks(low: float, high: float, wanted: int = _TICKS) -> list[float]:
 def line_chart(
     lines: Sequence[Line], *, title: str, x_name: str, words: Callable[[float], str]
 ) -> str:
-    """Lines over a common x axis; `words` writes the values of y."""
+    """Lines over a common x axis.
+
+    Args:
+        lines: at least one, with at least one point.
+        title: what stands above the chart.
+        x_name: what x counts, such as "epoch".
+        words: writes a value of y as text.
+    """
     points = [point for line in lines for point in line.points]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points))
@@ -84,7 +91,15 @@ def _draw_line(
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; `words` is its value as people read it."""
+    """One bar of a chart.
+
+    Attributes:
+        name: what stands before it.
+        value: its length, 0 or more.
+        words: the value as people read it.
+        note: what stands behind the value.
+        marked: whether it is drawn in the accent colour.
+    """
 
     name: str
     value: float
@@ -94,7 +109,7 @@ class Bar:
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str) -> str:
-    """Horizontal bars from zero, scaled by the largest."""
+    """Horizontal bars from zero, scaled so that the largest fills the width."""
     largest = max((bar.value for bar in bars), default=0) or 1
     rows = "".join(
         f'<li class="{"marked" if bar.marked else ""}"><span class="name">{text(bar.name)}</span>'

@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Everything that a user or a file supplies goes through `text`."""
+"""Small pieces of HTML. Everything that comes from a user or a file goes through `text`."""
 
 import base64
 import io
@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-LOSSLESS = 96  # pictures up to here are PNG: compression would show in a few large pixels
+# The long edge, in pixels, up to which pictures are PNG. Such a small picture is shown with large
+# pixels, in which one would see what compression changes.
+LOSSLESS = 96
 
 
 def text(value: object) -> str:
@@ -17,9 +19,11 @@ def text(value: object) -> str:
 
 
 def picture_uri(image: Image.Image | NDArray[np.uint8], *, quality: int | None = 80) -> str:
-    """An image as a `data:` address, so that it is in no file.
+    """An image as a `data:` address, so that no file of it is kept.
 
-    WebP at `quality`; PNG with None, or when its long edge is up to LOSSLESS pixels.
+    Args:
+        image: a PIL image or an array, uint8 RGB (H, W, 3).
+        quality: of WebP; with None, and with a long edge of up to LOSSLESS pixels, it is PNG.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     buffer = io.BytesIO()
@@ -33,7 +37,7 @@ def picture_uri(image: Image.Image | NDArray[np.uint8], *, quality: int | None =
 
 
 def notice(title: str, message: str, *, kind: str = "error") -> str:
-    """A message in place of a result; `kind` is `error` or `hint`. Both texts are escaped."""
+    """A message in place of a result. Both texts are escaped; `kind` is `error` or `hint`."""
     role = "alert" if kind == "error" else "note"
     return (
         f'<div class="notice {kind}" role="{role}"><strong>{text(title)}</strong>'
@@ -41,20 +45,26 @@ def notice(title: str, message: str, *, kind: str = "error") -> str:
     )
 
 
-def facts(rows: list[tuple[str, str]]) -> str:
-    """A list of names and values; the values are HTML, the names are escaped."""
+def facts_list(rows: list[tuple[str, str]]) -> str:
+    """A list of names and values. The names are escaped, the values are HTML already."""
     items = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in rows)
     return f'<dl class="facts">{items}</dl>'
 
 
-def table(head: list[str], rows: list[list[str]], *, caption: str) -> str:
-    """A table that scrolls sideways on a phone; cells are HTML, head and caption are escaped."""
+def html_table(head: list[str], rows: list[list[str]], *, caption: str) -> str:
+    """A table that scrolls sideways on a phone.
+
+    Args:
+        head: the title of each column; escaped.
+        rows: the cells of each row, which are HTML already; the first one is the row's title.
+        caption: what a screen reader calls the table; escaped.
+    """
     columns = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
-    # tabindex: a keyboard can scroll it
+    # With `tabindex` a keyboard can scroll it.
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
         f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"

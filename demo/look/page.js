@@ -1,8 +1,8 @@
-// Pasting a picture, or dropping one beside the box, anywhere on the page. Both hand it to the
-// picture box's own file input, so that there is one way in. And no buttons that do nothing.
+// Lets users paste or drop a picture anywhere on the page. Both hand it to the file input of the
+// picture box, so that there is one way in. It also hides the buttons that would do nothing.
 (() => {
-  // Gradio's say nothing where there is no camera, nor where the browser gives a page neither
-  // camera nor clipboard: at http://ANOTHER-HOST. (Ctrl + V is pasted there, too.)
+  // Gradio's buttons do nothing where there is no camera, and where the browser gives the page
+  // neither camera nor clipboard, as at http://ANOTHER-HOST. (Ctrl + V works there, too.)
   const without = (what) => document.documentElement.classList.add(`without-${what}`);
   if (!navigator.clipboard?.read) without("clipboard");
   (async () => {
@@ -22,7 +22,7 @@
   document.addEventListener("paste", (event) => {
     if (handOver(event.clipboardData?.files ?? [])) event.preventDefault();
   });
-  // A drop that no box has taken would make the browser leave the page to show the file.
+  // If no box took a dropped file, the browser would leave the page to show the file.
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     if (event.defaultPrevented) return;

@@ -1,4 +1,4 @@
-"""What all tabs use: our HTML in Gradio's page, and errors as a message in place of a result."""
+"""What all tabs use: panels of our HTML, messages for errors, and what a browser tab keeps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,33 +9,40 @@ import gradio as gr
 from demo.look.markup import notice
 from runtime.base.errors import UserError
 
-# Quick answers. No event is an endpoint for programs: that is what /v1 is for. "multiple": a click
-# that comes while the last one is being answered is answered too.
+# For answers that come at once. No event is an endpoint for programs, because they have /v1. With
+# "multiple", a click is answered too that comes while the last one is being answered.
 QUIET: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "hidden",
     "trigger_mode": "multiple",
 }
-# Work that takes a second or more: a few at once, so that a quick answer always finds a thread.
+# For work that takes a second or more. Few of these run at once, so that an answer that comes at
+# once always finds a thread.
 HEAVY: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "full",
     "concurrency_id": "heavy",
     "concurrency_limit": 2,
 }
-PROGRESS = gr.Progress()  # Gradio looks for it as the default of an argument
-FORGET_S = 600  # after it came, a picture's small views
+PROGRESS = gr.Progress()  # Gradio recognises it as the default value of an argument
+FORGET_S = 600  # seconds that the small views of a picture are kept
 FORGOTTEN = notice(
     "Your picture was forgotten",
     f"The server keeps a picture for {FORGET_S // 60} minutes at most. Send it again.",
     kind="hint",
 )
-# A screen reader tells what comes to be shown.
+# With this, a screen reader reads out what the panel shows next.
 _LIVE = 'element.setAttribute("aria-live", "polite")'
 
 
 def panel(html: str = "", *, script: str | None = _LIVE, **options: Any) -> gr.HTML:
-    """Our HTML, styled by page.css alone."""
+    """Lays out our HTML, which only page.css styles.
+
+    Args:
+        html: what is shown at first.
+        script: JavaScript that runs once for the panel's `element`; None: none.
+        options: further arguments of `gr.HTML`.
+    """
     return gr.HTML(html, elem_classes="skd", apply_default_css=False, js_on_load=script, **options)
 
 
@@ -47,10 +54,17 @@ def or_notice(answer: Callable[[], str]) -> str:
         return notice("That did not work", str(error))
 
 
-def choice_box(
+def model_menu(
     menu: list[tuple[str, str]], *, label: str, value: str | None = None, **options: Any
 ) -> gr.Dropdown:
-    """A list of models; the first unless `value` says another. With but one, it is closed."""
+    """Lays out a list from which a model is chosen; with only one model it cannot be opened.
+
+    Args:
+        menu: the title and the key of each model.
+        label: what stands above the list.
+        value: the key of the model that is chosen at first; default the first one's.
+        options: further arguments of `gr.Dropdown`.
+    """
     return gr.Dropdown(
         menu,
         value=value or menu[0][1],
@@ -62,30 +76,33 @@ def choice_box(
 
 
 @dataclass(frozen=True)
-class Session:
+class TabState:
     """What is remembered of one browser tab.
 
     Attributes:
-        picture: its last picture; in the server, which forgets it.
-        given: whether its answer is of a picture; in the browser, which does not forget.
-        pane: the pane that it shows.
+        picture: its last picture; the server keeps it, and forgets it after FORGET_S.
+        had_picture: whether a picture was answered; the browser keeps it, and does not forget it.
+        pane: the name of the pane that it shows.
     """
 
     picture: gr.State
-    given: gr.Checkbox
+    had_picture: gr.Checkbox
     pane: gr.State
 
 
-def no_picture(given: bool, empty: str) -> str:
-    """What is shown where there is no picture: `empty`, or that there was one."""
-    return FORGOTTEN if given else empty
+def no_picture(had_picture: bool, empty: str) -> str:
+    """What a pane shows without a picture: `empty`, or that the picture was forgotten."""
+    return FORGOTTEN if had_picture else empty
 
 
 @dataclass(frozen=True)
-class Refresh:
+class PaneUpdate:
     """Work that brings a pane up to date; it does little while the pane is not shown.
 
-    The last of `outputs` is the panel over which progress is shown.
+    Attributes:
+        function: what is called.
+        inputs: the components whose values it takes.
+        outputs: the components whose values it returns; progress is shown over the last one.
     """
 
     function: Callable[..., Any]
@@ -93,6 +110,10 @@ class Refresh:
     outputs: list[Any]
 
     def after(self, event: Any) -> None:
-        """Does it after `event`, which may have changed the picture, the model or the pane."""
+        """Does the work after `event`, which may have changed the picture, the model or the pane.
+
+        Args:
+            event: what Gradio returns for a connected event, such as a click.
+        """
         panel = self.outputs[-1]
         event.then(self.function, self.inputs, self.outputs, show_progress_on=panel, **HEAVY)

@@ -1,4 +1,4 @@
-"""The look of the page: Gradio's own components in our colours, with the system's fonts."""
+"""The colours and fonts of the page: Gradio's own components in our colours."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FAVICON = _FOLDER / "favicon.png"
 _SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Helvetica", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-# light, dark
+# The colour for the light page, and the one for the dark page.
 _COLOURS = {
     "body_background_fill": ("#f6f5f2", "#101314"),
     "background_fill_primary": ("#ffffff", "#191d1f"),
@@ -37,7 +37,7 @@ _COLOURS = {
 
 
 def build_theme() -> gr.themes.Base:
-    """Our colours, light and dark, and fonts that every system has: nothing is fetched."""
+    """Our colours, light and dark. Every system has one of the fonts, so none is fetched."""
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="stone",
@@ -49,7 +49,7 @@ def build_theme() -> gr.themes.Base:
     colours |= {f"{name}_dark": dark for name, (_, dark) in _COLOURS.items()}
     theme.set(
         **colours,
-        color_accent="#0f766e",  # has no dark variant in Gradio; page.css defines --accent
+        color_accent="#0f766e",  # Gradio has no dark variant of it; page.css defines --accent
         block_border_width="1px",
         block_shadow="none",
         block_shadow_dark="none",
@@ -66,7 +66,8 @@ def build_theme() -> gr.themes.Base:
 def head_elements() -> str:
     """Our style sheet, and the script for pasting and dropping anywhere on the page.
 
-    Not by Gradio's `css=`: it rewrites selectors, and those inside of `@media` then miss.
+    Gradio's own argument `css=` is of no use here: it rewrites the selectors, and those inside of
+    `@media` then match nothing.
     """
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")

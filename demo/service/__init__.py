@@ -1,1 +1,1 @@
-"""What the tabs ask for: models, pictures, guarded uploads. Imports no tab."""
+"""What the tabs ask for: models, pictures and figures. Imports no tab and no Gradio."""

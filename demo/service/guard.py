@@ -1,11 +1,11 @@
-"""What Gradio's server allows and this page does not need: shut off before a request reaches it.
+"""A guard before Gradio's server: it refuses what Gradio allows and this page does not need.
 
-- A visitor's click names no file but one that was uploaded. (Gradio copies any file of the machine
-  that a call names, when its page is mounted in an application and not started by `launch()`.)
-- Nothing is fetched for a visitor from anywhere else (Gradio would, for `file=http...`, `proxy=`,
-  and a file whose path is an address).
+- A visitor's click may name uploaded files only. (When a page is mounted in an application and not
+  started by `launch()`, Gradio copies any file of the machine that a call names.)
+- Nothing is fetched for a visitor from another server. (Gradio would do so for `file=http...`, for
+  `proxy=`, and for a file whose path is an address.)
 - Only the calls that the page itself makes are answered, and only up to a size and a time.
-- The browser is told to load nothing from outside this server (Content-Security-Policy).
+- The browser is told to load nothing from other servers (Content-Security-Policy).
 """
 
 import json
@@ -24,10 +24,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_CALL_BYTES = 512 << 10  # a click's inputs: file names and choices, never images
+MAX_CALL_BYTES = 512 << 10  # of a click's inputs, which are file names and choices, never images
 CALL_SECONDS = 30.0  # for its body to arrive
-MAX_UPLOAD_BYTES = 256 << 20  # one request with many pictures; each has its own limit
-UPLOAD_SECONDS = 600.0  # the most bytes at 4 Mbit a second take nine minutes
+MAX_UPLOAD_BYTES = 256 << 20  # of one request with many pictures, each of which has its own limit
+UPLOAD_SECONDS = 600.0  # at 4 Mbit a second, MAX_UPLOAD_BYTES take nine minutes
 _API = "/gradio_api"
 _UPLOAD = f"{_API}/upload"
 _CALLS = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", "/login")
@@ -64,14 +64,20 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware around Gradio's application."""
+    """ASGI middleware around Gradio's application that refuses what the page does not need."""
 
     def __init__(self, application: Application, *, uploads: Path) -> None:
-        """Wraps `application`; `uploads` is the folder of uploaded files."""
+        """Wraps an application.
+
+        Args:
+            application: Gradio's.
+            uploads: the folder of uploaded files, the only files that a call may name.
+        """
         self._application = application
         self._uploads = uploads.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a refusal itself and hands everything else over, with bounds on its body."""
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
@@ -136,7 +142,7 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None when it is over the limit, or the client has gone."""
+    """The whole body; None if it is over the limit, or if the client has gone."""
     body: bytes = b""
     while True:
         message = await receive()
@@ -150,7 +156,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives `body` once, then whatever else arrives."""
+    """Gives `body` once, then what arrives after it."""
     pending = [body]
 
     async def replay() -> Message:
@@ -162,16 +168,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _uploaded(receive: Receive) -> Receive:
-    """The body of an upload, while it keeps within its limits and the client is there.
+    """The body of an upload, as long as it keeps within its limits and the client is there.
 
-    What ends it is Gradio's own error for a broken form: at any other it would leave what it has
-    written in the folder for ever, and a traceback in the log.
+    It is ended with the error that Gradio itself raises for a broken form. At any other error,
+    Gradio would leave the incomplete file in its folder for ever, and a traceback in the log.
     """
     received, more, end = 0, True, time.monotonic() + UPLOAD_SECONDS
 
     async def receive_within_limits() -> Message:
         nonlocal received, more
-        if not more:  # what follows the body is the client's leaving, which has no limit
+        if not more:  # only the client's disconnecting follows a body, and that has no limit
             return await receive()
         message: Message = {}
         with move_on_after(max(0.0, end - time.monotonic())) as waiting:
@@ -181,7 +187,8 @@ def _uploaded(receive: Receive) -> Receive:
         if message["type"] == "http.disconnect":
             raise MultiPartException("the client left before its upload was complete")
         received += len(message.get("body", b""))
-        if received > MAX_UPLOAD_BYTES:  # by the words "maximum allowed size" Gradio answers 413
+        # Gradio answers 413 when the message has the words "maximum allowed size".
+        if received > MAX_UPLOAD_BYTES:
             raise MultiPartException(f"over the maximum allowed size, {MAX_UPLOAD_BYTES >> 20} MB")
         more = message.get("more_body", False)
         return message
@@ -194,7 +201,7 @@ def _names_other_file(body: bytes, uploads: Path) -> bool:
     try:
         pending = [json.loads(body)]
     except ValueError:
-        return False  # a login form; or not a call, which Gradio refuses itself
+        return False  # a login form, or nonsense that Gradio refuses itself
     except RecursionError:
         return True
     while pending:

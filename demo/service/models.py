@@ -6,15 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.look import words
+from demo.look import wording
+from demo.service.picture import Picture
 from runtime.backends.choice import choose, options
 from runtime.base.errors import UserError
 from runtime.inference.batcher import Batcher
-from runtime.inference.classifier import Classifier
 from runtime.inference.opening import open_classifier
 from runtime.model.bundle import open_bundle
 from runtime.model.card import Card, InputSpec
@@ -25,103 +24,131 @@ LIMITS = Limits(max_bytes=16 << 20)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One entry of the page's "Runs on": a file of a bundle on a backend that runs here."""
+class MenuEntry:
+    """One entry of the page's list "Runs on": a file of a bundle on a backend that runs here.
+
+    Attributes:
+        key: what the browser sends when the entry is chosen.
+        title: what the list shows.
+        path: the bundle, or the lone ONNX file.
+        card: of that model.
+        backend: what runs the file.
+        precision: of the file; None: a lone ONNX file that names none.
+        reason: why the runtime chose this entry by itself; None for all other entries.
+    """
 
     key: str
-    words: str
+    title: str
     path: Path
     card: Card
-    backend: str | None
+    backend: str
     precision: str | None
-    reason: str | None = None  # why the runtime chose it by itself; None: a user did
+    reason: str | None = None
 
 
 class Model:
-    """An open choice. Safe to share between threads.
+    """An open entry. Safe to share between threads.
 
     Attributes:
-        choice: what it is.
+        entry: what was opened.
         classifier: for single calls and for batches of arrays (N, size, size, 3).
-        batcher: takes prepared images, uint8 (size, size, 3), of all users at once.
+        batcher: collects the pictures of all users into batches.
     """
 
-    def __init__(self, choice: Choice) -> None:
-        self.choice = choice
-        with ExitStack() as failed:  # else each click on it would keep some of the GPU's memory
+    def __init__(self, entry: MenuEntry) -> None:
+        """Opens the entry and runs it once, so that the first picture is answered fast."""
+        self.entry = entry
+        # Without it, every click on a model that fails here would keep some of the GPU's memory.
+        with ExitStack() as failed:
             self.classifier = failed.enter_context(
                 open_classifier(
-                    choice.path, backend=choice.backend, precision=choice.precision, limits=LIMITS
+                    entry.path, backend=entry.backend, precision=entry.precision, limits=LIMITS
                 )
             )
-            self.classifier.reason = choice.reason or self.classifier.reason
+            self.classifier.reason = entry.reason or self.classifier.reason
             self.classifier.warm_up()
-            self.batcher = Batcher(_for_prepared_images(self.classifier))
+            self.batcher = Batcher(self.classifier)
             failed.pop_all()
 
     @property
     def card(self) -> Card:
+        """The card of the model."""
         return self.classifier.card
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, classes) of prepared images, in batches that the model takes."""
-        most = self.classifier.session.max_batch or len(images)
-        batches = (images[start : start + most] for start in range(0, len(images), most))
-        return np.concatenate([self.classifier.session.run(batch) for batch in batches])
+    def view_of(self, picture: Picture) -> NDArray[np.uint8]:
+        """The network's input, uint8 RGB (size, size, 3), that was made of `picture`."""
+        return picture.views[self.card.input]
 
     def close(self) -> None:
+        """Answers what was accepted, then releases the model."""
         self.batcher.close()
         self.classifier.close()
 
 
 class Models:
-    """All choices of one or two bundles (or lone ONNX files)."""
+    """All entries of one or two bundles (or lone ONNX files).
+
+    Attributes:
+        paths: the bundles or files.
+        entries: what of them runs here, the best of the first model first.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Finds what can run; opens the first choice, so that a broken model is refused now."""
+        """Finds what can run, and opens the best entry of each model.
+
+        Raises:
+            BundleError: a path is no model, or the model is damaged.
+            BackendError: nothing of a model runs here.
+        """
         self.paths = tuple(find_model(path) for path in paths)
-        self.choices = tuple(
-            choice
+        self.entries = tuple(
+            entry
             for number, (path, name) in enumerate(zip(self.paths, _names(self.paths), strict=True))
-            for choice in _choices(path, prefix=f"{number}:", name=name)
+            for entry in _entries(path, prefix=f"{number}:", name=name)
         )
-        # One a choice: while one model is opened, the users of the others do not wait.
-        self._locks = {choice.key: threading.Lock() for choice in self.choices}
+        # Each entry has its own lock: while one is opened, the users of the others do not wait.
+        self._locks = {entry.key: threading.Lock() for entry in self.entries}
         self._open: dict[str, Model] = {}
         for path in self.paths:
-            self.open(next(choice.key for choice in self.choices if choice.path == path))
+            self.open(next(entry.key for entry in self.entries if entry.path == path))
 
     @property
     def first(self) -> Model:
-        return self.open(self.choices[0].key)
+        """The best entry of the first model."""
+        return self.open(self.entries[0].key)
 
     @property
     def menu(self) -> list[tuple[str, str]]:
-        """Words and key of every choice."""
-        return [(choice.words, choice.key) for choice in self.choices]
+        """The title and the key of every entry."""
+        return [(entry.title, entry.key) for entry in self.entries]
 
     @property
     def rival(self) -> str:
-        """The key of what the first choice is compared with: the second bundle, or file."""
-        others = [choice for choice in self.choices[1:] if choice.path != self.paths[0]]
-        return (others or self.choices[1:] or self.choices)[0].key
+        """The key of what the first entry is compared with: the second bundle, or file."""
+        others = [entry for entry in self.entries[1:] if entry.path != self.paths[0]]
+        return (others or self.entries[1:] or self.entries)[0].key
 
     @property
     def input_specs(self) -> tuple[InputSpec, ...]:
         """The different inputs of the models, usually one."""
-        return tuple(dict.fromkeys(choice.card.input for choice in self.choices))
+        return tuple(dict.fromkeys(entry.card.input for entry in self.entries))
 
     def open(self, key: str) -> Model:
-        """The model of that choice; UserError when there is no such choice or it cannot run."""
-        choice = next((choice for choice in self.choices if choice.key == key), None)
-        if choice is None:
+        """The model of that entry.
+
+        Raises:
+            UserError: there is no such entry, or it cannot run.
+        """
+        entry = next((entry for entry in self.entries if entry.key == key), None)
+        if entry is None:
             raise UserError("this choice is not offered here; load the page again")
         with self._locks[key]:
             if key not in self._open:
-                self._open[key] = Model(choice)
+                self._open[key] = Model(entry)
             return self._open[key]
 
     def close(self) -> None:
+        """Closes every open model."""
         with ExitStack() as nobody_opens:
             for lock in self._locks.values():
                 nobody_opens.enter_context(lock)
@@ -131,22 +158,27 @@ class Models:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What stands before the choices of each model, such that no two are the same."""
+    """What stands before the entries of each model, so that no two have the same title."""
     if len(paths) == 1:
         return [""]
 
     def own(path: Path) -> str:
         return path.parent.name if path.name == BUNDLE else path.name
 
-    # A link such as `latest` says more than what it leads to, unless both are called so.
+    # The name of a link such as `latest` says more than the folder to which it leads, unless both
+    # models are called so.
     for places in (paths, [path.resolve() for path in paths]):
         if len({own(path) for path in places}) == len(paths):
             return [f"{own(path)}: " for path in places]
     return [f"{number}. {own(path)}: " for number, path in enumerate(paths, 1)]
 
 
-def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
-    """What of `path` runs here, the best first; BackendError when nothing does."""
+def _entries(path: Path, *, prefix: str, name: str) -> list[MenuEntry]:
+    """What of `path` runs here, the best first.
+
+    Raises:
+        BackendError: nothing runs; the message has the reasons.
+    """
     if path.suffix == ".onnx":
         with open_classifier(path, limits=LIMITS) as classifier:
             card = classifier.card
@@ -155,14 +187,14 @@ def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
     else:
         bundle = open_bundle(path)
         card = bundle.card
-        best = choose(bundle)  # BackendError, with the reasons, when nothing runs
+        best = choose(bundle)
         others = [o for o in options(bundle) if o.is_worthwhile and o != best.option]
         found = [(option.backend, option.precision) for option in (best.option, *others)]
         reason = best.reason
     return [
-        Choice(
+        MenuEntry(
             key=f"{prefix}{backend}:{precision}",
-            words=f"{name}{words.precision(precision)}, {words.backend(backend)}",
+            title=f"{name}{wording.precision(precision)}, {wording.backend(backend)}",
             path=path,
             card=card,
             backend=backend,
@@ -171,19 +203,3 @@ def _choices(path: Path, *, prefix: str, name: str) -> list[Choice]:
         )
         for backend, precision in found
     ]
-
-
-def _for_prepared_images(classifier: Classifier) -> Classifier:
-    """The same open session for images that have been cut and resized already.
-
-    The page prepares images itself, to show and to time the steps; cutting them again would lose
-    their border.
-    """
-    size = classifier.card.input.size
-    whole = msgspec.structs.replace(classifier.card.input, resize=size, crop=size)
-    return Classifier(
-        classifier.session,
-        msgspec.structs.replace(classifier.card, input=whole),
-        source=classifier.source,
-        precision=classifier.precision,
-    )

@@ -1,5 +1,6 @@
-"""A user's picture: from the upload to what the network sees. Only that small view is kept."""
+"""A user's picture: from the upload to what the network sees. Only small views of it are kept."""
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,37 +9,44 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from demo.look.markup import picture_uri
 from runtime.base.errors import ImageError
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import Limits, decode_image, fit_image
+from runtime.model.preprocess import FORMATS, Limits, decode_image, fit_image
 
 PREVIEW = 320  # pixels of a preview's long edge
 _PREVIEW_SPEC = InputSpec(
     size=PREVIEW, resize=PREVIEW, crop=PREVIEW, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
+_JPEG = b"\xff\xd8"  # its decoder alone may reduce a picture, by what the network's input needs
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that a user has sent, as it lies in the server's private temporary folder."""
+    """A file that a user has sent. It lies in the server's private temporary folder."""
 
     path: Path
     name: str
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> "Upload":
-        """What Gradio passes with `preprocess=False`, after it has checked where the file lies.
+        """The file that a call of Gradio names.
 
-        Its own preprocessing would decode the file before our limits apply, and answer a broken
-        one with an error of Pillow's.
+        The call must have `preprocess=False`: otherwise Gradio would decode the file before our
+        limits apply, and would answer a broken file with an error of Pillow's. Gradio has checked
+        that the file lies in its folder.
         """
         path = Path(payload["path"])
         return cls(path, payload.get("orig_name") or path.name)
 
     def read(self, limits: Limits) -> bytes:
-        """The content; ImageError if it is gone, or larger than the page takes."""
+        """The content of the file.
+
+        Raises:
+            ImageError: the file is gone, or larger than the page takes.
+        """
         try:
             if self.path.stat().st_size > limits.max_bytes:
                 raise ImageError(
@@ -57,9 +65,9 @@ class Picture:
         name: the file's name.
         views: for each input of the models, the network's view: uint8 RGB (size, size, 3).
         decode_ms: time to decode the file for the first model.
-        preprocess_ms: time to cut and resize it.
+        preprocess_ms: time to cut and resize it for the first model.
         preview: the whole image, small, as a `data:` address.
-        label: the true label, if known (the bundle's examples).
+        label: the true label, if it is known, as of the bundle's examples.
     """
 
     name: str
@@ -78,28 +86,49 @@ def open_picture(
     limits: Limits,
     label: str | None = None,
 ) -> Picture:
-    """Decodes and prepares an image for every model; ImageError naming it when it cannot."""
-    views: dict[InputSpec, NDArray[np.uint8]] = {}
-    times: list[tuple[float, float]] = []
-    for spec in specs:
-        started = time.perf_counter()
-        decoded = decode_image(content, spec, limits=limits, name=name)
-        after_decode = time.perf_counter()
+    """Decodes an image and prepares it for every model.
+
+    The file is decoded once. A JPEG is decoded again for another input, and for the preview where
+    the decoder has reduced it below the preview's size: what the network sees must be the very
+    pixels that the other ways to the classifier give it.
+
+    Args:
+        content: of the file.
+        specs: the inputs of the models; the times are those of the first.
+        name: of the file.
+        limits: what is refused before it is decoded.
+        label: the true label, if it is known.
+
+    Raises:
+        ImageError: the image cannot be decoded or is over a limit; the message names it.
+    """
+    started = time.perf_counter()
+    decoded = decode_image(content, specs[0], limits=limits, name=name)
+    decode_s = time.perf_counter() - started
+    views = {specs[0]: fit_image(decoded, specs[0])}
+    preprocess_s = time.perf_counter() - started - decode_s
+    largest = decoded
+    for spec in specs[1:]:
+        if content.startswith(_JPEG):
+            decoded = decode_image(content, spec, limits=limits, name=name)
         views[spec] = fit_image(decoded, spec)
-        times.append((after_decode - started, time.perf_counter() - after_decode))
-    decode_s, preprocess_s = times[0]
+        largest = max(largest, decoded, key=lambda image: image.width)
+    if _is_reduced_too_far(largest, content):
+        largest = decode_image(content, _PREVIEW_SPEC, limits=limits, name=name)
+    largest.thumbnail((PREVIEW, PREVIEW))
     return Picture(
         name=name,
         views=views,
         decode_ms=1e3 * decode_s,
         preprocess_ms=1e3 * preprocess_s,
-        preview=_preview(content, name=name, limits=limits),
+        preview=picture_uri(largest),
         label=label,
     )
 
 
-def _preview(content: bytes, *, name: str, limits: Limits) -> str:
-    """The whole image, upright, as a `data:` address."""
-    image = decode_image(content, _PREVIEW_SPEC, limits=limits, name=name)
-    image.thumbnail((PREVIEW, PREVIEW))
-    return picture_uri(image)
+def _is_reduced_too_far(decoded: Image.Image, content: bytes) -> bool:
+    """Whether the file has more pixels than were decoded, and the preview would show more."""
+    if max(decoded.size) >= PREVIEW or not content.startswith(_JPEG):
+        return False
+    with Image.open(io.BytesIO(content), formats=FORMATS) as header:  # reads no pixels
+        return max(header.size) > max(decoded.size)

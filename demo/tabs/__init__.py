@@ -1,1 +1,4 @@
-"""The tabs of the page, each in one file. Imports no server."""
+"""The page's tabs and panes, one file for each, named as on the page.
+
+Imports neither `demo.server` nor `demo.page` nor `demo.app`, and no command of the runtime.
+"""

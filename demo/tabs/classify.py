@@ -1,123 +1,169 @@
-"""One picture, one answer: labels with probabilities, where the time went, and what ran."""
+"""The tab Classify: one picture with its panes Answer, Why and Compare."""
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from demo.look import words
-from demo.look.markup import notice, text
-from demo.service.models import Model
-from demo.service.picture import Picture
-from runtime.inference.classifier import Predictions
+import gradio as gr
 
-TOP_K = 5
-UNSURE = 0.5
-EMPTY = notice(
-    "No picture yet",
-    "Drop one, paste it with Ctrl + V, take a photo, or click an example.",
-    kind="hint",
-)
+from demo.look.markup import notice
+from demo.look.panels import FORGET_S, QUIET, TabState, model_menu, no_picture, or_notice, panel
+from demo.service.models import LIMITS, Models
+from demo.service.picture import Picture, Upload, open_picture
+from demo.tabs import answer, compare, why
+from demo.tabs.examples import CLICK_SCRIPT, examples_html, find_examples
+from runtime.base.errors import UserError
 
-
-@dataclass(frozen=True)
-class Answer:
-    """Labels from the most probable downwards; `network_ms` includes the wait for a batch."""
-
-    predictions: Predictions
-    network_ms: float
+ANSWER = "answer"
+EXAMPLES = "examples"
+BOX = "picture-input"
+RUNS_ON = "runs-on"
 
 
-def ask(model: Model, picture: Picture) -> Answer:
-    """Sends the picture through the batcher that all users share."""
-    view = picture.views[model.card.input]
-    started = time.perf_counter()
-    predictions = model.batcher.submit(view, top_k=TOP_K).result()
-    return Answer(predictions, 1e3 * (time.perf_counter() - started))
-
-
-def answer_html(model: Model, picture: Picture, answer: Answer) -> str:
-    """The whole card of an answer."""
-    best = answer.predictions[0]
-    unsure = (
-        f'<p class="hedge">Not sure: no label reaches {words.percent(UNSURE)}.</p>'
-        if best.probability < UNSURE
-        else ""
+def build(models: Models) -> None:
+    """Lays out the tab and connects its pictures with their answers."""
+    clicks = _PictureClicks(models)
+    state = TabState(
+        picture=gr.State(None, time_to_live=FORGET_S),
+        had_picture=gr.Checkbox(False, visible=False),
+        pane=gr.State(ANSWER),
     )
-    return (
-        '<article class="answer">'
-        f"{picture_html(picture)}"
-        '<div class="verdict">'
-        f'<p class="best"><span class="label" data-testid="label">{text(best.label)}</span>'
-        f'<span class="probability">{words.percent(best.probability)}</span></p>'
-        f"{truth_html(picture, best.label)}{unsure}"
-        f"{bars_html(answer.predictions)}"
-        f"{latency_html(picture, answer.network_ms)}"
-        f"{ran_html(model)}"
-        "</div></article>"
+    with gr.Row(elem_id="ask"):
+        with gr.Column(elem_id="ask-input"):
+            box = _picture_box()
+        with gr.Column(elem_id="ask-more"):
+            gallery = examples_html(clicks.examples)
+            examples = panel(gallery, script=CLICK_SCRIPT, elem_id=EXAMPLES)
+            runs_on = model_menu(models.menu, label="Runs on", elem_id=RUNS_ON)
+        with gr.Column(elem_id="ask-answer"), gr.Tabs(elem_id="panes"):
+            with gr.Tab("Answer") as answer_tab:
+                answered = panel(answer.EMPTY, elem_id="answer")
+            explained = why.build(models, state, runs_on)
+            compared = compare.build(models, state)
+    answer_tab.select(lambda: ANSWER, None, state.pane, **QUIET)
+    turn = gr.State(Turn())
+    clicked = gr.on(
+        [box.input, examples.click, runs_on.input],
+        clicks.answer,
+        [box, runs_on, state.picture, state.had_picture, turn],
+        [box, state.picture, state.had_picture, answered],
+        preprocess=False,
+        **QUIET,
     )
+    explained.after(clicked)
+    compared.after(clicked)
 
 
-def picture_html(picture: Picture) -> str:
-    return (
-        f'<figure class="picture"><img src="{picture.preview}" alt="{text(picture.name)}">'
-        f'<figcaption title="{text(picture.name)}">{text(picture.name)}</figcaption></figure>'
-    )
-
-
-def truth_html(picture: Picture, answered: str) -> str:
-    """For an example: whether the answer is right."""
-    if picture.label is None:
-        return ""
-    if picture.label == answered:
-        return '<p class="truth right">That is right.</p>'
-    return f'<p class="truth wrong">The true label is {text(picture.label)}.</p>'
-
-
-def bars_html(predictions: Predictions) -> str:
-    rows = "".join(
-        f'<li><span class="name">{text(p.label)}</span>'
-        f'<span class="track"><span class="fill" style="width:{100 * p.probability:.2f}%"></span>'
-        f'</span><span class="value">{words.percent(p.probability)}</span></li>'
-        for p in predictions
-    )
-    return f'<ol class="bars">{rows}</ol>'
-
-
-def latency_html(picture: Picture, network_ms: float) -> str:
-    """A strip of three parts, each as long as its share of the time, and a legend."""
-    parts = [
-        ("decode", "Decode", picture.decode_ms),
-        ("resize", "Resize", picture.preprocess_ms),
-        ("network", "Network", network_ms),
-    ]
-    total = sum(value for _, _, value in parts) or 1.0
-    strip = "".join(
-        f'<span class="{kind}" style="flex-grow:{value / total:.4f}"></span>'
-        for kind, _, value in parts
-    )
-    legend = "".join(
-        f'<div class="{kind}"><dt>{name}</dt><dd>{words.milliseconds(value)}</dd></div>'
-        for kind, name, value in parts
-    )
-    return (
-        f'<section class="latency" aria-label="Where the time went">'
-        f'<p class="total">Answered in <b>{words.milliseconds(total)}</b></p>'
-        f'<div class="strip" aria-hidden="true">{strip}</div><dl>{legend}</dl></section>'
+def _picture_box() -> gr.Image:
+    """The box that takes a file. The picture is shown with its answer, and the box is emptied."""
+    return gr.Image(
+        label="Your picture",
+        type="filepath",
+        image_mode=None,
+        buttons=[],
+        sources=["upload", "webcam", "clipboard"],
+        placeholder="Drop a picture here\nor click to choose one",
+        height=230,
+        elem_id=BOX,
     )
 
 
-def ran_html(model: Model) -> str:
-    """One line: the student, its precision, where it ran, and how good it is."""
-    return (
-        f'<p class="ran">{text(words.architecture(model.card.arch))}, '
-        f"{text(words.precision(model.classifier.precision))}, "
-        f"{text(words.backend(model.classifier.backend))}. "
-        f"{accuracy_words(model)}</p>"
-    )
+@dataclass
+class Turn:
+    """Which click of one browser tab counts. Clicks are answered side by side, in any order.
+
+    Attributes:
+        last: the number of the last click.
+        opening: how many clicks have a new picture in hand.
+        key: the model that was chosen last.
+    """
+
+    last: int = 0
+    opening: int = 0
+    key: str = ""
+
+    def take(self) -> int:
+        """A number for a new click; the clicks with lower numbers no longer count."""
+        self.last += 1
+        return self.last
+
+    @contextmanager
+    def while_opening(self) -> Iterator[None]:
+        """Counts the click as one with a new picture in hand."""
+        self.opening += 1
+        try:
+            yield
+        finally:
+            self.opening -= 1
 
 
-def accuracy_words(model: Model) -> str:
-    """How often this file or engine is right; the student itself, where it was not tested."""
-    if parity := model.classifier.parity:
-        return f"Right on {words.percent(parity.top1)} of {parity.images:,} test images."
-    top1 = words.percent(model.card.provenance.top1)
-    return f"As trained, it was right on {top1} of the test images."
+class _PictureClicks:
+    """What happens when a picture comes, or another model is chosen for it."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.examples = find_examples(models)
+
+    def answer(
+        self,
+        payload: dict[str, Any] | None,
+        key: str,
+        picture: Picture | None,
+        had_picture: bool,
+        turn: Turn,
+        event: gr.EventData,
+    ) -> tuple[Any, Any, Any, Any]:
+        """Answers a new picture, or the last one again with another model.
+
+        Returns:
+            The new values of the box, the picture, `had_picture` and the pane.
+        """
+        turn.key = key
+        target = event.target.elem_id if event.target else None
+        if target == RUNS_ON:
+            return gr.skip(), *self._again(picture, had_picture, turn)
+        if target == EXAMPLES:
+            example = self.examples[int(event.index)]
+            upload = Upload(example.path, example.path.name)
+            return gr.skip(), *self._new(upload, turn, label=example.label)
+        if payload is None:
+            return (gr.skip(),) * 4
+        # None empties the box, which makes it ready for the next picture.
+        return None, *self._new(Upload.from_payload(payload), turn, label=None)
+
+    def _again(
+        self, picture: Picture | None, had_picture: bool, turn: Turn
+    ) -> tuple[Any, Any, Any]:
+        if turn.opening:  # the click with the new picture answers with the model chosen now
+            return (gr.skip(),) * 3
+        mine, key = turn.take(), turn.key
+        html = self._answer(picture, key) if picture else no_picture(had_picture, answer.EMPTY)
+        return gr.skip(), gr.skip(), html if mine == turn.last else gr.skip()
+
+    def _new(self, upload: Upload, turn: Turn, *, label: str | None) -> tuple[Any, Any, Any]:
+        mine = turn.take()
+        with turn.while_opening():
+            found = self._open(upload, turn, label=label)
+        return found if mine == turn.last else (gr.skip(),) * 3
+
+    def _open(
+        self, upload: Upload, turn: Turn, *, label: str | None
+    ) -> tuple[Picture | None, bool, str]:
+        try:
+            content, specs = upload.read(LIMITS), self.models.input_specs
+            picture = open_picture(content, specs, name=upload.name, limits=LIMITS, label=label)
+        except UserError as error:
+            return None, False, notice("This picture cannot be read", str(error))
+        key = None
+        while key != turn.key:  # the user may choose another model meanwhile
+            key = turn.key
+            html = self._answer(picture, key)
+        return picture, True, html
+
+    def _answer(self, picture: Picture, key: str) -> str:
+        def html() -> str:
+            model = self.models.open(key)
+            return answer.answer_html(model, picture, answer.ask(model, picture))
+
+        return or_notice(html)

@@ -1,148 +1,186 @@
-"""Two models on the same picture, and on the bundle's held-out test images."""
+"""The pane Compare: two models answer the same picture and the same test images."""
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import gradio as gr
 
-import numpy as np
-from numpy.typing import NDArray
-
-from demo.service.models import Model
+from demo.look import wording
+from demo.look.markup import LOSSLESS, notice, picture_uri, text
+from demo.look.panels import (
+    HEAVY,
+    PROGRESS,
+    QUIET,
+    PaneUpdate,
+    TabState,
+    model_menu,
+    no_picture,
+    or_notice,
+    panel,
+)
+from demo.service.comparison import (
+    Comparison,
+    HoldoutComparison,
+    ModelAnswer,
+    compare_on_holdout,
+    compare_on_picture,
+)
+from demo.service.models import Models
 from demo.service.picture import Picture
-from runtime.base.errors import UserError
-from runtime.model.card import HOLDOUT_FILE
-from runtime.model.holdout import Labelled, read_holdout
+from demo.tabs.answer import accuracy_words
 
-ROUNDS = 9
-TOP = 5
-BATCH = 32
-MAX_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model's answer to the picture; `latency_ms` is the median of ROUNDS interleaved runs."""
-
-    model: Model
-    probabilities: dict[str, float]
-    latency_ms: float
-
-    @property
-    def label(self) -> str:
-        return max(self.probabilities, key=self.probabilities.__getitem__)
+NAME = "compare"
+EMPTY = notice(
+    "No picture yet",
+    "Choose one on the left; both models then answer it side by side.",
+    kind="hint",
+)
+ONLY_ONE = notice(
+    "Only one model file runs here",
+    "Add another precision with `python export/run.py --precision fp32,int8`, "
+    "or start the page with two models: `python demo/app.py MODEL MODEL`.",
+    kind="hint",
+)
+_MENU_WIDTH = 240  # pixels, for the longest name; on a phone the two stand below one another
+_SAME_SPEED = 1.1  # smaller ratios are noise
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Both answers to one picture.
+def build(models: Models, state: TabState) -> PaneUpdate:
+    """Lays out the pane.
 
-    Attributes:
-        labels: the classes worth showing: the first TOP by the larger of both probabilities.
-        max_difference: of any class that both know.
+    Args:
+        models: what answers.
+        state: the browser tab's picture and pane.
+
+    Returns:
+        What has to be done when the picture changes.
     """
-
-    first: Side
-    second: Side
-    labels: tuple[str, ...]
-    max_difference: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A test image that the two models answer differently."""
-
-    image: NDArray[np.uint8]
-    truth: str
-    first: str
-    second: str
-
-
-@dataclass(frozen=True)
-class HoldoutComparison:
-    """Both models on the held-out test images; accuracies and agreement are fractions."""
-
-    num_images: int
-    agreement: float
-    first_top1: float
-    second_top1: float
-    max_difference: float
-    differences: tuple[Difference, ...]
-
-
-def compare(first: Model, second: Model, picture: Picture) -> Comparison:
-    """Runs both models on their own view of the picture, turn by turn."""
-    models = (first, second)
-    batches = [picture.views[model.card.input][None] for model in models]
-    times: tuple[list[float], list[float]] = ([], [])
-    answers: list[NDArray[np.float32]] = []
-    for _ in range(ROUNDS):
-        answers = []
-        for model, batch, spent in zip(models, batches, times, strict=True):
-            started = time.perf_counter()
-            answers.append(model.classifier.session.run(batch)[0])
-            spent.append(1e3 * (time.perf_counter() - started))
-    sides = [
-        Side(
-            model,
-            dict(zip(model.card.class_names, answer.tolist(), strict=True)),
-            statistics.median(spent),
+    clicks = _CompareClicks(models)
+    with gr.Tab("Compare") as tab:
+        with gr.Row(visible=not clicks.alone):
+            first = model_menu(models.menu, label="First", elem_id="first", min_width=_MENU_WIDTH)
+            second = model_menu(
+                models.menu,
+                label="Second",
+                value=models.rival,
+                elem_id="second",
+                min_width=_MENU_WIDTH,
+            )
+        shown = panel(clicks.empty, elem_id="compared")
+        test_both = gr.Button(
+            "Compare them on the test images", visible=not clicks.alone, size="md"
         )
-        for model, answer, spent in zip(models, answers, times, strict=True)
-    ]
-    return _comparison(sides[0], sides[1])
+        tested = panel(elem_id="tested")
+    asked = [state.pane, state.picture, state.had_picture, first, second]
+    update = PaneUpdate(clicks.show, asked, [shown])
+    update.after(tab.select(lambda: NAME, None, state.pane, **QUIET))
+    for box in (first, second):
+        update.after(box.input(lambda: "", None, tested, **QUIET))
+    test_both.click(clicks.test, [first, second], tested, **HEAVY)
+    return update
 
 
-def _comparison(first: Side, second: Side) -> Comparison:
-    one, two = first.probabilities, second.probabilities
-    largest = {label: max(one.get(label, 0.0), two.get(label, 0.0)) for label in {**one, **two}}
-    ranked = sorted(largest, key=largest.__getitem__, reverse=True)
-    shared = one.keys() & two.keys()
-    return Comparison(
-        first=first,
-        second=second,
-        labels=tuple(ranked[:TOP]),
-        max_difference=max((abs(one[label] - two[label]) for label in shared), default=1.0),
+class _CompareClicks:
+    """What happens when the pane is shown, and when both models are to be tested."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.alone = len(models.menu) == 1
+        self.empty = ONLY_ONE if self.alone else EMPTY
+
+    def show(
+        self, pane: str, picture: Picture | None, had_picture: bool, first: str, second: str
+    ) -> str:
+        """Both answers to the picture, or why there are none."""
+        if self.alone:
+            return self.empty
+        if picture is None:
+            return no_picture(had_picture, self.empty)
+        if pane != NAME:
+            return ""
+
+        def html() -> str:
+            models = self.models.open(first), self.models.open(second)
+            return comparison_html(picture, compare_on_picture(*models, picture))
+
+        return or_notice(html)
+
+    def test(self, first: str, second: str, progress: gr.Progress = PROGRESS) -> str:
+        """Both models on the test images."""
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="Asking both", unit="images")
+
+        def html() -> str:
+            models = self.models.open(first), self.models.open(second)
+            return holdout_html(compare_on_holdout(*models, progress=report))
+
+        return or_notice(html)
+
+
+def comparison_html(picture: Picture, found: Comparison) -> str:
+    """Whether both agree, how fast each is, and their probabilities side by side."""
+    same = found.first.label == found.second.label
+    verdict = f"Both say “{text(found.first.label)}”." if same else "They give different answers."
+    return (
+        f'<article class="compare"><div class="verdict-row">'
+        f'<img src="{picture.preview}" alt="{text(picture.name)}"><div>'
+        f'<p class="agree {"right" if same else "wrong"}" data-testid="agreement">{verdict}</p>'
+        f"<p>The largest difference of any probability is "
+        f"{wording.points(found.max_difference)}. {_speed(found)}</p></div></div>"
+        f'<div class="sides">{_side(found.first, "one")}{_side(found.second, "two")}</div>'
+        f'<ol class="pairs">{"".join(_pair(found, label) for label in found.labels)}</ol></article>'
     )
 
 
-def compare_on_holdout(
-    first: Model, second: Model, *, progress: Callable[[int, int], None]
-) -> HoldoutComparison:
-    """Runs both over the held-out images of the first one's bundle."""
-    bundle = first.choice.path
-    same = (
-        first.card.class_names == second.card.class_names and first.card.input == second.card.input
+def _speed(found: Comparison) -> str:
+    slow, fast = found.first, found.second
+    faster = "second"
+    if slow.latency_ms < fast.latency_ms:
+        slow, fast, faster = fast, slow, "first"
+    ratio = slow.latency_ms / fast.latency_ms
+    if ratio < _SAME_SPEED:
+        return "Both are equally fast."
+    return f"The {faster} is {ratio:.1f} times as fast on this machine."
+
+
+def _side(answer: ModelAnswer, kind: str) -> str:
+    model = answer.model
+    probability = wording.percent(answer.probabilities[answer.label])
+    return (
+        f'<section class="{kind}"><h3>{text(model.entry.title)}</h3>'
+        f'<p class="best"><span class="label">{text(answer.label)}</span>'
+        f'<span class="probability">{probability}</span></p>'
+        f"<p>Network {wording.milliseconds(answer.latency_ms)}. "
+        f"{accuracy_words(model)}</p></section>"
     )
-    if not same or not (bundle / HOLDOUT_FILE).is_file():
-        raise UserError("these two models have no test images in common to be compared on")
-    test = read_holdout(bundle)
-    count = len(test.images)
-    answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    for start in range(0, count, BATCH):
-        for model, found in zip((first, second), answers, strict=True):
-            found.append(model.run(test.images[start : start + BATCH]))
-        progress(min(start + BATCH, count), count)
-    one, two = (np.concatenate(found) for found in answers)
-    return _summary(first.card.class_names, test, one, two)
 
 
-def _summary(
-    names: tuple[str, ...],
-    test: Labelled,
-    one: NDArray[np.float32],
-    two: NDArray[np.float32],
-) -> HoldoutComparison:
-    first, second = one.argmax(axis=1), two.argmax(axis=1)
-    differ = np.flatnonzero(first != second)
-    return HoldoutComparison(
-        num_images=len(test.labels),
-        agreement=1 - len(differ) / len(test.labels),
-        first_top1=float((first == test.labels).mean()),
-        second_top1=float((second == test.labels).mean()),
-        max_difference=float(np.abs(one - two).max()),
-        differences=tuple(
-            Difference(test.images[i], names[test.labels[i]], names[first[i]], names[second[i]])
-            for i in differ[:MAX_SHOWN]
-        ),
+def _pair(found: Comparison, label: str) -> str:
+    bars = "".join(
+        f'<span class="track {kind}"><span class="fill" style="width:{100 * value:.2f}%"></span>'
+        f'</span><span class="value">{wording.percent(value)}</span>'
+        for kind, value in (
+            ("one", found.first.probabilities.get(label, 0.0)),
+            ("two", found.second.probabilities.get(label, 0.0)),
+        )
+    )
+    return f'<li><span class="name">{text(label)}</span>{bars}</li>'
+
+
+def holdout_html(found: HoldoutComparison) -> str:
+    """How often both agree on the test images, and some images on which they do not."""
+    agreed = round(found.agreement * found.num_images)
+    shown = "".join(
+        f'<li><img class="{"tiny" if item.image.shape[0] <= LOSSLESS else ""}" '
+        f'src="{picture_uri(item.image)}" '
+        f'alt=""><span>{text(item.first)} | {text(item.second)}</span>'
+        f"<small>true: {text(item.truth)}</small></li>"
+        for item in found.disagreements
+    )
+    gallery = f'<p>Where they differ (first | second):</p><ul class="thumbs">{shown}</ul>'
+    return (
+        '<article class="holdout" data-testid="holdout">'
+        f"<p><b>They agree on {agreed:,} of {found.num_images:,} held-out test images</b> "
+        f"({wording.percent(found.agreement)}). The first is right on "
+        f"{wording.percent(found.first_top1)}, the second on {wording.percent(found.second_top1)}. "
+        f"The largest difference of any probability is {wording.points(found.max_difference)}.</p>"
+        f"{gallery if found.disagreements else ''}</article>"
     )

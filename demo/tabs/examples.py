@@ -1,4 +1,4 @@
-"""The bundle's own example pictures, named by their true label."""
+"""The gallery of example pictures in the tab Classify: test images that lie in the bundle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from runtime.base.errors import BundleError
 from runtime.model.card import EXAMPLE_FOLDER, example_names
 from runtime.model.preprocess import SUFFIXES
 
-THUMBNAIL = 96
-_COLUMNS = (4, 5, 6)  # the one that leaves the last row fullest
+_THUMBNAIL = 96  # pixels of the long edge
+_COLUMNS = (4, 5, 6)  # the number that leaves the last row fullest is taken
 
-# One listener for all buttons; the index is all that comes back from the browser.
+# One listener for all buttons. The browser sends back nothing but the index.
 CLICK_SCRIPT = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-index]");
@@ -26,7 +26,7 @@ element.addEventListener("click", (event) => {
 
 @dataclass(frozen=True)
 class Example:
-    """A held-out test image; the name of the file is its label."""
+    """A held-out test image with its true label."""
 
     path: Path
     label: str
@@ -38,13 +38,17 @@ def find_examples(models: Models) -> list[Example]:
     if not folder.is_dir():
         return []
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    class_names = models.choices[0].card.class_names
+    class_names = models.entries[0].card.class_names
     labels = dict(zip(example_names(class_names), class_names, strict=True))
     return [Example(path, labels.get(path.stem, path.stem)) for path in files]
 
 
 def examples_html(examples: Sequence[Example]) -> str:
-    """A button for each example."""
+    """A button for each example.
+
+    Raises:
+        BundleError: a file is no readable picture.
+    """
     if not examples:
         return ""
     items = "".join(
@@ -69,6 +73,6 @@ def _thumbnail(path: Path) -> str:
             f"{path} is no readable picture: the bundle is damaged; remove the file or export the "
             "bundle again"
         ) from error
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    kind = "tiny" if max(small.size) < THUMBNAIL else ""
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    kind = "tiny" if max(small.size) < _THUMBNAIL else ""
     return f'<img class="{kind}" src="{picture_uri(small)}" alt="">'

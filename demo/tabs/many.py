@@ -1,4 +1,4 @@
-"""Many pictures at once: a grid of answers, and the same as a CSV file."""
+"""The tab Many: a grid with the answers of many pictures, and the same as a CSV file."""
 
 import base64
 import csv
@@ -7,22 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.look import words
+from demo.look import wording
 from demo.look.markup import LOSSLESS, notice, picture_uri, text
+from demo.look.panels import HEAVY, PROGRESS, model_menu, or_notice, panel
 from demo.service.guard import MAX_UPLOAD_BYTES
-from demo.service.models import LIMITS, Model
+from demo.service.models import LIMITS, Model, Models
 from demo.service.picture import Upload
 from runtime.base.errors import ImageError
 from runtime.base.parallel import usable_cores
 from runtime.inference.classifier import Predictions
 
 MAX_PICTURES = 200
-CHUNK = 32
-# A cell that begins with one of these is a formula to spreadsheet programs.
+_CHUNK = 32
+# Spreadsheet programs take a cell that begins with one of these for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 EMPTY = notice(
     "No pictures yet",
@@ -31,9 +34,60 @@ EMPTY = notice(
 )
 
 
+def build(models: Models) -> None:
+    """Lays out the tab and connects its uploads with their answers."""
+    with gr.Row(elem_id="many"):
+        with gr.Column():
+            box = gr.File(
+                label="Your pictures",
+                file_count="multiple",
+                file_types=["image"],
+                height=200,
+                elem_id="pictures-input",
+            )
+            runs_on = model_menu(models.menu, label="Runs on")
+        with gr.Column():
+            grid = panel(EMPTY, elem_id="grid")
+
+    def on_upload(
+        payload: list[dict[str, Any]] | None, key: str, progress: gr.Progress = PROGRESS
+    ) -> tuple[Any, Any]:
+        if not payload:
+            return gr.skip(), gr.skip()
+        uploads = [Upload.from_payload(file) for file in payload]
+        # None empties the box, which makes it ready for the next pictures.
+        return or_notice(lambda: _answer(models, key, uploads, progress)), None
+
+    box.upload(
+        on_upload,
+        [box, runs_on],
+        [grid, box],
+        preprocess=False,
+        show_progress_on=grid,
+        **HEAVY,
+    )
+
+
+def _answer(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:
+    def report(done: int, total: int) -> None:
+        progress((done, total), desc="Classifying", unit="pictures")
+
+    if len(uploads) > MAX_PICTURES:
+        message = f"{len(uploads)} arrived; send at most {MAX_PICTURES} at once."
+        return notice("Too many pictures", message)
+    return batch_html(classify_many(models.open(key), uploads, progress=report))
+
+
 @dataclass(frozen=True)
-class Item:
-    """One picture's answer, or why it has none."""
+class PictureAnswer:
+    """The answer to one of many pictures, or why it has none.
+
+    Attributes:
+        name: the file's name.
+        view: the network's input, uint8 RGB (size, size, 3); None for a broken picture.
+        predictions: the labels, the most probable first; empty for a broken picture.
+        problem: why a broken picture could not be read.
+    """
 
     name: str
     view: NDArray[np.uint8] | None
@@ -42,46 +96,52 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """All answers in order; `seconds` from the files to the labels."""
+class AnsweredPictures:
+    """All answers in the order of the pictures; `seconds` from the files to the labels."""
 
-    items: tuple[Item, ...]
+    items: tuple[PictureAnswer, ...]
     seconds: float
 
 
 def classify_many(
     model: Model, uploads: Sequence[Upload], *, progress: Callable[[int, int], None]
-) -> Batch:
-    """Classifies all pictures; a broken one does no harm to the others."""
+) -> AnsweredPictures:
+    """Classifies all pictures; a broken one does no harm to the others.
+
+    Args:
+        model: what answers.
+        uploads: the pictures.
+        progress: called with the number of answered pictures and of all pictures.
+    """
     started = time.perf_counter()
-    items: list[Item] = []
-    for start in range(0, len(uploads), CHUNK):
-        items += _classify_chunk(model, uploads[start : start + CHUNK])
+    items: list[PictureAnswer] = []
+    for start in range(0, len(uploads), _CHUNK):
+        items += _classify_chunk(model, uploads[start : start + _CHUNK])
         progress(len(items), len(uploads))
-    return Batch(tuple(items), time.perf_counter() - started)
+    return AnsweredPictures(tuple(items), time.perf_counter() - started)
 
 
-def _classify_chunk(model: Model, uploads: Sequence[Upload]) -> list[Item]:
+def _classify_chunk(model: Model, uploads: Sequence[Upload]) -> list[PictureAnswer]:
     def prepare(upload: Upload) -> NDArray[np.uint8] | ImageError:
         try:
             return model.classifier.prepare(upload.read(LIMITS), name=upload.name)
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow releases Python's lock to decode
         views = list(pool.map(prepare, uploads))
     whole = [view for view in views if not isinstance(view, ImageError)]
-    answers = iter(future.result() for future in model.batcher.submit_all(whole))
+    answers = iter(future.result() for future in model.batcher.submit_prepared(whole))
     return [
-        Item(upload.name, None, [], str(view))
+        PictureAnswer(upload.name, None, [], str(view))
         if isinstance(view, ImageError)
-        else Item(upload.name, view, next(answers))
+        else PictureAnswer(upload.name, view, next(answers))
         for upload, view in zip(uploads, views, strict=True)
     ]
 
 
-def batch_html(batch: Batch) -> str:
-    """The grid, with a link that holds the CSV file itself: nothing of it stays on the server."""
+def batch_html(batch: AnsweredPictures) -> str:
+    """The grid, and a link that holds the CSV file itself, so that the server keeps no file."""
     answered = sum(1 for item in batch.items if item.predictions)
     broken = len(batch.items) - answered
     rate = f", {answered / batch.seconds:,.0f} a second" if answered else ""
@@ -89,15 +149,15 @@ def batch_html(batch: Batch) -> str:
     encoded = base64.b64encode(csv_text(batch).encode()).decode()
     return (
         '<article class="many"><div class="summary">'
-        f"<p><b>{answered:,} answered</b> in {words.milliseconds(1e3 * batch.seconds)}{rate}."
+        f"<p><b>{answered:,} answered</b> in {wording.milliseconds(1e3 * batch.seconds)}{rate}."
         f"{trouble}</p>"
         f'<a class="download" download="labels.csv" href="data:text/csv;base64,{encoded}">'
         f"Download CSV</a></div>"
-        f'<ul class="grid">{"".join(_cell(item) for item in batch.items)}</ul></article>'
+        f'<ul class="grid">{"".join(_grid_cell(item) for item in batch.items)}</ul></article>'
     )
 
 
-def _cell(item: Item) -> str:
+def _grid_cell(item: PictureAnswer) -> str:
     name = f'<small title="{text(item.name)}">{text(item.name)}</small>'
     if item.view is None:
         problem = item.problem.removeprefix(f"{item.name}: ")
@@ -108,12 +168,12 @@ def _cell(item: Item) -> str:
         f'<li><img class="{"tiny" if small else ""}" alt="" '
         f'src="{picture_uri(item.view, quality=75)}">'
         f'<span class="label">{text(best.label)}</span>'
-        f'<span class="probability">{words.percent(best.probability)}</span>{name}</li>'
+        f'<span class="probability">{wording.percent(best.probability)}</span>{name}</li>'
     )
 
 
-def csv_text(batch: Batch) -> str:
-    """One row a picture: file, label, probability, problem."""
+def csv_text(batch: AnsweredPictures) -> str:
+    """The CSV file, a row for each picture: file, label, probability, problem."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["file", "label", "probability", "problem"])
@@ -121,14 +181,15 @@ def csv_text(batch: Batch) -> str:
         best = item.predictions[0] if item.predictions else None
         writer.writerow(
             [
-                _cell_text(item.name),
-                _cell_text(best.label) if best else "",
+                _csv_cell(item.name),
+                _csv_cell(best.label) if best else "",
                 f"{best.probability:.6f}" if best else "",
-                _cell_text(item.problem),
+                _csv_cell(item.problem),
             ]
         )
     return buffer.getvalue()
 
 
-def _cell_text(value: str) -> str:
+def _csv_cell(value: str) -> str:
+    """`value` as text that no spreadsheet program takes for a formula."""
     return f"'{value}" if value.startswith(_FORMULA_STARTS) else value

@@ -1,67 +1,164 @@
-"""The heat map as people see it: laid over the network's own view, with a legend and a sentence."""
+"""The pane Why: a heat map over the picture shows which spots the answer depends on."""
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.look import words
+from demo.look import wording
 from demo.look.markup import LOSSLESS, notice, picture_uri, text
-from demo.service.models import Model
-from demo.service.picture import Picture
-from demo.tabs.explain import HeatMap, Progress, heat_map
-
-EMPTY = notice(
-    "No picture yet", "Choose one on the left; here you then see what it hangs on.", kind="hint"
+from demo.look.panels import (
+    HEAVY,
+    PROGRESS,
+    QUIET,
+    PaneUpdate,
+    TabState,
+    no_picture,
+    or_notice,
+    panel,
 )
-OVERLAY = 112  # pixels of the smoothed overlay; the browser scales it to the picture
+from demo.service.models import Model, Models
+from demo.service.occlusion import HeatMap, Progress, heat_map
+from demo.service.picture import Picture
+from demo.tabs.answer import TOP_K
+from runtime.base.errors import UserError
+
+NAME = "why"
+EMPTY = notice(
+    "No picture yet",
+    "Choose one on the left; here you then see what its answer depends on.",
+    kind="hint",
+)
+_OVERLAY = 112  # pixels of the smoothed overlay; the browser scales it to the picture
 _STRONGEST_ALPHA = 200
-_LEAST_SCALE = 0.1  # log-odds: differences below this are drawn faint, not blown up
-_FOR = (230, 85, 13)  # orange and blue are told apart by nearly everyone
+_LEAST_SCALE = 0.1  # log-odds: smaller differences are drawn faintly, not amplified
+_FOR = (230, 85, 13)  # nearly everyone can tell this orange from this blue
 _AGAINST = (33, 102, 172)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A heat map for one label, and how long it took."""
+    """A heat map for one label, and how many seconds it took."""
 
     label: str
     map: HeatMap
     seconds: float
 
 
-def best_classes(model: Model, picture: Picture, number: int) -> list[int]:
-    """The indices of the most probable classes."""
-    answer = model.classifier.session.run(picture.views[model.card.input][None])[0]
-    return [prediction.index for prediction in model.classifier.rank(answer, number)]
+def build(models: Models, state: TabState, runs_on: gr.Dropdown) -> PaneUpdate:
+    """Lays out the pane.
+
+    Args:
+        models: what answers.
+        state: the browser tab's picture and pane.
+        runs_on: the list in which the user chooses the model.
+
+    Returns:
+        What has to be done when the picture or the model changes.
+    """
+    clicks = _WhyClicks(models)
+    with gr.Tab("Why") as tab:
+        shown = panel(EMPTY, elem_id="why")
+        label = gr.Dropdown([], label="Look at another label", visible=False, filterable=False)
+    asked = [state.picture, state.had_picture, runs_on]
+    update = PaneUpdate(clicks.show, [state.pane, *asked], [label, shown])
+    update.after(tab.select(lambda: NAME, None, state.pane, **QUIET))
+    label.input(clicks.look_at, [label, *asked], shown, **HEAVY)
+    return update
+
+
+class _WhyClicks:
+    """What happens when the pane is shown, and when another label is chosen."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+
+    def show(
+        self,
+        pane: str,
+        picture: Picture | None,
+        had_picture: bool,
+        key: str,
+        progress: gr.Progress = PROGRESS,
+    ) -> tuple[Any, str]:
+        """The labels to choose from, and the explanation of the most probable one."""
+        if picture is None:
+            return gr.update(visible=False), no_picture(had_picture, EMPTY)
+        if pane != NAME:
+            return gr.update(visible=False), ""
+        try:
+            model = self.models.open(key)
+            best = most_probable(model, picture, TOP_K)
+        except UserError as error:
+            return gr.update(visible=False), notice("That did not work", str(error))
+        menu = [(model.card.class_names[index], index) for index in best]
+        shown = self.look_at(best[0], picture, had_picture, key, progress)
+        return gr.update(choices=menu, value=best[0], visible=True), shown
+
+    def look_at(
+        self,
+        index: int,
+        picture: Picture | None,
+        had_picture: bool,
+        key: str,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """The explanation of the class with this index."""
+        if picture is None:
+            return no_picture(had_picture, EMPTY)
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="Covering spot after spot", unit="covers")
+
+        def html() -> str:
+            model = self.models.open(key)
+            return why_html(model, picture, explain(model, picture, index, progress=report))
+
+        return or_notice(html)
+
+
+def most_probable(model: Model, picture: Picture, number: int) -> list[int]:
+    """The indices of the most probable classes, at most `number`, the most probable first."""
+    (answer,) = model.classifier.classify_prepared(model.view_of(picture)[None], top_k=number)
+    return [prediction.index for prediction in answer]
 
 
 def explain(
     model: Model, picture: Picture, index: int, *, progress: Progress | None = None
 ) -> Explanation:
-    """Asks the open session itself, in batches of arrays."""
+    """Asks the model about many partly covered copies of the picture.
+
+    Args:
+        model: what is asked. Its session is called directly, in batches of arrays.
+        picture: what is covered, patch by patch.
+        index: the class whose probability is watched.
+        progress: called with the number of answered copies and of all copies.
+    """
     started = time.perf_counter()
-    view = picture.views[model.card.input]
-    found = heat_map(model.run, view, index, progress=progress)
+    view = model.view_of(picture)
+    found = heat_map(model.classifier.probabilities, view, index, progress=progress)
     return Explanation(model.card.class_names[index], found, time.perf_counter() - started)
 
 
 def why_html(model: Model, picture: Picture, explanation: Explanation) -> str:
-    view = picture.views[model.card.input]
+    """The network's view beside the same view with the heat map, a legend and a sentence."""
+    view = model.view_of(picture)
     plain = (
         f'<img src="{picture_uri(view, quality=85)}" alt="The picture as the network sees it, '
-        f'{text(words.square(view.shape[0]))}">'
+        f'{text(wording.square(view.shape[0]))}">'
     )
     shade = overlay(explanation.map.cells)
     heat = f'<img class="heat" src="{picture_uri(shade, quality=None)}" alt="">'
     return (
         f'<article class="why {"tiny" if view.shape[0] <= LOSSLESS else ""}">'
         f'<figure><div class="stack">{plain}</div>'
-        f"<figcaption>What the network sees: {text(words.square(view.shape[0]))}</figcaption>"
+        f"<figcaption>What the network sees: {text(wording.square(view.shape[0]))}</figcaption>"
         f'</figure><figure><div class="stack" data-testid="heat-map">{plain}{heat}</div>'
-        f"<figcaption>What “{text(explanation.label)}” hangs on</figcaption></figure>"
+        f"<figcaption>What “{text(explanation.label)}” depends on</figcaption></figure>"
         f'<div class="legend"><i></i><span>covering this strengthens it</span>'
         "<span>covering this weakens it</span></div>"
         f"<p>{_sentence(explanation)}</p></article>"
@@ -69,10 +166,17 @@ def why_html(model: Model, picture: Picture, explanation: Explanation) -> str:
 
 
 def overlay(cells: NDArray[np.float32]) -> Image.Image:
-    """RGBA: orange where covering weakens the answer, blue where it strengthens it."""
+    """The heat map as a picture with transparency.
+
+    Args:
+        cells: float32 (grid, grid), the loss of log-odds under a cover.
+
+    Returns:
+        An RGBA image: orange where covering weakens the answer, blue where it strengthens it.
+    """
     scale = max(float(np.abs(cells).max()), _LEAST_SCALE)
     smooth = np.asarray(
-        Image.fromarray(cells / scale).resize((OVERLAY, OVERLAY), Image.Resampling.BICUBIC)
+        Image.fromarray(cells / scale).resize((_OVERLAY, _OVERLAY), Image.Resampling.BICUBIC)
     ).clip(-1, 1)
     colours = np.where(smooth[..., None] > 0, _FOR, _AGAINST)
     alpha = np.abs(smooth)[..., None] * _STRONGEST_ALPHA
@@ -85,16 +189,16 @@ def _sentence(explanation: Explanation) -> str:
         effect = (
             f"No single spot decides: “{label}” stays the same wherever the picture is covered."
         )
-    elif words.percent(found.lowest) == words.percent(found.probability):
+    elif wording.percent(found.lowest) == wording.percent(found.probability):
         effect = (
-            f"Covering hardly changes “{label}”: {words.percent(found.probability)} at the worst."
+            f"Covering hardly changes “{label}”: {wording.percent(found.probability)} at the worst."
         )
     else:
         effect = (
-            f"The worst cover takes “{label}” from {words.percent(found.probability)} down to "
-            f"{words.percent(found.lowest)}."
+            f"The worst cover takes “{label}” from {wording.percent(found.probability)} down to "
+            f"{wording.percent(found.lowest)}."
         )
     return (
-        f"{effect} Every spot was painted over in turn and the network asked again, "
-        f"{found.runs} times in {words.milliseconds(1e3 * explanation.seconds)}."
+        f"{effect} Every spot was painted over in turn and the network was asked again, "
+        f"{found.runs} times in {wording.milliseconds(1e3 * explanation.seconds)}."
     )

@@ -72,7 +72,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     top1_drop: float | None = None  # under the trained student's, on the same images
 
 
-def measure(
+def measure_classifier(
     latency: Classifier,
     open_throughput: Callable[[], Classifier],
     paths: list[Path],

@@ -11,7 +11,7 @@ from runtime.backends.session import BACKENDS
 from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
-from runtime.commands.model_argument import model_or_latest
+from runtime.commands.model_options import model_or_latest
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.inference.opening import open_classifier
 from runtime.inference.video import Frame, Video

@@ -12,7 +12,7 @@ from runtime.backends.onnx_session import Threads
 from runtime.backends.session import BACKENDS
 from runtime.base.command import CommandParser, float_from_0, positive_float, positive_int
 from runtime.base.parallel import usable_cores
-from runtime.commands.model_argument import add_model, model_or_latest
+from runtime.commands.model_options import add_model, model_or_latest
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
 from runtime.inference.opening import open_classifier

@@ -26,14 +26,14 @@ def main() -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from demo import page, server
-        from demo.tabs import ask_tab
+        from demo.tabs import classify
 
         page.DELETE_CACHE_S = (1, 2)
         built: list[Any] = []
         build_page = page.build_page
         server.build_page = lambda models: built.append(build_page(models)) or built[0]
         if "forgetful" in sys.argv:
-            ask_tab.FORGET_S = 1
+            classify.FORGET_S = 1
         if "unguarded" in sys.argv:
             server.Guard = lambda application, **_: application
         models = Models([Path(sys.argv[1])])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from demo.tabs.explain import BATCH, GRID, PATCH, HeatMap, heat_map
+from demo.service.occlusion import BATCH, GRID, PATCH, HeatMap, heat_map
 from demo.tabs.why import Explanation, _sentence, overlay
 
 SIZE = 56

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 import demo.service.models
+from demo.service.comparison import compare_on_holdout, compare_on_picture
 from demo.service.models import LIMITS, Models
 from demo.service.picture import PREVIEW, Upload, open_picture
-from demo.tabs.classify import ask
-from demo.tabs.compare import compare, compare_on_holdout
-from demo.tabs.compare_view import comparison_html
+from demo.tabs.answer import ask
+from demo.tabs.compare import comparison_html
 from demo.tabs.examples import find_examples
 from demo.tabs.many import batch_html, classify_many, csv_text
 from runtime.base.errors import BackendError, BundleError, ImageError, UserError
@@ -94,7 +94,7 @@ def test_examples_have_the_label_they_were_written_for(tmp_path: Path) -> None:
     for name in example_names(names):
         (tmp_path / "examples" / f"{name}.png").touch()
     models = SimpleNamespace(
-        paths=[tmp_path], choices=[SimpleNamespace(card=SimpleNamespace(class_names=names))]
+        paths=[tmp_path], entries=[SimpleNamespace(card=SimpleNamespace(class_names=names))]
     )
     found = {example.path.stem: example.label for example in find_examples(models)}
     assert found == dict(zip(example_names(names), names, strict=True))
@@ -116,7 +116,7 @@ def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictur
     picture = open_picture(
         (pictures / "red.png").read_bytes(), [spec], name="red.png", limits=LIMITS
     )
-    answered = models.first.batcher.submit(picture.views[spec]).result()
+    answered = models.first.batcher.submit_prepared([picture.views[spec]])[0].result()
     expected = models.first.classifier.session.run(picture.views[spec][None])[0]
     assert [p.probability for p in answered] == pytest.approx(sorted(expected, reverse=True))
 
@@ -173,7 +173,7 @@ def test_a_comparison_counts_agreement_on_the_test_images(
     first, second = models.first, models.open(models.rival)
     content = (pictures / "green.jpg").read_bytes()
     picture = open_picture(content, models.input_specs, name="green.jpg", limits=LIMITS)
-    found = compare(first, second, picture)
+    found = compare_on_picture(first, second, picture)
     assert found.first.label == found.second.label == "green"
     assert set(found.labels) == {"red", "green", "blue"}
     assert 0 < found.max_difference < 1e-3  # float16 against float32
@@ -220,7 +220,7 @@ def test_models_of_different_classes_are_compared_by_name(
         first, second = models.first, models.open(models.rival)
         content = (pictures / "red.png").read_bytes()
         picture = open_picture(content, models.input_specs, name="red.png", limits=LIMITS)
-        found = compare(first, second, picture)
+        found = compare_on_picture(first, second, picture)
         assert (found.first.label, found.second.label) == ("red", "rouge")
         assert "They give different answers." in comparison_html(picture, found)
         with pytest.raises(UserError, match="no test images in common"):

@@ -40,7 +40,7 @@ def test_uploads_are_deleted_and_a_closed_tab_is_forgotten(
     assert wait_until(lambda: held("files") == [])
     tab.tab("Classify")
     tab.tab("Why")  # still answered, from the small view in memory
-    tab.page.get_by_text("What “red” hangs on").wait_for()
+    tab.page.get_by_text("What “red” depends on").wait_for()
     assert held("sessions") == 1
     tab.page.close()
     assert wait_until(lambda: held("sessions") == 0, 30), "Gradio would keep it for an hour"

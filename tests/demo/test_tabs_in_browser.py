@@ -21,14 +21,14 @@ def test_why_shows_a_heat_map_of_the_present_picture(
     tab.upload(pictures / "red.png")
     heat = tab.page.locator("#why [data-testid=heat-map] img.heat")
     first = heat.get_attribute("src")
-    assert "What “red” hangs on" in tab.page.inner_text("#why")
+    assert "What “red” depends on" in tab.page.inner_text("#why")
     assert "257 times" in tab.page.inner_text("#why")
     tab.page.get_by_label("Look at another label").click()
     tab.page.get_by_role("option", name="blue").click()
-    tab.page.get_by_text("What “blue” hangs on").wait_for()
+    tab.page.get_by_text("What “blue” depends on").wait_for()
     assert heat.get_attribute("src") != first
     tab.upload(pictures / "green.jpg")  # the pane follows the picture
-    tab.page.get_by_text("What “green” hangs on").wait_for()
+    tab.page.get_by_text("What “green” depends on").wait_for()
 
 
 # The least height of the card from now on, and every progress that is not inside of it.

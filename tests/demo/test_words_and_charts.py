@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from demo.look import words
+from demo.look import wording
 from demo.look.charts import Bar, Line, bar_chart, line_chart, nice_ticks
-from demo.look.markup import LOSSLESS, notice, picture_uri, table, text
+from demo.look.markup import LOSSLESS, html_table, notice, picture_uri, text
 
 
 @pytest.mark.parametrize(
@@ -23,33 +23,33 @@ from demo.look.markup import LOSSLESS, notice, picture_uri, table, text
     ],
 )
 def test_a_probability_is_never_rounded_to_certainty(value: float, shown: str) -> None:
-    assert words.percent(value).replace(words.NARROW_SPACE, " ") == shown
+    assert wording.percent(value).replace(wording.NARROW_SPACE, " ") == shown
 
 
 @pytest.mark.parametrize(
     ("write", "value", "shown"),
     [
-        (words.milliseconds, 0, "0 ms"),
-        (words.milliseconds, 0.0314, "0.03 ms"),
-        (words.milliseconds, 5.678, "5.68 ms"),
-        (words.milliseconds, 56.78, "56.8 ms"),
-        (words.milliseconds, 567.8, "568 ms"),
-        (words.milliseconds, 5678, "5.68 s"),
-        (words.count, 12, "12"),
-        (words.count, 2_236_682, "2.24 M"),
-        (words.count, 87_976_448, "88.0 M"),
-        (words.file_size, 8_913_979, "8.91 MB"),
-        (words.points, 2.2e-6, "< 0.001 points"),
-        (words.points, 0.0029, "0.29 points"),
-        (words.points, 0.14, "14 points"),
-        (words.points, 0.0994, "9.9 points"),
-        (words.points, 0.0996, "10 points"),
-        (words.points, 0.999, "100 points"),
-        (words.points, 1.0, "100 points"),
+        (wording.milliseconds, 0, "0 ms"),
+        (wording.milliseconds, 0.0314, "0.03 ms"),
+        (wording.milliseconds, 5.678, "5.68 ms"),
+        (wording.milliseconds, 56.78, "56.8 ms"),
+        (wording.milliseconds, 567.8, "568 ms"),
+        (wording.milliseconds, 5678, "5.68 s"),
+        (wording.count, 12, "12"),
+        (wording.count, 2_236_682, "2.24 M"),
+        (wording.count, 87_976_448, "88.0 M"),
+        (wording.file_size, 8_913_979, "8.91 MB"),
+        (wording.points, 2.2e-6, "< 0.001 points"),
+        (wording.points, 0.0029, "0.29 points"),
+        (wording.points, 0.14, "14 points"),
+        (wording.points, 0.0994, "9.9 points"),
+        (wording.points, 0.0996, "10 points"),
+        (wording.points, 0.999, "100 points"),
+        (wording.points, 1.0, "100 points"),
     ],
 )
 def test_numbers_have_three_digits_at_most(write, value: float, shown: str) -> None:
-    assert write(value).replace(words.NARROW_SPACE, " ") == shown
+    assert write(value).replace(wording.NARROW_SPACE, " ") == shown
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.99), (0.55, 4.57), (3, 3), (0, 0), (980, 1020)])
@@ -90,7 +90,11 @@ def test_bars_are_scaled_by_the_largest() -> None:
 
 def test_texts_are_escaped_everywhere() -> None:
     hostile = "\"><script>alert('x')</script>"
-    for html in (notice(hostile, hostile), text(hostile), table([hostile], [], caption=hostile)):
+    for html in (
+        notice(hostile, hostile),
+        text(hostile),
+        html_table([hostile], [], caption=hostile),
+    ):
         assert "<script" not in html
         assert '"><' not in html.replace('"><t', "").replace('"><s', "").replace('"><p', "")
 

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 
 from runtime.base.errors import BackendError
+from runtime.bench import model_benchmark
 from runtime.bench.measurement import BatchResult, BenchResult, FolderResult, Percentiles
+from runtime.bench.model_benchmark import BenchSettings, bench_model
 from runtime.bench.recommendation import recommend
 from runtime.bench.sample_images import sample_jpeg
 from runtime.commands import bench
@@ -86,10 +88,14 @@ def test_sigterm_ends_the_process_that_measures_and_removes_its_pictures(
 def test_memory_is_the_models_and_not_that_of_the_process_that_asks(
     name: str, toy_bundle: Path
 ) -> None:
+    failures: list[BackendError] = []
     held = bytearray(400 << 20)  # as the page, with its libraries and its visitors' pictures
     held[:: 4 << 10] = bytes(len(held) >> 12)  # every page of it, or the system gives none
-    settings = bench.Settings(seconds=0.01, images=2)
-    (found,) = bench.bench(toy_bundle / name, settings, precision="fp32", apart=True)
+    settings = BenchSettings(seconds=0.01, images=2)
+    (found,) = bench_model(
+        toy_bundle / name, settings, left_out=failures.append, precision="fp32", apart=True
+    )
+    assert failures == []
     assert 30 < found.memory_mb < 250
     assert found.precision == "fp32"
     del held
@@ -110,12 +116,12 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path) -> None:
 def test_an_option_that_does_not_start_is_left_out(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(path: Path, backend: str, precision: str, settings: bench.Settings) -> BenchResult:
+    def measure(path: Path, backend: str, precision: str, settings: BenchSettings) -> BenchResult:
         if precision in broken:
             raise BackendError(f"{backend} {precision} failed: no cuDNN")
         return result(precision, 1.0, 2000)
 
-    monkeypatch.setattr(bench, "_measure_apart", measure)
+    monkeypatch.setattr(model_benchmark, "_measure_apart", measure)
     broken = {"fp16"}
     assert bench.main([str(toy_bundle)]) == 0
     told = capsys.readouterr()

@@ -1,8 +1,9 @@
-"""Why this answer: cover one patch after another and watch what becomes of the answer.
+"""Which spots of a picture an answer depends on, found by covering one patch after another.
 
-Occlusion (Zeiler and Fergus, 2014) needs nothing but the deployed file's own answers: no gradient,
-no training framework, and it holds for quantised files too. The loss is measured in log-odds: a
-probability near 1 hardly moves even where the evidence changes much.
+This is occlusion (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014).
+It needs only the answers of the deployed file, no gradient and no training framework, so it works
+for quantised files too. The loss is measured in log-odds, because a probability near 1 hardly moves
+even where the evidence changes much.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,10 +28,10 @@ class HeatMap:
     Attributes:
         index: the class.
         probability: of the class for the whole image.
-        lowest: the least probability under any patch.
-        cells: float32 (grid, grid): the mean loss of log-odds over the patches that cover a cell;
-            negative where covering it strengthens the answer.
-        runs: images that the network answered for it.
+        lowest: the lowest probability under any patch.
+        cells: float32 (grid, grid): the mean loss of log-odds over the patches that cover a cell.
+            It is negative where covering the cell strengthens the answer.
+        runs: how many images the network answered for this map.
     """
 
     index: int
@@ -43,11 +44,17 @@ class HeatMap:
 def heat_map(
     run: Run, image: NDArray[np.uint8], index: int, *, progress: Progress | None = None
 ) -> HeatMap:
-    """Occludes `image`, uint8 (S, S, 3), patch by patch; `run` is the network's batch call.
+    """Covers `image` patch by patch and compares the answers.
 
-    Patches overlap and reach over the edge, so that every cell is covered equally often. A patch
-    is filled with the image's median colour, mostly its background: grey or a blurred image would
-    add ink where a drawing has none.
+    Patches overlap and reach over the edge, so that every cell is covered equally often. A patch is
+    filled with the image's median colour, which is mostly its background. Grey or a blurred image
+    would add ink where a drawing has none.
+
+    Args:
+        run: the network: probabilities (N, classes) of uint8 images (N, S, S, 3).
+        image: uint8 (S, S, 3); it is not changed.
+        index: the class whose probability is watched.
+        progress: called with the number of answered patches and of all patches.
     """
     size = image.shape[0]
     grid = min(GRID, size)
@@ -91,7 +98,7 @@ def _patch(row: int, column: int, grid: int) -> tuple[slice, slice]:
 def _occluded(
     image: NDArray[np.uint8], patches: list[tuple[slice, slice]], edges: NDArray[np.int_]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Batches of `image`, each with one patch filled: uint8 (at most BATCH, S, S, 3)."""
+    """Batches of `image`, each copy with one patch filled: uint8 (at most BATCH, S, S, 3)."""
     fill = np.median(image.reshape(-1, image.shape[2]), axis=0).astype(np.uint8)
     for start in range(0, len(patches), BATCH):
         part = patches[start : start + BATCH]

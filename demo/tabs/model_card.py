@@ -1,18 +1,31 @@
-"""The model card as a page: what it was trained on, how, and how far it can be trusted."""
+"""The tab Model card: what the model was trained on, how, and how far it can be trusted."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo.look import words
+from demo.look import wording
 from demo.look.charts import Line, line_chart
-from demo.look.markup import facts, table, text
+from demo.look.markup import facts_list, html_table, text
+from demo.look.panels import panel
+from demo.service.models import Models
 from runtime.model.card import Card, EngineRecord, ModelFile, Provenance
 
 _CLASSES_SHOWN = 60
 
 
+def build(models: Models) -> None:
+    """Lays out the tab for the first model."""
+    model = models.first
+    panel(card_html(model.card, model.entry.path), script=None)
+
+
 def card_html(card: Card, folder: Path) -> str:
-    """The whole tab; `folder` is the bundle's, for the sizes of its files."""
+    """The whole tab.
+
+    Args:
+        card: what is shown.
+        folder: the bundle, whose files are looked at for their sizes.
+    """
     return (
         '<article class="card">'
         f"{_section('What it is', _what(card))}"
@@ -32,10 +45,10 @@ def _section(title: str, content: str) -> str:
 def _what(card: Card) -> str:
     provenance = card.provenance
     rows = [
-        ("Network", text(words.architecture(card.arch))),
-        ("Size", f"{words.count(provenance.params)} parameters"),
-        ("Work", f"{words.count(provenance.macs)} multiply-adds a picture"),
-        ("Input", text(f"{words.square(card.input.size)}, colour")),
+        ("Network", text(wording.architecture(card.arch))),
+        ("Size", f"{wording.count(provenance.params)} parameters"),
+        ("Work", f"{wording.count(provenance.macs)} multiply-adds a picture"),
+        ("Input", text(f"{wording.square(card.input.size)}, colour")),
         ("Data", text(provenance.data)),
         ("Classes", f"{card.num_classes:,}"),
     ]
@@ -45,21 +58,21 @@ def _what(card: Card) -> str:
     if hidden:
         rest = text(", ".join(hidden))
         more = f"<details><summary>{len(hidden):,} more</summary><p>{rest}</p></details>"
-    return f'{facts(rows)}<ul class="chips">{names}</ul>{more}'
+    return f'{facts_list(rows)}<ul class="chips">{names}</ul>{more}'
 
 
 def _quality(provenance: Provenance) -> str:
     figures = [
-        ("right with its first answer", words.percent(provenance.top1)),
-        ("right within its first five", words.percent(provenance.top5)),
-        ("calibration error (ECE)", words.percent(provenance.ece)),
+        ("right with its first answer", wording.percent(provenance.top1)),
+        ("right within its first five", wording.percent(provenance.top5)),
+        ("calibration error (ECE)", wording.percent(provenance.ece)),
     ]
     shown = "".join(
         f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in figures
     )
     return (
         f'<dl class="figures">{shown}</dl><p class="muted">On test images that training never saw. '
-        "The calibration error is how far, on average, a stated probability is from how often "
+        "The calibration error says how far, on average, a stated probability is from how often "
         "such answers are right.</p>"
     )
 
@@ -70,41 +83,41 @@ def _files(card: Card, folder: Path) -> str:
         return '<p class="muted">A lone ONNX file: the tests of a bundle are not listed in it.</p>'
     head = ["File", "Size", "Right", "Change", "Agrees", "Largest difference"]
     return (
-        f"{table(head, rows, caption='Each file against the trained network')}"
+        f"{html_table(head, rows, caption='Each file against the trained network')}"
         '<p class="muted">Each file was run on held-out test images beside the trained network: '
-        "how often it is right and the change of that in points, how often both give the same "
+        "how often it is right and how many points that changes, how often both give the same "
         "first answer, and the largest difference of any probability.</p>"
     )
 
 
 def _file_row(record: ModelFile, folder: Path) -> list[str]:
     path = folder / record.path
-    size = words.file_size(path.stat().st_size) if path.is_file() else "missing"
+    size = wording.file_size(path.stat().st_size) if path.is_file() else "missing"
     parity = record.parity
     if parity is None:
-        return [text(words.precision(record.precision)), size, "not tested", "", "", ""]
+        return [text(wording.precision(record.precision)), size, "not tested", "", "", ""]
     return [
-        text(words.precision(record.precision)),
+        text(wording.precision(record.precision)),
         size,
-        words.percent(parity.top1),
+        wording.percent(parity.top1),
         f"{100 * (parity.top1 - parity.reference_top1):+.1f}",
-        words.percent(parity.agreement),
-        words.points(parity.max_difference),
+        wording.percent(parity.agreement),
+        wording.points(parity.max_difference),
     ]
 
 
 def _engines(engines: tuple[EngineRecord, ...]) -> str:
     rows = [
         [
-            text(words.precision(engine.precision)),
-            text(f"{words.backend(engine.flavor)} {engine.tensorrt_version}"),
+            text(wording.precision(engine.precision)),
+            text(f"{wording.backend(engine.flavor)} {engine.tensorrt_version}"),
             text(engine.gpu_name or f"compute capability {engine.compute_capability}"),
             f"{engine.profile.min} to {engine.profile.max}",
-            words.percent(engine.parity.top1) if engine.parity else "not run yet",
+            wording.percent(engine.parity.top1) if engine.parity else "not run yet",
         ]
         for engine in engines
     ]
-    return table(["Engine", "Built with", "For", "Batch", "Right"], rows, caption="Engines")
+    return html_table(["Engine", "Built with", "For", "Batch", "Right"], rows, caption="Engines")
 
 
 def _curves(provenance: Provenance) -> str:
@@ -128,8 +141,8 @@ def _training(provenance: Provenance) -> str:
         ("Run", text(provenance.run)),
     ]
     return (
-        f"<p>With {text(words.terms(provenance.terms))}.</p>"
-        f"{facts(rows)}{_details('The complete recipe', provenance.recipe)}"
+        f"<p>With {text(wording.terms(provenance.terms))}.</p>"
+        f"{facts_list(rows)}{_details('The complete recipe', provenance.recipe)}"
         f"{_details('Versions', provenance.versions)}"
     )
 
@@ -137,16 +150,16 @@ def _training(provenance: Provenance) -> str:
 def _details(title: str, values: Mapping[str, object]) -> str:
     if not values:
         return ""
-    rows = [(name, text(value)) for name, value in flatten(values)]
-    return f"<details><summary>{text(title)}</summary>{facts(rows)}</details>"
+    rows = [(name, text(value)) for name, value in _flatten(values)]
+    return f"<details><summary>{text(title)}</summary>{facts_list(rows)}</details>"
 
 
-def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested mappings as dotted names."""
+def _flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """The values of nested mappings, each with its dotted name."""
     rows: list[tuple[str, object]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name}.")
+            rows += _flatten(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value))
     return rows

@@ -1,0 +1,129 @@
+"""The pane Answer: the labels of one picture, where the time went, and what ran."""
+
+import time
+from dataclasses import dataclass
+
+from demo.look import wording
+from demo.look.markup import notice, text
+from demo.service.models import Model
+from demo.service.picture import Picture
+from runtime.inference.classifier import Predictions
+
+TOP_K = 5
+_UNSURE = 0.5
+EMPTY = notice(
+    "No picture yet",
+    "Drop one, paste it with Ctrl + V, take a photo, or click an example.",
+    kind="hint",
+)
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """The labels of a picture, the most probable first.
+
+    Attributes:
+        predictions: the labels with their probabilities, at most TOP_K.
+        network_ms: milliseconds of the network, with the wait for a batch.
+    """
+
+    predictions: Predictions
+    network_ms: float
+
+
+def ask(model: Model, picture: Picture) -> TimedAnswer:
+    """Sends the picture through the batcher that all users share."""
+    view = model.view_of(picture)
+    started = time.perf_counter()
+    (future,) = model.batcher.submit_prepared([view], top_k=TOP_K)
+    predictions = future.result()
+    return TimedAnswer(predictions, 1e3 * (time.perf_counter() - started))
+
+
+def answer_html(model: Model, picture: Picture, answer: TimedAnswer) -> str:
+    """The whole content of the pane."""
+    best = answer.predictions[0]
+    unsure = (
+        f'<p class="hedge">Not sure: no label reaches {wording.percent(_UNSURE)}.</p>'
+        if best.probability < _UNSURE
+        else ""
+    )
+    return (
+        '<article class="answer">'
+        f"{_picture_html(picture)}"
+        '<div class="verdict">'
+        f'<p class="best"><span class="label" data-testid="label">{text(best.label)}</span>'
+        f'<span class="probability">{wording.percent(best.probability)}</span></p>'
+        f"{_truth_html(picture, best.label)}{unsure}"
+        f"{_bars_html(answer.predictions)}"
+        f"{_latency_html(picture, answer.network_ms)}"
+        f"{_ran_html(model)}"
+        "</div></article>"
+    )
+
+
+def accuracy_words(model: Model) -> str:
+    """A sentence: how often this file or engine is right; the student where it was not tested."""
+    if parity := model.classifier.parity:
+        return f"Right on {wording.percent(parity.top1)} of {parity.images:,} test images."
+    top1 = wording.percent(model.card.provenance.top1)
+    return f"As trained, it was right on {top1} of the test images."
+
+
+def _picture_html(picture: Picture) -> str:
+    return (
+        f'<figure class="picture"><img src="{picture.preview}" alt="{text(picture.name)}">'
+        f'<figcaption title="{text(picture.name)}">{text(picture.name)}</figcaption></figure>'
+    )
+
+
+def _truth_html(picture: Picture, answered: str) -> str:
+    """For an example: whether the answer is right."""
+    if picture.label is None:
+        return ""
+    if picture.label == answered:
+        return '<p class="truth right">That is right.</p>'
+    return f'<p class="truth wrong">The true label is {text(picture.label)}.</p>'
+
+
+def _bars_html(predictions: Predictions) -> str:
+    rows = "".join(
+        f'<li><span class="name">{text(p.label)}</span>'
+        f'<span class="track"><span class="fill" style="width:{100 * p.probability:.2f}%"></span>'
+        f'</span><span class="value">{wording.percent(p.probability)}</span></li>'
+        for p in predictions
+    )
+    return f'<ol class="bars">{rows}</ol>'
+
+
+def _latency_html(picture: Picture, network_ms: float) -> str:
+    """A strip of three parts, each as long as its share of the time, and a legend."""
+    parts = [
+        ("decode", "Decode", picture.decode_ms),
+        ("resize", "Resize", picture.preprocess_ms),
+        ("network", "Network", network_ms),
+    ]
+    total = sum(value for _, _, value in parts) or 1.0
+    strip = "".join(
+        f'<span class="{kind}" style="flex-grow:{value / total:.4f}"></span>'
+        for kind, _, value in parts
+    )
+    legend = "".join(
+        f'<div class="{kind}"><dt>{name}</dt><dd>{wording.milliseconds(value)}</dd></div>'
+        for kind, name, value in parts
+    )
+    return (
+        f'<section class="latency" aria-label="Where the time went">'
+        f'<p class="total">Answered in <b>{wording.milliseconds(total)}</b></p>'
+        f'<div class="strip" aria-hidden="true">{strip}</div><dl>{legend}</dl></section>'
+    )
+
+
+def _ran_html(model: Model) -> str:
+    """One line: the student, its precision, where it ran, and how often it is right."""
+    return (
+        f'<p class="ran">{text(wording.architecture(model.card.arch))}, '
+        f"{text(wording.precision(model.classifier.precision))}, "
+        f"{text(wording.backend(model.classifier.backend))}. "
+        f"{accuracy_words(model)}</p>"
+    )
