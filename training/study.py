@@ -15,7 +15,7 @@ from training.config.archs import check_arch
 from training.config.options import add_shared_options
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.data import load_dataset
-from training.data.small_data import fit_batch
+from training.data.splits import fit_batch
 from training.records.run_folder import exclusive
 from training.studies.lines import RESULTS, merge_lines
 from training.studies.pool import fail_runs, run_all

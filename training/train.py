@@ -12,7 +12,7 @@ from training.config.options import Options
 from training.config.plan import Plan, check_same_run, terms_name
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
-from training.data.small_data import fit_batch
+from training.data.splits import fit_batch
 from training.engine.device import choose_device, device_name
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.process_group import (

@@ -1,1 +1,1 @@
-"""Random changes of whole batches on the device. Imports no other folder of training."""
+"""Random changes of whole batches, on the device. Imports no other folder of training."""

@@ -1,7 +1,7 @@
 """Data sets in one form: uint8 arrays, int64 labels, class names.
 
-Decoded once into a memory-mapped cache that every later run shares. Importing this package
-imports neither torch nor a decoder.
+They are decoded once into a memory-mapped cache that every later run shares. This folder imports
+nothing of training but `config`; importing `training.data` itself loads no torch.
 """
 
 from training.data.dataset import Dataset

@@ -1,7 +1,7 @@
 """A folder of arrays: `{train,test}_{images,labels}.npy` and, if there is one, `classes.txt`.
 
-Images are uint8 (N, H, W, 3) in RGB order, labels integers (N,). Arrays that have the input's size
-already are mapped where they lie; others are brought to it in the cache.
+Images are uint8 (N, H, W, 3) in RGB order, labels are integers (N,). Arrays that already have the
+input's size are mapped where they lie. Others are resized, and the result goes to the cache.
 """
 
 from pathlib import Path
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from training.data.cache import load_cached
-from training.data.dataset import Dataset
-from training.data.folders import name_of
-from training.data.geometry import (
+from training.data.dataset import (
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
     Channels,
+    Dataset,
     check_image_size,
     whole_images,
 )
+from training.data.folders import name_of
 from training.data.source import Contents, Source, Split, check_labels, fingerprint_of, split_of
 
 CLASSES_FILE = "classes.txt"
@@ -28,7 +28,7 @@ _TRAIN_IMAGES = "train_images.npy"
 _SPLITS = ("train", "test")
 _IMAGE_DIMENSIONS = 4
 _STATISTICS_IMAGES = 10_000
-_MIN_STD = 1 / 255  # of images that are all alike
+_MIN_STD = 1 / 255  # images that are all alike would have a deviation of 0
 _DECIMALS = 4
 
 
@@ -38,7 +38,11 @@ def is_array_folder(root: Path) -> bool:
 
 
 def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Dataset:
-    """The arrays in `root` at `image_size` pixels (None: the shorter side that they have)."""
+    """The arrays in `root` at `image_size` pixels; None: the shorter side that they have.
+
+    Raises:
+        UserError: if a file is absent or broken, or if images and labels do not fit.
+    """
     name = name_of(root)
     images = {split: _load(root / f"{split}_images.npy") for split in _SPLITS}
     labels = {split: _load(root / f"{split}_labels.npy") for split in _SPLITS}
@@ -70,11 +74,14 @@ def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Datase
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation a channel, in [0, 1], of at most 10,000 images spread evenly."""
+    """Mean and standard deviation of each channel, from 0 to 1, of uint8 images (N, H, W, 3).
+
+    Of more than 10,000 images, an even selection is used.
+    """
     step = -(-len(images) // _STATISTICS_IMAGES)
     values = np.arange(256) / 255
     histograms = np.zeros((3, len(values)), dtype=np.int64)
-    for image in images[::step]:  # one by one: bincount takes eight bytes for each of a pixel's
+    for image in images[::step]:  # one by one: bincount takes eight bytes for each value
         for histogram, channel in zip(histograms, image.reshape(-1, 3).T, strict=True):
             histogram += np.bincount(channel, minlength=len(values))
     mean, std = [], []
@@ -91,7 +98,7 @@ def _channels(values: list[float]) -> Channels:
 
 
 def _load(file: Path) -> NDArray[Any]:
-    """A map of the array; UserError if the file is absent, truncated or holds no plain array."""
+    """A memory map of the file's array."""
     try:
         return np.lib.format.open_memmap(file, mode="r")  # np.load would open an .npz as well
     except FileNotFoundError:
@@ -126,14 +133,14 @@ def _class_names(root: Path, splits: list[Split]) -> tuple[str, ...]:
     file = root / CLASSES_FILE
     if file.exists():
         try:
-            # "-sig": editors on Windows begin the file with a mark, which is no part of a name.
+            # "-sig": editors on Windows begin the file with a mark that is not part of a name.
             return tuple(file.read_text(encoding="utf-8-sig").strip().splitlines())
         except (UnicodeDecodeError, IsADirectoryError) as error:
             raise UserError(
                 f"{file} cannot be read ({error}); expected UTF-8 text, a class name a line"
             ) from error
     highest = max((int(split.labels.max()) for split in splits if len(split.labels)), default=-1)
-    # Before they are listed: a stray label of billions would be as many names.
+    # Checked before names are made: one stray label of a billion would make a billion names.
     if highest >= (images := len(splits[0].labels)):
         raise UserError(
             f"{root}: labels go up to {highest}, and {images} training images can be of at most "

@@ -1,14 +1,15 @@
 """Decoded data sets as memory-mapped files, shared by all runs of a machine.
 
-An entry is a folder named after its key: the fingerprint of the source, the geometry, and the code
-that decodes. It is written under a temporary name, synced and renamed, so it is whole or absent. A
-lock, which the system frees when its process dies, makes a second process wait instead of decoding
-the same.
+An entry is a folder named after its key, which is a digest of the source's fingerprint, the
+geometry, and the code that decodes. It is written under a temporary name, synced and renamed: it is
+whole or absent. A second process that needs the same entry waits for the first one. Checksums find
+entries that were damaged later, block by block, fast enough for every start of a run.
 """
 
 import hashlib
-import inspect
 import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,30 +18,46 @@ import PIL
 
 from runtime.base.cache_folder import cache_root
 from runtime.base.files import atomic_folder, leftovers
-from runtime.model import preprocess
-from training.data import blocks, decode
-from training.data import cache_entry as build
-from training.data.dataset import Dataset
-from training.data.geometry import Geometry
+from training.data.cache_entry import FILES, build_arrays
+from training.data.dataset import Dataset, Geometry
+from training.data.decode import decoding_code
 from training.data.loading_progress import report
 from training.data.locks import locked
 from training.data.source import Source
 
 ENTRY_FILE = "entry.json"
 _FORMAT = 1
+_BLOCK_BYTES = 16 << 20
+# Of a larger file an even selection of blocks is checked, so that a run starts within seconds.
+_MAX_CHECKED_BYTES = 4 << 30
+_THREADS = 4  # CRC-32 runs outside the interpreter lock, at about 2 GB/s a core
+
+
+class Checksums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file's length in bytes, and the CRC-32 of each of its blocks of 16 MiB."""
+
+    length: int
+    crc32: tuple[int, ...]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an entry's folder holds, and the checksums by which damage is found."""
+    """What an entry's folder holds, and the checksums by which damage is found.
+
+    `skipped` are messages that name the images that could not be decoded.
+    """
 
     key: str
     class_names: tuple[str, ...]
-    skipped: tuple[str, ...]  # messages that name the images that could not be decoded
-    files: dict[str, blocks.Checksums]
+    skipped: tuple[str, ...]
+    files: dict[str, Checksums]
 
 
 def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Dataset:
-    """The decoded data set: from the cache, or decoded now into the cache."""
+    """The decoded data set from the cache; if it is not there, it is decoded into the cache.
+
+    Raises:
+        UserError: if too many images are broken, or the cache cannot be written.
+    """
     key = _key(source, geometry)
     folder = cache_root() / "arrays" / f"{source.name}-{geometry.input.size}-{key[:16]}"
     entry = _read_entry(folder, key)
@@ -64,12 +81,14 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
 
 
 def _key(source: Source, geometry: Geometry) -> str:
-    """Includes the text of the code that decodes, so that changing it needs no version number."""
+    """A digest of all that decides the arrays, and of the text of the code that decodes.
+
+    So whoever changes that code need not think of a version number.
+    """
     digest = hashlib.sha256(f"{_FORMAT} Pillow {PIL.__version__}\n".encode())
     digest.update(msgspec.json.encode((source.name, source.fingerprint)))
     digest.update(msgspec.json.encode((geometry.input, geometry.stored)))
-    digest.update(inspect.getsource(preprocess).encode())
-    digest.update(inspect.getsource(decode).encode())
+    digest.update(decoding_code().encode())
     return digest.hexdigest()
 
 
@@ -86,25 +105,57 @@ def _read_entry(folder: Path, key: str) -> Entry | None:
 
 def _verified_entry(folder: Path, key: str) -> Entry:
     entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
-    if entry.key != key or set(entry.files) != set(build.FILES):
+    if entry.key != key or set(entry.files) != set(FILES):
         raise ValueError(f"{ENTRY_FILE} is of another entry")
     for name, checksums in entry.files.items():
-        blocks.verify(folder / name, checksums)
+        verify_file(folder / name, checksums)
     return entry
 
 
 def _write_entry(
     folder: Path, key: str, source: Source, geometry: Geometry, *, progress: bool
 ) -> Entry:
-    for path in leftovers(folder):  # of killed processes: the caller holds the lock
+    for path in leftovers(folder):  # killed processes left them; the caller holds the lock
         shutil.rmtree(path, ignore_errors=True)
     with atomic_folder(folder) as temporary:
-        built = build.build_arrays(temporary, source, geometry, progress=progress)
+        built = build_arrays(temporary, source, geometry, progress=progress)
         entry = Entry(
             key=key,
             class_names=built.class_names,
             skipped=built.skipped,
-            files={name: blocks.checksums_of(temporary / name) for name in build.FILES},
+            files={name: checksums_of(temporary / name) for name in FILES},
         )
         (temporary / ENTRY_FILE).write_bytes(msgspec.json.encode(entry))
     return entry
+
+
+def checksums_of(file: Path) -> Checksums:
+    """The checksums of the whole file."""
+    length = file.stat().st_size
+    blocks = range(0, length, _BLOCK_BYTES)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        crc32 = tuple(pool.map(lambda start: _checksum(file, start), blocks))
+    return Checksums(length, crc32)
+
+
+def verify_file(file: Path, checksums: Checksums) -> None:
+    """Checks the file, or an even selection of blocks of a file of more than 4 GiB.
+
+    Raises:
+        ValueError: if the file differs from what the checksums were made of.
+    """
+    length = file.stat().st_size
+    if length != checksums.length:
+        raise ValueError(f"{file.name} has {length} bytes, expected {checksums.length}")
+    stride = max(1, -(-length // _MAX_CHECKED_BYTES))
+    chosen = range(0, len(checksums.crc32), stride)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda block: _checksum(file, block * _BLOCK_BYTES), chosen)
+        if any(checksums.crc32[block] != crc for block, crc in zip(chosen, found, strict=True)):
+            raise ValueError(f"{file.name} has changed since it was written")
+
+
+def _checksum(file: Path, start: int) -> int:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return zlib.crc32(stream.read(_BLOCK_BYTES))

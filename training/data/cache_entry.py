@@ -1,4 +1,4 @@
-"""A new entry of the cache: both splits decoded, broken images left out, everything on disk."""
+"""A new entry of the cache: decodes both splits to files, and leaves broken images out."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from runtime.base.cache_folder import CACHE_VARIABLE
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
-from training.data import decode
-from training.data.geometry import Geometry
+from training.data.dataset import Geometry
+from training.data.decode import Broken, decode_split
 from training.data.loading_progress import report, track
 from training.data.source import Source, Split, check_labels
 
@@ -24,7 +24,7 @@ _COPY_ROWS = 256
 
 @dataclass(frozen=True)
 class Built:
-    """What was decoded into FILES; `skipped` are messages that name the broken images."""
+    """What was decoded into FILES. `skipped` are messages that name the broken images."""
 
     class_names: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -33,8 +33,9 @@ class Built:
 def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: bool) -> Built:
     """Decodes the source into FILES in `folder`.
 
-    UserError if more than 1 % of the images are broken (more than one, where that is more), if a
-    class is left without training images, or if the disk has no room.
+    Raises:
+        UserError: if more than 1 % of the images are broken (but one may always be), if a class is
+            left without training images, or if the disk has no room.
     """
     contents = source.read()
     for word, split in (("training", contents.train), ("test", contents.test)):
@@ -52,11 +53,11 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     _check_space(
         folder, sum(len(split.labels) * spec.size**2 * 3 for split, spec in splits.values())
     )
-    broken: dict[str, list[decode.Broken]] = {}
+    broken: dict[str, list[Broken]] = {}
     steps = _decode(folder, splits, broken)
     for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
         pass
-    # A name that is not UTF-8 could not be written to the entry.
+    # The entry is JSON, which cannot hold a name that is not UTF-8.
     messages = [
         image.message.encode("utf-8", "backslashreplace").decode()
         for found in broken.values()
@@ -76,12 +77,15 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
 def _decode(
     folder: Path,
     splits: dict[str, tuple[Split, InputSpec]],
-    broken: dict[str, list[decode.Broken]],
+    broken: dict[str, list[Broken]],
 ) -> Iterator[int]:
-    """Decodes the splits, yields how many images each step had, fills `broken` in row order."""
+    """Decodes the splits and yields the number of images of each step.
+
+    Fills `broken` for each split, in the order of the rows.
+    """
     for word, (split, spec) in splits.items():
-        found: list[decode.Broken] = []
-        for decoded in decode.decode_split(split, spec, folder / f"{word}_images.npy"):
+        found: list[Broken] = []
+        for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
             yield decoded.images
         broken[word] = sorted(found, key=lambda image: image.row)
@@ -116,7 +120,8 @@ def _keep_whole(
         images = np.load(file, mmap_mode="r")
         header = np.lib.format.header_data_from_array_1_0(images)
         header["shape"] = (len(kept), *images.shape[1:])
-        # Not through a map: where the disk has no room for a page, the process would be killed.
+        # Written, not mapped: where the disk has no room for a mapped page, the system kills the
+        # process.
         with (folder / "whole.npy").open("wb") as whole:
             np.lib.format.write_array_header_1_0(whole, header)
             for start in range(0, len(kept), _COPY_ROWS):

@@ -1,4 +1,4 @@
-"""The one form that every data set takes."""
+"""The one form that every data set takes, and which pixels of an image are in it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,19 +6,35 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 
-_IMAGES_OF_DIGEST = 64  # of each split, evenly spaced: reading all would take minutes
+MIN_IMAGE_SIZE = 16
+MAX_IMAGE_SIZE = 1024
+# Up to this size, training pads images and crops them. Above it, it cuts random resized crops.
+MAX_PADDED_CROP_SIZE = 64
+
+Channels = tuple[float, float, float]
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+_IMAGES_OF_DIGEST = 64  # of each split, evenly spaced: reading all of them would take minutes
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled images of one data set, decoded, as arrays.
 
-    `train_images` is uint8 (N, H, W, 3), possibly a read-only memory map; H and W exceed
-    `input.size` where training cuts random resized crops out of them. `test_images` is uint8
-    (M, size, size, 3) exactly as `runtime.model.preprocess` makes it with `input`. Labels are
-    int64.
+    Attributes:
+        name: the data set's name, which is fit for a file name.
+        class_names: one for each label.
+        input: what evaluation, and every classifier, does to an image.
+        train_images: uint8 (N, H, W, 3), possibly a read-only memory map. H and W are larger than
+            `input.size` where training cuts random resized crops out of the images.
+        train_labels: int64 (N,).
+        test_images: uint8 (M, size, size, 3), exactly as `runtime.model.preprocess` makes them with
+            `input`.
+        test_labels: int64 (M,).
     """
 
     name: str
@@ -55,3 +71,52 @@ class Dataset:
             rows = np.linspace(0, len(labels) - 1, min(len(labels), _IMAGES_OF_DIGEST)).astype(int)
             content.update(np.ascontiguousarray(images[rows]).tobytes())
         return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which pixels are kept: `input` of an image that is evaluated, `stored` of a training image.
+
+    `input` is also what every classifier does to an image.
+    """
+
+    input: InputSpec
+    stored: InputSpec
+
+
+def check_image_size(size: int) -> int:
+    """Returns `size`, in pixels.
+
+    Raises:
+        UserError: if it is not from 16 to 1024.
+    """
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise UserError(
+            f"image size {size} is out of range; choose {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}"
+        )
+    return size
+
+
+def whole_images(size: int, *, mean: Channels, std: Channels) -> Geometry:
+    """Images of one fixed size (digits, CIFAR), which training and evaluation use whole."""
+    spec = InputSpec(size=size, resize=size, crop=size, mean=mean, std=std)
+    return Geometry(input=spec, stored=spec)
+
+
+def photographs(
+    size: int, *, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+) -> Geometry:
+    """Photographs of any size; above 64 px with the margin that is usual for ImageNet.
+
+    Evaluation brings the short side to 8/7 of `size` (256 for 224) and cuts out the centre.
+    Training images are stored as the square at the centre, with that short side: all images of an
+    array have one shape, and a random resized crop sees them at the pixel density of evaluation.
+    12,000 images for 224 px take 2.4 GB. What lies outside the square is not trained on.
+    """
+    if size <= MAX_PADDED_CROP_SIZE:
+        return whole_images(size, mean=mean, std=std)
+    resize = round(size * 8 / 7)
+    return Geometry(
+        input=InputSpec(size=size, resize=resize, crop=size, mean=mean, std=std),
+        stored=InputSpec(size=resize, resize=resize, crop=resize, mean=mean, std=std),
+    )

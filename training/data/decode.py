@@ -1,12 +1,14 @@
-"""Images to rows of a `.npy` file, in processes; this module imports no torch, so they start fast.
+"""Decodes images to the rows of a `.npy` file, in several processes.
 
-Workers write their rows themselves: what goes between processes is paths one way and the names of
-broken images the other.
+The processes write their rows themselves. They get paths, and send back only which images are
+broken. This module imports no torch, so that the processes start fast.
 """
 
+import inspect
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,17 +25,18 @@ from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 from training.data.source import Split
 
-# Below this many images, processes take longer to start than they save.
+# With fewer images, processes take longer to start than they save.
 _MIN_IMAGES_FOR_PROCESSES = 512
-# Small arrays are resized faster than they are sent.
+# Arrays of small images are resized faster here than they are sent to another process.
 _MAX_SIZE_IN_PROCESS = 64
 _CHUNK_IMAGES = 64
 _CHUNK_BYTES = 16 << 20
+_DECODING_MODULES = (sys.modules[preprocess.__module__], sys.modules[__name__])
 
 
 @dataclass(frozen=True)
 class Broken:
-    """An image that could not be decoded: its row, and a message that names it."""
+    """An image that cannot be decoded: its row, and a message that names it."""
 
     row: int
     message: str
@@ -41,7 +44,11 @@ class Broken:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring rows of one file, which start `offset` bytes into it."""
+    """Images whose rows are neighbours in one file.
+
+    `images` are paths, or uint8 (N, H, W, 3). Their rows begin `offset` bytes into the file, with
+    row `first_row`.
+    """
 
     file: Path
     offset: int
@@ -58,10 +65,18 @@ class Decoded:
     broken: list[Broken]
 
 
+def decoding_code() -> str:
+    """The text of the code that decides the values of decoded images: this module and runtime's."""
+    return "".join(inspect.getsource(module) for module in _DECODING_MODULES)
+
+
 def decode_split(split: Split, spec: InputSpec, file: Path) -> Iterator[Decoded]:
     """Writes the images as uint8 (N, size, size, 3) to the `.npy` file, chunk by chunk.
 
     Rows of broken images stay black.
+
+    Raises:
+        UserError: if the system ended one of the processes.
     """
     shape = (len(split.images), spec.size, spec.size, 3)
     rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
@@ -97,7 +112,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
 
 
 def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:
-    """Whether preprocessing would return every image as it is."""
+    """Whether preprocessing would not change the images."""
     return images.shape[1:3] == (spec.size, spec.size) and spec.crop == spec.resize
 
 
@@ -120,7 +135,7 @@ def _chunks(split: Split, spec: InputSpec, file: Path, offset: int) -> Iterator[
 
 
 def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:
-    # Spawned, not forked: the parent may have threads (torch) and a CUDA context.
+    # Spawned, not forked: a fork cannot use the parent's threads (torch) or its CUDA context.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     try:
@@ -136,7 +151,7 @@ def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:
 
 
 def _follow_parent() -> None:
-    """Leaves Ctrl-C to the parent, which ends its workers, and ends when the parent was killed."""
+    """Makes a worker ignore Ctrl-C, which the parent handles, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

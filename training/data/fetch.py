@@ -1,4 +1,4 @@
-"""The files of a published data set: found where the user has them, or downloaded and checked."""
+"""The files of a published data set: finds them where the user has them, or downloads them."""
 
 import socket
 import tarfile
@@ -21,7 +21,7 @@ _DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, zipf
 
 @dataclass(frozen=True)
 class Archive:
-    """A publisher's archive; `into` is the folder that its content goes to."""
+    """A publisher's archive. `into` is the folder that it is unpacked to."""
 
     url: str
     md5: str
@@ -32,22 +32,29 @@ class Archive:
 class Published:
     """How a data set is published.
 
-    `folders` are the names under which its content may lie in a data root; `download` makes the
-    first of them in the folder that it is given. `is_complete` recognises the content.
+    Attributes:
+        url: where people can get it.
+        folders: the names that its folder may have in a data root.
+        is_complete: whether a folder holds the whole data set.
+        download: makes the first of `folders` in the folder that it is given.
+        installed: where a package of the system puts it, if there is one.
     """
 
     url: str
     folders: tuple[str, ...]
     is_complete: Callable[[Path], bool]
     download: Callable[[Path], None]
-    installed: Path | None = None  # where a package of the system puts it
+    installed: Path | None = None
 
 
 def obtain(name: str, published: Published, data_root: Path | None) -> Path:
-    """The folder with the content of the data set, downloaded if it is nowhere.
+    """The folder with the files of the data set, which are downloaded if they are not found.
 
-    Looks in `data_root` (None: where the system's package puts it, then in the cache) for the
-    content itself or a folder of it. UserError, in one line, if it is absent and stays so.
+    Looks in `data_root` for the files themselves, or a folder with them. Without a data root it
+    looks where the system's package puts them, and then in the cache.
+
+    Raises:
+        UserError: if the data root does not exist, or if the files are not found nor downloaded.
     """
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data root {data_root} is not a folder; make it or correct the path")
@@ -59,7 +66,8 @@ def obtain(name: str, published: Published, data_root: Path | None) -> Path:
     found = _first_complete(places, published)
     if found is None:
         with locked(root / name):
-            found = _first_complete(places, published)  # another process may have got it
+            # Another process may have downloaded it while this one waited.
+            found = _first_complete(places, published)
             if found is None:
                 _download(name, published, root)
                 found = target
@@ -86,7 +94,7 @@ def _first_complete(places: list[Path], published: Published) -> Path | None:
 
 
 def _download(name: str, published: Published, root: Path) -> None:
-    """Downloads beside the target, so that an interrupted download is not taken for the content."""
+    """Downloads beside the target, so that a download that is interrupted is not used later."""
     target = root / Path(published.folders[0]).parts[0]
     if target.exists():
         raise UserError(
@@ -113,7 +121,7 @@ def _download(name: str, published: Published, root: Path) -> None:
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """For urllib has no limit of its own, and torchvision gives none."""
+    """Limits how long a download waits for an answer: urllib does not, and torchvision neither."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,7 +1,7 @@
 """A folder of class folders: with `train/` and `test/` or `val/`, or one folder that is split here.
 
 A class is named after its folder; its images may lie in folders below it. Hidden files are left
-out, and so, with a word about it, are files whose names do not end like an image's.
+out. Files whose names do not end like an image's are left out, too, and a line tells their number.
 """
 
 import os
@@ -18,7 +18,7 @@ from training.data.source import Contents, Source, Split, source_of_files, split
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val")  # the first that there is
-# Other words for the two, in any case: such a pair of folders is hardly a pair of classes.
+# Other words for the two splits. A pair of folders with such names is hardly a pair of classes.
 _TRAIN_WORDS = {TRAIN_FOLDER, "training"}
 _TEST_WORDS = {*TEST_FOLDERS, "testing", "valid", "validation", "dev", "eval", "evaluation"}
 TEST_SHARE = 0.2
@@ -26,7 +26,11 @@ _EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
 
 
 def folder_source(root: Path, *, split_seed: int) -> Source:
-    """The images in `root`; without a test folder 20 % of each class are held out by the seed."""
+    """The images in `root`. Without a test folder, the seed draws 20 % of each class as test split.
+
+    Raises:
+        UserError: if the folder is not laid out as expected, or a class has no images.
+    """
     train = root / TRAIN_FOLDER
     tests = [root / word for word in TEST_FOLDERS if (root / word).is_dir()]
     test = tests[0] if tests else None
@@ -43,7 +47,7 @@ def folder_source(root: Path, *, split_seed: int) -> Source:
 
 
 def name_of(root: Path) -> str:
-    """The folder's own name, fit for a file name: results state it, and never a whole path."""
+    """The folder's own name, made fit for a file name. Results state it, and never a whole path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-.") or "folder"
 
 
@@ -55,7 +59,12 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder, sorted; UserError if there is none."""
+    """The image files of each class folder, sorted.
+
+    Raises:
+        UserError: if there is no class folder, or one without images, or with a name that is not
+            UTF-8.
+    """
     classes = {entry.name: _image_files(entry) for entry in class_folders(folder)}
     if not classes:
         raise UserError(f"{folder} has no class folders; {_EXPECTED}")
@@ -76,7 +85,7 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def labelled(classes: Sequence[list[Path]]) -> Split:
-    """The files of each class in turn, labelled with the class's position."""
+    """The files of all classes, one class after the other; a label is the class's position."""
     labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes])
     return split_of([image for images in classes for image in images], labels)
 
@@ -84,7 +93,10 @@ def labelled(classes: Sequence[list[Path]]) -> Split:
 def split_classes(
     classes: dict[str, list[Path]], num_test: Sequence[int], *, split_seed: int
 ) -> Contents:
-    """Of the n-th class the seed holds out `num_test[n]` images, whatever the other classes are."""
+    """Takes `num_test[n]` images of class n as test split.
+
+    The draw depends on the seed and on the class alone: adding a class changes no other's split.
+    """
     train, test = [], []
     for (name, images), count in zip(classes.items(), num_test, strict=True):
         order = np.random.default_rng((split_seed, *name.encode())).permutation(len(images))
@@ -94,7 +106,7 @@ def split_classes(
 
 
 def _refuse_other_words(root: Path) -> None:
-    """UserError for `Train/` and `Test/`, `train/` and `valid/`: they would become two classes."""
+    """Refuses folders such as `Train/` and `Test/`, which would become two classes."""
     names = [folder.name for folder in class_folders(root)]
     pair = [
         next((name for name in names if name.casefold() in words), None)
@@ -137,7 +149,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _raise(error: OSError) -> None:
-    """A folder that cannot be listed is no empty one."""
+    """Without this, `os.walk` takes a folder that cannot be listed for an empty one."""
     raise error
 
 

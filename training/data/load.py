@@ -1,19 +1,57 @@
-"""From the word after `--data` to a Dataset."""
+"""From the word after `--data` to a Dataset: a published data set by its name, or a folder."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.base.errors import UserError
-from training.data import arrays, digits, folders, known
+from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
-from training.data.dataset import Dataset
-from training.data.geometry import check_image_size, photographs
+from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
+from training.data.folders import folder_source
+from training.data.photo_sets import photo_set
+from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
+from training.data.source import Source
 
 FOLDER_IMAGE_SIZE = 224
 
 
+@dataclass(frozen=True)
+class PublishedSet:
+    """A data set that is known by its name.
+
+    Attributes:
+        find: gives its Source, from its name, the data root and the seed of the split.
+        geometry: gives its Geometry, from the image size in pixels.
+        image_size: the default, in pixels.
+    """
+
+    find: Callable[[str, Path | None, int], Source]
+    geometry: Callable[[int], Geometry]
+    image_size: int
+
+
+# Means and standard deviations of the training images, as they are usually quoted.
+_FASHION = partial(whole_images, mean=(0.2860,) * 3, std=(0.3530,) * 3)
+_CIFAR10 = partial(whole_images, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+_CIFAR100 = partial(whole_images, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+
+PUBLISHED: dict[str, PublishedSet] = {
+    "fashion-mnist": PublishedSet(fashion_mnist, _FASHION, 28),
+    "cifar10": PublishedSet(cifar, _CIFAR10, 32),
+    "cifar100": PublishedSet(cifar, _CIFAR100, 32),
+    "tiny-imagenet": PublishedSet(photo_set, photographs, 64),
+    "caltech101": PublishedSet(photo_set, photographs, 224),
+    "stanford-dogs": PublishedSet(photo_set, photographs, 224),
+    "cub200": PublishedSet(photo_set, photographs, 224),
+    "imagenette": PublishedSet(photo_set, photographs, 224),
+}
+
+
 def data_names() -> tuple[str, ...]:
     """The data sets that are known by name."""
-    return (digits.NAME, *known.PUBLISHED)
+    return (DIGITS, *PUBLISHED)
 
 
 def load_dataset(
@@ -24,22 +62,29 @@ def load_dataset(
     split_seed: int = 0,
     progress: bool = True,
 ) -> Dataset:
-    """The data set of that name, or in that folder, at `image_size` pixels (None: its default).
+    """The data set of that name, or in that folder. Decoding is done once; later calls map it.
 
-    `data_root` holds (or receives) the files of a published data set; without it they are looked
-    for, and downloaded to, the cache. `split_seed` draws the test split of data that have none.
-    `progress` shows how far decoding is; it is done once, and a later call maps the result.
+    Args:
+        data: a name of `data_names()`, or the path of a folder.
+        image_size: side of the input in pixels; None: the data set's default.
+        data_root: the folder that holds, or receives, the files of a published data set. Without it
+            they are looked for in the cache, and downloaded to it.
+        split_seed: draws the test split of data that have none.
+        progress: whether to show how far decoding is.
+
+    Raises:
+        UserError: if there is no such data set, or if its files cannot be used.
     """
-    if data_root is not None and data not in known.PUBLISHED:
+    if data_root is not None and data not in PUBLISHED:
         raise UserError(
-            f"a data root is for the files of {', '.join(known.PUBLISHED)}; "
+            f"a data root is for the files of {', '.join(PUBLISHED)}; "
             f"{data!r} is not one of them, leave it out"
         )
-    if data == digits.NAME:
-        size = check_image_size(digits.IMAGE_SIZE if image_size is None else image_size)
-        return digits.load_digits(size, split_seed=split_seed)
-    if data in known.PUBLISHED:
-        published = known.PUBLISHED[data]
+    if data == DIGITS:
+        size = check_image_size(DIGITS_SIZE if image_size is None else image_size)
+        return load_digits(size, split_seed=split_seed)
+    if data in PUBLISHED:
+        published = PUBLISHED[data]
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = published.find(data, data_root, split_seed)
         return load_cached(source, published.geometry(size), progress=progress)
@@ -55,8 +100,8 @@ def _load_folder(data: str, image_size: int | None, *, split_seed: int, progress
         raise UserError(
             f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor a folder"
         )
-    if arrays.is_array_folder(root):
-        return arrays.load_arrays(root, image_size=image_size, progress=progress)
+    if is_array_folder(root):
+        return load_arrays(root, image_size=image_size, progress=progress)
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
-    source = folders.folder_source(root, split_seed=split_seed)
+    source = folder_source(root, split_seed=split_seed)
     return load_cached(source, photographs(size), progress=progress)

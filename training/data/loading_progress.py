@@ -1,6 +1,7 @@
-"""What loading tells the user: a bar on a terminal (stderr), plain lines elsewhere (stdout).
+"""What loading data tells the user: a bar on a terminal, plain lines elsewhere.
 
-On stderr a mistake is one line, whatever was said before it.
+The bar goes to stderr and disappears. The lines go to stdout, so that stderr holds nothing but the
+one line of an error.
 """
 
 import sys
@@ -11,13 +12,20 @@ _LINE_SECONDS = 10.0
 
 
 def report(line: str) -> None:
-    """One line on stdout."""
-    # A file's name need not be text: what stdout cannot write is shown by its code.
+    """Prints one line on stdout."""
+    # A file's name need not be text. Characters that stdout cannot write are shown by their codes.
     print(line.encode(errors="backslashreplace").decode(), flush=True)  # noqa: T201
 
 
 def track(steps: Iterable[int], *, total: int, what: str, show: bool) -> Iterator[int]:
-    """Passes on `steps`, each the number of images that were done, and shows how far it is."""
+    """Passes on `steps` and, if `show`, shows how far the work is.
+
+    Args:
+        steps: how many images each step has done.
+        total: how many images there are.
+        what: what is being done, for example "decoding digits".
+        show: whether to show anything.
+    """
     if show and sys.stderr.isatty():
         yield from _bar(steps, total=total, what=what)
     elif show:

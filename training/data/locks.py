@@ -1,4 +1,4 @@
-"""One process at a time writes a folder; the others wait."""
+"""A lock for a folder: one process at a time writes it, and the others wait."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,12 @@ from training.data.loading_progress import report
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`, which need not exist; its parent is made.
+    """Holds the lock of `folder` while the block runs. Waits for it as long as another has it.
 
-    The system frees the lock when the process dies. UserError if the parent cannot be written.
+    The folder need not exist; its parent is made. The system frees the lock of a process that dies.
+
+    Raises:
+        UserError: if the parent cannot be written, or the file system has no locks.
     """
     from filelock import FileLock, Timeout
 

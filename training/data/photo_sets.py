@@ -1,4 +1,4 @@
-"""Published data sets of photographs, each read in its publisher's own layout and split."""
+"""Published data sets of photographs, each in its publisher's own layout and split."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +25,9 @@ IMAGENETTE_CLASSES = {
 
 
 def read_tiny_imagenet(root: Path, split_seed: int) -> Contents:
-    """200 classes by WordNet number; the validation images are the test split (test has no labels).
+    """200 classes. The test images have no labels, so the validation images are the test split.
 
-    `words.txt` gives the names: the first of a number's synonyms.
+    A class is known by its WordNet number. Its name is the first synonym in `words.txt`.
     """
     numbers = sorted(row[0] for row in _rows(root / "wnids.txt"))
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt"))
@@ -75,10 +75,10 @@ def read_cub200(root: Path, split_seed: int) -> Contents:
 
 
 def read_caltech101(root: Path, split_seed: int) -> Contents:
-    """101 categories; nobody published a split, so it is drawn here.
+    """101 categories, without a published split.
 
-    The split seed draws 30 training images of each category, all others are for testing, as is
-    usual for this data set. The background category is left out.
+    As is usual for this data set, 30 training images of each category are drawn (by the split
+    seed), and all others are for testing. The background category is left out.
     """
     classes = images_by_class(root / "101_ObjectCategories")
     classes.pop(CALTECH_LEFT_OUT, None)
@@ -102,7 +102,11 @@ def read_imagenette(root: Path, split_seed: int) -> Contents:
 
 
 def photo_set(name: str, data_root: Path | None, split_seed: int) -> Source:
-    """The source of the data set of that name; UserError if it is not laid out as published."""
+    """The source of the data set of that name.
+
+    Raises:
+        UserError: if it is not found, or not laid out as it is published.
+    """
     published, read = PHOTO_SETS[name]
     root = obtain(name, published, data_root)
     try:
@@ -118,7 +122,7 @@ def photo_set(name: str, data_root: Path | None, split_seed: int) -> Source:
 
 
 def _read_dog_list(root: Path, word: str) -> list[tuple[str, int]]:
-    """(file below Images/, label from 1) of each row of the publisher's MATLAB list."""
+    """The rows of the publisher's MATLAB list: the file below Images/, and its label from 1."""
     from scipy.io import loadmat
 
     columns = loadmat(_dog_list(root, word), squeeze_me=True)
@@ -127,7 +131,7 @@ def _read_dog_list(root: Path, word: str) -> list[tuple[str, int]]:
 
 
 def _dog_list(root: Path, word: str) -> Path:
-    """`lists.tar` unpacks beside Images/ or, as some do, into lists/."""
+    """The list's file: `lists.tar` is unpacked beside Images/ or, by some people, into lists/."""
     beside = root / f"{word}_list.mat"
     return beside if beside.exists() else root / "lists" / f"{word}_list.mat"
 
@@ -146,7 +150,7 @@ def _has(*paths: str) -> Callable[[Path], bool]:
 
 def _torchvision_download(class_name: str, **options: str) -> Callable[[Path], None]:
     def download(folder: Path) -> None:
-        from torchvision import datasets  # seconds to import
+        from torchvision import datasets  # takes seconds to import
 
         getattr(datasets, class_name)(folder, download=True, **options)
 

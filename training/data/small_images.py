@@ -1,4 +1,4 @@
-"""Published data sets of small images of one size: Fashion-MNIST, CIFAR-10 and CIFAR-100."""
+"""Data sets of small images of one size: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
 
 import gzip
 import zlib
@@ -9,8 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.preprocess import preprocess
+from training.data.dataset import Dataset, whole_images
 from training.data.fetch import Published, obtain
 from training.data.source import Contents, Source, fingerprint_of, split_of
+
+DIGITS = "digits"
+DIGITS_SIZE = 32
+_DIGITS_TEST_IMAGES = 360  # a fifth
+_DIGITS_HIGHEST = 16  # the images hold values from 0 to 16
+# Measured on the training split of split seed 0 at 32 px.
+_DIGITS_MEAN = 0.306
+_DIGITS_STD = 0.324
 
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -40,6 +50,41 @@ _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _IDX_UINT8 = 8  # the type byte of an IDX file
 
 
+def load_digits(image_size: int, *, split_seed: int) -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 real 8x8 grey images, without a download.
+
+    Args:
+        image_size: side of the images in pixels; grey is repeated as RGB.
+        split_seed: fixes which fifth of the images is the test split, with equal shares of classes.
+    """
+    from sklearn import datasets, model_selection  # takes a second to import
+
+    digits = datasets.load_digits()
+    grey = np.rint(digits.images * (255 / _DIGITS_HIGHEST)).astype(np.uint8)
+    train, test = model_selection.train_test_split(
+        np.arange(len(grey)),
+        test_size=_DIGITS_TEST_IMAGES,
+        stratify=digits.target,
+        random_state=split_seed,
+    )
+    spec = whole_images(image_size, mean=(_DIGITS_MEAN,) * 3, std=(_DIGITS_STD,) * 3).input
+    rgb = _rgb(grey)
+
+    def images(rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        return np.stack([preprocess(rgb[row], spec) for row in rows])
+
+    labels = digits.target.astype(np.int64)
+    return Dataset(
+        name=DIGITS,
+        class_names=tuple(str(name) for name in digits.target_names),
+        input=spec,
+        train_images=images(train),
+        train_labels=labels[train],
+        test_images=images(test),
+        test_labels=labels[test],
+    )
+
+
 def fashion_mnist(name: str, data_root: Path | None, split_seed: int) -> Source:
     """Fashion-MNIST from its four IDX files, gzipped (as Debian's package has them) or not."""
     folder = obtain(name, _FASHION, data_root)
@@ -66,11 +111,11 @@ def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
     files = [folder / file for file in _CIFAR_FILES[name]]
 
     def read() -> Contents:
-        # Its own folder name is left out: the user's folder may have any.
+        # torchvision would look for a folder of its own name; the user's folder may have any.
         local = type("Local", (_torchvision_class(name),), {"base_folder": ""})
         try:
             train, test = local(folder, train=True), local(folder, train=False)
-        except RuntimeError as error:  # torchvision's word for a checksum that differs
+        except RuntimeError as error:  # torchvision raises it where a checksum differs
             raise UserError(
                 f"{folder}: {error}; remove the folder or get it again from {_CIFAR_PAGE}"
             ) from error
@@ -83,9 +128,12 @@ def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
 
 
 def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """The array of an IDX file of bytes, gzipped or not.
+    """The uint8 array of an IDX file, gzipped or not.
 
-    UserError if it is not whole, or has another number of dimensions.
+    The format is described at the end of http://yann.lecun.com/exdb/mnist/.
+
+    Raises:
+        UserError: if the file is not whole, or its array has another number of dimensions.
     """
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -113,7 +161,7 @@ def _rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _torchvision_class(name: str) -> Any:
-    from torchvision import datasets  # seconds to import
+    from torchvision import datasets  # takes seconds to import
 
     return {
         "fashion-mnist": datasets.FashionMNIST,

@@ -1,4 +1,4 @@
-"""What a data set is before it is decoded: files or arrays with labels, and a fingerprint."""
+"""What a data set is before it is decoded: files or arrays, their labels, and a fingerprint."""
 
 import hashlib
 import os
@@ -35,8 +35,11 @@ class Contents:
 class Source:
     """Where a data set comes from.
 
-    `fingerprint` changes when a file, a label or the split does. It is found without reading an
-    image, and `read` is called only when nothing with this fingerprint is in the cache.
+    Attributes:
+        name: fit for a file name.
+        fingerprint: changes when a file, a label or the split changes. It is found without reading
+            an image.
+        read: gives the contents. It is called only when nothing with this fingerprint is cached.
     """
 
     name: str
@@ -45,15 +48,15 @@ class Source:
 
 
 def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
-    """SHA-256 of the files' names below `root`, sizes and times of change, and of `extra`."""
+    """Hex SHA-256 of the files' names below `root`, sizes and times of change, and of `extra`."""
     digest = hashlib.sha256()
     for file in files:
         try:
             state = file.stat()
             size, changed = state.st_size, state.st_mtime_ns
-        except OSError:  # absent, or a link that leads nowhere: decoding will name it
+        except OSError:  # absent, or a link that leads nowhere; decoding will name the file
             size, changed = -1, -1
-        # A name that is not UTF-8 is bytes of another encoding, which only os.fsencode gives back.
+        # A name may be bytes that are not UTF-8; os.fsencode gives them back.
         digest.update(os.fsencode(file.relative_to(root).as_posix()))
         digest.update(f"\0{size}\0{changed}\n".encode())
     for part in extra:
@@ -72,7 +75,7 @@ def source_of_files(name: str, root: Path, contents: Contents) -> Source:
 
 
 def split_of(images: Sequence[Path] | NDArray[np.uint8], labels: ArrayLike) -> Split:
-    """A Split from any sequence of labels."""
+    """A Split; its labels become int64 (N,)."""
     return Split(images, np.asarray(labels, dtype=np.int64))
 
 
@@ -82,7 +85,12 @@ def check_labels(
     train_labels: NDArray[np.int64],
     test_labels: NDArray[np.int64],
 ) -> None:
-    """UserError if a label is out of range, a split is empty or a class has no training image."""
+    """Checks the class names and the int64 labels of both splits.
+
+    Raises:
+        UserError: if there are fewer than two classes or two of one name, if a label is out of
+            range, if a split is empty, or if a class has no training image.
+    """
     num_classes = len(class_names)
     if num_classes < MIN_CLASSES or len(set(class_names)) != num_classes:
         raise UserError(
@@ -105,7 +113,7 @@ def check_labels(
 
 
 def unique_names(names: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
-    """The names, those that occur more than once told apart by their suffix in brackets."""
+    """The names. One that occurs more than once gets its suffix in brackets."""
     return tuple(
         f"{name} ({suffix})" if names.count(name) > 1 else name
         for name, suffix in zip(names, suffixes, strict=True)

@@ -12,7 +12,7 @@ from training.augmentation.augment import Augmentation
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batches
-from training.data.geometry import MAX_PADDED_CROP_SIZE
+from training.data.dataset import MAX_PADDED_CROP_SIZE
 from training.engine.captured_step import CapturedStep, can_compile
 from training.engine.learner import Learner, TrainStep
 from training.engine.optimizers import build_optimizer

@@ -14,8 +14,7 @@ from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.label_noise import with_label_noise
-from training.data.validation_split import split_validation
+from training.data.splits import split_validation, with_label_noise
 from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest

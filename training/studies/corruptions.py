@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from training.data.geometry import MAX_PADDED_CROP_SIZE
+from training.data.dataset import MAX_PADDED_CROP_SIZE
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _WHITE = 255

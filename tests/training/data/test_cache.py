@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from runtime.base.errors import UserError
-from training.data import Dataset, decode, folders, load_dataset
-from training.data import cache_entry as build
+from training.data import Dataset, cache_entry, decode, folders, load_dataset
+from training.data import cache as data_cache
 from training.data.cache import load_cached
-from training.data.geometry import Geometry, photographs, whole_images
+from training.data.dataset import Geometry, photographs, whole_images
 
 SIZE = 32
 
@@ -210,7 +210,9 @@ def test_damage_is_found_and_mended(
     assert "is damaged" in capsys.readouterr().out
     assert equal(first, second)
     assert entries(cache) == [entry]
-    assert sorted(path.name for path in entry.iterdir()) == sorted((*build.FILES, "entry.json"))
+    assert sorted(path.name for path in entry.iterdir()) == sorted(
+        (*cache_entry.FILES, "entry.json")
+    )
     load(class_tree)
     assert "is damaged" not in capsys.readouterr().out
 
@@ -240,7 +242,9 @@ def test_what_a_killed_build_left_is_removed(class_tree: Path, cache: Path, kind
     load(class_tree)
     assert entries(cache) == [entry]
     assert not left_over.exists()
-    assert sorted(path.name for path in entry.iterdir()) == sorted((*build.FILES, "entry.json"))
+    assert sorted(path.name for path in entry.iterdir()) == sorted(
+        (*cache_entry.FILES, "entry.json")
+    )
 
 
 def test_two_processes_decode_once(class_tree: Path, cache: Path) -> None:
@@ -340,3 +344,41 @@ def test_loading_imports_no_torch(class_tree: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, str(class_tree)], check=True, timeout=120)
+
+
+def test_checksums_find_a_changed_byte_in_any_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_cache, "_BLOCK_BYTES", 100)
+    content = np.random.default_rng(0).bytes(950)
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    checksums = data_cache.checksums_of(file)
+    assert len(checksums.crc32) == 10
+    data_cache.verify_file(file, checksums)
+    for position in (0, 99, 100, 555, 949):
+        file.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
+        with pytest.raises(ValueError, match="has changed"):
+            data_cache.verify_file(file, checksums)
+    file.write_bytes(content + b"x")
+    with pytest.raises(ValueError, match="951 bytes, expected 950"):
+        data_cache.verify_file(file, checksums)
+
+
+def test_of_a_very_large_file_an_even_selection_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_cache, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(data_cache, "_MAX_CHECKED_BYTES", 300)
+    read: list[int] = []
+    real = data_cache._checksum
+    monkeypatch.setattr(
+        data_cache, "_checksum", lambda file, start: (read.append(start), real(file, start))[1]
+    )
+    (tmp_path / "file").write_bytes(bytes(1000))
+    checksums = data_cache.checksums_of(tmp_path / "file")
+    read.clear()
+    data_cache.verify_file(tmp_path / "file", checksums)
+    assert sorted(read) == [0, 400, 800]

@@ -13,7 +13,7 @@ import pytest
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
-from training.data import Dataset, blocks, decode, load_dataset
+from training.data import Dataset, decode, load_dataset
 from training.data.source import split_of
 
 SPEC = InputSpec(size=24, resize=28, crop=24, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -200,41 +200,3 @@ def test_a_class_that_loses_its_only_training_image(tmp_path: Path, write_image:
     broken.write_text("broken")
     with pytest.raises(UserError, match="class 'b' has no training images"):
         load(tmp_path / "s")
-
-
-def test_checksums_find_a_changed_byte_in_any_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 100)
-    content = np.random.default_rng(0).bytes(950)
-    file = tmp_path / "file"
-    file.write_bytes(content)
-    checksums = blocks.checksums_of(file)
-    assert len(checksums.crc32) == 10
-    blocks.verify(file, checksums)
-    for position in (0, 99, 100, 555, 949):
-        file.write_bytes(
-            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
-        )
-        with pytest.raises(ValueError, match="has changed"):
-            blocks.verify(file, checksums)
-    file.write_bytes(content + b"x")
-    with pytest.raises(ValueError, match="951 bytes, expected 950"):
-        blocks.verify(file, checksums)
-
-
-def test_of_a_very_large_file_an_even_selection_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 100)
-    monkeypatch.setattr(blocks, "_MAX_CHECKED_BYTES", 300)
-    read: list[int] = []
-    real = blocks._checksum
-    monkeypatch.setattr(
-        blocks, "_checksum", lambda file, start: (read.append(start), real(file, start))[1]
-    )
-    (tmp_path / "file").write_bytes(bytes(1000))
-    checksums = blocks.checksums_of(tmp_path / "file")
-    read.clear()
-    blocks.verify(tmp_path / "file", checksums)
-    assert sorted(read) == [0, 400, 800]

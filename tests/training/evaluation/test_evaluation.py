@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from runtime.model.figures import expected_calibration_error, softmax
-from training.data.validation_split import split_validation
 from training.evaluation.calibration import fit_temperature
 from training.evaluation.logits import logits_of
 from training.finish import summary
-from training.records.plots import plot_confusion, plot_curves
 
 
 def test_no_temperature_is_fitted_to_nan() -> None:
@@ -75,16 +73,6 @@ def test_every_image_is_evaluated_in_order_and_the_mode_is_restored() -> None:
     assert student.training
 
 
-def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:
-    labels = np.repeat([0, 1, 2], [100, 10, 1])
-    trained, held_out = split_validation(labels, 0.1)
-    assert sorted(np.concatenate([trained, held_out])) == list(range(111))
-    assert np.bincount(labels[held_out], minlength=3).tolist() == [10, 1, 0]
-    again = split_validation(labels, 0.1)
-    assert np.array_equal(again[1], held_out)
-    assert len(split_validation(labels, 0.0)[1]) == 0
-
-
 def test_the_summary_says_why_a_run_is_not_calibrated() -> None:
     """Of few images the fraction may be none, though it is not zero."""
     figures = dict.fromkeys(("top1", "top5", "ece", "ece_uncalibrated", "width", "seconds"), 1.0)
@@ -94,36 +82,3 @@ def test_the_summary_says_why_a_run_is_not_calibrated() -> None:
     said = summary({**result, "recipe": {"validation_fraction": 0.05}})
     assert "validation_fraction 0.05 holds out no image" in said
     assert "none was best for the 3 training images" in summary({**result, "validation_images": 3})
-
-
-def test_a_hundred_classes_can_be_plotted(tmp_path: pytest.TempPathFactory) -> None:
-    from PIL import Image
-
-    names = [f"class number {index}" for index in range(100)]
-    path = tmp_path / "confusion.png"  # type: ignore[operator]
-    plot_confusion(path, np.eye(100, dtype=np.int64), names, title="test")
-    with Image.open(path) as image:
-        assert min(image.size) > 1500  # every class name has its line of at least 8 pixels
-
-
-def test_class_names_are_no_formulas(tmp_path: pytest.TempPathFactory) -> None:
-    counts = np.eye(3, dtype=np.int64)
-    path = tmp_path / "confusion.png"  # type: ignore[operator]
-    plot_confusion(path, counts, ("5$ or 10$", "$x_{$", r"a$\no$"), title="test")
-
-
-@pytest.mark.filterwarnings("error")
-def test_curves_show_the_terms_of_every_method(tmp_path: pytest.TempPathFactory) -> None:
-    lines = [{"epoch": 1, "progressive": 1.0, "top1": 0.5, "top5": 0.9}]
-    path = tmp_path / "curves.png"  # type: ignore[operator]
-    plot_curves(path, lines, terms=("progressive",), title="test")
-
-
-def test_curves_need_no_display(tmp_path: pytest.TempPathFactory) -> None:
-    lines = [
-        {"epoch": epoch, "cross_entropy": 1 / epoch, "top1": 0.5, "top5": 0.9}
-        for epoch in (1, 2, 3)
-    ]
-    path = tmp_path / "curves.png"  # type: ignore[operator]
-    plot_curves(path, lines, terms=("cross_entropy",), title="test")
-    assert (tmp_path / "curves.png").stat().st_size > 1000  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Label noise: as many wrong training labels as asked for, and no other label touched."""
+"""What is held out, and label noise: as many wrong training labels as asked for, and no others."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.label_noise import with_label_noise
+from training.data.splits import split_validation, with_label_noise
 from training.engine.trainer import Trainer
 
 ROWS = np.arange(0, 1000, 2)  # the others are held out
@@ -75,3 +75,13 @@ def test_a_run_trains_on_noisy_labels_and_is_judged_by_true_ones(
         counts = np.bincount(labels[trainer.train_rows], minlength=3)
         assert np.all(np.bincount(seen.numpy(), minlength=3) <= counts)
         assert not np.array_equal(counts, np.bincount(tiny_data.train_labels[trainer.train_rows]))
+
+
+def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:
+    labels = np.repeat([0, 1, 2], [100, 10, 1])
+    trained, held_out = split_validation(labels, 0.1)
+    assert sorted(np.concatenate([trained, held_out])) == list(range(111))
+    assert np.bincount(labels[held_out], minlength=3).tolist() == [10, 1, 0]
+    again = split_validation(labels, 0.1)
+    assert np.array_equal(again[1], held_out)
+    assert len(split_validation(labels, 0.0)[1]) == 0

@@ -1,0 +1,90 @@
+"""What a run makes of the training images before its first step.
+
+It holds some of them out, may give some of them wrong labels, and may lower the default batch size.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.errors import UserError
+from training.config.recipe import Recipe
+from training.data.dataset import Dataset
+
+# All runs hold out the same images, whatever their seed: seeds are compared on equal terms.
+_HELD_OUT_SEED = 0
+_NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
+
+
+def split_validation(
+    labels: NDArray[np.int64], fraction: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers of the images that are trained on, and of those that are held out.
+
+    Args:
+        labels: int64 (N,).
+        fraction: share of each class that is held out, rounded to whole images. At least one image
+            of each class is trained on.
+
+    Returns:
+        Two ascending int64 arrays, which together hold 0 to N - 1.
+    """
+    generator = np.random.default_rng(_HELD_OUT_SEED)
+    held_out = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(round(fraction * len(rows)), len(rows) - 1)
+        held_out.append(generator.permutation(rows)[:count])
+    validation = np.sort(np.concatenate(held_out)).astype(np.int64)
+    return np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation), validation
+
+
+def with_label_noise(
+    dataset: Dataset, rows: NDArray[np.int64], *, share: float, seed: int
+) -> Dataset:
+    """`dataset` with symmetric label noise: some training labels are replaced by another class.
+
+    Each wrong label is drawn uniformly from the other classes. The labels of held out images and of
+    the test split stay as they are.
+
+    Args:
+        dataset: the data set, which is not changed.
+        rows: int64, the training images that are trained on.
+        share: share of `rows` that get a wrong label, rounded to whole images.
+        seed: of the run.
+
+    Raises:
+        UserError: if there is only one class.
+    """
+    if share == 0:
+        return dataset
+    if dataset.num_classes == 1:
+        raise UserError(f"label_noise {share}: {dataset.name} has one class, expected at least 2")
+    generator = np.random.default_rng((seed, 0, _NOISE_STREAM))
+    chosen = generator.permutation(rows)[: round(share * len(rows))]
+    # A step of 1 to K - 1 classes never leads back to the true class.
+    steps = generator.integers(1, dataset.num_classes, len(chosen))
+    labels = np.array(dataset.train_labels)
+    labels[chosen] = (labels[chosen] + steps) % dataset.num_classes
+    return replace(dataset, train_labels=labels)
+
+
+def fit_batch(
+    recipe: Recipe, dataset: Dataset, *, say: Callable[[str], None], processes: int = 1
+) -> Recipe:
+    """`recipe` with a batch size that the training images can fill, for each of `processes`.
+
+    `say` gets a sentence if that is a smaller one than the recipe's.
+    """
+    train_rows, _ = split_validation(dataset.train_labels, recipe.validation_fraction)
+    most = max(2, len(train_rows) // processes)
+    if recipe.batch_size <= most:
+        return recipe
+    say(
+        f"batch size {most}: there are {len(train_rows)} training images, "
+        f"fewer than the {recipe.batch_size} of the recipe"
+    )
+    return msgspec.structs.replace(recipe, batch_size=most)
