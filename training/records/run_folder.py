@@ -1,26 +1,30 @@
 """Run folders: their names, who may write to them, and `runs/latest`."""
 
-import fcntl
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from runtime.base.errors import UserError
 from runtime.base.files import temporaries
 from runtime.model.locate import CHECKPOINT, LATEST, RESULT, RUNS
 
 _LOCK = ".lock"
-# Another process that only looks for a free folder holds a lock for an instant.
-_LOOK_SECONDS = 1
+# A process that looks for a free folder holds the folder's lock for an instant. So nobody believes
+# that a folder is taken before the lock has been held for longer than that: a process that wants to
+# train in it waits for a second, one that only looks at it does not wait that long.
+_TRAIN_WAIT_SECONDS = 1
+_LOOK_WAIT_SECONDS = 0.1
 _POLL_SECONDS = 0.01
 
 
 class RunFolder(NamedTuple):
-    """A folder that one process trains in; `exists` if it has a checkpoint to go on from."""
+    """A folder that one process trains in.
+
+    `exists` says whether it has a checkpoint to go on from, `finished` whether it has a result.
+    """
 
     path: Path
     exists: bool
@@ -28,7 +32,7 @@ class RunFolder(NamedTuple):
 
 
 def run_name(*, data: str, arch: str, terms: str, seed: int) -> str:
-    """`<data>-<arch>-<terms>-s<seed>`, with nothing in it that a file name cannot have."""
+    """`<data>-<arch>-<terms>-s<seed>`, in characters that every file name may have."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', data)}-{arch}-{terms}-s{seed}"
 
 
@@ -36,8 +40,11 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
     """The folder of a new run, or with `resume` the one to continue.
 
     A folder that holds a checkpoint is never trained over: a new run takes the next free number
-    (`...-2`). `resume` takes the newest unfinished run of that name, else the newest finished one,
-    else starts.
+    (`...-2`). `resume` takes the newest unfinished run of that name. If there is none it takes the
+    newest finished one, and if there is no run at all, the folder of a new one.
+
+    Raises:
+        UserError: if `out` is a file.
     """
     base = out if out is not None else RUNS / name
     if out is not None and out.exists() and not out.is_dir():
@@ -51,7 +58,11 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
 
 
 def check_latest() -> None:
-    """UserError if `runs/latest` is no link, and so not ours to move, or if there can be none."""
+    """Checks that training can move `runs/latest` later.
+
+    Raises:
+        UserError: if it is not a link, and so not made by training, or if links cannot be made.
+    """
     if LATEST.exists() and not LATEST.is_symlink():
         raise UserError(f"{LATEST} is no link to a run, as training keeps it; remove or rename it")
     trial = _unused(LATEST if RUNS.is_dir() else Path(LATEST.name))
@@ -66,7 +77,7 @@ def check_latest() -> None:
 
 
 def move_latest(run: Path) -> None:
-    """Points `runs/latest` at `run`, a folder in `runs/`, in one step: it is never absent."""
+    """Points `runs/latest` at `run`, a folder in `runs/`. The link is never absent meanwhile."""
     link = _unused(LATEST)
     link.symlink_to(run.name)
     link.replace(LATEST)
@@ -74,48 +85,50 @@ def move_latest(run: Path) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Makes `folder` and holds it for this process; UserError if another one is training there."""
+    """Makes `folder` and holds its lock while the block runs.
+
+    The system frees the lock of a process that dies.
+
+    Raises:
+        UserError: if another process is training there, if the folder cannot be made, or if its
+            file system has no locks.
+    """
+    from filelock import FileLock, Timeout  # imported here, so that a command without it can say so
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
             f"{folder} cannot be made: it, or what it lies in, is a file; choose another --out"
         ) from error
-    with (folder / _LOCK).open("w") as lock:
-        if not _lock(lock):
-            raise UserError(
-                f"another process is training in {folder}; wait for it, or choose --out"
-            )
-        # What a process left that was killed while it wrote; nobody else writes here now.
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=_TRAIN_WAIT_SECONDS, poll_interval=_POLL_SECONDS)
+    except Timeout:
+        raise UserError(
+            f"another process is training in {folder}; wait for it, or choose --out"
+        ) from None
+    except NotImplementedError as error:
+        raise UserError(f"{folder} cannot be locked ({error}); choose another --out") from error
+    try:
+        # A process that was killed while it wrote has left these; nobody else writes here now.
         for leftover in temporaries(folder):
             leftover.unlink()
         yield
+    finally:
+        lock.release()
 
 
 def _unused(path: Path) -> Path:
-    """A hidden name beside `path` that nobody has."""
+    """A hidden name beside `path` that does not exist yet."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _lock(file: TextIO) -> bool:
-    """Locks the open file for this process; False if another one keeps it."""
-    deadline = monotonic() + _LOOK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if monotonic() > deadline:
-                return False
-            sleep(_POLL_SECONDS)
-        else:
-            return True
-
-
 def _series(base: Path) -> list[RunFolder]:
-    """`base`, `base-2`, ... up to and including the first that nobody has used."""
+    """`base`, `base-2`, ... up to and including the first one without checkpoint and lock."""
     folders = []
     number = 1
-    # `.` and `..` have no name that a number could be added to.
+    # `.` and `..` are not names that a number can be added to.
     named = base.resolve() if base.name in ("", "..") else base
     while True:
         path = base if number == 1 else named.with_name(f"{named.name}-{number}")
@@ -127,12 +140,13 @@ def _series(base: Path) -> list[RunFolder]:
 
 
 def _is_locked(folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
     path = folder / _LOCK
     if not path.is_file():
         return False
-    with path.open("r") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    try:
+        with FileLock(path).acquire(timeout=_LOOK_WAIT_SECONDS, poll_interval=_POLL_SECONDS):
+            return False
+    except Timeout:
+        return True
