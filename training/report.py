@@ -16,7 +16,7 @@ from runtime.base.command import CommandParser, run_command
 from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
 from training.config.recipe import default_recipe
-from training.records.progress import counted
+from training.records.journal import counted
 from training.studies.costs import cost_table
 from training.studies.evidence_plan import (
     COST,

@@ -26,7 +26,7 @@ from training.finish import finish_run, summary
 from training.methods.peer_build import needs_one_process
 from training.networks.weights import pretrained_weights, weights_from_file, weights_word
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from training.records.progress import Progress, counted
+from training.records.journal import Progress, counted
 from training.records.run_folder import (
     RunFolder,
     check_latest,

@@ -22,8 +22,7 @@ from training.engine.learner import DivergedError, Networks, all_finite
 from training.engine.process_group import ProcessGroup
 from training.engine.schedule import distillation_scale, learning_rate
 from training.records.checkpoint import Checkpoint
-from training.records.journal import Journal
-from training.records.progress import Progress
+from training.records.journal import Journal, Progress
 
 _CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
 _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch

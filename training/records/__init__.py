@@ -1,1 +1,1 @@
-"""What a run writes and reads again. Imports nothing that trains."""
+"""What a run writes, and reads again. Imports neither `engine` nor `studies`."""

@@ -1,12 +1,15 @@
-"""`journal.jsonl` and TensorBoard events: what each epoch gave."""
+"""What each epoch gave: on the screen, in `journal.jsonl` and as TensorBoard events."""
 
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tqdm import tqdm
 
 from runtime.base.files import write_atomic
 
@@ -17,9 +20,9 @@ _EVENTS_VERSION = "brain.Event:2"
 class Journal:
     """Writes the lines of a run.
 
-    The lines themselves live in the checkpoint, and `journal.jsonl` is written whole each time: so
-    after a crash it holds exactly the epochs that the checkpoint knows. Events are appended to a
-    file of this process, as TensorBoard expects of runs that it watches.
+    The checkpoint holds the lines, and `journal.jsonl` is written whole each time. So after a crash
+    it has exactly the epochs that the checkpoint knows. Events are appended to a file of this
+    process, as TensorBoard expects it.
     """
 
     def __init__(self, folder: Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -27,11 +30,11 @@ class Journal:
         self._write_lines(lines)
         name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
         self._events = _EventFile(folder / name)
-        # Hides events of later epochs, which a killed process may have written.
+        # TensorBoard then hides events of later epochs, which a killed process may have written.
         self._events.restart_from(lines[-1]["epoch"] + 1 if lines else 1)
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Records the last of `lines`."""
+        """Records the last of `lines`, which are all lines of the run so far."""
         self._write_lines(lines)
         line = lines[-1]
         scalars = {name: value for name, value in line.items() if isinstance(value, float)}
@@ -45,9 +48,10 @@ class Journal:
 
 
 class _EventFile:
-    """Event records written at once and here.
+    """Event records, written at once and in this thread.
 
-    torch's SummaryWriter writes them in a thread, where a full disk is a traceback nobody catches.
+    torch's SummaryWriter writes them in a thread of its own. There a full disk raises an error that
+    nobody catches.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,3 +80,48 @@ class _EventFile:
     def _write(self, **content: Any) -> None:
         event = self._event.Event(wall_time=time.time(), **content)
         self._writer.write(event.SerializeToString())
+
+
+def counted(count: int, noun: str) -> str:
+    """The number and its noun: "1 epoch", "2 epochs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class Progress:
+    """What training says while it works: a bar on a terminal, a line for each epoch elsewhere.
+
+    The bar goes to stderr, the lines go to stdout. A `quiet` process says nothing.
+    """
+
+    def __init__(self, *, epochs: int, quiet: bool = False) -> None:
+        self._epochs = epochs
+        self._quiet = quiet
+        self._bar: tqdm[Any] | None = None
+
+    @contextmanager
+    def epoch(self, epoch: int, *, step: int, steps: int) -> Iterator[None]:
+        """Shows the progress of an epoch of `steps` steps, of which `step` are already done."""
+        if self._quiet or not sys.stderr.isatty():
+            yield
+            return
+        words = f"epoch {epoch}/{self._epochs}"
+        with tqdm(total=steps, initial=step, desc=words, unit="step", leave=False) as self._bar:
+            yield
+        self._bar = None
+
+    def advance(self) -> None:
+        """Counts one step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Prints the figures of an epoch's line."""
+        self.say(
+            f"epoch {line['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
+            f"  loss {line['loss']:7.4f}  test top-1 {line['top1']:6.2%}"
+            f"  {line['images_per_second']:6.0f} images/s  {line['seconds']:5.1f} s"
+        )
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, flush=True)  # noqa: T201

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.base.files import atomic_path
-from training.records.progress import counted
+from training.records.journal import counted
 from training.studies.lines import Line
 from training.studies.rows import BASELINE
 from training.studies.tables import rows_of

@@ -22,7 +22,7 @@ from training.engine.step import Step
 from training.engine.trainer import Trainer
 from training.networks.fast_layers import use_fast_layers
 from training.records.checkpoint import Checkpoint
-from training.records.progress import Progress
+from training.records.journal import Progress
 
 STEPS = 50
 MakePlan = Callable[..., Plan]

@@ -28,7 +28,7 @@ from training.records.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from training.records.progress import Progress
+from training.records.journal import Progress
 
 CPU = torch.device("cpu")
 MakePlan = Callable[..., Plan]

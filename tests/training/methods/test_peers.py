@@ -40,7 +40,7 @@ from training.methods.uskd import Uskd, target_of, zipf_of_ranking
 from training.methods.zipf_ls import ZipfLs, zipf_of_votes
 from training.networks.students import build_student, channels_at, map_before_last_name
 from training.records.checkpoint import Checkpoint
-from training.records.progress import Progress
+from training.records.journal import Progress
 from training.studies.rows import METHODS
 from training.train import _plan
 
