@@ -180,7 +180,7 @@ def _row(bundle: Path, record: EngineRecord) -> tuple[str, ...]:
         megabytes(path.stat().st_size) if path.exists() else "missing",
         f"{profile.min}-{profile.max}, best {profile.opt}",
         f"{record.flavor.removeprefix('tensorrt').strip('-') or 'full'} {record.tensorrt_version}",
-        f"{record.gpu_name or 'any'} ({record.compute_capability})",
+        f"{record.gpu_name or 'any'} ({', '.join(record.compute_capability)})",
         "?" if record.build_seconds is None else f"{record.build_seconds:.1f} s",
         "not run" if parity is None else f"{parity.top1:.2%}",
         "not run" if parity is None else f"{parity.agreement:.2%}",

@@ -27,18 +27,29 @@ from runtime.model.card import (
     METADATA_KEY,
     MODEL_FILES,
     PRECISION_KEY,
-    SCHEMA_VERSION,
     Card,
+    ClassRecall,
+    DataSummary,
     ModelFile,
     Precision,
     Provenance,
-    json_from_card,
+    Quality,
+    Quantization,
 )
-from runtime.model.figures import expected_calibration_error, softmax, top_k
+from runtime.model.card_json import json_from_card
+from runtime.model.figures import (
+    class_figures,
+    confusion_matrix,
+    expected_calibration_error,
+    softmax,
+    top_k,
+)
 from runtime.model.holdout import Labelled
 from runtime.model.locate import RESULT
 from runtime.model.preprocess import preprocess
+from training.config.plan import Plan
 from training.data import Dataset
+from training.data.splits import split_validation
 from training.evaluation.logits import logits_of
 from training.networks.cost import cost_of
 from training.records.checkpoint import TrainedRun, load_run_dataset, load_trained
@@ -80,7 +91,7 @@ def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) ->
     logits = _logits(trained, dataset.test_images)
     reference = softmax(logits, temperature=trained.temperature).astype(np.float32)
     test = Labelled(dataset.test_images, dataset.test_labels, reference)
-    card = _card(trained, logits, dataset.test_labels)
+    card = _card(trained, dataset, logits)
     graph = _float32_graph(trained, bundle, options, say)
     outcomes = [
         _verify(model, precision, calibration, graph=graph, card=card, test=test, say=say)
@@ -149,7 +160,7 @@ def _verify(
         precision=precision,
         opset=graph.opset,
         exporter=graph.exporter,
-        calibration=calibration,
+        quantization=None if calibration is None else Quantization(calibration=calibration),
         parity=parity,
     )
     return Outcome(record, content, milliseconds, gate.complaint(parity, precision))
@@ -194,12 +205,13 @@ def _calibration_data(dataset: Dataset) -> CalibrationData:
     return CalibrationData(images, validation, dataset.train_labels[others])
 
 
-def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Card:
+def _card(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32]) -> Card:
+    labels = dataset.test_labels
     plan, result = trained.plan, trained.result or _measured(trained, logits, labels)
     provenance = {
         "run": trained.folder.resolve().name,
         "data": plan.data,
-        "terms": plan.terms,
+        "terms": _methods(plan),
         "seed": plan.seed,
         "checkpoint_sha256": trained.checkpoint_sha256,
         "history": msgspec.to_builtins(trained.history),
@@ -213,12 +225,44 @@ def _card(trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.i
             "delete it, and `python training/run.py ... --resume` writes it again"
         ) from error
     return Card(
-        schema_version=SCHEMA_VERSION,
         arch=plan.arch,
         class_names=plan.class_names,
         input=plan.input,
         temperature=trained.temperature,
         provenance=measured,
+        data=_data_summary(plan, dataset),
+        quality=_quality(plan.class_names, logits, labels),
+    )
+
+
+def _methods(plan: Plan) -> list[str]:
+    """The names of the methods that trained the run, as `--terms` of a study has them."""
+    return plan.terms.split("+") if plan.recipe.peer == "none" else [plan.recipe.peer]
+
+
+def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
+    trained, held_out = split_validation(dataset.train_labels, plan.recipe.validation_fraction)
+    return DataSummary(
+        train_images=len(trained),
+        validation_images=len(held_out),
+        test_images=len(dataset.test_labels),
+        digest=plan.data_digest or None,
+    )
+
+
+def _quality(
+    class_names: tuple[str, ...], logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> Quality:
+    figures = class_figures(confusion_matrix(logits, labels))
+    worst = int(np.where(figures.images > 0, figures.recall, np.inf).argmin())
+    return Quality(
+        balanced_accuracy=figures.balanced_accuracy,
+        macro_f1=figures.macro_f1,
+        worst_class=ClassRecall(
+            name=class_names[worst],
+            recall=float(figures.recall[worst]),
+            images=int(figures.images[worst]),
+        ),
     )
 
 

@@ -92,10 +92,10 @@ def choose_engine(bundle: Bundle, precision: str, capability: str | None) -> Eng
         # Triton's tensorrt backend does not load TensorRT-RTX engines.
         if engine.flavor == "tensorrt"
         and engine.precision == precision
-        and capability in (None, engine.compute_capability)
+        and (capability is None or capability in engine.compute_capability)
     ]
     if len(found) > 1:
-        choices = ", ".join(engine.compute_capability for engine in found)
+        choices = ", ".join(own for engine in found for own in engine.compute_capability)
         raise UserError(
             f"{bundle.path} has several such engines; add --compute-capability of {choices}"
         )

@@ -18,21 +18,20 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from runtime.model.bundle import write_card
 from runtime.model.card import (
     INPUT_NAME,
     METADATA_KEY,
     MODEL_FILES,
     OUTPUT_NAME,
     PRECISION_KEY,
-    SCHEMA_VERSION,
     Card,
     InputSpec,
     ModelFile,
     Parity,
     Provenance,
-    json_from_card,
-    write_card,
 )
+from runtime.model.card_json import json_from_card
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -296,7 +295,6 @@ def toy_images(*, per_class: int) -> tuple[np.ndarray, np.ndarray]:
 
 def toy_card(*, files: tuple[ModelFile, ...] = ()) -> Card:
     return Card(
-        schema_version=SCHEMA_VERSION,
         arch="toy",
         class_names=TOY_CLASSES,
         input=InputSpec(
@@ -306,7 +304,7 @@ def toy_card(*, files: tuple[ModelFile, ...] = ()) -> Card:
         provenance=Provenance(
             run="toy",
             data="colours",
-            terms="ce",
+            terms=("ce",),
             seed=0,
             epochs=1,
             top1=1.0,

@@ -1,6 +1,7 @@
 """How the page writes numbers and names, so that it writes them in one way everywhere."""
 
 import math
+from collections.abc import Sequence
 
 from runtime.model.card import Card
 
@@ -94,8 +95,9 @@ def architecture(arch: str) -> str:
     return _ARCHITECTURES.get(arch, arch)
 
 
-def terms(name: str) -> str:
+def terms(methods: Sequence[str]) -> str:
     """How a model was trained, from the `terms` of its card."""
+    name = "+".join(methods)
     return _TERMS.get(name, name)
 
 

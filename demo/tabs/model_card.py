@@ -111,7 +111,7 @@ def _engines(engines: tuple[EngineRecord, ...]) -> str:
         [
             text(wording.precision(engine.precision)),
             text(f"{wording.backend(engine.flavor)} {engine.tensorrt_version}"),
-            text(engine.gpu_name or f"compute capability {engine.compute_capability}"),
+            text(engine.gpu_name or f"compute capability {', '.join(engine.compute_capability)}"),
             f"{engine.profile.min} to {engine.profile.max}",
             wording.percent(engine.parity.top1) if engine.parity else "not run yet",
         ]

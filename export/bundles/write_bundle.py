@@ -23,6 +23,7 @@ from export.bundles.draw_holdout import holdout_bytes
 from export.bundles.gate import complaint
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import atomic_folder, remove_abandoned, temporaries, write_atomic
+from runtime.model.bundle import read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
     ENGINE_FOLDER,
@@ -34,8 +35,6 @@ from runtime.model.card import (
     ModelFile,
     Precision,
     example_names,
-    read_card,
-    write_card,
 )
 from runtime.model.holdout import Labelled, read_holdout
 

@@ -12,18 +12,10 @@ from export.engines.flavors import EngineFlavor
 from export.engines.verify import verify_engine, why_not_here
 from runtime.backends import choice as backends
 from runtime.backends.preflight import this_platform
-from runtime.backends.tensorrt_library import FLAVORS
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
-from runtime.model.bundle import Bundle, open_bundle
-from runtime.model.card import (
-    ENGINE_FOLDER,
-    EnginePrecision,
-    EngineRecord,
-    Profile,
-    read_card,
-    write_card,
-)
+from runtime.model.bundle import Bundle, open_bundle, read_card, write_card
+from runtime.model.card import ENGINE_FOLDER, FLAVORS, EnginePrecision, EngineRecord, Profile
 from runtime.model.holdout import read_holdout
 
 
@@ -77,7 +69,7 @@ def add_engine(
         precision=precision,
         flavor=flavor.name,
         tensorrt_version=flavor.version,
-        compute_capability=capability,
+        compute_capability=(capability,),
         gpu_name=flavor.gpu_name(capability),
         platform=this_platform(),
         profile=options.profile,

@@ -17,7 +17,7 @@ def why_not_here(record: EngineRecord) -> str | None:
         machine = this_machine(record.flavor)
     except BackendError as missing:
         return str(missing)
-    if machine.compute_capability != record.compute_capability:
+    if machine.compute_capability not in record.compute_capability:
         return f"this GPU has compute capability {machine.compute_capability}"
     return None
 

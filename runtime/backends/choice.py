@@ -6,17 +6,15 @@ An asked-for backend is used or refused, never replaced by another. Without one,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import cast
 
 from runtime.backends.onnx_provider import OnnxBackend, provider_problem
 from runtime.backends.onnx_session import OnnxSession, Threads
 from runtime.backends.session import BACKENDS, Backend, Session
-from runtime.backends.tensorrt_library import FLAVORS
 from runtime.base.errors import BackendError, EngineMismatchError, UserError
 from runtime.model.bundle import Bundle
-from runtime.model.card import EngineRecord, Flavor, ModelFile, Precision
+from runtime.model.card import FLAVORS, PRECISIONS, EngineRecord, Flavor, ModelFile
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # The precisions of ONNX files that a provider may run, from the one chosen by itself onwards.
 # int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
 ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {

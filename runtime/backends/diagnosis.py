@@ -23,7 +23,6 @@ from runtime.backends.preflight import (
 )
 from runtime.backends.session import BACKENDS, Backend
 from runtime.backends.tensorrt_library import (
-    FLAVORS,
     INSTALL,
     INSTALL_ON_JETSON,
     is_installed,
@@ -31,7 +30,7 @@ from runtime.backends.tensorrt_library import (
 )
 from runtime.base.errors import BackendError
 from runtime.base.parallel import usable_cores
-from runtime.model.card import Flavor
+from runtime.model.card import FLAVORS, Flavor
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 # 1.27 and newer need CUDA 13. The extras bring CUDA and cuDNN themselves.

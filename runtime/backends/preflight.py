@@ -110,9 +110,9 @@ def _difference(bundle: Bundle, record: EngineRecord, machine: Machine) -> str |
             f"was built by {record.flavor} {record.tensorrt_version}, "
             f"this machine has {machine.tensorrt_version}"
         )
-    if record.compute_capability != machine.compute_capability:
+    if machine.compute_capability not in record.compute_capability:
         return (
-            f"is for compute capability {record.compute_capability}, "
+            f"is for compute capability {', '.join(record.compute_capability)}, "
             f"this GPU ({machine.gpu_name}) has {machine.compute_capability}"
         )
     if record.gpu_name not in (None, machine.gpu_name):

@@ -5,13 +5,12 @@ import importlib
 import importlib.util
 import logging
 from collections import deque
-from typing import Any, get_args
+from typing import Any
 
 from runtime.base.errors import BackendError
 from runtime.model.card import Flavor
 
 _log = logging.getLogger(__name__)
-FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL: dict[Flavor, str] = {
     "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com",

@@ -42,12 +42,24 @@ def describe(path: Path, card: Card) -> Iterator[str]:
         f"input        uint8 RGB {spec.size}x{spec.size} px: short side to {spec.resize}, "
         f"centre {spec.crop}, {spec.interpolation}"
     )
-    training = f"{origin.terms}, {origin.epochs} epochs, seed {origin.seed}"
+    training = f"{'+'.join(origin.terms)}, {origin.epochs} epochs, seed {origin.seed}"
     yield f"trained on   {origin.data} with {training}"
     yield (
         f"accuracy     top-1 {origin.top1:.2%}, top-5 {origin.top5:.2%}, "
         f"calibration error {origin.ece:.2%} (temperature {card.temperature:.3f})"
     )
+    if (quality := card.quality) is not None:
+        worst = quality.worst_class
+        yield (
+            f"by class     balanced accuracy {quality.balanced_accuracy:.2%}, macro F1 "
+            f"{quality.macro_f1:.2%}, worst class {worst.name}: {worst.recall:.2%} of "
+            f"{worst.images:,} images found"
+        )
+    if (data := card.data) is not None:
+        yield (
+            f"images       {data.train_images:,} trained on, {data.validation_images:,} held out, "
+            f"{data.test_images:,} tested on"
+        )
     for file in card.files:
         yield f"file         {_file(file)}"
     for engine in card.engines:
@@ -55,8 +67,8 @@ def describe(path: Path, card: Card) -> Iterator[str]:
 
 
 def _file(file: ModelFile) -> str:
-    calibration = f", calibrated by {file.calibration}" if file.calibration else ""
-    return f"{file.path}: {file.precision}, opset {file.opset}{calibration}; {_parity(file.parity)}"
+    quantized = f", calibrated by {file.quantization.calibration}" if file.quantization else ""
+    return f"{file.path}: {file.precision}, opset {file.opset}{quantized}; {_parity(file.parity)}"
 
 
 def _engine(engine: EngineRecord) -> str:
@@ -64,7 +76,7 @@ def _engine(engine: EngineRecord) -> str:
     gpu = f", {engine.gpu_name}" if engine.gpu_name else ""
     return (
         f"{engine.path}: {engine.precision}, {engine.flavor} {engine.tensorrt_version}, "
-        f"compute capability {engine.compute_capability}{gpu}, "
+        f"compute capability {', '.join(engine.compute_capability)}{gpu}, "
         f"batch {profile.min}-{profile.max} (best at {profile.opt}); {_parity(engine.parity)}"
     )
 

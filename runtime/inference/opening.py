@@ -11,7 +11,8 @@ from runtime.backends.session import BACKENDS
 from runtime.base.errors import BackendError, BundleError
 from runtime.inference.classifier import Classifier
 from runtime.model.bundle import open_bundle
-from runtime.model.card import METADATA_KEY, PRECISION_KEY, Card, card_from_json
+from runtime.model.card import METADATA_KEY, PRECISION_KEY, Card
+from runtime.model.card_json import card_from_json
 from runtime.model.locate import find_model
 from runtime.model.preprocess import DEFAULT_LIMITS, Limits
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import BundleError
-from runtime.base.files import sha256_of_bytes
-from runtime.model.card import Card, EngineRecord, ModelFile, read_card
+from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.model.card import CARD_FILE, Card, EngineRecord, ModelFile
+from runtime.model.card_json import card_from_json, json_from_card
 from runtime.model.locate import CHECKPOINT
 
 
@@ -42,6 +43,25 @@ class Bundle:
 def open_bundle(path: Path) -> Bundle:
     """The bundle in the folder `path`; BundleError if it has no valid card."""
     return Bundle(path=path, card=read_card(path))
+
+
+def read_card(bundle: Path) -> Card:
+    """Reads `card.json` of a bundle; BundleError if there is none or it is corrupt."""
+    path = bundle / CARD_FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(
+            f"{bundle} is not a bundle: it has no {CARD_FILE}; make one with `python export/run.py`"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    return card_from_json(text, source=str(path))
+
+
+def write_card(bundle: Path, card: Card) -> None:
+    """Writes `card.json` atomically."""
+    write_atomic(bundle / CARD_FILE, json_from_card(card))
 
 
 def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:

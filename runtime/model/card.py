@@ -1,22 +1,25 @@
 """The model card: the one definition of what a bundle says about itself.
 
-`card.json` lies in every bundle, and each ONNX file carries the same card (without the lists of
-files and engines, which cannot hold their own digests) in its metadata, so that a lone `.onnx`
-works too.
+`card.json` lies in every bundle. Each ONNX file carries the same card in its metadata, so that a
+lone `.onnx` works too; only the lists of files and engines are missing there, because a file cannot
+hold its own digest. Because every file carries it, the card stays small: tables of classes and
+sheets of errors are files of the bundle, not fields of the card.
+
+Keys that are not known are ignored when a card is read, at every level. `runtime.model.card_json`
+has the rule for changes of the schema.
 """
 
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from runtime.base.errors import BundleError
-from runtime.base.files import write_atomic
-
-SCHEMA_VERSION = 1
+# `runtime.model.card_json` has the rule for changes of these two.
+SCHEMA_VERSION = 2
+MINIMUM_READER = 2
 CARD_FILE = "card.json"
 ENGINE_FOLDER = "engines"
 EXAMPLE_FOLDER = "examples"
@@ -30,9 +33,14 @@ OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
 EnginePrecision = Literal["fp32", "fp16", "int8"]
 Precision = Literal[EnginePrecision, "int8-cpu"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+Methods = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 MODEL_FILES: dict[str, str] = {
     "fp32": "model.onnx",
@@ -59,7 +67,7 @@ def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes the network's input.
 
     A centred square of `crop / resize` of the short side is brought to `size` x `size` pixels in
@@ -82,7 +90,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"std {self.std} must be finite and positive")
 
 
-class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """A model file compared with the trained student (torch, float32) on held-out test images."""
 
     images: Positive
@@ -92,7 +100,44 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_difference: float  # largest absolute difference of any probability
 
 
-class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Quantization(msgspec.Struct, frozen=True, kw_only=True):
+    """How the int8 numbers of a file were found.
+
+    Attributes:
+        calibration: how the ranges of activations were found, in words.
+        learned_ranges: whether training through fake quantisation found them.
+        higher_precision: names of the layers that were left in a higher precision.
+        higher_precision_macs: the share of the multiply-adds that those layers have.
+    """
+
+    calibration: str
+    learned_ranges: bool = False
+    higher_precision: tuple[str, ...] = ()
+    higher_precision_macs: Fraction = 0.0
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """From which probability on the answers of one file or engine are accepted.
+
+    With the stated confidence at most `max_error` of the accepted answers are wrong (a binomial
+    bound on images that were used for no other choice).
+
+    Attributes:
+        probability: the lowest probability of a first class that is accepted.
+        max_error: the largest share of wrong answers among the accepted ones.
+        confidence: how certain the bound is.
+        coverage: the share of those images that was accepted.
+        images: how many images the bound is from.
+    """
+
+    probability: Fraction
+    max_error: Fraction
+    confidence: Fraction
+    coverage: Fraction
+    images: Positive
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """One ONNX file of a bundle."""
 
     path: str
@@ -100,11 +145,12 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     precision: Precision
     opset: Positive
     exporter: str  # e.g. "torch 2.14.1 dynamo"
-    calibration: str | None = None  # int8: how activation ranges were found
+    quantization: Quantization | None = None  # None: the file is not quantised
     parity: Parity | None = None
+    threshold: Threshold | None = None  # None: every answer counts
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Batch sizes that an engine accepts, and the one it is tuned for."""
 
     min: Positive
@@ -116,21 +162,23 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(f"batch profile {self.min},{self.opt},{self.max} is not ascending")
 
 
-class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One serialized engine of a bundle and the machine it was built for."""
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One serialized engine of a bundle and the machines it was built for."""
 
     path: str
     sha256: Digest
     precision: EnginePrecision
     flavor: Flavor
     tensorrt_version: str
-    compute_capability: str  # "8.6"
-    gpu_name: str | None  # None: for every GPU of that capability
+    # ("8.6",), or several where one engine runs on all of them
+    compute_capability: ComputeCapabilities
+    gpu_name: str | None  # None: for every GPU of those capabilities
     platform: str  # "Linux-x86_64"
     profile: Profile
     onnx_sha256: Digest
     build_seconds: float | None = None
     parity: Parity | None = None  # None: no GPU at build time, so it has not run
+    threshold: Threshold | None = None  # None: every answer counts
 
 
 class EpochPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +194,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str  # name of the run folder
     data: str
-    terms: Literal["ce", "drg", "dsr", "drg+dsr"]
+    terms: Methods  # the methods it was trained with: ("drg", "dsr"), or ("ce",)
     seed: int
     epochs: int
     top1: Fraction
@@ -160,24 +208,50 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     history: list[EpochPoint] = []
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The images that the student was trained, calibrated and tested on."""
+
+    train_images: Positive
+    validation_images: Annotated[int, msgspec.Meta(ge=0)] = 0
+    test_images: Positive
+    digest: Digest | None = None  # of all images and labels; None: not known
+
+
+class ClassRecall(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of the test images of one class are found."""
+
+    name: str
+    recall: Fraction
+    images: Positive
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """How good the trained student is on the test images, class by class.
+
+    `runtime.model.figures` defines the figures.
+    """
+
+    balanced_accuracy: Fraction
+    macro_f1: Fraction
+    worst_class: ClassRecall
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
     """All that a runtime has to know of a model."""
 
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
+    minimum_reader: int = MINIMUM_READER
     arch: str
     class_names: tuple[str, ...]
     input: InputSpec
     temperature: float  # the graph divides the logits by it before the softmax
     provenance: Provenance
+    data: DataSummary | None = None
+    quality: Quality | None = None
     files: tuple[ModelFile, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version {self.schema_version} is not {SCHEMA_VERSION}: "
-                "the card was written by another version"
-            )
         if not self.class_names:
             raise ValueError("class_names is empty")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -194,38 +268,3 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def file(self, precision: str) -> ModelFile | None:
         """The ONNX file of that precision, or None."""
         return next((f for f in self.files if f.precision == precision), None)
-
-
-def card_from_json(text: bytes | str, *, source: str) -> Card:
-    """Parses a card strictly; `source` names it in the BundleError."""
-    try:
-        return msgspec.json.decode(text, type=Card)
-    except (msgspec.DecodeError, ValueError) as error:  # ValidationError is a DecodeError
-        raise BundleError(
-            f"{source} is not a valid model card ({error}); "
-            "export the run again with `python export/run.py`"
-        ) from error
-
-
-def json_from_card(card: Card) -> bytes:
-    """The card as indented JSON, with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
-
-
-def read_card(bundle: Path) -> Card:
-    """Reads `card.json` of a bundle; BundleError if there is none or it is corrupt."""
-    path = bundle / CARD_FILE
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(
-            f"{bundle} is not a bundle: it has no {CARD_FILE}; make one with `python export/run.py`"
-        ) from None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    return card_from_json(text, source=str(path))
-
-
-def write_card(bundle: Path, card: Card) -> None:
-    """Writes `card.json` atomically."""
-    write_atomic(bundle / CARD_FILE, json_from_card(card))

@@ -26,7 +26,8 @@ from demo.tabs.examples import find_examples
 from demo.tabs.many import batch_html, classify_many, csv_text
 from runtime.base.errors import BackendError, BundleError, ImageError, UserError
 from runtime.inference.classifier import Classifier
-from runtime.model.card import example_names, read_card, write_card
+from runtime.model.bundle import read_card, write_card
+from runtime.model.card import example_names
 
 
 @pytest.fixture(scope="module")

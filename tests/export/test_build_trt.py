@@ -23,7 +23,8 @@ from runtime.backends import preflight
 from runtime.backends.preflight import Machine, this_platform
 from runtime.base.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.base.files import sha256_of
-from runtime.model.card import Profile, read_card, write_card
+from runtime.model.bundle import read_card, write_card
+from runtime.model.card import Profile
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
@@ -406,6 +407,6 @@ def test_the_default_command_on_a_trained_run(
     assert finished.stdout.startswith(f"run: runs/{name}\n")
     card = read_card(tmp_path / "runs" / name / "bundle")
     assert [file.precision for file in card.files] == ["fp32", "fp16"]
-    assert [engine.compute_capability for engine in card.engines] == ["8.6", "8.9", "12.0"]
+    assert [engine.compute_capability for engine in card.engines] == [("8.6",), ("8.9",), ("12.0",)]
     digests = {file.precision: file.sha256 for file in read_card(trained_bundle).files}
     assert card.file("fp16").sha256 == digests["fp16"]

@@ -19,8 +19,10 @@ from runtime import open_classifier
 from runtime.backends.onnx_session import OnnxSession
 from runtime.base.errors import UserError
 from runtime.base.files import sha256_of
-from runtime.model.bundle import open_bundle
-from runtime.model.card import METADATA_KEY, PRECISION_KEY, card_from_json, read_card, write_card
+from runtime.model.bundle import open_bundle, read_card, write_card
+from runtime.model.card import METADATA_KEY, PRECISION_KEY, Quantization
+from runtime.model.card_json import card_from_json
+from training.data import Dataset
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,8 +41,10 @@ def test_card_lists_every_file_with_its_figures(fitted_bundle: Path, fitted_run:
         assert file.parity.images == 240
         assert file.parity.reference_top1 == card.provenance.top1 > 0.95
         assert (file.opset, file.exporter.split()[-1]) == (17, "legacy")
-        expected = "minmax of 300 training images" if file.precision.startswith("int8") else None
-        assert file.calibration == expected
+        if file.precision.startswith("int8"):
+            assert file.quantization == Quantization(calibration="minmax of 300 training images")
+        else:
+            assert file.quantization is None
     assert card.file("fp32").parity.max_difference < 1e-5
     assert card.temperature == 0.8
     provenance = card.provenance
@@ -48,7 +52,24 @@ def test_card_lists_every_file_with_its_figures(fitted_bundle: Path, fitted_run:
     assert (provenance.run, provenance.data, provenance.epochs) == ("quick", "patterns", 1)
     assert provenance.params > 300_000
     assert 0 < provenance.ece < 0.5
+    assert provenance.terms == ("ce",)
     assert not card.engines
+
+
+def test_card_describes_data_and_classes(fitted_bundle: Path, patterns: Dataset) -> None:
+    """The student finds every test image of the toy patterns, or nearly every one."""
+    card = open_bundle(fitted_bundle).card
+    assert (card.data.train_images, card.data.test_images) == (
+        len(patterns.train_labels) - card.data.validation_images,
+        240,
+    )
+    top1 = card.provenance.top1
+    # Each class has as many images as the others: the mean recall is the accuracy.
+    assert card.quality.balanced_accuracy == pytest.approx(top1)
+    assert card.quality.macro_f1 == pytest.approx(top1, abs=0.02)
+    worst = card.quality.worst_class
+    assert worst.name in card.class_names
+    assert (worst.images, worst.recall <= top1) == (40, True)
 
 
 def test_no_local_path_is_in_any_file(
@@ -233,7 +254,7 @@ def test_trained_student_passes_the_gate_in_every_precision(trained_bundle: Path
         assert (file.opset, file.exporter.split()[-1]) == (20, "dynamo")
     assert card.file("fp32").parity.agreement == 1.0
     assert card.file("fp32").parity.max_difference <= 1e-4
-    assert "chosen by top-1 on 512 others" in card.file("int8").calibration
+    assert "chosen by top-1 on 512 others" in card.file("int8").quantization.calibration
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import pytest
 from export.to_triton import main
 from export.triton_server.config import MARK, labels_text
 from runtime.base.errors import BundleError, UserError
-from runtime.model.card import EngineRecord, Profile, read_card, write_card
+from runtime.model.bundle import read_card, write_card
+from runtime.model.card import EngineRecord, Profile
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,7 +33,7 @@ def repository(tmp_path: Path) -> Path:
 
 def add_engine(bundle: Path, **changes: object) -> EngineRecord:
     """A listed engine whose content is only its name: Triton, not this command, loads it."""
-    values = {"flavor": "tensorrt", "compute_capability": "8.7", **changes}
+    values = {"flavor": "tensorrt", "compute_capability": ("8.7",), **changes}
     card = read_card(bundle)
     path = f"engines/{len(card.engines)}.engine"
     (bundle / "engines").mkdir(exist_ok=True)
@@ -110,7 +111,7 @@ def test_tensorrt_gets_the_engine_and_its_largest_batch(
     bundle: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = add_engine(bundle)
-    add_engine(bundle, flavor="tensorrt-rtx", compute_capability="8.6")
+    add_engine(bundle, flavor="tensorrt-rtx", compute_capability=("8.6",))
     assert main([str(bundle), "--out", str(repository), "--backend", "tensorrt"]) == 0
     folder = model_folder(repository)
     assert (folder / "1" / "model.plan").read_bytes() == (bundle / engine.path).read_bytes()
@@ -140,7 +141,7 @@ def test_python_is_warmed_up_at_the_batches_that_engines_are_tuned_for(
     bundle: Path, repository: Path
 ) -> None:
     add_engine(bundle, profile=Profile(min=1, opt=8, max=32))
-    add_engine(bundle, flavor="tensorrt-rtx", compute_capability="8.6")
+    add_engine(bundle, flavor="tensorrt-rtx", compute_capability=("8.6",))
     arguments = [str(bundle), "--out", str(repository), "--backend", "python", "--name", "m"]
     config = repository / "m" / "config.pbtxt"
     assert main(arguments) == 0
@@ -185,7 +186,7 @@ def test_engines_that_do_not_fit_are_refused(bundle: Path, repository: Path) -> 
     add_engine(bundle, profile=Profile(min=2, opt=4, max=8))
     with pytest.raises(UserError, match="takes batches from 2"):
         main(arguments)
-    add_engine(bundle, compute_capability="8.9")
+    add_engine(bundle, compute_capability=("8.9",))
     with pytest.raises(UserError, match=r"several such engines.*8\.7, 8\.9"):
         main(arguments)
     chosen = [*arguments, "--compute-capability", "8.9"]

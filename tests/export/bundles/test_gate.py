@@ -13,7 +13,8 @@ from export.bundles.export_options import ExportOptions
 from export.bundles.gate import compare, complaint
 from export.run import main
 from runtime.base.errors import VerificationError
-from runtime.model.card import CARD_FILE, Parity, read_card
+from runtime.model.bundle import read_card
+from runtime.model.card import CARD_FILE, Parity
 
 SAME = Parity(images=1000, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
 

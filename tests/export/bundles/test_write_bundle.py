@@ -20,7 +20,7 @@ from export.bundles.write_bundle import check_place, check_writable, write_bundl
 from runtime.base import files as runtime_files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of_bytes, write_atomic
-from runtime.model.bundle import open_bundle
+from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
     Card,
@@ -31,8 +31,6 @@ from runtime.model.card import (
     Profile,
     Provenance,
     example_names,
-    read_card,
-    write_card,
 )
 from runtime.model.holdout import Labelled, read_holdout
 from runtime.model.preprocess import preprocess
@@ -44,7 +42,6 @@ NAMES = ("rose", "night/day", "night day", "..", "ünïcode", *(f"c{i}" for i in
 def card(checkpoint: str = "a" * 64, names: tuple[str, ...] = NAMES) -> Card:
     unit = (1.0, 1.0, 1.0)
     return Card(
-        schema_version=1,
         arch="toy",
         class_names=names,
         input=InputSpec(size=SIZE, resize=SIZE, crop=SIZE, mean=(0.0, 0.0, 0.0), std=unit),
@@ -52,7 +49,7 @@ def card(checkpoint: str = "a" * 64, names: tuple[str, ...] = NAMES) -> Card:
         provenance=Provenance(
             run="toy",
             data="toy",
-            terms="ce",
+            terms=("ce",),
             seed=0,
             epochs=1,
             top1=0.5,
@@ -100,7 +97,7 @@ def with_engine(folder: Path, onnx_sha256: str) -> Path:
         precision="fp16",
         flavor="tensorrt-rtx",
         tensorrt_version="1",
-        compute_capability="8.6",
+        compute_capability=("8.6",),
         gpu_name=None,
         platform="Linux-x86_64",
         profile=Profile(min=1, opt=1, max=1),

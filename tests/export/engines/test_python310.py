@@ -11,7 +11,7 @@ import pytest
 from export.bundles.export_options import ExportOptions
 from export.pipeline import export_run
 from runtime.base.files import sha256_of
-from runtime.model.card import read_card
+from runtime.model.bundle import read_card
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]

@@ -41,8 +41,8 @@ from runtime.backends.cudart import Cuda
 from runtime.backends.engine_session import EngineSession
 from runtime.backends.engine_slot import graph_batch
 from runtime.backends.gpu import Gpu
-from runtime.model.bundle import open_bundle
-from runtime.model.card import EngineRecord, Profile, read_card, write_card
+from runtime.model.bundle import open_bundle, read_card, write_card
+from runtime.model.card import EngineRecord, Profile
 from runtime.model.holdout import Labelled
 
 SURFACES = Path(__file__).parents[2] / "export" / "data"
@@ -958,7 +958,7 @@ def change_engine(bundle: Path, content: bytes = b"plan", **changes: Any) -> Non
         precision="fp16",
         flavor="tensorrt",
         tensorrt_version="11.4.0",
-        compute_capability="8.9",
+        compute_capability=("8.9",),
         gpu_name="NVIDIA L4",
         platform=this_platform(),
         profile=PROFILE,
@@ -1007,7 +1007,10 @@ def test_all_cores_decode_for_an_engine_that_takes_large_batches(
     [
         ({"platform": "Linux-aarch64"}, "is for Linux-aarch64, this machine is"),
         ({"tensorrt_version": "10.3.0"}, "was built by tensorrt 10.3.0, this machine has 11.4.0"),
-        ({"compute_capability": "8.7"}, r"capability 8.7, this GPU \(NVIDIA L4\) has 8.9"),
+        (
+            {"compute_capability": ("8.7", "9.0")},
+            r"capability 8.7, 9.0, this GPU \(NVIDIA L4\) has 8.9",
+        ),
         ({"gpu_name": "NVIDIA L40"}, "was built on NVIDIA L40, this GPU is NVIDIA L4"),
         ({"onnx_sha256": "0" * 64}, "was built from another model.fp16.onnx than the bundle"),
         ({"precision": "int8"}, "a int8 ONNX file that the bundle no longer lists"),

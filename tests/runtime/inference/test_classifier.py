@@ -21,7 +21,7 @@ from runtime import (
 )
 from runtime.backends import onnx_provider
 from runtime.backends.onnx_session import OnnxSession
-from runtime.model.card import read_card, write_card
+from runtime.model.bundle import read_card, write_card
 
 
 def test_every_kind_of_source_gives_the_same_answer(toy_bundle: Path) -> None:

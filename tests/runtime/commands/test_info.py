@@ -1,0 +1,43 @@
+"""`python -m runtime info`: the card for people, in every schema version."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import msgspec
+
+from runtime.model.bundle import read_card, write_card
+from runtime.model.card import ClassRecall, DataSummary, Quality
+
+OLD_BUNDLE = Path(__file__).parent.parent / "data" / "bundle_of_schema_1"
+
+Cli = Callable[..., CompletedProcess[str]]
+
+
+def test_info_shows_a_bundle_of_schema_1(cli: Cli) -> None:
+    shown = cli("info", OLD_BUNDLE)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "trained on   colours with drg+dsr, 1 epochs, seed 0\n" in shown.stdout
+    assert "int8-cpu, opset 20, calibrated by minmax of 6 training images; top-1" in shown.stdout
+    assert "tensorrt-rtx 1.7.0.29, compute capability 8.6, batch 1-16" in shown.stdout
+    card = json.loads(cli("info", OLD_BUNDLE, "--json").stdout)
+    assert (card["schema_version"], card["provenance"]["terms"]) == (2, ["drg", "dsr"])
+
+
+def test_info_shows_the_optional_parts_of_a_card(
+    cli: Cli, toy_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    quality = Quality(
+        balanced_accuracy=0.9,
+        macro_f1=0.8877,
+        worst_class=ClassRecall(name="red", recall=0.75, images=8),
+    )
+    data = DataSummary(train_images=9000, validation_images=10, test_images=24)
+    write_card(bundle, msgspec.structs.replace(read_card(bundle), quality=quality, data=data))
+    shown = cli("info", bundle).stdout
+    assert "balanced accuracy 90.00%, macro F1 88.77%, worst class red: 75.00% of 8 i" in shown
+    assert "images       9,000 trained on, 10 held out, 24 tested on\n" in shown
