@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Extras by a name of ours, and the tests that show whether their lowest versions work.
-EXTRAS = {"runtime": "", "export": "export,rtx"}
+EXTRAS = {"runtime": "", "export": "export,rtx", "lint": ""}
 # Tests of the runtime's folder that start commands of other extras, or need a GPU.
 NEEDS_MORE = ("-k", "not missing_package", "--ignore=tests/runtime/backends/test_engine_gpu.py")
 TESTS = {
@@ -35,7 +35,14 @@ TESTS = {
 }
 # One test that asks for the trained run with all of its files, so that they exist for the others.
 TRAINS = "tests/demo/test_trained_in_browser.py"
-CHECKS = (["ruff", "check", "."], ["mypy"], ["lint-imports"])
+# mypy reads the types of the packages that are installed beside this Python.
+CHECKS = (
+    ["ruff", "check", "."],
+    ["mypy", "--python-executable", sys.executable],
+    ["lint-imports"],
+)
+# A warning of an old version is no fault of ours; of the newest ones it is an error.
+OPTIONS = ("-q", "-o", "filterwarnings=default")
 
 
 def main(arguments: list[str]) -> int:
@@ -65,7 +72,7 @@ def main(arguments: list[str]) -> int:
                     failed.append(name)
             else:
                 python = own_folder / "bin" / "python"
-                command = [str(python), "-m", "pytest", "-q", *TESTS[name], workspace]
+                command = [str(python), "-m", "pytest", *OPTIONS, *TESTS[name], workspace]
                 if not _run([*command, *pytest_arguments]):
                     failed.append(name)
             shutil.rmtree(own_folder, ignore_errors=True)
@@ -86,9 +93,8 @@ def _install(name: str, folder: Path, python: str) -> bool:
     if not _run([uv, "venv", "--quiet", "--python", python, str(folder)]):
         return False
     extras = EXTRAS.get(name, name)
-    what = [f".[{extras}]" if extras else ".", "--group", "test"]
-    if name == "lint":
-        what = [".[all]", "--group", "lint"]
+    group = "lint" if name == "lint" else "test"
+    what = [f".[{extras}]" if extras else ".", "--group", group]
     constraint = folder / "build.txt"  # the build backend's lowest version
     lowest = re.search(r"hatchling>=([\d.]+)", (ROOT / "pyproject.toml").read_text())
     constraint.write_text(f"hatchling=={lowest[1]}\n" if lowest else "")
