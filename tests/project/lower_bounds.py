@@ -38,6 +38,7 @@ TRAINS = "tests/demo/test_trained_in_browser.py"
 # mypy reads the types of the packages that are installed beside this Python.
 CHECKS = (
     ["ruff", "check", "."],
+    ["ruff", "format", "--check", "."],
     ["mypy", "--python-executable", sys.executable],
     ["lint-imports"],
 )
