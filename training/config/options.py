@@ -1,14 +1,123 @@
-"""The command line of training."""
+"""The command line of training, and Options, which are what it says."""
 
-from argparse import ArgumentTypeError, BooleanOptionalAction
+import shlex
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
 from training.config.archs import ARCHS
+from training.config.recipe import SUFFIXES
 
 DEVICES = ("auto", "cpu", "cuda")  # what `training.engine.device.choose_device` understands
 _MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `training/run.py` is asked for. None stands for the recipe's or the data's default.
+
+    `command` is the command that the result states, where that is not `training/run.py` itself: a
+    study gives its own to each of its runs.
+    """
+
+    arch: str
+    drg: bool = False
+    dsr: bool = False
+    width: float = 1.0
+    data: str = "digits"
+    data_root: Path | None = None
+    image_size: int | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    pretrained: bool = False
+    weights: Path | None = None
+    command: str | None = None
+
+    def overrides(self) -> dict[str, object]:
+        """The recipe's keys that were given on the command line."""
+        given = {"epochs": self.epochs, "batch_size": self.batch_size}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def option_parser() -> CommandParser:
+    """The parser whose result has the names and types of `Options`."""
+    parser = CommandParser(
+        prog="python training/run.py",
+        description="Trains a compact student with self-knowledge distillation.",
+        epilog="Example: python training/run.py --arch mobilenetv2 --drg --dsr",
+    )
+    add_shared_options(parser)
+    for flag, meaning in (
+        ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
+        ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
+    ):
+        parser.add_argument(
+            f"--{flag}", action=BooleanOptionalAction, default=False, help=f"{meaning} (off)"
+        )
+    parser.add_argument(
+        "--seed",
+        type=seed_number,
+        default=Options.seed,
+        metavar="N",
+        help="of weights, order, augmentation",
+    )
+    parser.add_argument(
+        "--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
+    )
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
+    parser.add_argument("--command", help=SUPPRESS)
+    return parser
+
+
+def add_shared_options(parser: CommandParser) -> None:
+    """Adds the options that all runs of a study share: student, data, recipe and device."""
+    parser.add_argument(
+        "--arch", required=True, metavar="ARCH", help=f"the student: {', '.join(ARCHS)}"
+    )
+    parser.add_argument(
+        "--width",
+        type=positive_float,
+        default=Options.width,
+        help="multiplies the channels: mobilenetv2 0.25-1.4, shufflenetv2 0.5, 1.0, 1.5 or 2.0",
+    )
+    parser.add_argument(
+        "--data",
+        default=Options.data,
+        metavar="NAME_OR_PATH",
+        help="data set (default: digits)",
+    )
+    parser.add_argument(
+        "--data-root",
+        type=folder_path,
+        metavar="DIR",
+        help="where a known data set lies, or goes",
+    )
+    parser.add_argument(
+        "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)"
+    )
+    parser.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help="instead of the recipe's; per process",
+    )
+    parser.add_argument("--device", choices=DEVICES, default=Options.device)
 
 
 def seed_number(text: str) -> int:
@@ -18,72 +127,61 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `training/run.py` was asked for; None means the recipe's or the data's default."""
-
-    arch: str
-    drg: bool
-    dsr: bool
-    width: float
-    data: str
-    data_root: Path | None
-    image_size: int | None
-    recipe: str | None
-    epochs: int | None
-    batch_size: int | None
-    seed: int
-    out: Path | None
-    resume: bool
-    device: str
-    pretrained: bool
-    weights: Path | None
-
-    def overrides(self) -> dict[str, object]:
-        """The recipe's keys that were given on the command line."""
-        given = {"epochs": self.epochs, "batch_size": self.batch_size}
-        return {key: value for key, value in given.items() if value is not None}
+def command_line(options: Options) -> list[str]:
+    """The words after `training/run.py` from which its parser makes these very options."""
+    return words_of(vars(options), option_parser())
 
 
-def option_parser() -> CommandParser:
-    """The parser whose result fits `Options`."""
-    parser = CommandParser(
-        prog="python training/run.py",
-        description="Trains a compact student with self-knowledge distillation.",
-        epilog="Example: python training/run.py --arch mobilenetv2 --drg --dsr",
-    )
-    add = parser.add_argument
-    add_shared_options(parser)
-    for flag, meaning in (
-        ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
-        ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
-    ):
-        add(f"--{flag}", action=BooleanOptionalAction, default=False, help=f"{meaning} (off)")
-    add("--seed", type=seed_number, default=0, metavar="N", help="of weights, order, augmentation")
-    add("--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)")
-    add("--resume", action="store_true", help="go on from the run's checkpoint")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
-    )
-    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
-    return parser
+def words_of(values: Mapping[str, object], parser: ArgumentParser) -> list[str]:
+    """The words of a command line that `parser` reads as `values`; defaults are left out.
+
+    Args:
+        values: by name, as in the parser's result. True is written as a flag, a list as one option
+            for each of its items, None not at all.
+        parser: has an option `--a-name` for each name `a_name`.
+    """
+    words = []
+    for name, value in values.items():
+        if value is None or value == parser.get_default(name):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += _option_with_value(option, item)
+    return words
 
 
-def add_shared_options(parser: CommandParser) -> None:
-    """Adds what all runs of a study share: student, data, recipe and device."""
-    add = parser.add_argument
-    add("--arch", required=True, metavar="ARCH", help=f"the student: {', '.join(ARCHS)}")
-    add(
-        "--width",
-        type=positive_float,
-        default=1.0,
-        help="multiplies the channels: mobilenetv2 0.25-1.4, shufflenetv2 0.5, 1.0, 1.5 or 2.0",
-    )
-    add("--data", default="digits", metavar="NAME_OR_PATH", help="data set (default: digits)")
-    add("--data-root", type=folder_path, metavar="DIR", help="where a known data set lies, or goes")
-    add("--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)")
-    add("--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)")
-    add("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
-    add("--batch-size", type=positive_int, metavar="N", help="instead of the recipe's; per process")
-    add("--device", choices=DEVICES, default="auto")
+def repeatable_command(options: Options, *, data: str) -> str:
+    """The command that a result states, from the repository's folder, without local paths.
+
+    Args:
+        options: of the run. What does not change the result is left out.
+        data: the data set's name.
+    """
+    if options.command is not None:
+        return options.command
+    stated = vars(options) | without_paths(vars(options), data=data) | {"out": None, "resume": None}
+    if options.weights is not None:
+        stated["weights"] = options.weights.name
+    return stated_command("training/run.py", stated, option_parser())
+
+
+def stated_command(script: str, values: Mapping[str, object], parser: ArgumentParser) -> str:
+    """The command that calls `script` with `values`, quoted for a shell."""
+    return shlex.join(["python", script, *words_of(values, parser)])
+
+
+def without_paths(values: Mapping[str, object], *, data: str) -> dict[str, object]:
+    """What stands for the options that may be local paths: the data set's and the file's name."""
+    recipe = values["recipe"]
+    if recipe is not None and Path(str(recipe)).suffix in SUFFIXES:
+        recipe = Path(str(recipe)).name
+    return {"data": data, "data_root": None, "recipe": recipe}
+
+
+def _option_with_value(option: str, value: object) -> list[str]:
+    """Two words; one, if argparse would take the value for another option."""
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return [f"{option}={text}"] if text.startswith("-") else [option, text]

@@ -1,0 +1,96 @@
+"""Options and the words of a command line: one is the exact inverse of the other."""
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.config.options import (
+    DEVICES,
+    Options,
+    command_line,
+    option_parser,
+    repeatable_command,
+)
+
+COUNTS = st.integers(1, 10**6)
+# What a process can be given: no NUL, no half of a surrogate pair.
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+ODD_TEXTS = st.sampled_from(["", "-", "--x", "-x", "--drg", "--drg=1", "-1", "-a b", "=", "@f"])
+# argparse before Python 3.12 drops a value that is `--`, however it is written.
+WORDS = (TEXTS | ODD_TEXTS).filter(lambda text: text != "--")
+PATHS = WORDS.map(Path)
+# A path that begins with `~` cannot come from the parser, which has put a home folder there.
+FOLDERS = PATHS.filter(lambda path: not str(path).startswith("~"))
+
+
+def maybe(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.none() | strategy
+
+
+OPTIONS = st.builds(
+    Options,
+    arch=WORDS,
+    drg=st.booleans(),
+    dsr=st.booleans(),
+    width=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    data=WORDS,
+    data_root=maybe(FOLDERS),
+    image_size=maybe(COUNTS),
+    recipe=maybe(WORDS),
+    epochs=maybe(COUNTS),
+    batch_size=maybe(COUNTS),
+    seed=st.integers(0, 2**32 - 1),
+    out=maybe(FOLDERS),
+    resume=st.booleans(),
+    device=st.sampled_from(DEVICES),
+    pretrained=st.booleans(),
+    weights=maybe(PATHS),
+    command=maybe(WORDS),
+).filter(lambda options: not (options.pretrained and options.weights is not None))
+
+
+def parsed(words: list[str]) -> Options:
+    return Options(**vars(option_parser().parse_args(words)))
+
+
+@settings(deadline=None)  # on a busy machine any example may take long
+@given(OPTIONS)
+def test_the_parser_reads_a_command_line_as_the_options_that_it_was_made_of(
+    options: Options,
+) -> None:
+    assert parsed(command_line(options)) == options
+
+
+def test_defaults_are_those_of_the_parser_and_need_no_word() -> None:
+    assert parsed(["--arch", "a"]) == Options(arch="a")
+    assert command_line(Options(arch="a")) == ["--arch", "a"]
+
+
+def test_a_value_that_begins_with_a_dash_is_one_word_with_its_option() -> None:
+    options = Options(arch="a", data="-x", data_root=Path("-root"), width=0.5)
+    words = ["--arch", "a", "--width", "0.5", "--data=-x", "--data-root=-root"]
+    assert command_line(options) == words
+
+
+def test_a_stated_command_repeats_the_run_and_tells_no_local_path() -> None:
+    options = Options(
+        arch="mobilenetv2",
+        drg=True,
+        data="/home/me/my photos",
+        data_root=Path("/mnt/data"),
+        recipe="/home/me/fast.yaml",
+        epochs=3,
+        seed=7,
+        out=Path("/home/me/out"),
+        resume=True,
+        weights=Path("/home/me/start.pt"),
+    )
+    assert repeatable_command(options, data="my-photos") == (
+        "python training/run.py --arch mobilenetv2 --drg --data my-photos --recipe fast.yaml "
+        "--epochs 3 --seed 7 --weights start.pt"
+    )
+    named = Options(arch="a", recipe="cifar")
+    assert repeatable_command(named, data="digits").endswith("--arch a --recipe cifar")
+    of_a_study = Options(arch="a", command="python training/study.py --arch a")
+    assert repeatable_command(of_a_study, data="digits") == "python training/study.py --arch a"
