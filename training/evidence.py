@@ -1,7 +1,7 @@
 """Runs the plan of studies, resumably: `python training/evidence.py --jobs 8 --minutes 25`.
 
-Every call goes on where the last one stopped: finished runs are left alone, runs that were
-interrupted continue from their checkpoints. Lines go to `results/STUDY.jsonl` as runs finish.
+Each call goes on where the last one stopped. Finished runs are left alone, interrupted runs
+continue from their checkpoints. Lines go to `results/STUDY.jsonl` as runs finish.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from runtime.base.command import (
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT
 from training.records.run_folder import exclusive
-from training.robustness import Moved, lines_file, measure_missing
 from training.studies.costs import measure_cost
 from training.studies.evidence_plan import (
     COST,
@@ -33,10 +32,12 @@ from training.studies.evidence_plan import (
     SCALES,
     STUDIES,
     Scale,
+    evidence_command,
+    planned_runs,
 )
-from training.studies.evidence_runs import planned_runs
-from training.studies.lines import merge_lines
-from training.studies.pool import fail_runs, run_all
+from training.studies.pool import PoolResult, fail_runs, run_all
+from training.studies.result_lines import merge_lines
+from training.studies.robustness_lines import MovedData, lines_file, measure_missing_robustness
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     deadline = inf if options.minutes is None else monotonic() + 60 * options.minutes
     failed, unfinished = _train(runs, scale, jobs=options.jobs, minutes=options.minutes)
     if ROBUSTNESS in wanted:
-        moved = Moved(options.data, options.data_root)
+        moved = MovedData(options.data, options.data_root)
         _measure_robustness(runs_of(STUDIES[ROBUSTNESS_OF]), scale, moved, deadline=deadline)
     if COST in wanted:
         try:
@@ -75,18 +76,31 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/evidence.py", description=__doc__)
-    add = parser.add_argument
-    add("--only", action="append", choices=(*STUDIES, *_AFTERWARDS), help="this study (repeatable)")
-    add("--jobs", type=positive_int, default=1, help="runs at a time on one device (default: 1)")
-    add(
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=(*STUDIES, *_AFTERWARDS),
+        help="this study (repeatable)",
+    )
+    parser.add_argument(
+        "--jobs", type=positive_int, default=1, help="runs at a time on one device (default: 1)"
+    )
+    parser.add_argument(
         "--minutes",
         type=positive_float,
         help="then interrupt what runs; leave two more for checkpoints",
     )
-    add("--data", metavar="NAME_OR_PATH", help="instead of the scale's data set")
-    add("--data-root", type=folder_path, metavar="DIR", help="where a known data set lies, or goes")
-    add("--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU")
-    add("--dry-run", action="store_true", help="list the runs, finished or not")
+    parser.add_argument("--data", metavar="NAME_OR_PATH", help="instead of the scale's data set")
+    parser.add_argument(
+        "--data-root",
+        type=folder_path,
+        metavar="DIR",
+        help="where a known data set lies, or goes",
+    )
+    parser.add_argument(
+        "--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, finished or not")
     return parser
 
 
@@ -116,11 +130,11 @@ def _list(runs: Sequence[StudyRun], *, afterwards: Sequence[str]) -> None:
 
 def _train(
     runs: Sequence[StudyRun], scale: Scale, *, jobs: int, minutes: float | None
-) -> tuple[list[StudyRun], list[StudyRun]]:
+) -> PoolResult:
     with ExitStack() as locks:
         for folder in dict.fromkeys(run.folder.parent for run in runs):
             locks.enter_context(exclusive(folder))
-        _keep_lines(runs, scale)  # those of earlier calls, should they have been lost
+        _keep_lines(runs, scale)  # of runs of earlier calls: the file of lines may be lost
         return run_all(
             runs, jobs=jobs, minutes=minutes, on_finish=lambda run: _keep_lines([run], scale)
         )
@@ -134,13 +148,14 @@ def _keep_lines(runs: Sequence[StudyRun], scale: Scale) -> None:
 
 
 def _measure_robustness(
-    runs: Sequence[StudyRun], scale: Scale, moved: Moved, *, deadline: float
+    runs: Sequence[StudyRun], scale: Scale, moved: MovedData, *, deadline: float
 ) -> None:
     finished = [run.folder for run in runs if run.line() is not None]
-    measure_missing(
+    measure_missing_robustness(
         finished,
         scale.results / lines_file(ROBUSTNESS_OF),
         study=ROBUSTNESS_OF,
+        command=evidence_command(ROBUSTNESS, scale),
         device=scale.device,
         moved=moved,
         deadline=deadline,

@@ -1,7 +1,5 @@
 """The end of a run: calibration, figures on the test split, `result.json`, plots."""
 
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +17,13 @@ from runtime.model.figures import (
 )
 from runtime.model.locate import RESULT
 from training.config.plan import Plan
-from training.engine.device import device_name
+from training.engine.device import device_name, versions
 from training.engine.step import precision_of
 from training.engine.trainer import Save, Trainer
 from training.evaluation.calibration import fit_temperature
 from training.networks.cost import Cost, cost_of
 from training.networks.students import student_of
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
-
-_PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
 class _Calibration(NamedTuple):
@@ -140,12 +136,6 @@ def _cost(plan: Plan) -> Cost:
     with torch.device("meta"):  # shapes are all that counting needs
         student = student_of(plan)
     return cost_of(student, image_size=plan.input.size)
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a result."""
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found}
 
 
 def summary(result: dict[str, Any]) -> str:

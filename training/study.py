@@ -1,7 +1,7 @@
 """One recipe, several methods and seeds: `python training/study.py --arch mobilenetv2`.
 
-Every run is a `training/run.py --resume` in a folder of its own, so a study that was stopped goes
-on where it was. The results are lines of `results/STUDY.jsonl`, a table and a plot.
+Each run is a `training/run.py --resume` in a folder of its own: a study that was stopped goes on
+where it was. The results are lines of `results/STUDY.jsonl`, a table and a plot.
 """
 
 import argparse
@@ -12,17 +12,21 @@ from typing import NoReturn
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.model.locate import RUNS
 from training.config.archs import check_arch
-from training.config.options import add_shared_options
+from training.config.options import (
+    Options,
+    add_shared_options,
+    stated_command,
+    without_paths,
+)
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
-from training.data import load_dataset
+from training.data import Dataset, load_dataset
 from training.data.splits import fit_batch
 from training.records.run_folder import exclusive
-from training.studies.lines import RESULTS, merge_lines
 from training.studies.pool import fail_runs, run_all
+from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.rows import METHODS, Method, distinct, methods_from_words
-from training.studies.study_plot import plot_name, plot_study
-from training.studies.study_run import StudyRun, shared_options, study_run
-from training.studies.tables import study_table
+from training.studies.study_run import StudyRun
+from training.studies.study_table import plot_name, plot_study, study_table
 
 _MAIN = "main"
 
@@ -31,15 +35,14 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what is missing, then writes lines and plot and prints the table."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
-    folder = RUNS / "studies" / options.study
     recipe = _recipe(options)
     methods = distinct(methods_from_words(options.terms), recipe, say=print)
-    # Here once, so that a mistake in it is not that of every run.
+    # Loaded here, so that a mistake in the data is told once, and not by each run.
     data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
-    runs = _runs(options, methods, recipe, folder, data.digest())
-    with exclusive(folder):
+    runs = _runs(options, methods, recipe, data)
+    with exclusive(_folder(options.study)):
         failed = run_all(runs, jobs=options.jobs).failed
     lines = [line for run in runs if (line := run.line()) is not None]
     if lines:
@@ -55,13 +58,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/study.py", description=__doc__)
-    add = parser.add_argument
     add_shared_options(parser)
-    add("--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}")
-    add("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
-    add("--study", default=_MAIN, help="the word for these runs (default: main)")
-    add(
+    parser.add_argument(
+        "--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="seeds 0 to N-1 (default: 3)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe"
+    )
+    parser.add_argument("--study", default=_MAIN, help="the word for these runs (default: main)")
+    parser.add_argument(
         "--jobs",
         type=positive_int,
         default=1,
@@ -78,39 +90,41 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _names_batch(options: argparse.Namespace) -> bool:
-    """Whether the batch size is the user's choice, not that of the data's default recipe."""
+    """Whether the user has chosen the batch size, which otherwise is that of the data's recipe."""
     keys = {word.partition("=")[0].strip() for word in options.set}
     return bool(options.recipe or options.batch_size or "batch_size" in keys)
 
 
 def _runs(
-    options: argparse.Namespace,
-    methods: Sequence[Method],
-    recipe: Recipe,
-    folder: Path,
-    data_digest: str,
+    options: argparse.Namespace, methods: Sequence[Method], recipe: Recipe, data: Dataset
 ) -> list[StudyRun]:
-    shared = shared_options(
+    stated = vars(options) | without_paths(vars(options), data=data.name) | {"jobs": None}
+    shared = Options(
         arch=options.arch,
         width=options.width,
         data=options.data,
         device=options.device,
         data_root=options.data_root,
         image_size=options.image_size,
+        command=stated_command("training/study.py", stated, _parser()),
     )
     return [
-        study_run(
-            method,
-            seed,
-            recipe,
+        StudyRun(
+            method=method,
+            seed=seed,
             study=options.study,
-            folder=folder,
-            options=shared,
-            data_digest=data_digest,
+            recipe=method.recipe_on(recipe),
+            parent=_folder(options.study),
+            shared=shared,
+            data_digest=data.digest(),
         )
         for method in methods
         for seed in range(options.seeds)
     ]
+
+
+def _folder(study: str) -> Path:
+    return RUNS / "studies" / study
 
 
 def command() -> NoReturn:

@@ -1,11 +1,14 @@
-"""Which device trains, and what to call it in a result."""
+"""Which device trains; what a result calls it, and the versions that a result states."""
 
 import platform
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from runtime.base.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
@@ -27,6 +30,12 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide a result."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
 
 
 def _processor() -> str:

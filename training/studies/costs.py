@@ -10,18 +10,25 @@ import msgspec
 
 from runtime.base.files import write_atomic
 from training.studies.evidence_plan import COST, Scale
-from training.studies.lines import Line, read_lines
+from training.studies.result_lines import Line, read_lines
 from training.studies.rows import METHODS
-from training.studies.tables import cells
+from training.studies.study_table import table_head, table_line
 
 _BENCHMARK = Path(__file__).resolve().parents[1] / "benchmark.py"
 
 
 def measure_cost(scale: Scale, *, deadline: float) -> bool:
-    """Writes the lines of both students unless they are there.
+    """Writes the lines of both students, unless their file exists.
 
-    False if they are not there at `deadline` (on the clock of `monotonic`); CalledProcessError if
-    the benchmark fails.
+    Args:
+        scale: where and how large.
+        deadline: when the measuring has to end, in seconds on the clock of `time.monotonic`.
+
+    Returns:
+        Whether the file exists now; False if the time was over.
+
+    Raises:
+        CalledProcessError: if the benchmark fails.
     """
     path = scale.results / f"{COST}.jsonl"
     if path.exists():
@@ -53,13 +60,13 @@ def measure_cost(scale: Scale, *, deadline: float) -> bool:
 
 def cost_table(path: Path) -> str:
     """The lines of `path` as a Markdown table; `over CE` is the benchmark's paired median."""
-    head = ["student", "step", "ms", "over CE", "images/s", "peak memory MiB", "over CE"]
-    head += ["more in training", "more deployed", "device", "torch"]
-    table = [cells(head), "|" + "---|" * len(head)]
+    names = ["student", "step", "ms", "over CE", "images/s", "peak memory MiB", "over CE"]
+    names += ["more in training", "more deployed", "device", "torch"]
+    table = table_head(names)
     for line in read_lines(path):
         memory, memory_over = line["peak_memory_mib"], line["memory_over_ce"]
         table.append(
-            cells(
+            table_line(
                 [
                     line["arch"],
                     line["contender"],

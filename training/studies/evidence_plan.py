@@ -6,17 +6,31 @@ from pathlib import Path
 
 from runtime.model.locate import RUNS
 from training.config.archs import MOBILENET, SHUFFLENET
-from training.studies.lines import RESULTS
+from training.config.options import Options
+from training.config.recipe import load_recipe
+from training.studies.grids import BOTH_GRID, CE_GRID, DRG_GRID, DSR_GRID
+from training.studies.result_lines import RESULTS
 from training.studies.rows import METHODS, Method
+from training.studies.study_run import StudyRun
 
-ROBUSTNESS = "robustness"  # of the finished runs of ROBUSTNESS_OF
-ROBUSTNESS_OF = "main"
 COST = "cost"  # of a step, with every method
+ROBUSTNESS = "robustness"  # of the finished runs of the study ROBUSTNESS_OF
+ROBUSTNESS_OF = "main"
 
 
 @dataclass(frozen=True)
 class PlannedStudy:
-    """Methods with both students; `changes` lie on the recipe that all of them share."""
+    """A study of the plan, which trains both students.
+
+    Attributes:
+        name: the word for its runs and its lines.
+        question: what it answers.
+        methods: its rows.
+        epochs: of each run, at full scale.
+        seeds: how many, at full scale.
+        changes: what its runs have otherwise than the scale's recipe.
+        chooses: whether it chooses a setting, by top-1 on held out images.
+    """
 
     name: str
     question: str
@@ -24,8 +38,7 @@ class PlannedStudy:
     epochs: int
     seeds: int
     changes: Mapping[str, object] = field(default_factory=dict)
-
-    chooses: bool = False  # a setting, by validation top-1
+    chooses: bool = False
 
     @property
     def lines_file(self) -> str:
@@ -34,88 +47,74 @@ class PlannedStudy:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where and how large the plan is run."""
+    """Where the plan is run, and how large.
+
+    Attributes:
+        name: the word for it.
+        data: the data set's name.
+        recipe: the recipe's name.
+        device: "cpu" or "cuda".
+        widths: of both students.
+        image_size: in pixels; None: the data set's default.
+        epoch_share: what the epochs of a study are multiplied with.
+        most_seeds: how many seeds a study has at most.
+        runs: the folder of the studies' folders.
+        results: the folder of the lines.
+    """
 
     name: str
     data: str
     recipe: str
     device: str
-    widths: Mapping[str, float]  # of both students
+    widths: Mapping[str, float]
     image_size: int | None
     epoch_share: float
     most_seeds: int
-    runs: Path  # the folder of the studies' folders
-    results: Path  # the folder of the lines
+    runs: Path
+    results: Path
 
     def epochs(self, study: PlannedStudy) -> int:
+        """The epochs of the study's runs, at least one."""
         return max(1, round(self.epoch_share * study.epochs))
 
     def seeds(self, study: PlannedStudy) -> range:
+        """The seeds of the study's runs."""
         return range(min(study.seeds, self.most_seeds))
 
 
-SCALES = {
-    scale.name: scale
-    for scale in (
-        Scale(
-            name="full",
-            data="cifar100",
-            recipe="cifar",
-            device="cuda",
-            widths={MOBILENET: 1.0, SHUFFLENET: 1.0},
-            image_size=None,
-            epoch_share=1.0,
-            most_seeds=5,
-            runs=RUNS / "studies",
-            results=RESULTS,
-        ),
-        # That every run of the plan can be trained, on a CPU; the figures mean nothing.
-        Scale(
-            name="tiny",
-            data="digits",
-            recipe="digits",
-            device="cpu",
-            widths={MOBILENET: 0.25, SHUFFLENET: 0.5},
-            image_size=16,
-            epoch_share=0.01,
-            most_seeds=1,
-            runs=RUNS / "tiny",
-            results=RUNS / "tiny",
-        ),
-    )
-}
+FULL = Scale(
+    name="full",
+    data="cifar100",
+    recipe="cifar",
+    device="cuda",
+    widths={MOBILENET: 1.0, SHUFFLENET: 1.0},
+    image_size=None,
+    epoch_share=1.0,
+    most_seeds=5,
+    runs=RUNS / "studies",
+    results=RESULTS,
+)
+# Shows on a CPU that every run of the plan can be trained. Its figures mean nothing.
+TINY = Scale(
+    name="tiny",
+    data="digits",
+    recipe="digits",
+    device="cpu",
+    widths={MOBILENET: 0.25, SHUFFLENET: 0.5},
+    image_size=16,
+    epoch_share=0.01,
+    most_seeds=1,
+    runs=RUNS / "tiny",
+    results=RUNS / "tiny",
+)
+SCALES = {scale.name: scale for scale in (FULL, TINY)}
 
 
 def _methods(*names: str) -> tuple[Method, ...]:
     return tuple(METHODS[name] for name in names)
 
 
-# One choice at a time departs from the centre.
-_DSR_CENTRE = {"dsr_weight": 1.0, "temperature": 4.0, "distillation_warmup_epochs": 1.0}
-_DSR_SETTINGS: Mapping[str, Mapping[str, object]] = {
-    "w1": {},
-    "w0.3": {"dsr_weight": 0.3},
-    "w3": {"dsr_weight": 3.0},
-    "t2": {"temperature": 2.0},
-    "t8": {"temperature": 8.0},
-    "warm0": {"distillation_warmup_epochs": 0.0},
-    "warm10": {"distillation_warmup_epochs": 10.0},
-}
-_DRG_CENTRE = {"drg_weight": 0.2, "temperature": 4.0, "tap": 2, "head_width": 1.0}
-_DRG_SETTINGS: Mapping[str, Mapping[str, object]] = {
-    "tap1": {"tap": 1},
-    "tap3": {"tap": 3},
-    "tap4": {"tap": 4},
-    "w0.1": {"drg_weight": 0.1},
-    "w0.5": {"drg_weight": 0.5},
-    "w1": {"drg_weight": 1.0},
-    "t2": {"temperature": 2.0},
-    "t8": {"temperature": 8.0},
-    "head0.5": {"head_width": 0.5},
-    "head2": {"head_width": 2.0},
-}
-_TEACHERS = ("previous", "mean", "ema")
-# Settings are chosen on images that no run trains on, 50 of each class of CIFAR-100.
+# Settings are chosen on images that no run trains on: 50 of each class of CIFAR-100.
 _CHOOSING: Mapping[str, object] = {"validation_fraction": 0.1}
 
 PLAN = (
@@ -137,20 +136,13 @@ PLAN = (
         "time-matched",
         "What does cross-entropy gain from the time that the auxiliary head costs?",
         _methods("ce"),
-        epochs=53,  # of 50, at 5 % of a step
+        epochs=53,  # instead of 50: the head costs 5 % of a step
         seeds=3,
     ),
     PlannedStudy(
         "grid-ce",
         "What does cross-entropy gain from another learning rate or weight decay?",
-        (
-            METHODS["ce"],
-            *(Method(f"ce-lr{rate:g}", changes={"learning_rate": rate}) for rate in (0.05, 0.2)),
-            *(
-                Method(f"ce-wd{decay:g}", changes={"weight_decay": decay})
-                for decay in (2.5e-4, 1e-3)
-            ),
-        ),
+        (*_methods("ce"), *CE_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,
@@ -159,18 +151,7 @@ PLAN = (
     PlannedStudy(
         "grid-dsr",
         "Which teacher, weight, temperature and warm-up make DSR pay?",
-        (
-            METHODS["ce"],
-            *(
-                Method(
-                    f"dsr-{teacher}-{name}",
-                    dsr=True,
-                    changes={"dsr_teacher": teacher, **_DSR_CENTRE, **own},
-                )
-                for teacher in _TEACHERS
-                for name, own in _DSR_SETTINGS.items()
-            ),
-        ),
+        (*_methods("ce"), *DSR_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,
@@ -179,13 +160,7 @@ PLAN = (
     PlannedStudy(
         "grid-drg",
         "Which tap, weight, temperature and head make DRG pay, and how much is deep supervision?",
-        (
-            *_methods("ce", "ds", "drg"),
-            *(
-                Method(f"drg-{name}", drg=True, changes={**_DRG_CENTRE, **own})
-                for name, own in _DRG_SETTINGS.items()
-            ),
-        ),
+        (*_methods("ce", "ds", "drg"), *DRG_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,
@@ -194,19 +169,7 @@ PLAN = (
     PlannedStudy(
         "grid-both",
         "What does DSR add to DRG, by teacher and weight?",
-        (
-            *_methods("ce", "drg"),
-            *(
-                Method(
-                    f"drg+dsr-{teacher}-w{weight:g}",
-                    drg=True,
-                    dsr=True,
-                    changes={"dsr_teacher": teacher, "dsr_weight": weight},
-                )
-                for teacher in _TEACHERS
-                for weight in (0.3, 1.0)
-            ),
-        ),
+        (*_methods("ce", "drg"), *BOTH_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,
@@ -225,4 +188,46 @@ PLAN = (
     ),
 )
 STUDIES = {study.name: study for study in PLAN}
-PLANNED_METHODS = {method.name: method for study in PLAN for method in study.methods}
+
+
+def planned_runs(
+    study: PlannedStudy, scale: Scale, *, data: str | None = None, data_root: Path | None = None
+) -> list[StudyRun]:
+    """All runs of a study in the order in which they start: method by method, seed by seed.
+
+    In this order, runs that are compared with each other finish early.
+
+    Args:
+        study: of the plan.
+        scale: how large.
+        data: takes the place of the scale's data set.
+        data_root: where a known data set lies.
+    """
+    recipe = load_recipe(scale.recipe, {"epochs": scale.epochs(study), **study.changes})
+    return [
+        StudyRun(
+            method=method,
+            seed=seed,
+            study=study.name,
+            recipe=method.recipe_on(recipe),
+            parent=scale.runs / study.name,
+            shared=Options(
+                arch=arch,
+                width=width,
+                data=data or scale.data,
+                device=scale.device,
+                data_root=data_root,
+                image_size=scale.image_size,
+                command=evidence_command(study.name, scale),
+            ),
+        )
+        for method in study.methods
+        for seed in scale.seeds(study)
+        for arch, width in scale.widths.items()
+    ]
+
+
+def evidence_command(name: str, scale: Scale = FULL) -> str:
+    """The command that measures what the plan calls `name`."""
+    command = f"python training/evidence.py --only {name}"
+    return command if scale is FULL else f"{command} --scale {scale.name}"

@@ -1,8 +1,8 @@
-"""The runs of studies as processes side by side: finished ones left alone, all of them resumable.
+"""Runs the missing runs of studies as processes, several at a time.
 
-The processes have a session of their own, so that Ctrl-C reaches this one alone, which then asks
-each of them once to stop: a second signal would cost a run its last checkpoint. On Linux the system
-asks them when this process is killed.
+Each process has a session of its own, so that Ctrl-C reaches only this process. It then asks each
+run once to stop: a run that gets a second signal ends without its last checkpoint. If this process
+is killed, Linux asks the runs to stop.
 """
 
 import ctypes
@@ -21,21 +21,22 @@ import msgspec
 from runtime.base.command import fail
 from runtime.base.files import write_atomic
 from runtime.base.parallel import usable_cores
+from training.config.options import command_line
 from training.engine.interruption import StopRequest, stop_request
 from training.studies.study_run import StudyRun
 
-_RUN = Path(__file__).resolve().parents[1] / "run.py"
+_RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
 _POLL_SECONDS = 0.1
 _FAILED = 1
-_ERROR = "error: "  # how the line begins that a command ends with
-# For a step and a checkpoint; who is compiling longer than that has none to lose.
+_ERROR = "error: "  # begins the last line of a command that failed
+# Enough for one step and a checkpoint. A run that compiles for longer has no checkpoint to lose.
 _GRACE_SECONDS = 120
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be
+_LIBC = ctypes.CDLL(None)  # loaded here, because a child may load nothing between fork and exec
 
 
-class Outcome(NamedTuple):
-    """Runs that failed, and those that wait for another call because the time was over."""
+class PoolResult(NamedTuple):
+    """Runs that failed, and runs that are not finished because the time was over."""
 
     failed: list[StudyRun]
     unfinished: list[StudyRun]
@@ -47,11 +48,20 @@ def run_all(
     jobs: int,
     minutes: float | None = None,
     on_finish: Callable[[StudyRun], None] | None = None,
-) -> Outcome:
-    """Runs all that are not finished, `jobs` at a time, in order, for at most `minutes`.
+) -> PoolResult:
+    """Runs all `runs` that are not finished, in their order.
 
-    When the time is over, the runs on their way leave checkpoints and end. Ctrl-C, SIGTERM and
-    SIGHUP do the same and raise KeyboardInterrupt afterwards.
+    When the time is over, the runs that have begun write checkpoints and end. The same happens
+    after Ctrl-C, SIGTERM and SIGHUP.
+
+    Args:
+        runs: finished or not.
+        jobs: how many run at a time.
+        minutes: after which no run begins or goes on; None: no limit.
+        on_finish: called with each run that finishes.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when all runs have ended.
     """
     missing = [run for run in runs if run.line() is None]
     if len(missing) < len(runs):
@@ -67,11 +77,11 @@ def run_all(
     if stop.requested:
         raise KeyboardInterrupt
     unfinished = [run for run in missing if run.line() is None and run not in pool.failed]
-    return Outcome(pool.failed, unfinished)
+    return PoolResult(pool.failed, unfinished)
 
 
 def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
-    """Says what stopped the first of the failed runs, and where their logs are; the exit code."""
+    """Prints why the first of the failed runs failed and where all logs are; the exit code."""
     logs = ", ".join(str(run.log) for run in failed)
     said = f"\n{failed[0].log.read_text(errors='replace')}".split("\n" + _ERROR)
     why = f" ({said[-1].splitlines()[0]})" if len(said) > 1 else ""
@@ -79,7 +89,7 @@ def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
 
 
 class _Pool:
-    """Runs that wait and runs on their way."""
+    """Runs that have not begun, and the processes of those that have."""
 
     def __init__(
         self,
@@ -104,7 +114,7 @@ class _Pool:
         return bool(self._waiting or self._running)
 
     def advance(self) -> None:
-        """Stops or starts what has to be, and takes note of what has ended."""
+        """Stops and starts runs where it is time to, and notes which have ended."""
         if self._stopping_since is not None:
             if monotonic() - self._stopping_since > _GRACE_SECONDS:
                 self.kill()
@@ -127,27 +137,24 @@ class _Pool:
             process.wait()
 
     def _close(self, run: StudyRun, code: int) -> None:
-        words = f"{run.study}: {run.folder.name}"
+        name = f"{run.study}: {run.folder.name}"
         line = run.line() if code == 0 else None
         if line is not None:
-            print(f"{words}: top-1 {line['top1']:.2%}, {line['seconds']:.0f} s", flush=True)  # noqa: T201
+            print(f"{name}: top-1 {line['top1']:.2%}, {line['seconds']:.0f} s", flush=True)  # noqa: T201
             if self._on_finish is not None:
                 self._on_finish(run)
         elif self._stopping_since is not None:
-            print(f"{words}: stopped, goes on with the next call", flush=True)  # noqa: T201
+            print(f"{name}: stopped, goes on with the next call", flush=True)  # noqa: T201
         else:
             self.failed.append(run)
-            print(f"{words}: failed, see {run.log}", flush=True)  # noqa: T201
+            print(f"{name}: failed, see {run.log}", flush=True)  # noqa: T201
 
 
 def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
-    import yaml  # so that a command without PyYAML can say so
+    import yaml  # imported here, so that a command without PyYAML can say so
 
     write_atomic(run.recipe_file, yaml.safe_dump(msgspec.to_builtins(run.recipe), sort_keys=False))
-    flags = [f"--{name}" for name in ("drg", "dsr") if name in run.method.terms]
-    command = [sys.executable, str(_RUN), *run.options, *flags]
-    command += ["--recipe", str(run.recipe_file), "--seed", str(run.seed)]
-    command += ["--out", str(run.folder), "--resume"]
+    command = [sys.executable, str(_RUN_COMMAND), *command_line(run.options)]
     threads = max(1, usable_cores() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with run.log.open("a") as log:
@@ -162,5 +169,5 @@ def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """In a new process: SIGTERM when the one that started it is gone, whatever ended that."""
+    """Called in a new process: Linux shall send it SIGTERM when its parent has ended."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

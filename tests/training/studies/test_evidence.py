@@ -17,17 +17,17 @@ import torch
 
 from runtime.base.errors import UserError
 from training import evidence, report
+from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.costs import measure_cost
-from training.studies.evidence_plan import PLAN, SCALES, STUDIES
-from training.studies.evidence_runs import planned_runs
-from training.studies.lines import Line, merge_lines, read_lines
+from training.studies.evidence_plan import FULL, PLAN, SCALES, STUDIES, TINY, planned_runs
 from training.studies.pool import run_all
+from training.studies.report_pages import page_texts
+from training.studies.result_lines import Line, merge_lines, read_lines
 from training.studies.rows import METHODS, Method
-from training.studies.study_run import StudyRun, shared_options, study_run
+from training.studies.study_run import StudyRun
 
 ROOT = Path(__file__).resolve().parents[3]
-FULL, TINY = SCALES["full"], SCALES["tiny"]
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
@@ -126,17 +126,10 @@ def test_a_tiny_study_is_run_once_and_its_robustness_measured(
 
 
 def long_run(folder: Path, data: Path, *, epochs: int) -> StudyRun:
-    options = shared_options(
-        arch="mobilenetv2",
-        width=0.25,
-        data=str(data),
-        device="cpu",
-        data_root=None,
-        image_size=None,
-    )
+    shared = Options(arch="mobilenetv2", width=0.25, data=str(data), device="cpu")
     values = {"epochs": epochs, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.01}
     recipe = recipe_from_values(values, source="test")
-    return study_run(Method("ce"), 0, recipe, study="s", folder=folder, options=options)
+    return StudyRun(Method("ce"), 0, "s", recipe, folder, shared)
 
 
 @pytest.mark.slow
@@ -214,75 +207,121 @@ def made_up(study: str, methods: Sequence[str], seeds: int) -> list[Line]:
             "top1": top1,
             "validation_top1": top1,
             "recipe": msgspec.to_builtins(run.recipe),
+            "command": run.options.command,
         }
         lines.append({**FACTS, **own})
     return lines
 
 
-def test_a_block_holds_table_command_machine_and_what_is_missing(tmp_path: Path) -> None:
+def block(name: str, results: Path) -> str:
+    """What is written between the marks of that name."""
+    return report.rendered(f"<!-- results:{name} -->\n<!-- /results -->", results)
+
+
+def test_a_block_holds_a_short_table_and_the_page_all_the_rest(tmp_path: Path) -> None:
     merge_lines(tmp_path / "main.jsonl", made_up("main", ("ce", "drg+dsr"), seeds=2))
     text = "before\n<!-- results:main -->\nold\n<!-- /results -->\nafter"
-    block = report.rendered(text, tmp_path)
-    assert "old" not in block
-    assert block.startswith("before\n<!-- results:main -->\n")
-    assert block.endswith("\n<!-- /results -->\nafter")
-    assert block.count("| drg+dsr | 0, 1 | 71.05 ± 0.07 | +1.00 ± 0.00 |") == 2  # both students
-    assert "Command: `python training/evidence.py --only main`  \n" in block
-    assert "Hardware: H100, bf16  \nVersions: torch 2  \n" in block
-    assert "28 of 36 runs of 200 epochs" in block
-    assert (
-        "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in block
-    )  # seed 2 is missing
-    assert report.rendered(block, tmp_path) == block
-    with pytest.raises(UserError, match="the mark results:mian names nothing"):
+    short = report.rendered(text, tmp_path)
+    assert "old" not in short
+    assert short.startswith("before\n<!-- results:main -->\n")
+    assert short.endswith("\n<!-- /results -->\nafter")
+    row = "| drg+dsr | 0, 1 | 71.05 ± 0.07 | +1.00 ± 0.00 |"
+    assert short.count(f"{row} 5.00 ± 0.00 |\n") == 2  # both students
+    assert "[results/main.md](results/main.md)" in short
+    assert report.rendered(short, tmp_path) == short
+    with pytest.raises(UserError, match=r"the mark results:mian names nothing.*, peers, .*, open"):
         report.rendered(text.replace("main", "mian"), tmp_path)
+
+    page = page_texts(tmp_path)["main.md"]
+    assert page.count(row) == 2
+    assert "```sh\npython training/evidence.py --only main\n```\n" in page
+    assert "Hardware: H100, bf16  \nVersions: torch 2\n" in page
+    found = " ".join(page.split())
+    assert "28 of 36 runs of 200 epochs" in found
+    # Of each method, seed 2 is missing.
+    assert "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in found
+
+
+def test_what_is_open_is_one_table(tmp_path: Path) -> None:
+    merge_lines(tmp_path / "main.jsonl", made_up("main", ("ce", "drg+dsr"), seeds=2))
+    table = block("open", tmp_path)
+    command = "`python training/evidence.py --only"
+    assert "| [main](results/main.md) | Does DRG+DSR pay" in table
+    assert f"| 8 of 36 | {command} main` |" in table
+    assert f"| 0 of 84 | {command} peers` |" in table
+    assert f"| none | {command} cost` |" in table
+    assert "| [main](main.md) | Does DRG+DSR pay" in page_texts(tmp_path)["README.md"]
+    assert block("peers", tmp_path).splitlines()[1] == f"Not measured yet: {command} peers`."
 
 
 def test_a_finished_study_misses_nothing_and_its_grid_names_the_best(tmp_path: Path) -> None:
     names = [method.name for method in STUDIES["grid-drg"].methods]
     merge_lines(tmp_path / "grid-drg.jsonl", made_up("grid-drg", names, seeds=2))
-    block = report.rendered("<!-- results:grid-drg -->\n<!-- /results -->", tmp_path)
-    assert "Not measured yet" not in block
+    page = page_texts(tmp_path)["grid-drg.md"]
+    assert "Not measured yet" not in page
     assert (
         f"Highest validation top-1: {names[-1]} (82.05 %); over the next, {names[-2]}: "
         "+1.00 ± 0.00."
-    ) in block
+    ) in page
 
 
-def test_the_command_of_another_study_follows_from_its_lines(tmp_path: Path) -> None:
+def test_the_command_of_an_older_line_follows_from_it(tmp_path: Path) -> None:
+    """Lines of today state their command."""
     lines = made_up("peers", ("ce", "ls", "drg"), seeds=2)
     for line in lines:
         recipe = load_recipe("digits", {"epochs": 50, "learning_rate": 0.01})
         changes = {"label_smoothing": 0.1} if line["method"] == "ls" else {}
         line |= {"data": "digits", "recipe": msgspec.to_builtins(recipe) | changes}
+        del line["command"]
     merge_lines(tmp_path / "rates.jsonl", lines)
-    block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
     assert (
-        "Command: `python training/study.py --study rates --arch mobilenetv2 --data digits "
-        "--image-size 32 --epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01`"
-    ) in block
+        "```sh\npython training/study.py --study rates --arch mobilenetv2 --image-size 32 "
+        "--epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01\n```"
+    ) in page_texts(tmp_path)["rates.md"]
     merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["method"] != "drg"])
     merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["seed"] == 0])
-    block = report.rendered("<!-- results:others -->\n<!-- /results -->", tmp_path)
-    commands = re.findall(r"--study fewer --arch mobilenetv2 .*? --terms (\S+) --seeds (\d)", block)
+    page = page_texts(tmp_path)["fewer.md"]
+    commands = re.findall(r"--study fewer --arch mobilenetv2 .*? --terms (\S+) --seeds (\d)", page)
     assert commands == [("ce,ls", "2"), ("drg", "1")]
+    for line in lines:
+        del line["method"]
+    merge_lines(tmp_path / "runs.jsonl", [line for line in lines if line["terms"] == "drg"])
+    assert (
+        "python training/run.py --arch mobilenetv2 --drg --image-size 32 --epochs 50 --seed SEED "
+        "--recipe FILE.yaml  # learning_rate: 0.01\n"
+    ) in page_texts(tmp_path)["runs.md"]
 
 
 def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     assert report.rendered(text, ROOT / "results") == text, "run `make results`"
+    pages = page_texts(ROOT / "results")
+    written = {path.name: path.read_bytes() for path in (ROOT / "results").glob("*.md")}
+    assert written == {name: page.encode() for name, page in pages.items()}, "run `make results`"
     marks = re.findall("<!-- results:(.*) -->", text)
-    assert [mark for mark in marks if mark in STUDIES] == list(STUDIES)  # in the plan's order
-    assert set(marks) - set(STUDIES) == {"robustness", "cost", "h100", "others"}
+    assert "open" in marks
     assert len(marks) == len(set(marks))
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (ROOT / picture).is_file(), "run `make results`"
+    for folder, page in [(ROOT, text), *((ROOT / "results", page) for page in pages.values())]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page):
+            assert (folder / target).exists(), f"{target}: run `make results`"
     # And the command writes just that.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "results", "results")
     Path("RESULTS.md").write_text(re.sub(r"\d\d\.\d\d", "0", text), encoding="utf-8")
+    for name in pages:
+        Path("results", name).write_text("old")
+    Path("results", "of-lines-that-are-gone.md").write_text("old")
     assert report.main([]) == 0
     assert Path("RESULTS.md").read_text(encoding="utf-8") == text
+    assert {path.name: path.read_bytes() for path in Path("results").glob("*.md")} == written
+
+
+def test_lines_of_pages_fit_a_window() -> None:
+    for name, page in page_texts(ROOT / "results").items():
+        in_code = False
+        for line in page.splitlines():
+            in_code ^= line.startswith("```")
+            assert in_code or line.startswith("|") or len(line) <= 140, f"{name}: {line}"
 
 
 def test_lines_name_all_that_a_table_needs() -> None:
@@ -305,26 +344,20 @@ def test_the_cost_of_a_step_is_measured_for_every_method(
     lines = read_lines(tmp_path / "cost.jsonl")
     assert [line["contender"] for line in lines] == ["eager loop", *METHODS]
     assert {line["added_at_deployment"] for line in lines} == {0}
-    assert "| mobilenetv2 | zipf-ls |" in report.rendered(
-        "<!-- results:cost -->\n<!-- /results -->", tmp_path
-    )
+    assert "| mobilenetv2 | zipf-ls |" in block("cost", tmp_path)
 
 
 def test_the_cost_of_a_step_is_shown_and_not_measured_after_the_time(tmp_path: Path) -> None:
-    text = "<!-- results:cost -->\n<!-- /results -->"
-    assert "It will be by `python training/evidence.py --only cost`." in report.rendered(
-        text, tmp_path
-    )
+    assert "Not measured yet: `python training/evidence.py --only cost`." in block("cost", tmp_path)
     facts = {"arch": "mobilenetv2", "device": "H100", "torch": "2"}
     times = {"contender": "drg", "ms_per_step": 5.0, "over_ce": 0.034, "images_per_second": 25600.0}
     memory = {"peak_memory_mib": 800.4, "memory_over_ce": 0.0123}
     added = {"added_in_training": 47844, "added_at_deployment": 0}
     file = tmp_path / "cost.jsonl"
     file.write_text(json.dumps({**facts, **times, **memory, **added}) + "\n")
-    block = report.rendered(text, tmp_path)
     assert (
         "| mobilenetv2 | drg | 5.00 | +3.4% | 25600 | 800 | +1.2% | 47,844 | 0 | H100 | 2 |"
-    ) in block
+    ) in block("cost", tmp_path)
     late = replace(TINY, results=tmp_path / "late")
     assert not measure_cost(late, deadline=monotonic())
     assert not late.results.exists()

@@ -15,8 +15,12 @@ from runtime.base.errors import UserError
 from training import robustness, run
 from training.records.checkpoint import read_checkpoint, save_checkpoint
 from training.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from training.studies.lines import read_lines
-from training.studies.robustness_table import robustness_table
+from training.studies.result_lines import read_lines
+from training.studies.robustness_lines import (
+    MovedData,
+    measure_missing_robustness,
+    robustness_table,
+)
 
 
 def photographs(size: int = 32) -> np.ndarray:
@@ -95,6 +99,7 @@ def test_a_line_agrees_with_the_runs_result(
     assert line["clean"]["top1"] == result["top1"]
     assert line["clean"]["ece"] == pytest.approx(result["ece"], abs=1e-6)
     assert (line["method"], line["recipe"]) == ("drg+dsr", result["recipe"])
+    assert line["command"] == ("python training/robustness.py --study s --device cpu RUN [RUN ...]")
     assert {name: len(each) for name, each in line["corrupted"].items()} == dict.fromkeys(
         CORRUPTIONS, 5
     )
@@ -141,11 +146,12 @@ def test_a_finished_run_without_its_checkpoint_is_named(tmp_path: Path) -> None:
     """Its result alone makes a study's line, and so it is among the runs to measure."""
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(UserError, match=r"has a result and no checkpoint\.pt: put it back to"):
-        robustness.measure_missing(
+        measure_missing_robustness(
             [tmp_path],
             tmp_path / "lines.jsonl",
             study="s",
+            command="python training/evidence.py",
             device="cpu",
-            moved=robustness.Moved(),
+            moved=MovedData(),
             deadline=math.inf,
         )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,12 +17,12 @@ import torch
 
 from runtime.base.errors import UserError
 from training import benchmark, sizes, study
-from training.config.options import option_parser
+from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_with_settings
 from training.studies import pool as study_pool
 from training.studies import step_cost
-from training.studies.lines import merge_lines, read_lines
 from training.studies.pool import fail_runs
+from training.studies.result_lines import merge_lines, read_lines
 from training.studies.rows import (
     DISTILLATION_KEYS,
     METHODS,
@@ -31,9 +32,9 @@ from training.studies.rows import (
     method_of,
     methods_from_words,
 )
-from training.studies.study_plot import plot_name, plot_study
-from training.studies.study_run import StudyRun, shared_options, study_run
-from training.studies.tables import best_validated, rows_of, shared_settings, study_table
+from training.studies.study_run import StudyRun
+from training.studies.study_table import best_validated, plot_name, plot_study, study_table
+from training.studies.table_rows import rows_of, shared_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,6 +51,11 @@ def digits_line(method: str, seed: int, top1: float, **changes: object) -> dict[
     changes = {**METHODS[method].changes, **changes}
     recipe = json.loads(msgspec.json.encode(load_recipe("digits", changes)))
     return line(method, seed, top1, data="digits", terms=METHODS[method].terms, recipe=recipe)
+
+
+def study_run(folder: Path, method: Method, data: str = "d", **shared: Any) -> StudyRun:
+    options = Options(arch="a", data=data, device="cpu", **shared)
+    return StudyRun(method, 0, "s", load_recipe("digits"), folder, options)
 
 
 def cells(table: str) -> list[list[str]]:
@@ -177,56 +183,39 @@ def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
 
 
 def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
-    options = shared_options(
-        arch="a", width=0.5, data="d", device="cpu", data_root=None, image_size=None
-    )
-    runs = [
-        study_run(
-            Method(name), 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
-        )
-        for name in ("w0.3", "w0.5")
-    ]
+    runs = [study_run(tmp_path, Method(name), width=0.5) for name in ("w0.3", "w0.5")]
     assert runs[0].arch == "a"
     assert len({path for run in runs for path in (run.folder, run.log, run.recipe_file)}) == 6
 
 
 def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_path: Path) -> None:
     """Else the finished run of one would be taken for that of the other."""
-    shared = {"arch": "a", "data": "d", "device": "cpu", "data_root": None}
     folders = [
-        study_run(
-            METHODS["ce"],
-            0,
-            load_recipe("digits"),
-            study="s",
-            folder=tmp_path,
-            options=shared_options(width=width, image_size=image_size, **shared),
-        ).folder.name
+        study_run(tmp_path, METHODS["ce"], width=width, image_size=image_size).folder.name
         for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
     ]
     assert folders == ["d-a-ce-s0", "d-a-x0.5-ce-s0", "d-a-16px-ce-s0", "d-a-x0.5-16px-ce-s0"]
 
 
-def test_data_and_its_root_may_begin_with_a_dash(tmp_path: Path) -> None:
-    options = shared_options(
-        arch="a", width=1, data="-x", device="cpu", data_root=Path("-root"), image_size=None
+def test_a_run_of_a_study_is_asked_for_its_own_folder_recipe_and_terms(tmp_path: Path) -> None:
+    run = study_run(tmp_path, METHODS["drg"], data="-x", data_root=Path("-root"), command="study")
+    assert run.folder.name == "-x-a-drg-s0"
+    assert run.options == Options(
+        arch="a",
+        drg=True,
+        data="-x",
+        data_root=Path("-root"),
+        device="cpu",
+        recipe=str(tmp_path / "-x-a-drg-s0.yaml"),
+        out=tmp_path / "-x-a-drg-s0",
+        resume=True,
+        command="study",
     )
-    parsed = option_parser().parse_args(options)
-    assert (parsed.data, parsed.data_root) == ("-x", Path("-root"))
-    run = study_run(
-        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
-    )
-    assert run.folder.name == "-x-a-ce-s0"
 
 
 def test_a_run_that_diverged_has_no_line(tmp_path: Path) -> None:
     """Runs of earlier versions ended with NaN as figures, which JSON has as null."""
-    options = shared_options(
-        arch="a", width=1, data="d", device="cpu", data_root=None, image_size=None
-    )
-    run = study_run(
-        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
-    )
+    run = study_run(tmp_path, METHODS["ce"])
     run.folder.mkdir()
     figures = {"top1": 0.1, "top5": 0.5, "recipe": msgspec.to_builtins(run.recipe)}
     result = run.folder / "result.json"
@@ -252,12 +241,7 @@ def test_runs_share_the_cores_that_they_may_use(
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)), raising=False)
     monkeypatch.setattr("subprocess.Popen", popen)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    options = shared_options(
-        arch="a", width=1, data="d", device="cpu", data_root=None, image_size=None
-    )
-    run = study_run(
-        METHODS["ce"], 0, load_recipe("digits"), study="s", folder=tmp_path, options=options
-    )
+    run = study_run(tmp_path, METHODS["ce"])
     for jobs in (1, 3, 9):
         study_pool._start(run, jobs)
     assert [environment["OMP_NUM_THREADS"] for environment in started] == ["8", "2", "1"]
@@ -451,9 +435,9 @@ def test_a_data_set_smaller_than_the_default_batch(
     """As `training/run.py` does it; what the user chose is refused there if it does not fit."""
     asked: list[StudyRun] = []
 
-    def run_none(runs: list[StudyRun], **_others: object) -> study_pool.Outcome:
+    def run_none(runs: list[StudyRun], **_others: object) -> study_pool.PoolResult:
         asked.extend(runs)
-        return study_pool.Outcome([], [])
+        return study_pool.PoolResult([], [])
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "run_all", run_none)

@@ -1,0 +1,285 @@
+"""The pages below `results/` and the blocks of RESULTS.md, as Markdown made of raw lines alone."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from training.config.recipe import default_recipe
+from training.records.journal import counted
+from training.studies.costs import cost_table
+from training.studies.evidence_plan import (
+    COST,
+    FULL,
+    PLAN,
+    ROBUSTNESS,
+    ROBUSTNESS_OF,
+    STUDIES,
+    PlannedStudy,
+    evidence_command,
+    planned_runs,
+)
+from training.studies.result_lines import (
+    Line,
+    commands_of,
+    hardware_of,
+    read_lines,
+    versions_of,
+)
+from training.studies.robustness_lines import LINES_SUFFIX, lines_file, robustness_table
+from training.studies.study_table import (
+    best_validated,
+    plot_name,
+    plot_study,
+    short_table,
+    study_table,
+    table_head,
+    table_line,
+)
+from training.studies.table_rows import method_name, rows_of, shared_settings
+
+INDEX = "README.md"
+OPEN = "open"
+PRINTED = "h100"  # what commands printed on that GPU
+_GROUP = ("data", "arch", "width", "image_size", "epochs")
+_LEGEND = """\
+Top-1 and top-5 are those of the last epoch on the whole test split, mean ± standard deviation over
+the seeds. "over CE" is the mean of the differences to cross-entropy between runs of one seed, ±
+their standard deviation; it is empty where cross-entropy was not run with this recipe. ECE is after
+calibration, with 15 bins. "parameters" are those of the deployed student, and in brackets how many
+more than cross-entropy's. "more in training" are parameters that only training has. "s" is the time
+of a training with its evaluations on a machine that also did other work: it does not compare
+methods, `training/benchmark.py` does.
+
+A table names its recipe (training/config/recipes), and the settings in which all of its runs differ
+from it. In brackets behind a method stand the settings of that row alone. Settings that a method
+does not read are left out."""
+
+
+def page_texts(results: Path) -> dict[str, str]:
+    """All pages below `results/`, by file name."""
+    pages = {f"{file.stem}.md": _study_page(file) for file in study_files(results)}
+    for file in sorted(results.glob(f"*{LINES_SUFFIX}.jsonl")):
+        pages[f"{file.stem}.md"] = _page(file.stem, file, _robustness(file))
+    if (cost := results / f"{COST}.jsonl").exists():
+        parts = [cost_table(cost), _shell([evidence_command(COST)])]
+        pages[f"{COST}.md"] = _page("What a step costs", cost, parts)
+    if (printed := results / f"{PRINTED}.json").exists():
+        pages[f"{PRINTED}.md"] = _page("On an H100", printed, _printed(printed))
+    pages[INDEX] = _index(results, sorted(pages))
+    return pages
+
+
+def block_text(name: str, results: Path) -> str | None:
+    """What stands in RESULTS.md between the marks of `name`; None if the name has no meaning.
+
+    Args:
+        name: one of `block_names`. For a study it gives the short tables, with a link to its page.
+        results: the folder of the lines.
+    """
+    if name == OPEN:
+        return _open_table(results, links="results/")
+    if name == PRINTED:
+        return "\n\n".join(_printed(results / f"{PRINTED}.json"))
+    if name == COST:
+        return _of_page(name, [cost_table(results / f"{COST}.jsonl")], results)
+    if name == ROBUSTNESS:
+        file = results / lines_file(ROBUSTNESS_OF)
+        parts = [robustness_table(lines)] if (lines := read_lines(file)) else []
+        return _of_page(name, parts, results, page=file.stem)
+    lines = read_lines(results / f"{name}.jsonl")
+    if name not in STUDIES and not lines:
+        return None
+    parts = []
+    for group in groups(lines):
+        parts += [_paragraph(f"{_caption(group)}: {_data_and_recipe(group)}."), short_table(group)]
+    return _of_page(name, parts, results)
+
+
+def block_names(results: Path) -> list[str]:
+    """The names that blocks of RESULTS.md can have."""
+    measured = [file.stem for file in study_files(results)]
+    return list(dict.fromkeys([*measured, *STUDIES, ROBUSTNESS, COST, PRINTED, OPEN]))
+
+
+def draw_plots(results: Path) -> list[Path]:
+    """Writes a plot for every group of lines that compares methods; their paths."""
+    plots = []
+    for file in study_files(results):
+        for group in groups(read_lines(file)):
+            if _is_comparison(group):
+                plots.append(results / plot_name(file.stem, group[0]))
+                plot_study(plots[-1], group)
+    return plots
+
+
+def study_files(results: Path) -> list[Path]:
+    """The files whose lines are runs."""
+    files = sorted(results.glob("*.jsonl"))
+    return [file for file in files if LINES_SUFFIX not in file.stem and file.stem != COST]
+
+
+def groups(lines: Sequence[Line]) -> list[list[Line]]:
+    """The lines of each student on each data set, with the same number of epochs."""
+    found: dict[tuple[object, ...], list[Line]] = {}
+    for line in lines:
+        found.setdefault(tuple(line[key] for key in _GROUP), []).append(line)
+    return list(found.values())
+
+
+def _study_page(file: Path) -> str:
+    study, lines = STUDIES.get(file.stem), read_lines(file)
+    parts = [f"*{study.question}*"] if study else []
+    for group in groups(lines):
+        parts += [f"## {_caption(group)}", _paragraph(f"{_data_and_recipe(group)}.")]
+        parts.append(study_table(group))
+        if study and study.chooses:
+            parts.append(best_validated(group))
+        if _is_comparison(group):
+            parts.append(f"![top-1 of every run]({plot_name(file.stem, group[0])})")
+        parts += _where_from(file.stem, group)
+    return _page(file.stem, file, [*parts, *(_missing(study, lines) if study else [])])
+
+
+def _page(title: str, raw: Path, parts: Sequence[str]) -> str:
+    made = f"Made by `make results` of [{raw.name}]({raw.name})."
+    return "\n\n".join([f"# {title}", made, *parts]) + "\n"
+
+
+def _index(results: Path, pages: Sequence[str]) -> str:
+    listed = "\n".join(f"- [{page.removesuffix('.md')}]({page})" for page in pages)
+    parts = ["# Results, page by page", "Made by `make results` of the raw lines in this folder."]
+    parts += [listed, "## How to read the tables", _LEGEND, "## What is measured of the plan"]
+    return "\n\n".join([*parts, _open_table(results, links="")]) + "\n"
+
+
+def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None = None) -> str:
+    """A block of RESULTS.md with the link to its page; or the command, if nothing is measured."""
+    page = page or name
+    if not parts or not (results / f"{page}.jsonl").exists():
+        return f"Not measured yet: `{evidence_command(name)}`."
+    link = f"All figures, commands and hardware: [results/{page}.md](results/{page}.md)"
+    return "\n\n".join([*parts, link])
+
+
+def _open_table(results: Path, *, links: str) -> str:
+    """The plan as a table: what is measured of it, and by which command the rest will be."""
+    table = table_head(["study", "question", "runs measured", "command"])
+    for study in PLAN:
+        lines = read_lines(results / study.lines_file)
+        planned = planned_runs(study, FULL)
+        done = len(planned) - len(_missing_runs(study, lines))
+        name = f"[{study.name}]({links}{study.name}.md)" if lines else study.name
+        command = f"`{evidence_command(study.name)}`"
+        table.append(table_line([name, study.question, f"{done} of {len(planned)}", command]))
+    afterwards: Mapping[str, tuple[str, Path]] = {
+        ROBUSTNESS: (
+            "What is left of the gain on corrupted images?",
+            results / lines_file(ROBUSTNESS_OF),
+        ),
+        COST: ("What does a step cost with each method?", results / f"{COST}.jsonl"),
+    }
+    for name, (question, file) in afterwards.items():
+        state = f"[yes]({links}{file.stem}.md)" if file.exists() else "none"
+        table.append(table_line([name, question, state, f"`{evidence_command(name)}`"]))
+    return "\n".join(table)
+
+
+def _missing(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
+    """A sentence with the planned rows that lack a seed, and the command that measures them."""
+    missing = _missing_runs(study, lines)
+    if not missing:
+        return []
+    students: dict[str, list[str]] = {}  # by the methods that they lack
+    for arch in dict.fromkeys(arch for arch, _, _ in missing):
+        methods = dict.fromkeys(method for its, method, _ in missing if its == arch)
+        students.setdefault(", ".join(methods), []).append(arch)
+    named = "; ".join(f"{' and '.join(archs)}: {names}" for names, archs in students.items())
+    return [
+        _paragraph(
+            f"Not measured yet: {len(missing)} of {len(planned_runs(study, FULL))} runs of "
+            f"{counted(FULL.epochs(study), 'epoch')}, seeds 0 to {study.seeds - 1} ({named}). "
+            f"They will be by `{evidence_command(study.name)}`."
+        )
+    ]
+
+
+def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str, str, int]]:
+    """Student, method and seed of the planned runs that have no line."""
+    measured = {
+        (line["arch"], method_name(line), line["seed"])
+        for line in lines
+        if line["data"] == FULL.data and line["epochs"] == FULL.epochs(study)
+    }
+    planned = [(run.arch, run.method.name, run.seed) for run in planned_runs(study, FULL)]
+    return [run for run in planned if run not in measured]
+
+
+def _robustness(file: Path) -> list[str]:
+    lines = read_lines(file)
+    study = file.stem.removesuffix(LINES_SUFFIX)
+    about = f"Runs of [{study}]({study}.md), {_recipe_words(lines)}; top-1 in %:"
+    return [_paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
+
+
+def _where_from(study: str, lines: Sequence[Line]) -> list[str]:
+    """The commands of the lines, and the machines that they ran on."""
+    machines = f"Hardware: {hardware_of(lines)}  \nVersions: {versions_of(lines)}"
+    return [_shell(commands_of(study, lines)), machines]
+
+
+def _caption(group: Sequence[Line]) -> str:
+    first = group[0]
+    student = f"{first['arch']} x{first['width']:g} at {first['image_size']} px"
+    return f"{student}, {first['data']}, {counted(first['epochs'], 'epoch')}"
+
+
+def _data_and_recipe(group: Sequence[Line]) -> str:
+    first = group[0]
+    images = f"{first['train_images']:,} images trained on, {first['validation_images']:,} held out"
+    return (
+        f"{images}, {first['test_images']:,} tested on; "
+        f"{_recipe_words(group, apart_from=('epochs',))}"
+    )
+
+
+def _recipe_words(lines: Sequence[Line], *, apart_from: Sequence[str] = ()) -> str:
+    """The recipe that the lines' rows are named against."""
+    recipes = " and ".join(dict.fromkeys(f"`{default_recipe(line['data'])}`" for line in lines))
+    shared = shared_settings(lines).items()
+    settings = ", ".join(f"{key}={value}" for key, value in shared if key not in apart_from)
+    return f"recipe {recipes} with {settings}" if settings else f"recipe {recipes}"
+
+
+def _is_comparison(group: Sequence[Line]) -> bool:
+    return len(rows_of(group)) > 1
+
+
+class _Printed(msgspec.Struct):
+    title: str
+    command: str
+    device: str
+    note: str
+    printed: list[str]
+
+
+def _printed(path: Path) -> list[str]:
+    """What commands printed, each with what it was and where."""
+    entries = msgspec.json.decode(path.read_bytes(), type=list[_Printed])
+    parts = []
+    for entry in entries:
+        parts.append(_paragraph(f"**{entry.title}** ({entry.note})"))
+        if entry.command:
+            parts.append(_shell(entry.command.split("; ")))
+        parts.append("\n".join(["```text", *entry.printed, "```"]))
+    devices = "; ".join(dict.fromkeys(entry.device for entry in entries))
+    return [*parts, _paragraph(f"Hardware and versions: {devices}")]
+
+
+def _shell(commands: Sequence[str]) -> str:
+    return "\n".join(["```sh", *commands, "```"])
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)

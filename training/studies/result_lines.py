@@ -1,0 +1,157 @@
+"""What studies found: JSON lines, one for each run; and the commands and machines they are from."""
+
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.base.errors import UserError
+from runtime.base.files import write_atomic
+from training.config.options import Options, command_line
+from training.config.recipe import Recipe, default_recipe, load_recipe
+from training.studies.grids import changes_of
+
+Line = dict[str, Any]
+RESULTS = Path("results")
+# What tells runs apart, next to the recipe. A line without the last two has their defaults.
+_IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
+_DEFAULTS = {"weights": "random", "noise_seed": 0}
+_OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
+
+
+def merge_lines(path: Path, lines: Sequence[Line]) -> None:
+    """Adds `lines` to the JSON lines of `path`; they replace lines of the same runs."""
+    former = read_lines(path)
+    new = [_identity(line) for line in lines]
+    kept = [line for line in former if _identity(line) not in new]
+    content = b"".join(msgspec.json.encode(line) + b"\n" for line in [*kept, *lines])
+    write_atomic(path, content)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The JSON lines of `path`, none if it does not exist.
+
+    Raises:
+        UserError: if a line is not a JSON object.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [
+            msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines() if line
+        ]
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} holds a line that is not a JSON object ({error})") from error
+
+
+def whole_recipe(line: Line) -> dict[str, Any]:
+    """The line's recipe as JSON has it. Keys that are younger than the line have their defaults."""
+    fields = msgspec.structs.fields(Recipe)
+    defaults = {field.name: field.default for field in fields if not field.required}
+    whole = {**defaults, **line["recipe"]}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
+
+
+def changed_settings(line: Line, *, apart_from: Collection[str] = ()) -> dict[str, Any]:
+    """What differs between the line's recipe and its data's own, apart from these keys."""
+    own = _recipe_of_data(line["data"])
+    return {
+        key: value
+        for key, value in whole_recipe(line).items()
+        if value != own[key] and key not in apart_from
+    }
+
+
+def hardware_of(lines: Sequence[Line]) -> str:
+    """The machines on which the lines were measured."""
+    return _different(
+        ", ".join(str(line[key]) for key in ("device", "precision") if key in line)
+        for line in lines
+    )
+
+
+def versions_of(lines: Sequence[Line]) -> str:
+    """The versions with which the lines were measured."""
+    return _different(
+        ", ".join(f"{name} {version}" for name, version in line["versions"].items())
+        for line in lines
+    )
+
+
+def commands_of(study: str, lines: Sequence[Line]) -> list[str]:
+    """The commands that gave the lines of `results/STUDY.jsonl`, as lines for a shell."""
+    commands = (line.get("command") or _rebuilt_command(study, line, lines) for line in lines)
+    return list(dict.fromkeys(commands))
+
+
+def _rebuilt_command(study: str, line: Line, lines: Sequence[Line]) -> str:
+    """The command of a line from before lines stated it, as far as the line tells it."""
+    if "corrupted" in line:
+        word = study.rpartition("-")[0]
+        return f"python training/robustness.py --study {word} RUN [RUN ...]"
+    settings = _settings(line)
+    others = {key: value for key, value in settings.items() if key not in _OF_OPTIONS}
+    own: dict[str, Any] = {key: settings[key] for key in settings.keys() - others.keys()}
+    chosen = line["terms"].split("+") if "method" not in line else []
+    shared = Options(
+        arch=line["arch"],
+        width=line["width"],
+        data=line["data"],
+        image_size=line["image_size"],
+        drg="drg" in chosen,
+        dsr="dsr" in chosen,
+        **own,
+    )
+    words = shlex.join(command_line(shared))
+    if "method" in line:
+        return f"python training/study.py --study {study} {words} {_rows_words(line, lines)}"
+    command = f"python training/run.py {words} --seed SEED"
+    if not others:
+        return command
+    keys = ", ".join(f"{key}: {_yaml(value)}" for key, value in others.items())
+    return f"{command} --recipe FILE.yaml  # {keys}"
+
+
+def _rows_words(line: Line, lines: Sequence[Line]) -> str:
+    """Options for the methods that have this line's settings, and its method's seeds."""
+    settings = _settings(line)
+    seeds: dict[str, set[int]] = {}
+    for other in lines:
+        if "method" in other and _settings(other) == settings:
+            seeds.setdefault(other["method"], set()).add(other["seed"])
+    own = seeds[line["method"]]
+    methods = ",".join(method for method, found in seeds.items() if found == own)
+    words = ["--terms", methods, "--seeds", str(1 + max(own))]
+    for key, value in settings.items():
+        if key not in _OF_OPTIONS:
+            words += ["--set", f"{key}={_yaml(value)}"]
+    return shlex.join(words)
+
+
+def _settings(line: Line) -> dict[str, Any]:
+    """What differs in the line's recipe from its data's own, apart from what its method changes."""
+    return changed_settings(line, apart_from=changes_of(line.get("method", "")))
+
+
+def _identity(line: Line) -> tuple[object, ...]:
+    values = [line.get(key) for key in _IDENTITY]
+    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
+
+
+def _different(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(words))
+
+
+def _yaml(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+@cache
+def _recipe_of_data(data: str) -> Mapping[str, Any]:
+    recipe: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(load_recipe(default_recipe(data)))
+    )
+    return recipe
