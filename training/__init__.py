@@ -1,1 +1,1 @@
-"""From labelled images to a trained student: data, objective, training engine."""
+"""From labelled images to a trained student. Its folders import no file of this one."""

@@ -1,8 +1,8 @@
 """What a step costs: `python training/benchmark.py`.
 
-Compares, in one process, a plain eager loop written as PyTorch's reference does it with our step
-for cross-entropy and the methods of `--terms`. The contenders take turns, so that whatever else the
-machine does meets all of them, and each is compared with cross-entropy round by round.
+It compares a plain eager loop, written like PyTorch's reference, with our step for cross-entropy
+and for the methods of `--terms`, all in one process. They take turns, so that other work of the
+machine disturbs all of them alike, and each is compared with cross-entropy round by round.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     check_arch(options.arch, options.width)
     methods = methods_from_words(options.terms)
 
-    # After the options are checked: torch takes seconds to import.
+    # Imported after the options are checked: torch takes seconds to import.
     import torch
 
     from training.engine.device import choose_device, device_name
@@ -59,21 +59,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/benchmark.py", description=__doc__)
-    add = parser.add_argument
-    add("--arch", default="mobilenetv2")
-    add("--width", type=positive_float, default=1.0)
-    add("--image-size", type=positive_int, default=32)
-    add("--classes", type=positive_int, default=100)
-    add(
+    parser.add_argument("--arch", default="mobilenetv2")
+    parser.add_argument("--width", type=positive_float, default=1.0)
+    parser.add_argument("--image-size", type=positive_int, default=32)
+    parser.add_argument("--classes", type=positive_int, default=100)
+    parser.add_argument(
         "--terms",
         default="ce,drg,dsr,drg+dsr",
         help=f"of {','.join(METHODS)}; ce is always measured",
     )
-    add("--batch-size", type=positive_int, help="default: 128 on CUDA, 32 on a CPU")
-    add("--steps", type=positive_int, help="of a round; default: 50 on CUDA, 1 on a CPU")
-    add("--rounds", type=positive_int, default=15)
-    add("--device", choices=DEVICES, default="auto")
-    add("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--batch-size", type=positive_int, help="default: 128 on CUDA, 32 on a CPU")
+    parser.add_argument(
+        "--steps", type=positive_int, help="of a round; default: 50 on CUDA, 1 on a CPU"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=15)
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 
 

@@ -11,12 +11,9 @@ _WIDTHS = {MOBILENET: (0.25, 0.5, 0.75, 1.0, 1.4), SHUFFLENET: SHUFFLENET_WIDTHS
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints parameters, and MACs an image at each image size."""
-    parser = CommandParser(prog="python training/sizes.py", description=__doc__)
-    parser.add_argument("--arch", choices=ARCHS, help="only this one")
-    parser.add_argument("--classes", type=positive_int, default=100)
-    options = parser.parse_args(arguments)
-    import torch
+    """Prints the parameters of each student, and its MACs for an image of each size."""
+    options = _parser().parse_args(arguments)
+    import torch  # takes seconds, so the options are checked before
 
     from training.networks.cost import cost_of
     from training.networks.students import build_student
@@ -38,6 +35,13 @@ def main(arguments: Sequence[str]) -> int:
             name = f"{arch} x{width:g}" if arch in _WIDTHS else arch
             print(f"| {name} | {params / 1e6:.2f} M | {' | '.join(cells)} |")  # noqa: T201
     return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python training/sizes.py", description=__doc__)
+    parser.add_argument("--arch", choices=ARCHS, help="only this one")
+    parser.add_argument("--classes", type=positive_int, default=100)
+    return parser
 
 
 def command() -> NoReturn:

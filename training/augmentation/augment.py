@@ -1,9 +1,9 @@
 """Augmentation of whole batches on the device: uint8 (N, H, W, 3) in, normalised float32 out.
 
 Every image draws its own crop, flip, erased box and share of its mixing partner. All draws come
-from one generator, and the work is the same whatever they are: no shape and no branch depends on a
-value on the device, so that a step with augmentation can be captured as one CUDA graph (register
-the generator with the graph). Functions that draw are named `draw_...`; the others are pure.
+from one generator. No shape and no branch depends on a drawn value, so a step with augmentation can
+be captured as one CUDA graph (with which the generator must be registered). Functions that draw are
+named `draw_...`; the others are pure.
 """
 
 from dataclasses import dataclass, field
@@ -30,10 +30,19 @@ CUTMIX_PROBABILITY = 0.5  # with mixup on as well
 class Augmentation:
     """What happens to a training batch; the values are the recipe's.
 
-    `crop` is "pad" (a random window after padding with black by `padding`), "resized" (a random
-    resized crop of stored square images that may be larger than the input) or "none". `erasing` is
-    a probability, `mixup` and `cutmix` are the alpha of Beta(alpha, alpha); 0 switches each off.
-    With both on, each image draws one of the two.
+    Attributes:
+        input: what evaluation does to an image; its size, mean and std are used here.
+        device: where the images are.
+        crop: "pad" (a random window, after padding with black), "resized" (a random resized crop of
+            square images, which may be larger than the input) or "none".
+        padding: of "pad", in pixels.
+        flip: whether half of the images are mirrored.
+        erasing: the probability that a box of an image is erased; 0: never.
+        mixup: the alpha of Beta(alpha, alpha); 0: no mixup.
+        cutmix: the same for CutMix. If both are on, each image draws one of the two.
+
+    Raises:
+        UserError: if one of the numbers is out of range.
     """
 
     input: InputSpec
@@ -64,8 +73,12 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor]:
         """Augments uint8 images (N, H, W, 3) with int64 labels (N,), all on `device`.
 
-        Returns float32 (N, 3, size, size), channels last, and the labels unchanged; with mixup or
-        CutMix on, float32 targets (N, num_classes) whose rows sum to one instead.
+        Returns:
+            Images, float32 (N, 3, size, size), channels last; and the unchanged labels. With mixup
+            or CutMix, instead of the labels, float32 (N, num_classes), whose rows sum to one.
+
+        Raises:
+            UserError: if the images do not have the input's size, and `crop` is not "resized".
         """
         pixels = self._crop(images, generator)
         pixels = normalise(pixels, self.mean, self.std)
@@ -111,11 +124,14 @@ class Augmentation:
 
 
 def channel_statistics(spec: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The input's mean and std as float32 (3,) on `device`, for `normalise`."""
+    """The input's mean and standard deviation, each as float32 (3,) on `device`."""
     mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
     return mean, torch.tensor(spec.std, dtype=torch.float32, device=device)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images (N, H, W, 3) with values 0..255 as float32 (N, 3, H, W), channels last."""
+    """Images (N, H, W, 3) with values 0 to 255 become normalised float32 (N, 3, H, W).
+
+    In memory, the channels are last.
+    """
     return ((images - mean * 255) / (std * 255)).permute(0, 3, 1, 2)

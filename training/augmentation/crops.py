@@ -11,7 +11,7 @@ _BOX_ATTEMPTS = 10
 
 
 class Boxes(NamedTuple):
-    """A box in each image, in whole pixels, as float32 (N,)."""
+    """A box in each image: its sides in whole pixels, each as float32 (N,)."""
 
     top: Tensor
     left: Tensor
@@ -20,9 +20,13 @@ class Boxes(NamedTuple):
 
 
 def padded_crop(images: Tensor, offsets: Tensor, flipped: Tensor, *, padding: int) -> Tensor:
-    """Windows of the images' own size after padding with black, mirrored where `flipped`.
+    """Windows of the images' own size, after padding with black.
 
-    `offsets` is int64 (2, N): top and left of each window in the padded image, 0..2 * padding.
+    Args:
+        images: uint8 (N, H, W, 3).
+        offsets: int64 (2, N), top and left of each window in its padded image, 0 to 2 * padding.
+        flipped: bool (N,), which windows are mirrored.
+        padding: in pixels, on each side.
     """
     count, height, width, _ = images.shape
     padded = F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
@@ -36,10 +40,10 @@ def padded_crop(images: Tensor, offsets: Tensor, flipped: Tensor, *, padding: in
 
 
 def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, *, size: int) -> Tensor:
-    """Each image's box resampled to `size` pixels: float32 (N, size, size, 3), values 0..255.
+    """Each image's box, resampled to `size` pixels: float32 (N, size, size, 3), values 0 to 255.
 
-    Bilinear without antialiasing: images are stored with a short side of at most 8/7 of `size`, so
-    a crop is never shrunk by more, and aliasing starts where it is halved.
+    It is bilinear, without antialiasing. Aliasing begins where an image is shrunk to half. Here a
+    box is shrunk to 7/8 at most, because stored images have a short side of at most 8/7 of `size`.
     """
     height, width = images.shape[1:3]
     centres = (torch.arange(size, device=images.device) + 0.5) / size
@@ -54,7 +58,7 @@ def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, *, size: int) ->
 
 
 def _sampling_grid(centres: Tensor, start: Tensor, length: Tensor, side: int) -> Tensor:
-    """Fractions of a box as `grid_sample` coordinates, never outside the box's pixel centres."""
+    """Positions in a box, 0 to 1, as coordinates of `grid_sample` between its pixels' centres."""
     pixel = start[:, None] + centres * length[:, None] - 0.5
     pixel = torch.minimum(pixel.clamp_min(0), (start + length - 1)[:, None])
     return torch.maximum(pixel, start[:, None]) * (2 / side) + (1 / side - 1)
@@ -70,8 +74,12 @@ def draw_boxes(
 ) -> Boxes:
     """A box for each image (N, C, H, W), drawn as torchvision's RandomResizedCrop does.
 
-    Its area is uniform in `scale` of the image's, the logarithm of its width by height uniform in
-    `ratio`; the first of ten attempts that fits counts, and if none fits, the fallback.
+    Args:
+        images: only their shape counts.
+        scale: bounds of the box's share of the image's area, which is uniform between them.
+        ratio: bounds of width by height, whose logarithm is uniform between them.
+        generator: of all draws.
+        fallback: the box of an image for which none of ten draws fits: all of it, or nothing.
     """
     count, (height, width) = len(images), images.shape[2:]
     draws = torch.rand((2, count, _BOX_ATTEMPTS), generator=generator, device=generator.device)
@@ -91,7 +99,7 @@ def draw_boxes(
 
 
 def erase(images: Tensor, boxes: Boxes, chosen: Tensor) -> Tensor:
-    """Sets the boxes of the `chosen` (N,) images to 0: in normalised images, to the mean."""
+    """Sets the boxes of the images that are `chosen`, bool (N,), to 0: the mean of the data."""
     inside = box_mask(boxes, height=images.shape[2], width=images.shape[3])
     # `where` keeps channels last, `masked_fill` with a broadcast mask does not.
     return torch.where(inside & chosen[:, None, None, None], 0.0, images)

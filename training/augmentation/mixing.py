@@ -1,4 +1,8 @@
-"""Mixup and CutMix of whole batches, one share for each image."""
+"""Mixup and CutMix of whole batches, with a share of its own for each image.
+
+Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix:
+Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
+"""
 
 import numpy as np
 import torch
@@ -10,10 +14,17 @@ _QUANTILES = 4096
 
 
 def mix(images: Tensor, labels: Tensor, keep: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mixes each image with the one before it, which in a shuffled batch is any other.
+    """Mixes each image with the one before it. In a shuffled batch, that is a random other one.
 
-    `keep` (N, 1, H or 1, W or 1) is each pixel's share of its own image; the targets
-    (N, num_classes) get its mean, so they follow the area exactly.
+    Args:
+        images: float32 (N, 3, H, W).
+        labels: int64 (N,).
+        keep: each pixel's share of its own image, float32 (N, 1, H or 1, W or 1).
+        num_classes: K.
+
+    Returns:
+        Images like `images`, and float32 targets (N, K). A target's shares are the means of
+        `keep`, so they follow the area exactly.
     """
     mixed = torch.lerp(images.roll(1, 0), images, keep)
     share = keep.mean(dim=(1, 2, 3))[:, None]
@@ -28,10 +39,10 @@ def draw_mixup(images: Tensor, quantiles: Tensor, generator: torch.Generator) ->
 
 
 def draw_cutmix(images: Tensor, quantiles: Tensor, generator: torch.Generator) -> Tensor:
-    """0 inside a box and 1 outside, as float32 (N, 1, H, W).
+    """0 inside a box and 1 outside of it, as float32 (N, 1, H, W).
 
-    The box has the aspect of the image and an area of 1 - share, its centre is uniform, and what
-    leaves the image is cut off.
+    The box has the aspect of the image, and an area of 1 - share. Its centre is uniform in the
+    image, and what would lie outside of the image is cut off.
     """
     count, (height, width) = len(images), images.shape[2:]
     half = 0.5 * torch.sqrt(1 - _draw_shares(count, quantiles, generator))
@@ -46,9 +57,9 @@ def draw_cutmix(images: Tensor, quantiles: Tensor, generator: torch.Generator) -
 
 
 def beta_quantiles(alpha: float, device: torch.device) -> Tensor:
-    """4,096 equally probable values of Beta(alpha, alpha), float32; one value, 1, for alpha 0.
+    """4,096 equally probable values of Beta(alpha, alpha), float32 (4096,); for alpha 0, one 1.
 
-    Drawing one of them replaces torch's Beta sampler, which takes no generator.
+    A share is drawn as one of them, because torch's Beta sampler takes no generator.
     """
     if not alpha:
         return torch.ones(1, device=device)

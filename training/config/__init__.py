@@ -1,1 +1,1 @@
-"""What a run is asked for: options, recipe, plan. Imports no torch and no folder of training."""
+"""What a run is asked for: options, recipe, plan. Imports no torch and nothing else of training."""

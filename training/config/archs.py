@@ -1,4 +1,4 @@
-"""Which students there are. Knows only names, so that a mistake is answered before torch loads."""
+"""The names and widths of the students. Imports no torch, so that a wrong name fails at once."""
 
 from runtime.base.errors import UserError
 
@@ -13,12 +13,16 @@ ARCHS = (
     "resnext50_32x4d",
     "densenet121",
 )
-MOBILENET_WIDTHS = (0.25, 1.4)  # and all between
+MOBILENET_WIDTHS = (0.25, 1.4)  # and all between them
 SHUFFLENET_WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
 def check_arch(arch: str, width: float) -> None:
-    """UserError for an unknown network or a width that it does not have."""
+    """Checks the name of a student and its width, the factor of its channels.
+
+    Raises:
+        UserError: if there is no such student, or if it does not have that width.
+    """
     if arch not in ARCHS:
         raise UserError(f"arch {arch!r} is unknown; choose one of {', '.join(ARCHS)}")
     low, high = MOBILENET_WIDTHS

@@ -1,4 +1,9 @@
-"""YAML as recipes are written in: YAML 1.2's numbers, and no key twice."""
+"""Reads recipes: YAML with the numbers of YAML 1.2, in which no key may occur twice.
+
+ruamel.yaml does both by itself, but it reads other things differently than PyYAML: `flip: yes`
+would be refused and `010` would be another number. The recipes that people have must keep their
+meaning.
+"""
 
 import re
 from pathlib import Path
@@ -10,7 +15,11 @@ from runtime.base.errors import UserError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the file `path`; UserError naming it if there is none."""
+    """The mapping in the file `path`.
+
+    Raises:
+        UserError: if the file cannot be read, or does not hold a mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -26,7 +35,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What `text` says; UserError beginning with `where`."""
+    """The value that `text` stands for.
+
+    Raises:
+        UserError: if it is not valid YAML. The message begins with `where`.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -34,9 +47,10 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `5e-4` as YAML 1.2 does, a number (PyYAML: a string).
+    """A SafeLoader that reads `5e-4` as a number, as YAML 1.2 does; PyYAML reads a string.
 
-    And, as YAML asks, no key twice: PyYAML would take the last, and a recipe must not be guessed.
+    It also refuses a key that occurs twice, as YAML demands. PyYAML takes the last one, which may
+    not be what the user means.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

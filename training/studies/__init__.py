@@ -1,1 +1,1 @@
-"""Many runs: what they compare, run, and say. Imports no command."""
+"""Studies of many runs: their plan, runs, lines, tables and pages. Imports no command."""

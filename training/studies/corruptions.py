@@ -1,9 +1,9 @@
 """Image corruptions at severities 1 to 5, with the strengths of CIFAR-10-C and ImageNet-C.
 
 Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations", ICLR 2019; numbers from `create_c/make_cifar_c.py` and `make_imagenet_c.py` of
-github.com/hendrycks/robustness. The operations are those of torchvision and Pillow, so figures
-compare methods with one another, not with tables of the original data sets.
+Perturbations", ICLR 2019. The strengths are those of `create_c/make_cifar_c.py` and
+`make_imagenet_c.py` of github.com/hendrycks/robustness. The operations are those of torchvision and
+Pillow, so figures compare methods with each other, and not with tables of the original data sets.
 """
 
 import io
@@ -21,12 +21,12 @@ from training.data.dataset import MAX_PADDED_CROP_SIZE
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _WHITE = 255
-_BLUR_REACH = 4  # standard deviations that the kernel covers, as the original's skimage
+_BLUR_REACH = 4  # standard deviations that the kernel covers, as in the original (skimage)
 
 _Strengths = tuple[float, float, float, float, float]
 
-# Standard deviation of the noise on a scale of 0 to 1, that of the blur in pixels, what is added to
-# the brightness on a scale of 0 to 1, what is left of the contrast, JPEG's quality.
+# noise: standard deviation, on a scale of 0 to 1. blur: standard deviation in pixels. brightness:
+# what is added, on a scale of 0 to 1. contrast: the share that is left. jpeg: the quality.
 _SMALL: Mapping[str, _Strengths] = {
     "noise": (0.04, 0.06, 0.08, 0.09, 0.10),
     "blur": (0.4, 0.6, 0.7, 0.8, 1.0),
@@ -47,14 +47,20 @@ CORRUPTIONS = tuple(_SMALL)
 def corrupt(
     images: NDArray[np.uint8], corruption: str, severity: int, *, seed: int
 ) -> NDArray[np.uint8]:
-    """`images` (N, S, S, 3) corrupted; the noise depends on nothing but seed and shape.
+    """Corrupted copies of uint8 images (N, S, S, 3). All is done on the CPU.
 
-    Up to 64 px the strengths are those of CIFAR-10-C (Tiny-ImageNet-C, of 64 px, is harsher), above
-    those of ImageNet-C. All on the CPU, so that every machine makes the same images.
+    Up to 64 px the strengths are those of CIFAR-10-C, above those of ImageNet-C. (Tiny-ImageNet-C,
+    of 64 px, is harsher than CIFAR-10-C.)
+
+    Args:
+        images: not changed.
+        corruption: one of CORRUPTIONS.
+        severity: 1 to 5.
+        seed: of the noise, which depends on the seed and the images' shape alone.
     """
     table = _SMALL if images.shape[1] <= MAX_PADDED_CROP_SIZE else _LARGE
     strength = table[corruption][severity - 1]
-    # A copy: torch warns of arrays that are read-only maps.
+    # A copy, because torch warns about arrays that are read-only maps.
     pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -68,7 +74,7 @@ def _noise(pixels: Tensor, strength: float) -> Tensor:
 
 
 def _blur(pixels: Tensor, strength: float) -> Tensor:
-    # The border is mirrored, which reaches no further than the image.
+    # The border is mirrored, so the kernel may not reach further than the image.
     radius = min(math.ceil(_BLUR_REACH * strength), min(pixels.shape[2:]) - 1)
     side = 2 * radius + 1
     blurred: Tensor = F.gaussian_blur(pixels, [side, side], [strength, strength])
@@ -76,8 +82,8 @@ def _blur(pixels: Tensor, strength: float) -> Tensor:
 
 
 def _brightness(pixels: Tensor, strength: float) -> Tensor:
-    # Added to the value of HSV, the largest of the channels: the others keep their ratio to it, and
-    # black, which has none, becomes grey.
+    # Added to the value of HSV, which is the largest channel. The others keep their ratio to it.
+    # Black has no such ratio and becomes grey.
     scaled = pixels.float() / _WHITE
     value = scaled.amax(dim=1, keepdim=True)
     brighter = (value + strength).clamp(max=1)
@@ -91,7 +97,7 @@ def _contrast(pixels: Tensor, strength: float) -> Tensor:
 
 
 def _jpeg(pixels: Tensor, strength: float) -> Tensor:
-    # Pillow, as the original: torchvision's own JPEG is deprecated.
+    # With Pillow, as in the original: torchvision's own JPEG operation is deprecated.
     decoded = []
     for image in pixels.permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from runtime.model.figures import expected_calibration_error, softmax
-from training.evaluation.calibration import fit_temperature
-from training.evaluation.logits import logits_of
+from training.evaluation.logits import fit_temperature, logits_of
 from training.finish import summary
 
 
