@@ -10,7 +10,7 @@ from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
 from training.data.folders import folder_source
-from training.data.photo_sets import photo_set
+from training.data.photo_sets import PHOTO_SETS, photo_set
 from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
 from training.data.source import Source
 
@@ -41,11 +41,10 @@ PUBLISHED: dict[str, PublishedSet] = {
     "fashion-mnist": PublishedSet(fashion_mnist, _FASHION, 28),
     "cifar10": PublishedSet(cifar, _CIFAR10, 32),
     "cifar100": PublishedSet(cifar, _CIFAR100, 32),
-    "tiny-imagenet": PublishedSet(photo_set, photographs, 64),
-    "caltech101": PublishedSet(photo_set, photographs, 224),
-    "stanford-dogs": PublishedSet(photo_set, photographs, 224),
-    "cub200": PublishedSet(photo_set, photographs, 224),
-    "imagenette": PublishedSet(photo_set, photographs, 224),
+    **{
+        name: PublishedSet(photo_set, photographs, photos.image_size)
+        for name, photos in PHOTO_SETS.items()
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """Published data sets of photographs, each in its publisher's own layout and split."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -22,6 +23,21 @@ IMAGENETTE_CLASSES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """How a data set of photographs is published and read.
+
+    Attributes:
+        published: where its files are.
+        read: gives its contents, from their folder and the seed of the split.
+        image_size: the default, in pixels.
+    """
+
+    published: Published
+    read: Callable[[Path, int], Contents]
+    image_size: int = 224
 
 
 def read_tiny_imagenet(root: Path, split_seed: int) -> Contents:
@@ -107,16 +123,16 @@ def photo_set(name: str, data_root: Path | None, split_seed: int) -> Source:
     Raises:
         UserError: if it is not found, or not laid out as it is published.
     """
-    published, read = PHOTO_SETS[name]
-    root = obtain(name, published, data_root)
+    photos = PHOTO_SETS[name]
+    root = obtain(name, photos.published, data_root)
     try:
-        contents = read(root, split_seed)
+        contents = photos.read(root, split_seed)
     except UserError:
         raise
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise UserError(
             f"{root} is not laid out as {name} is published ({error!r}); "
-            f"unpack it again from {published.url}"
+            f"unpack it again from {photos.published.url}"
         ) from error
     return source_of_files(name, root, contents)
 
@@ -161,8 +177,8 @@ _DOGS_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
-PHOTO_SETS: dict[str, tuple[Published, Callable[[Path, int], Contents]]] = {
-    "tiny-imagenet": (
+PHOTO_SETS: dict[str, PhotoSet] = {
+    "tiny-imagenet": PhotoSet(
         Published(
             url=_TINY_URL,
             folders=("tiny-imagenet-200",),
@@ -170,8 +186,9 @@ PHOTO_SETS: dict[str, tuple[Published, Callable[[Path, int], Contents]]] = {
             download=download_archives(Archive(_TINY_URL, "90528d7ca1a48142e341f4ef8d21d0de")),
         ),
         read_tiny_imagenet,
+        image_size=64,
     ),
-    "caltech101": (
+    "caltech101": PhotoSet(
         Published(
             url="https://data.caltech.edu/records/mzrjq-6wc02",
             folders=("caltech101", "caltech-101"),
@@ -180,7 +197,7 @@ PHOTO_SETS: dict[str, tuple[Published, Callable[[Path, int], Contents]]] = {
         ),
         read_caltech101,
     ),
-    "stanford-dogs": (
+    "stanford-dogs": PhotoSet(
         Published(
             url=f"{_DOGS_URL}/",
             folders=("stanford-dogs",),
@@ -199,7 +216,7 @@ PHOTO_SETS: dict[str, tuple[Published, Callable[[Path, int], Contents]]] = {
         ),
         read_stanford_dogs,
     ),
-    "cub200": (
+    "cub200": PhotoSet(
         Published(
             url=_CUB_URL,
             folders=("CUB_200_2011",),
@@ -214,7 +231,7 @@ PHOTO_SETS: dict[str, tuple[Published, Callable[[Path, int], Contents]]] = {
         ),
         read_cub200,
     ),
-    "imagenette": (
+    "imagenette": PhotoSet(
         Published(
             url="https://github.com/fastai/imagenette",
             folders=("imagenette2-320", "imagenette2", "imagenette2-160"),

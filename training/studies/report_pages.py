@@ -219,7 +219,7 @@ def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str,
 def _robustness(file: Path) -> list[str]:
     lines = read_lines(file)
     study = file.stem.removesuffix(LINES_SUFFIX)
-    about = f"Runs of [{study}]({study}.md), {_recipe_words(lines)}; top-1 in %:"
+    about = f"Runs of [{study}]({study}.md), {_recipe_and_settings(lines)}; top-1 in %:"
     return [_paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
 
 
@@ -240,11 +240,11 @@ def _data_and_recipe(group: Sequence[Line]) -> str:
     images = f"{first['train_images']:,} images trained on, {first['validation_images']:,} held out"
     return (
         f"{images}, {first['test_images']:,} tested on; "
-        f"{_recipe_words(group, apart_from=('epochs',))}"
+        f"{_recipe_and_settings(group, apart_from=('epochs',))}"
     )
 
 
-def _recipe_words(lines: Sequence[Line], *, apart_from: Sequence[str] = ()) -> str:
+def _recipe_and_settings(lines: Sequence[Line], *, apart_from: Sequence[str] = ()) -> str:
     """The recipe that the lines' rows are named against."""
     recipes = " and ".join(dict.fromkeys(f"`{default_recipe(line['data'])}`" for line in lines))
     shared = shared_settings(lines).items()

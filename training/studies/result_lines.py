@@ -107,7 +107,7 @@ def _rebuilt_command(study: str, line: Line, lines: Sequence[Line]) -> str:
     )
     words = shlex.join(command_line(shared))
     if "method" in line:
-        return f"python training/study.py --study {study} {words} {_rows_words(line, lines)}"
+        return f"python training/study.py --study {study} {words} {_row_options(line, lines)}"
     command = f"python training/run.py {words} --seed SEED"
     if not others:
         return command
@@ -115,7 +115,7 @@ def _rebuilt_command(study: str, line: Line, lines: Sequence[Line]) -> str:
     return f"{command} --recipe FILE.yaml  # {keys}"
 
 
-def _rows_words(line: Line, lines: Sequence[Line]) -> str:
+def _row_options(line: Line, lines: Sequence[Line]) -> str:
     """Options for the methods that have this line's settings, and its method's seeds."""
     settings = _settings(line)
     seeds: dict[str, set[int]] = {}
