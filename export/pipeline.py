@@ -20,7 +20,8 @@ from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_int8 import CalibrationData, Int8Exporter, draw_rows
 from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
-from runtime.backends.onnx_session import OnnxSession, Threads
+from runtime.backends.onnx_session import OnnxSession
+from runtime.backends.session import Threads
 from runtime.base.errors import UserError
 from runtime.base.files import sha256_of_bytes
 from runtime.model.card import (

@@ -22,7 +22,7 @@ from export.triton_server.config import (
     config_text,
     labels_text,
 )
-from runtime.backends.choice import ENGINE_PRECISIONS
+from runtime.backends.engine_backends import TENSORRT
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
@@ -82,9 +82,9 @@ def _source(
 
 def choose_engine(bundle: Bundle, precision: str, capability: str | None) -> EngineRecord:
     """The one engine that is meant; UserError if there is none, or several."""
-    if precision not in ENGINE_PRECISIONS:
+    if precision not in TENSORRT.precisions:
         raise UserError(
-            f"there are no {precision} engines; choose one of {', '.join(ENGINE_PRECISIONS)}"
+            f"there are no {precision} engines; choose one of {', '.join(TENSORRT.precisions)}"
         )
     found = [
         engine

@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.backends.onnx_session import Threads
-    from runtime.backends.session import Session
+    from runtime.backends.session import Session, Threads
     from runtime.base.errors import (
         BackendError,
         BundleError,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     )
     from runtime.inference.batcher import Batcher
     from runtime.inference.classifier import Classifier, Prediction
-    from runtime.inference.opening import open_classifier
+    from runtime.inference.open_classifier import open_classifier
     from runtime.model.card import Card
     from runtime.model.preprocess import Limits
 
@@ -52,11 +51,10 @@ if not TYPE_CHECKING:
     # Imported when first used: training and export need the card without the classifier, and
     # `--help` needs nothing. numpy, Pillow and msgspec together take 0.2 s.
     _HOMES = {
-        "backends.onnx_session": ("Threads",),
-        "backends.session": ("Session",),
+        "backends.session": ("Session", "Threads"),
         "inference.batcher": ("Batcher",),
         "inference.classifier": ("Classifier", "Prediction"),
-        "inference.opening": ("open_classifier",),
+        "inference.open_classifier": ("open_classifier",),
         "model.card": ("Card",),
         "model.preprocess": ("Limits",),
     }

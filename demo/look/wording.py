@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from runtime.backends.registry import backend_named
 from runtime.model.card import Card
 
 NARROW_SPACE = "\u202f"  # between a number and its unit; no line is broken there
@@ -21,12 +22,6 @@ _TERMS = {
     "drg": "self-distillation with reverse guidance (DRG)",
     "dsr": "self-distillation with shape regularization (DSR)",
     "drg+dsr": "self-distillation with reverse guidance and shape regularization (DRG + DSR)",
-}
-_BACKENDS = {
-    "onnx-cpu": "ONNX Runtime, CPU",
-    "onnx-cuda": "ONNX Runtime, GPU",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT for RTX",
 }
 _PRECISIONS = {"int8-cpu": "int8 (CPU)", "int8": "int8 (TensorRT)"}
 _SMALLEST_SHOWN = 0.0005
@@ -103,7 +98,7 @@ def terms(methods: Sequence[str]) -> str:
 
 def backend(name: str) -> str:
     """A backend as people call it, such as ONNX Runtime, CPU."""
-    return _BACKENDS.get(name, name)
+    return backend_named(name).title
 
 
 def precision(name: str | None) -> str:

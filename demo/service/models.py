@@ -14,7 +14,7 @@ from demo.service.picture import Picture
 from runtime.backends.choice import choose, options
 from runtime.base.errors import UserError
 from runtime.inference.batcher import Batcher
-from runtime.inference.opening import open_classifier
+from runtime.inference.open_classifier import open_classifier
 from runtime.model.bundle import open_bundle
 from runtime.model.card import Card, InputSpec
 from runtime.model.locate import BUNDLE, find_model

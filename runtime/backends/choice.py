@@ -1,46 +1,42 @@
 """Which backend and precision run a bundle on this machine, and why the others do not.
 
-An asked-for backend is used or refused, never replaced by another. Without one, the first of
-`options` that runs is used and says so.
+A backend that is asked for is used or refused, never replaced by another. Without one, the first of
+`options` that runs is used, and the reason is stated.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from runtime.backends.onnx_provider import OnnxBackend, provider_problem
-from runtime.backends.onnx_session import OnnxSession, Threads
-from runtime.backends.session import BACKENDS, Backend, Session
+from runtime.backends.backend import Backend, Problem
+from runtime.backends.registry import backend_named, wanted_backends
+from runtime.backends.session import Session, Threads
 from runtime.base.errors import BackendError, EngineMismatchError, UserError
 from runtime.model.bundle import Bundle
-from runtime.model.card import FLAVORS, PRECISIONS, EngineRecord, Flavor, ModelFile
-
-# The precisions of ONNX files that a provider may run, from the one chosen by itself onwards.
-# int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
-ONNX_PRECISIONS: dict[OnnxBackend, tuple[str, ...]] = {
-    "onnx-cuda": ("fp16", "fp32", "int8"),
-    "onnx-cpu": ("fp32", "int8-cpu", "fp16", "int8"),
-}
-
-
-# int8 engines gain nothing at batch 1, and cost accuracy: used when asked for.
-ENGINE_PRECISIONS = ("fp16", "fp32", "int8")
+from runtime.model.card import PRECISIONS, EngineRecord, ModelFile
 
 
 @dataclass(frozen=True)
 class Option:
-    """One file of a bundle on one backend; `problem` says why it cannot run here."""
+    """One file of a bundle on one backend.
 
-    backend: Backend
+    Attributes:
+        backend: the backend's name.
+        precision: of the file.
+        record: the file's entry in the card.
+        problem: why it cannot run here; None if it can.
+    """
+
+    backend: str
     precision: str
     record: ModelFile | EngineRecord
-    problem: BackendError | EngineMismatchError | None = None
+    problem: Problem | EngineMismatchError | None = None
 
     @property
     def is_worthwhile(self) -> bool:
-        """Whether it runs here, and is no int8 graph of TensorRT on ONNX Runtime: that is slow."""
-        for_tensorrt = self.precision == "int8" and self.backend.startswith("onnx")
-        return self.problem is None and not for_tensorrt
+        """Whether it runs here, and not in a precision that is slow on this backend."""
+        return self.problem is None and (
+            self.precision not in backend_named(self.backend).slow_precisions
+        )
 
 
 @dataclass(frozen=True)
@@ -52,59 +48,41 @@ class Choice:
 
 
 def options(bundle: Bundle, backend: str | None = None) -> Iterator[Option]:
-    """Every backend, or the one named, and precision that the bundle has files for, best first.
+    """Every file that the bundle has for the backends, or for the one named; the best first.
 
-    One by one, because to know what a backend lacks takes time: `onnx-cuda` has to be started.
+    They are yielded one by one, because to know what a backend lacks takes time: `onnx-cuda` has to
+    be started.
+
+    Raises:
+        UserError: there is no backend of that name.
     """
-    for flavor in FLAVORS:
-        if backend in (None, flavor):
-            yield from _engine_options(bundle, flavor)
-    for onnx_backend in ONNX_PRECISIONS:
-        if backend in (None, onnx_backend):
-            yield from _onnx_options(bundle, onnx_backend)
+    for candidate in wanted_backends(backend):
+        yield from _options_of(bundle, candidate)
 
 
-def _onnx_options(bundle: Bundle, backend: OnnxBackend) -> Iterator[Option]:
-    reason = provider_problem(backend)
-    problem = BackendError(reason) if reason else None
-    for precision in ONNX_PRECISIONS[backend]:
-        if record := bundle.card.file(precision):
-            yield Option(backend, precision, record, problem)
-
-
-def _engine_options(bundle: Bundle, flavor: Flavor) -> list[Option]:
-    engines = [engine for engine in bundle.card.engines if engine.flavor == flavor]
-    if not engines:
-        return []
-    from runtime.backends.preflight import (  # ctypes, for those with engines only
-        check_engine,
-        this_machine,
-    )
-
-    engines.sort(key=lambda engine: ENGINE_PRECISIONS.index(engine.precision))
-    try:
-        machine = this_machine(flavor)
-    except BackendError as missing:
-        return [Option(flavor, engine.precision, engine, missing) for engine in engines]
-    found = []
-    for engine in engines:
-        problem = None
-        try:
-            check_engine(bundle, engine, machine)
-        except EngineMismatchError as difference:
-            problem = difference
-        found.append(Option(flavor, engine.precision, engine, problem))
-    return found
+def _options_of(bundle: Bundle, backend: Backend) -> Iterator[Option]:
+    files = backend.files(bundle.card)
+    if not files:
+        return  # nobody needs to know what this backend lacks
+    problem = backend.problem()
+    for record in files:
+        found = problem or backend.mismatch(bundle, record)
+        yield Option(backend.name, record.precision, record, found)
 
 
 def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None = None) -> Choice:
-    """Picks the first option that was asked for.
+    """Picks the first option that runs, of those that are asked for.
 
-    Raises EngineMismatchError if all such engines are for another machine, else BackendError with
-    the reasons, if none runs.
+    Args:
+        bundle: the model.
+        backend: a backend's name; None: any.
+        precision: fp32, fp16, int8 or int8-cpu; None: any.
+
+    Raises:
+        UserError: there is no such backend or precision.
+        EngineMismatchError: all options are engines for another machine.
+        BackendError: no option runs; the message has the reasons.
     """
-    if backend is not None and backend not in BACKENDS:
-        raise unknown_backend(backend)
     if precision is not None and precision not in PRECISIONS:
         raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     considered = []
@@ -113,41 +91,41 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
             continue
         considered.append(option)
         if option.problem is None:
-            return Choice(option, _reason(considered, option, backend, precision))
+            return Choice(option, _reason(considered, backend, precision))
     if considered and all(isinstance(o.problem, EngineMismatchError) for o in considered):
         raise EngineMismatchError("; ".join(str(option.problem) for option in considered))
     raise BackendError(_refusal(bundle, backend, precision, considered))
 
 
-def unknown_backend(backend: str) -> UserError:
-    """The error for a word that is no backend."""
-    return UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-
-
 def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = None) -> Session:
-    """Opens the option's file, after its digest has been checked."""
+    """Opens the option's file, after its digest has been checked.
+
+    Raises:
+        BundleError: the file is missing, or not the one that the card lists.
+        BackendError: the backend does not run here.
+    """
     content = bundle.read(option.record)
     source = str(bundle.path / option.record.path)
-    if isinstance(option.record, EngineRecord):
-        from runtime.backends.engine_session import EngineSession
-
-        record = option.record
-        return EngineSession(content, source=source, flavor=record.flavor, profile=record.profile)
-    backend = cast(OnnxBackend, option.backend)
-    return OnnxSession(content, source=source, backend=backend, threads=threads)
+    backend = backend_named(option.backend)
+    return backend.open(content, source=source, record=option.record, threads=threads)
 
 
-def _reason(
-    considered: Sequence[Option], used: Option, backend: str | None, precision: str | None
-) -> str:
+def _reason(considered: Sequence[Option], backend: str | None, precision: str | None) -> str:
+    """Why the last one of the considered options is used."""
     if backend is not None:
         return "asked for"
+    used = considered[-1]
     skipped = {option.backend: option.problem for option in considered if option.problem}
-    why = [f"{name}: {problem}" for name, problem in skipped.items() if name != used.backend]
-    if not any(option.backend.startswith("tensorrt") for option in considered):
+    why = [f"{name}: {_short(skipped[name])}" for name in skipped if name != used.backend]
+    if not any(isinstance(option.record, EngineRecord) for option in considered):
         # There may be engines of other precisions.
         why.append(f"no {f'{precision} ' if precision else ''}engine in the bundle")
     return "; ".join(["the best that runs here", *why])
+
+
+def _short(problem: Problem | EngineMismatchError | None) -> str:
+    """The reason alone: what would mend it does not concern those whose model runs."""
+    return problem.reason if isinstance(problem, Problem) else str(problem)
 
 
 def _refusal(

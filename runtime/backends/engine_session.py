@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.cudart import Cuda
+from runtime.backends.cuda_runtime import Cuda
 from runtime.backends.engine_slot import EngineSlot
 from runtime.backends.kernel_cache import open_kernel_cache
 from runtime.backends.session import Session

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.cudart import Cuda, host_view
+from runtime.backends.cuda_runtime import Cuda, host_view
 from runtime.backends.kernel_cache import KernelCache
 from runtime.backends.tensorrt_library import last_errors
 from runtime.base.errors import BackendError

@@ -4,10 +4,12 @@ import ctypes
 import functools
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from runtime.base.errors import GpuError
 
-DRIVER = "libcuda.so.1"
+_LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NAME_LENGTH = 256
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -15,6 +17,7 @@ _INSTALL_DRIVER = (
     "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
 )
 _VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -26,26 +29,21 @@ class Gpu:
     memory_bytes: int
     cuda_version: str  # newest CUDA that the driver supports, "13.0"
 
+    @property
+    def cuda_major(self) -> int:
+        """The first number of `cuda_version`."""
+        return int(self.cuda_version.split(".")[0])
+
 
 @functools.cache
 def find_gpu() -> Gpu:
-    """The first CUDA device; GpuError saying what is missing if there is none."""
-    try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
-        raise GpuError(
-            f"no NVIDIA driver ({DRIVER} is not found)", remedy=_INSTALL_DRIVER
-        ) from None
-    status = driver.cuInit(0)
-    if status != _NO_DEVICE:
-        _check(status, "cuInit")
-    if status == _NO_DEVICE or _integer(driver.cuDeviceGetCount) == 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = "" if visible is None else f": CUDA_VISIBLE_DEVICES is {visible!r}"
-        raise GpuError(f"the NVIDIA driver finds no GPU{why}", remedy=_VISIBLE)
+    """The first CUDA device.
+
+    Raises:
+        GpuError: there is none that can be used; the error says what is missing.
+    """
+    driver, device = _first_device()
     version = _integer(driver.cuDriverGetVersion)
-    device = ctypes.c_int()
-    _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
     name = ctypes.create_string_buffer(_NAME_LENGTH)
     _check(driver.cuDeviceGetName(name, _NAME_LENGTH, device), "cuDeviceGetName")
     memory = ctypes.c_size_t()
@@ -69,7 +67,58 @@ def missing_gpu() -> GpuError | None:
     return None
 
 
+def gpu_if_any() -> Gpu | None:
+    """The first CUDA device; None if there is none that can be used."""
+    return None if missing_gpu() else find_gpu()
+
+
+def free_gpu_memory() -> int:
+    """Free bytes on the first CUDA device.
+
+    Raises:
+        GpuError: there is no device, or the driver does not answer.
+    """
+    driver, device = _first_device()
+    context = ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    # The primary context is the one that TensorRT will use too.
+    retained = driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    _check(retained, "cuDevicePrimaryCtxRetain")
+    _check(driver.cuCtxSetCurrent(context), "cuCtxSetCurrent")
+    _check(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "cuMemGetInfo")
+    return free.value
+
+
+def jetson_release() -> str | None:
+    """The release of Jetson Linux, such as "R36 (release), REVISION: 4.3"; None elsewhere."""
+    try:
+        return _JETSON_RELEASE.read_text().splitlines()[0].strip("# ")
+    except (OSError, IndexError):
+        return None
+
+
+def _first_device() -> tuple[Any, ctypes.c_int]:
+    """The driver, started, and the handle of its first device."""
+    try:
+        driver = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        raise GpuError(
+            f"no NVIDIA driver ({_LIBRARY} is not found)", remedy=_INSTALL_DRIVER
+        ) from None
+    status = driver.cuInit(0)
+    if status != _NO_DEVICE:
+        _check(status, "cuInit")
+    if status == _NO_DEVICE or _integer(driver.cuDeviceGetCount) == 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if visible is None else f": CUDA_VISIBLE_DEVICES is {visible!r}"
+        raise GpuError(f"the NVIDIA driver finds no GPU{why}", remedy=_VISIBLE)
+    device = ctypes.c_int()
+    _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    return driver, device
+
+
 def _integer(function: "ctypes._NamedFuncPointer", *arguments: object) -> int:
+    """What a call of the driver writes into its first argument."""
     value = ctypes.c_int()
     _check(function(ctypes.byref(value), *arguments), function.__name__)
     return value.value

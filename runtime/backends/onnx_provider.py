@@ -6,17 +6,17 @@ import importlib
 import io
 import logging
 import os
-from typing import Any, Literal
+from typing import Any
 
+from runtime.backends.gpu import missing_gpu
 from runtime.base.errors import first_line
 
-OnnxBackend = Literal["onnx-cpu", "onnx-cuda"]
-PROVIDERS: dict[OnnxBackend, str] = {
+PROVIDERS: dict[str, str] = {
     "onnx-cpu": "CPUExecutionProvider",
     "onnx-cuda": "CUDAExecutionProvider",
 }
 # TF32's mantissa has 10 bits: fp32 is to be fp32, as in the engines.
-OPTIONS: dict[OnnxBackend, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
+OPTIONS: dict[str, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
 _NO_LOG = 4  # fatal errors only: what goes wrong is returned
 _IDENTITY = (  # an ONNX model of one float32, y = x
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
@@ -32,17 +32,15 @@ def load_onnxruntime() -> Any:
     return importlib.import_module("onnxruntime")
 
 
-def missing_provider(backend: OnnxBackend) -> str | None:
+def missing_provider(backend: str) -> str | None:
     """What `backend` lacks, the build of onnxruntime or the GPU; None if both are here."""
     if (reason := missing_build(backend)) or backend == "onnx-cpu":
         return reason
-    from runtime.backends.gpu import missing_gpu
-
     missing = missing_gpu()
     return None if missing is None else str(missing)
 
 
-def missing_build(backend: OnnxBackend) -> str | None:
+def missing_build(backend: str) -> str | None:
     """Says that the installed onnxruntime is built without `backend`; None if it has it."""
     onnxruntime = load_onnxruntime()
     if PROVIDERS[backend] in onnxruntime.get_available_providers():
@@ -50,7 +48,7 @@ def missing_build(backend: OnnxBackend) -> str | None:
     return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
 
 
-def failed_start(backend: OnnxBackend) -> str | None:
+def failed_start(backend: str) -> str | None:
     """Why a provider that is not missing does not start; None if it does.
 
     A GPU build of onnxruntime is no proof that CUDA and cuDNN of the right versions are here.
@@ -68,15 +66,8 @@ def failed_start(backend: OnnxBackend) -> str | None:
     return None
 
 
-def provider_problem(backend: OnnxBackend) -> str | None:
-    """Why `backend` cannot run here; None if it can. Takes a moment, for CUDA has to start."""
-    if missing := missing_provider(backend):
-        return missing
-    return failed_start(backend) if backend == "onnx-cuda" else None
-
-
 @functools.cache
-def load_provider(backend: OnnxBackend) -> None:
+def load_provider(backend: str) -> None:
     """Loads CUDA and cuDNN out of NVIDIA's wheels, where the system's loader does not look.
 
     They are what `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings. Nothing is raised: whether

@@ -1,21 +1,18 @@
 """An ONNX file on ONNX Runtime: `onnx-cpu` and `onnx-cuda`."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx_provider import (
     OPTIONS,
     PROVIDERS,
-    OnnxBackend,
     load_onnxruntime,
     load_provider,
     missing_provider,
 )
-from runtime.backends.session import Session
+from runtime.backends.session import Session, Threads
 from runtime.base.errors import BackendError, BundleError, first_line
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 
@@ -24,22 +21,11 @@ _BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3
 
 
-class Threads(msgspec.Struct, frozen=True, kw_only=True):
-    """How ONNX Runtime uses the CPU.
-
-    `intra_op` threads share one operator; None means one a core. `spinning` threads wait for work
-    in a loop, which is up to 1.8 times faster on an idle machine and ruinous on a shared one.
-    """
-
-    intra_op: int | None = None
-    spinning: bool = True
-
-
 class OnnxSession(Session):
     """An ONNX model with our graph contract, on the asked-for provider or not at all."""
 
     def __init__(
-        self, model: bytes, *, source: str, backend: OnnxBackend, threads: Threads | None = None
+        self, model: bytes, *, source: str, backend: str, threads: Threads | None = None
     ) -> None:
         """Opens `model`, the content of an ONNX file that `source` names in errors.
 
@@ -50,7 +36,7 @@ class OnnxSession(Session):
         self.backend = backend
         self._session = _open(model, source, backend, threads or Threads())
         self.input_size, self.num_classes = _check_graph(self._session, source)
-        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = self._session.get_modelmeta().custom_metadata_map
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         session = self._session
@@ -64,7 +50,7 @@ class OnnxSession(Session):
         self._session = None
 
 
-def _open(model: bytes, source: str, backend: OnnxBackend, threads: Threads) -> Any:
+def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
     onnxruntime = load_onnxruntime()
     if missing := missing_provider(backend):
         raise BackendError(

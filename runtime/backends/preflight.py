@@ -4,18 +4,30 @@ A serialized engine runs with the version that built it, on the GPU it was built
 support matrix); on another it fails late, or is slow, or wrong.
 """
 
-import importlib.metadata
 import platform
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from runtime.backends.gpu import Gpu, find_gpu, missing_gpu
-from runtime.backends.tensorrt_library import how_to_install, is_installed, load_tensorrt
+from runtime.backends.backend import Problem
+from runtime.backends.cuda_runtime import (
+    bindings_are_installed,
+    bindings_mismatch,
+    install_bindings,
+)
+from runtime.backends.gpu import find_gpu, gpu_if_any, jetson_release, missing_gpu
+from runtime.backends.tensorrt_library import (
+    INSTALL,
+    INSTALL_ON_JETSON,
+    is_installed,
+    load_tensorrt,
+)
 from runtime.base.errors import BackendError, EngineMismatchError
 from runtime.model.bundle import Bundle, rebuild_command
 from runtime.model.card import EngineRecord, Flavor
 
-_CUDA_BINDINGS = "cuda-bindings>=12.6"
+_JETSON_TENSORRT = (
+    f"{INSTALL_ON_JETSON}, and make the virtual environment with "
+    "`python3 -m venv --system-site-packages`"
+)
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,39 @@ class Machine:
     platform: str
 
 
-def this_machine(flavor: Flavor) -> Machine:
-    """This machine with a flavor of TensorRT; BackendError saying what is missing for it."""
+def engine_problem(flavor: Flavor) -> Problem | None:
+    """Why no engine of this kind can run on this machine; None if one can."""
     if not is_installed(flavor):
-        raise BackendError(f"{flavor} is not installed; {how_to_install(flavor)}")
-    if not is_installed_cuda():
-        known = None if missing_gpu() else find_gpu()
-        raise BackendError(f"cuda-bindings is not installed; `{install_cuda(known)}`")
-    gpu = find_gpu()  # before the import, which loads a gigabyte
-    if problem := cuda_mismatch(gpu):
-        raise BackendError(f"{problem}; `{install_cuda(gpu)}`")
+        on_jetson = flavor == "tensorrt" and jetson_release() is not None
+        install = _JETSON_TENSORRT if on_jetson else INSTALL[flavor]
+        return Problem(f"{flavor} is not installed", install)
+    if not bindings_are_installed():
+        return Problem("cuda-bindings is not installed", install_bindings(gpu_if_any()))
+    if missing := missing_gpu():
+        return Problem(str(missing), missing.remedy)
+    gpu = find_gpu()
+    if reason := bindings_mismatch(gpu):
+        return Problem(reason, install_bindings(gpu))
+    try:
+        trt = load_tensorrt(flavor)  # last, because it loads a gigabyte
+    except BackendError as error:
+        return Problem(str(error), INSTALL[flavor])
+    capability = gpu.compute_capability
+    supported = getattr(trt, "ComputeCapability", None)  # only TensorRT-RTX names what it supports
+    if supported is not None and not hasattr(supported, f"SM{capability.replace('.', '')}"):
+        return Problem(f"{flavor} does not support compute capability {capability}", "use tensorrt")
+    return None
+
+
+def this_machine(flavor: Flavor) -> Machine:
+    """This machine with a flavor of TensorRT.
+
+    Raises:
+        BackendError: no engine of this kind can run here; the message says what is missing.
+    """
+    if problem := engine_problem(flavor):
+        raise BackendError(str(problem))
+    gpu = find_gpu()
     return Machine(
         flavor=flavor,
         tensorrt_version=str(load_tensorrt(flavor).__version__),
@@ -48,51 +83,20 @@ def this_machine(flavor: Flavor) -> Machine:
     )
 
 
-def is_installed_cuda() -> bool:
-    """Whether cuda-bindings can be found."""
-    # The name `cuda` alone may be another package's.
-    return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
-
-
-def cuda_bindings() -> str | None:
-    """The version of cuda-bindings; None where pip knows of none."""
-    try:
-        return importlib.metadata.version("cuda-bindings")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def cuda_mismatch(gpu: Gpu) -> str | None:
-    """Why cuda-bindings cannot work with the GPU's driver; None if they can."""
-    installed = cuda_bindings()
-    # They hold a CUDA runtime, which runs on drivers for its own major version and newer ones.
-    if installed is None or major(installed) <= major(gpu.cuda_version):
-        return None
-    return f"cuda-bindings {installed} is too new for a driver of CUDA {gpu.cuda_version}"
-
-
-def install_cuda(gpu: Gpu | None) -> str:
-    """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
-    limit = "" if gpu is None else f",<{major(gpu.cuda_version) + 1}"
-    return f"pip install '{_CUDA_BINDINGS}{limit}'"
-
-
-def major(version: str) -> int:
-    """The first number of a version such as "13.0"."""
-    return int(version.split(".")[0])
-
-
 def this_platform() -> str:
     """Operating system and processor, as engine records name them: "Linux-x86_64"."""
     return f"{platform.system()}-{platform.machine()}"
 
 
-def check_engine(bundle: Bundle, record: EngineRecord, machine: Machine) -> None:
-    """EngineMismatchError with the first difference and the command that rebuilds."""
+def engine_mismatch(
+    bundle: Bundle, record: EngineRecord, machine: Machine
+) -> EngineMismatchError | None:
+    """The first difference and the command that rebuilds; None if the engine fits the machine."""
     if difference := _difference(bundle, record, machine):
-        raise EngineMismatchError(
+        return EngineMismatchError(
             f"{record.path} {difference}; build it here: {rebuild_command(bundle, record)}"
         )
+    return None
 
 
 def _difference(bundle: Bundle, record: EngineRecord, machine: Machine) -> str | None:

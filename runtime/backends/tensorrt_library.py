@@ -43,6 +43,16 @@ def load_tensorrt(flavor: Flavor) -> Any:
         ) from error
 
 
+def installed_version(flavor: Flavor) -> str | None:
+    """The version of a flavor, or what is wrong with it; None where it is not installed."""
+    if not is_installed(flavor):
+        return None
+    try:
+        return str(load_tensorrt(flavor).__version__)
+    except BackendError as error:
+        return f"broken: {error}"
+
+
 @functools.cache
 def tensorrt_logger(flavor: Flavor) -> Any:
     """The logger of this process; TensorRT ignores a second one.

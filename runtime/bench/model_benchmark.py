@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 
 from runtime.backends.choice import Option, choose, options
-from runtime.backends.onnx_session import Threads
+from runtime.backends.session import Threads
 from runtime.base.errors import BackendError
 from runtime.bench.measurement import BenchResult, measure_classifier
 from runtime.bench.sample_images import write_sample_jpegs
 from runtime.inference.classifier import Classifier
-from runtime.inference.opening import open_classifier
+from runtime.inference.open_classifier import open_classifier
 from runtime.model.bundle import open_bundle
 from runtime.model.locate import find_model
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.backends.onnx_session import Threads
-from runtime.backends.session import BACKENDS
+from runtime.backends.registry import backend_names
+from runtime.backends.session import Threads
 from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.commands.model_options import model_or_latest
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
-from runtime.inference.opening import open_classifier
+from runtime.inference.open_classifier import open_classifier
 from runtime.inference.video import Frame, Video
 from runtime.model.locate import is_model, looks_like_model
 from runtime.model.preprocess import SUFFIXES
@@ -127,7 +127,7 @@ def _parser() -> CommandParser:
         "--top-k", type=positive_int, default=DEFAULT_TOP_K, help="default %(default)s"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
+    parser.add_argument("--backend", metavar="B", help=f"one of {', '.join(backend_names())}")
     parser.add_argument("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
     return parser
 

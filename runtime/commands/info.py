@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runtime.base.command import CommandParser, print_json
 from runtime.commands.model_options import add_model, model_or_latest
-from runtime.inference.opening import read_embedded_card
+from runtime.inference.open_classifier import read_embedded_card
 from runtime.model.bundle import open_bundle
 from runtime.model.card import Card, EngineRecord, ModelFile, Parity
 from runtime.model.locate import find_model

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TextIO
 
-from runtime.backends.session import BACKENDS
+from runtime.backends.registry import backend_names
 from runtime.model.locate import latest_run
 
 MODEL_HELP = "a bundle, a run or an .onnx file (default: runs/latest)"
@@ -23,7 +23,7 @@ def add_backend(parser: argparse.ArgumentParser, *, only: bool = False) -> None:
         only: whether they narrow down what the command takes, and do not choose what it uses.
     """
     word = "only " if only else ""
-    parser.add_argument("--backend", metavar="B", help=f"{word}one of {', '.join(BACKENDS)}")
+    parser.add_argument("--backend", metavar="B", help=f"{word}one of {', '.join(backend_names())}")
     parser.add_argument("--precision", metavar="P", help=f"{word}fp32, fp16, int8 or int8-cpu")
 
 

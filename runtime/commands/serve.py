@@ -8,14 +8,14 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-from runtime.backends.onnx_session import Threads
-from runtime.backends.session import BACKENDS
+from runtime.backends.registry import backend_named, backend_names
+from runtime.backends.session import Threads
 from runtime.base.command import CommandParser, float_from_0, positive_float, positive_int
 from runtime.base.parallel import usable_cores
 from runtime.commands.model_options import add_model, model_or_latest
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
-from runtime.inference.opening import open_classifier
+from runtime.inference.open_classifier import open_classifier
 from runtime.model.preprocess import Limits
 from runtime.server.bearer_token import TOKEN_VARIABLE, bearer_token
 from runtime.server.listening import listen
@@ -98,7 +98,7 @@ def _print_address(listener: socket.socket, host: str, token: str | None) -> Non
 
 
 def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
-    on_cpu = classifier.backend == "onnx-cpu"
+    on_cpu = backend_named(classifier.backend).runs_on_cpu
     return Batcher(
         classifier,
         max_batch=options.max_batch,
@@ -117,7 +117,7 @@ def _parser() -> CommandParser:
     )
     add_model(parser)
     add = parser.add_argument
-    add("--backend", metavar="B", help=f"one of {', '.join(BACKENDS)}")
+    add("--backend", metavar="B", help=f"one of {', '.join(backend_names())}")
     add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
     with_default: dict[str, tuple[Callable[[str], object], object, str]] = {
         "--host": (str, "127.0.0.1", "address to listen on"),

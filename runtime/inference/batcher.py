@@ -18,7 +18,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.closing import Closing
+from runtime.base.closable import Closable
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
@@ -37,7 +37,7 @@ class _Request:
     image: "NDArray[np.uint8] | None" = None  # the network's input, set when decoded
 
 
-class Batcher(Closing):
+class Batcher(Closable):
     """Answers images from many threads through one classifier. Does not close the classifier.
 
     Attributes:

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.session import Backend, Session
-from runtime.base.closing import Closing
+from runtime.backends.session import Session
+from runtime.base.closable import Closable
 from runtime.base.errors import BundleError, ImageError, UserError
 from runtime.base.parallel import in_chunks, usable_cores
 from runtime.model.card import Card, Parity
@@ -38,7 +38,7 @@ Predictions = list[Prediction]  # from the most probable class downwards
 Answer = Predictions | ImageError
 
 
-class Classifier(Closing):
+class Classifier(Closable):
     """An open model. Safe to share between threads; close it, or use it in a `with` statement.
 
     Attributes:
@@ -78,7 +78,7 @@ class Classifier(Closing):
         self.limits = limits
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> str:
         return self.session.backend
 
     def describe(self) -> str:

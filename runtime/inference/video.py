@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.closing import Closing
+from runtime.base.closable import Closable
 from runtime.base.errors import UserError
 
 INSTALL = "pip install opencv-python-headless"
@@ -25,7 +25,7 @@ class Frame:
     image: NDArray[np.uint8]
 
 
-class Video(Closing):
+class Video(Closable):
     """An open video or camera; iterate over it for its frames, and close it."""
 
     def __init__(self, source: str, *, every: int = 1) -> None:

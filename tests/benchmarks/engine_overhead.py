@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.choice import choose
-from runtime.backends.cudart import Cuda, host_view
+from runtime.backends.cuda_runtime import Cuda, host_view
 from runtime.backends.engine_session import EngineSession
 from runtime.backends.engine_slot import context_without_memory, scratch_bytes
 from runtime.backends.gpu import find_gpu

@@ -19,7 +19,7 @@ from export.engines import builder_memory as memory
 from export.engines import bundled_engines as record
 from export.engines import flavors
 from export.engines import onnx_sources as place
-from runtime.backends import preflight
+from runtime.backends import engine_backends
 from runtime.backends.preflight import Machine, this_platform
 from runtime.base.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.base.files import sha256_of
@@ -291,7 +291,8 @@ def test_engines_of_elsewhere_are_verified_on_their_gpu(
         gpu_name="a GPU",
         platform=this_platform(),
     )
-    monkeypatch.setattr(preflight, "this_machine", lambda _flavor: here)
+    monkeypatch.setattr(engine_backends, "engine_problem", lambda _flavor: None)
+    monkeypatch.setattr(engine_backends, "this_machine", lambda _flavor: here)
     good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
     bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
     monkeypatch.setattr(

@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.backends import diagnosis as doctor
-from runtime.backends import gpu, preflight
+from runtime.backends import (
+    cuda_runtime,
+    gpu,
+    onnx_backends,
+    preflight,
+    tensorrt_library,
+)
 from runtime.backends.diagnosis import BackendState, diagnose
 from runtime.backends.gpu import Gpu
-from runtime.backends.session import BACKENDS
+from runtime.backends.registry import backend_names
 from runtime.base.errors import BackendError, GpuError
 from runtime.model.card import Flavor
 
@@ -30,7 +35,7 @@ def test_every_backend_is_judged(
     finished = command("-m", "runtime", "doctor", "--json", cwd=tmp_path, check=True)
     (line,) = finished.stdout.splitlines()
     found = json.loads(line)
-    assert [state["backend"] for state in found["backends"]] == list(BACKENDS)
+    assert [state["backend"] for state in found["backends"]] == list(backend_names())
     for state in found["backends"]:
         assert state["runs"] == (state["reason"] is None) == (state["remedy"] is None)
     assert found["onnxruntime"]
@@ -70,17 +75,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, BackendS
                 module.ComputeCapability = capabilities
             return module
 
-        monkeypatch.setattr(doctor, "find_gpu", find)
-        monkeypatch.setattr(gpu, "find_gpu", find)
-        monkeypatch.setattr(doctor, "is_installed", lambda flavor: flavor in tensorrt)
-        monkeypatch.setattr(doctor, "is_installed_cuda", lambda: cuda)
-        monkeypatch.setattr(preflight, "cuda_bindings", lambda: bindings)
-        monkeypatch.setattr(doctor, "load_tensorrt", load)
+        for module in (gpu, preflight):
+            monkeypatch.setattr(module, "find_gpu", find)
+        for module in (preflight, tensorrt_library):
+            monkeypatch.setattr(module, "is_installed", lambda flavor: flavor in tensorrt)
+            monkeypatch.setattr(module, "load_tensorrt", load)
+        monkeypatch.setattr(preflight, "bindings_are_installed", lambda: cuda)
+        monkeypatch.setattr(cuda_runtime, "bindings_version", lambda: bindings)
         monkeypatch.setattr(
-            doctor, "failed_start", lambda name: None if starts else "does not start"
+            onnx_backends, "failed_start", lambda name: None if starts else "does not start"
         )
         monkeypatch.setattr(
-            doctor, "missing_build", lambda name: missing if name == "onnx-cuda" else None
+            onnx_backends, "missing_build", lambda name: missing if name == "onnx-cuda" else None
         )
         return {state.backend: state for state in diagnose().backends}
 
@@ -160,7 +166,7 @@ def test_a_jetson_is_told_to_use_the_systems_tensorrt(
 ) -> None:
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
-    monkeypatch.setattr(doctor, "_JETSON_RELEASE", release)
+    monkeypatch.setattr(gpu, "_JETSON_RELEASE", release)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     states = machine(tensorrt=(), missing="built without CUDAExecutionProvider")
     assert "--system-site-packages" in str(states["tensorrt"].remedy)

@@ -37,7 +37,7 @@ from runtime import (
     UserError,
     open_classifier,
 )
-from runtime.backends.cudart import Cuda
+from runtime.backends.cuda_runtime import Cuda
 from runtime.backends.engine_session import EngineSession
 from runtime.backends.engine_slot import graph_batch
 from runtime.backends.gpu import Gpu
@@ -437,15 +437,22 @@ def trt11(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
 
 
 def install(fake: FakeTrt, monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
-    from runtime.backends import engine_session, kernel_cache, preflight, tensorrt_library
+    from runtime.backends import (
+        cuda_runtime,
+        engine_session,
+        gpu,
+        kernel_cache,
+        preflight,
+        tensorrt_library,
+    )
 
     tensorrt_library.tensorrt_logger.cache_clear()
     for module in (tensorrt_library, engine_session, preflight):
         monkeypatch.setattr(module, "load_tensorrt", lambda flavor: fake.module)
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: flavor == fake.flavor)
-    monkeypatch.setattr(preflight, "is_installed_cuda", lambda: True)
-    monkeypatch.setattr(preflight, "cuda_bindings", lambda: "13.0.3")
-    for module in (preflight, kernel_cache):
+    monkeypatch.setattr(preflight, "bindings_are_installed", lambda: True)
+    monkeypatch.setattr(cuda_runtime, "bindings_version", lambda: "13.0.3")
+    for module in (gpu, preflight, kernel_cache):
         monkeypatch.setattr(module, "find_gpu", lambda: GPU)
     return fake
 
@@ -1071,7 +1078,7 @@ def test_a_missing_part_is_named(
     ):
         open_classifier(engine_bundle, backend="tensorrt-rtx")
     monkeypatch.setattr(preflight, "is_installed", lambda flavor: True)
-    monkeypatch.setattr(preflight, "is_installed_cuda", lambda: False)
+    monkeypatch.setattr(preflight, "bindings_are_installed", lambda: False)
     with pytest.raises(BackendError, match="cuda-bindings is not installed"):
         open_classifier(engine_bundle, backend="tensorrt-rtx")
     with open_classifier(engine_bundle) as classifier:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime import BackendError, Batcher, Classifier, ImageError, OverloadedError, UserError
 from runtime.backends.session import Session
-from runtime.inference.opening import open_classifier
+from runtime.inference.open_classifier import open_classifier
 
 
 class GatedSession(Session):

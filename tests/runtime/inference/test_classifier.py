@@ -118,7 +118,7 @@ def test_a_model_that_is_refused_is_closed(
         OnnxSession, "close", lambda self: (closed.append(self), really_close(self))[0]
     )
     monkeypatch.setattr(
-        "runtime.inference.opening.Classifier",
+        "runtime.inference.open_classifier.Classifier",
         lambda *_, **__: (_ for _ in ()).throw(BundleError("other")),
     )
     with pytest.raises(BundleError, match="other"):
@@ -180,7 +180,8 @@ def test_cuda_that_does_not_start_is_passed_over_with_the_reason(
     toy_bundle: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As with onnxruntime-gpu and a driver, but without CUDA or cuDNN.
-    monkeypatch.setattr("runtime.backends.onnx_provider.missing_provider", lambda backend: None)
+    for missing in ("missing_build", "missing_gpu"):
+        monkeypatch.setattr(f"runtime.backends.onnx_backends.{missing}", lambda *_: None)
     with open_classifier(toy_bundle / file if file else toy_bundle) as classifier:
         assert classifier.backend == "onnx-cpu"
         assert "onnx-cuda: CUDAExecutionProvider does not start" in classifier.reason

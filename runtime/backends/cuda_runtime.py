@@ -1,15 +1,48 @@
-"""The CUDA runtime calls that engine sessions need, each with its status checked."""
+"""The CUDA runtime, by the package cuda-bindings: whether it is here, and the calls that we use."""
 
 import ctypes
+import importlib.metadata
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.preflight import install_cuda
+from runtime.backends.gpu import Gpu
 from runtime.base.errors import BackendError
+
+_REQUIREMENT = "cuda-bindings>=12.6"
+
+
+def bindings_are_installed() -> bool:
+    """Whether cuda-bindings can be found."""
+    # A package called `cuda` alone may be another one.
+    return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
+
+
+def bindings_version() -> str | None:
+    """The version of cuda-bindings; None where pip knows of none."""
+    try:
+        return importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def bindings_mismatch(gpu: Gpu) -> str | None:
+    """Why cuda-bindings cannot work with the driver of `gpu`; None if they can."""
+    installed = bindings_version()
+    # They hold a CUDA runtime. It runs on drivers of its own major version and on newer ones.
+    if installed is None or int(installed.split(".")[0]) <= gpu.cuda_major:
+        return None
+    return f"cuda-bindings {installed} is too new for a driver of CUDA {gpu.cuda_version}"
+
+
+def install_bindings(gpu: Gpu | None) -> str:
+    """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
+    limit = "" if gpu is None else f",<{gpu.cuda_major + 1}"
+    return f"pip install '{_REQUIREMENT}{limit}'"
 
 
 class Cuda:
@@ -20,7 +53,9 @@ class Cuda:
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise BackendError(f"cuda-bindings is not installed; `{install_cuda(None)}`") from error
+            raise BackendError(
+                f"cuda-bindings is not installed; `{install_bindings(None)}`"
+            ) from error
         self._api: Any = runtime
 
     def new_stream(self) -> int:

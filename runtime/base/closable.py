@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Closing(ABC):
+class Closable(ABC):
     """Base of what holds threads, or memory of a device."""
 
     @abstractmethod

@@ -1,0 +1,36 @@
+"""The backends that there are. A new one is a file with its record, and a line here."""
+
+from runtime.backends.backend import Backend
+from runtime.backends.engine_backends import TENSORRT, TENSORRT_RTX
+from runtime.backends.onnx_backends import ONNX_CPU, ONNX_CUDA
+from runtime.base.errors import UserError
+
+BACKENDS: tuple[Backend, ...] = (ONNX_CPU, ONNX_CUDA, TENSORRT, TENSORRT_RTX)
+
+
+def backend_names() -> tuple[str, ...]:
+    """The words that choose a backend."""
+    return tuple(backend.name for backend in BACKENDS)
+
+
+def backend_named(name: str) -> Backend:
+    """The backend that `name` chooses.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    raise UserError(f"unknown backend {name!r}; choose one of {', '.join(backend_names())}")
+
+
+def wanted_backends(name: str | None) -> list[Backend]:
+    """The backend that `name` chooses; with None all of them, the preferred one first.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name is not None:
+        return [backend_named(name)]
+    return sorted(BACKENDS, key=lambda backend: -backend.priority)
