@@ -32,6 +32,13 @@ def test_a_fitting_engine_is_chosen_and_runs(trt11: FakeTrt, engine_bundle: Path
     assert trt11.cuda.live == {}
 
 
+def test_an_engine_is_opened_by_one_deserialisation(trt11: FakeTrt, engine_bundle: Path) -> None:
+    with open_classifier(engine_bundle, backend="tensorrt") as classifier:
+        classifier.warm_up(1, 4)
+        classifier.classify(engine_bundle / "examples" / "red.png")
+    assert trt11.deserialised == [b"plan"]
+
+
 def test_all_cores_decode_for_an_engine_that_takes_large_batches(
     trt11: FakeTrt, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
