@@ -1,1 +1,1 @@
-"""From a student to ONNX files. Imports no engine and no command."""
+"""From a student to ONNX graphs. Imports of this project only `bundles` and `runtime`."""

@@ -1,11 +1,15 @@
 """Ranges of activations for int8, observed on training images.
 
-One pass over the images finds each tensor's extremes, a second its histogram; three methods turn
-those into the magnitude above which values are clipped:
+A first pass over the images finds the extremes of each tensor, a second pass its histogram. Three
+methods turn these into a threshold; values of a larger magnitude are clipped to it:
 
     minmax      nothing is clipped
-    percentile  one value in 10,000 is
+    percentile  one value in 10,000 is clipped
     entropy     the threshold whose 8-bit histogram is nearest to the true one (KL divergence)
+
+The methods are written here because the libraries do not fit: TensorRT 11 has no calibrators any
+more, and a calibrator of onnxruntime has one method and runs all images for it. Here the three
+methods share the same two passes, so that `auto` can try each of them.
 """
 
 import math
@@ -27,33 +31,44 @@ CALIBRATION_IMAGES = 512
 _BINS = 2048
 _LEVELS = 128  # magnitudes of a signed 8-bit value
 _PERCENTILE = 0.9999
-_SAMPLES = 1 << 12  # values of one tensor of one image that enter its histogram
-_PIXELS_PER_BATCH = 200_000  # bounds the memory that all activations of a batch take
+_SAMPLES = 1 << 12  # values that one tensor of one image adds to its histogram
+_PIXELS_PER_BATCH = 200_000  # limits the memory that all activations of a batch take
 _MAX_BATCH = 64
 
-Range = tuple[float, float]
+Range = tuple[float, float]  # the lowest and the highest value that int8 has to represent
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One tensor: its extremes, and a histogram of the magnitudes of its non-zero values."""
+    """What was seen of one tensor.
+
+    Attributes:
+        low: its smallest value.
+        high: its largest value.
+        counts: int64 (2048,), a histogram of the magnitudes of its non-zero values. The bins are
+            equally wide and reach from 0 to `magnitude`.
+    """
 
     low: float
     high: float
-    counts: NDArray[np.int64]  # (_BINS,) over [0, magnitude]
+    counts: NDArray[np.int64]
 
     @property
     def magnitude(self) -> float:
+        """The largest magnitude that was seen."""
         return max(abs(self.low), abs(self.high))
 
     def range(self, method: Method) -> Range:
-        """The values that int8 has to represent; wider ones are clipped. Holds zero."""
+        """The range by one method. It always contains zero, which int8 represents exactly."""
         threshold = self.magnitude * _kept_bins(self.counts, method) / _BINS
         return max(min(self.low, 0.0), -threshold), min(max(self.high, 0.0), threshold)
 
 
 def observe(model: ir.Model, images: NDArray[np.uint8]) -> dict[str, Observation]:
-    """Observes every float tensor of the network, by name, on uint8 images (N, S, S, 3)."""
+    """Observes every float tensor of the network on uint8 images (N, S, S, 3).
+
+    The result has the names of the tensors as keys.
+    """
     session = _observer(model)
     extremes: dict[str, Range] = {}
     for values in _run(session, images):
@@ -68,12 +83,12 @@ def observe(model: ir.Model, images: NDArray[np.uint8]) -> dict[str, Observation
 
 
 def ranges(observations: Mapping[str, Observation], method: Method) -> dict[str, Range]:
-    """The range of every observed tensor by one method."""
+    """The range of every observed tensor by one method, under the tensor's name."""
     return {name: observation.range(method) for name, observation in observations.items()}
 
 
 def _observer(model: ir.Model) -> Any:
-    """An onnxruntime session that gives the network's float tensors, its input included."""
+    """An onnxruntime session whose outputs are the network's float tensors and its input."""
     observed = model.clone()
     graph = observed.graph
     tensors: dict[str, ir.Value] = {}
@@ -93,6 +108,7 @@ def _observer(model: ir.Model) -> Any:
 
 
 def _run(session: Any, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The values of every observed tensor, batch by batch."""
     names = [output.name for output in session.get_outputs()]
     batch = max(1, min(_MAX_BATCH, _PIXELS_PER_BATCH // images.shape[1] ** 2))
     for start in range(0, len(images), batch):
@@ -101,15 +117,16 @@ def _run(session: Any, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[
 
 
 def _histogram(values: NDArray[np.float32], magnitude: float) -> NDArray[np.int64]:
-    """Counts (_BINS,) of the magnitudes of non-zero values; of a regular sample of large tensors.
+    """Counts int64 (2048,) of the magnitudes of non-zero values; large tensors are sampled.
 
-    Zeros are exact in int8 whatever the range, and after a ReLU they would outweigh the rest.
+    Zeros are left out: int8 represents them exactly in every range, and after a ReLU there are so
+    many of them that the other values would hardly count.
     """
     if magnitude == 0:
         return np.zeros(_BINS, np.int64)
     flat = values.reshape(len(values), -1)
     stride = max(1, flat.shape[1] // _SAMPLES)
-    # A stride with a factor of the width in it would meet the same few columns in every row.
+    # A stride that shares a factor with the width would take the same few columns of every row.
     while math.gcd(stride, flat.shape[1]) > 1:
         stride += 1
     flat = flat[:, ::stride]
@@ -119,7 +136,7 @@ def _histogram(values: NDArray[np.float32], magnitude: float) -> NDArray[np.int6
 
 
 def _kept_bins(counts: NDArray[np.int64], method: Method) -> int:
-    """How many of the bins, from zero upwards, are within the threshold."""
+    """How many bins, counted from zero, lie within the threshold."""
     if method == "minmax" or not counts.any():
         return _BINS
     if method == "percentile":
@@ -130,10 +147,10 @@ def _kept_bins(counts: NDArray[np.int64], method: Method) -> int:
 
 
 def _divergence(counts: NDArray[np.int64], kept: int) -> float:
-    """KL divergence of the clipped histogram from itself in `_LEVELS` equal steps.
+    """KL divergence between the clipped histogram and the same histogram in 128 equal steps.
 
-    As in S. Migacz, "8-bit inference with TensorRT" (GTC 2017): what is clipped counts at the
-    threshold; a step's mass is spread over its non-empty bins.
+    As in S. Migacz, "8-bit inference with TensorRT" (GTC 2017): the clipped values are counted in
+    the last bin that is kept, and the mass of a step is spread over its non-empty bins.
     """
     if not counts[:kept].any():
         return np.inf
@@ -144,7 +161,8 @@ def _divergence(counts: NDArray[np.int64], kept: int) -> float:
     share = np.bincount(step, weights=occupied, minlength=_LEVELS)
     quantized = np.where(occupied, (mass / np.maximum(share, 1))[step], 0.0)
     reference[-1] += counts[kept:].sum()
-    # Where only clipped values fall, the quantised histogram has nothing: a tiny share instead.
+    # The last bin may hold clipped values only. The quantised histogram is then empty there, and a
+    # tiny share keeps the logarithm finite.
     quantized = np.maximum(quantized, np.where(reference > 0, 1e-9 * counts.sum(), 0.0))
     reference, quantized = reference / reference.sum(), quantized / quantized.sum()
     inside = reference > 0

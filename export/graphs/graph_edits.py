@@ -1,9 +1,9 @@
-"""The parts of an exported graph: normalisation, network, softmax. And small edits of it.
+"""The parts of an exported graph (normalisation, network, softmax), and small edits of a graph.
 
     images -> Cast, Transpose, Mul, Add -> "normalised" -> network -> "logits" -> Div, Softmax
 
-The network between the two named values is what float16 and int8 change; what surrounds it stays
-in float32.
+Conversions to float16 and int8 change only the network between the two named values. The parts
+before and after it stay in float32.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ LOGITS = "logits"
 
 
 def name_boundaries(graph: ir.Graph) -> None:
-    """Names the first convolution's input and the last linear layer's output."""
+    """Names the input of the first convolution and the output of the last linear layer."""
     nodes = list(graph)
     first = next(node for node in nodes if node.op_type == "Conv")
     last = next(node for node in reversed(nodes) if node.op_type in ("Gemm", "MatMul"))
@@ -26,14 +26,14 @@ def name_boundaries(graph: ir.Graph) -> None:
 
 
 def network_nodes(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes between the named values, in the graph's order."""
+    """The nodes between the two named values, in the graph's order."""
     outside = nodes_before(_value(graph, NORMALISED))
     inside = nodes_before(_value(graph, LOGITS)) - outside
     return [node for node in graph if node in inside]
 
 
 def nodes_before(value: ir.Value | None) -> set[ir.Node]:
-    """The node that computes `value`, and all nodes that it needs."""
+    """The node that computes `value`, and all nodes that this node needs."""
     found: set[ir.Node] = set()
     waiting = [] if value is None else [value.producer()]
     while waiting:
@@ -45,7 +45,11 @@ def nodes_before(value: ir.Value | None) -> set[ir.Node]:
 
 
 def input_of(node: ir.Node, index: int = 0) -> ir.Value:
-    """The input of a node that has to be there."""
+    """An input that the node must have.
+
+    Raises:
+        AssertionError: the node does not have it; the graph is not one that export wrote.
+    """
     value = node.inputs[index]
     if value is None:
         raise AssertionError(f"{node.name} has no input {index}")
@@ -53,7 +57,7 @@ def input_of(node: ir.Node, index: int = 0) -> ir.Value:
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array of an initializer, None for any other value."""
+    """The array of an initializer; None for any other value."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     array: NDArray[Any] = value.const_value.numpy()
@@ -61,8 +65,8 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initializer of that name."""
-    # A copy of its own: what `array` looks into may change or go.
+    """Adds an initializer of that name to the graph and returns it."""
+    # The copy is needed: `array` may be a view of memory that changes or is freed later.
     tensor = ir.Tensor(np.array(array), name=name)
     value = ir.Value(
         name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor

@@ -1,12 +1,18 @@
-"""int8, in two kinds, because what is fast on one is slow or refused on the other.
+"""Where int8 stands in a graph: pairs of QuantizeLinear and DequantizeLinear (Q/DQ), in two kinds.
 
-TensorRT (`int8`): signed, symmetric, weights by output channel, biases in floating point. Q/DQ
-pairs stand before convolutions and on the skip branch of a residual Add, nowhere else, so that
-convolution, addition and activation still fuse. The last linear layer and the softmax keep their
-precision. The rules are those of NVIDIA's Model-Optimizer (modelopt/onnx/quantization).
+There are two kinds because the file that is fast in one runtime is slow in the other, or refused.
 
-ONNX Runtime's CPU kernels (`int8-cpu`): unsigned activations with a zero point, which absorbs
-ReLU, signed weights, and biases in int32; every operator that has an integer kernel.
+`int8`, for TensorRT: values are signed and symmetric, weights have one scale for each output
+channel, biases stay in floating point. Q/DQ pairs stand before convolutions and on the skip branch
+of a residual Add and nowhere else, so that TensorRT can still fuse convolution, addition and
+activation. The last linear layer and the softmax keep their precision. The rules are those of
+NVIDIA's Model-Optimizer (modelopt/onnx/quantization). Model-Optimizer itself is not used because
+its version 0.47 requires onnx 1.21 and onnxruntime 1.24, and this project needs newer ones; a test
+compares with the counts that it gives for both students.
+
+`int8-cpu`, for the CPU kernels of ONNX Runtime: activations are unsigned with a zero point, which
+also does the work of a ReLU, weights are signed, biases are int32. Every operator that has an
+integer kernel is quantised, by onnxruntime's own quantizer.
 """
 
 from collections.abc import Mapping
@@ -28,12 +34,13 @@ from export.graphs.graph_edits import (
 )
 
 _INT8_MAX = 127
-_SMALLEST_HALF = float(np.finfo(np.float16).tiny)  # scales become float16: never subnormal
-_CHANNEL_MULTIPLE = 8  # what an int8 kernel of TensorRT reads at once
-_MIN_CHANNELS = 16  # a dense convolution with fewer must at least be a multiple on one side
+_SMALLEST_HALF = float(np.finfo(np.float16).tiny)  # a scale becomes float16: never a subnormal one
+_CHANNEL_MULTIPLE = 8  # an int8 kernel of TensorRT reads so many channels at once
+# A dense convolution with fewer channels needs a multiple of 8 on one side, its input or its output.
+_MIN_CHANNELS = 16
 _MIN_DEPTHWISE_KERNEL = 3
 
-# What onnxruntime's CPU provider has integer kernels for, or moves quantised values with.
+# The operators for which onnxruntime's CPU provider has integer kernels, or which only move values.
 _CPU_OPERATORS = (
     "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
     "MaxPool", "Relu", "Reshape", "Split", "Transpose",
@@ -43,8 +50,9 @@ _CPU_OPERATORS = (
 def to_int8_tensorrt(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
     """A copy of the float32 `model` with Q/DQ pairs as TensorRT wants them.
 
-    From opset 19 on the weights are stored in int8. Below, which is for TensorRT 8.6, they stay
-    in floating point before a Q/DQ pair of their own.
+    `ranges` has the range of every quantised activation, under the tensor's name. From opset 19 on
+    the weights are stored in int8. Older opsets are for TensorRT 8.6: the weights stay in floating
+    point and get a Q/DQ pair of their own.
     """
     result = model.clone()
     graph = result.graph
@@ -62,7 +70,11 @@ def to_int8_tensorrt(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
 
 
 def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
-    """A copy of the float32 `model` in U8S8 for onnxruntime's CPU provider."""
+    """A copy of the float32 `model` for onnxruntime's CPU provider.
+
+    Activations are uint8, weights int8 ("U8S8"). `ranges` has the range of every float tensor of
+    the network, under the tensor's name.
+    """
     from onnxruntime.quantization import (
         CalibrationMethod,
         QDQQuantizer,
@@ -77,8 +89,9 @@ def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(ir.to_proto(model)),
         per_channel=True,
-        # On x86 without VNNI, sums of two 8-bit products saturate in 16 bits: on such a machine
-        # 7-bit weights cut the mean error of a probability from 0.0027 to 0.0002.
+        # An x86 processor without VNNI adds two 8-bit products in 16 bits, and the sum may not fit.
+        # Weights of 7 bits avoid that: on such a machine they reduced the mean error of a
+        # probability from 0.0027 to 0.0002.
         reduce_range=True,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
@@ -86,7 +99,7 @@ def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
         nodes_to_quantize=[node.name for node in network_nodes(model.graph)],
         nodes_to_exclude=[],
         op_types_to_quantize=list(_CPU_OPERATORS),
-        # The logits stay in float32: eight bits of them are too coarse for probabilities.
+        # The logits stay in float32: with eight bits the probabilities would be too coarse.
         extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
     )
     quantizer.quantize_model()
@@ -96,7 +109,7 @@ def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
 
 
 class _Quantizer:
-    """Adds Q/DQ pairs to a graph, one for each tensor however many nodes read it."""
+    """Adds Q/DQ pairs to a graph. A tensor gets one pair, also if several nodes read it."""
 
     def __init__(self, graph: ir.Graph, ranges: Mapping[str, Range], *, store_int8: bool) -> None:
         self._graph = graph
@@ -105,7 +118,7 @@ class _Quantizer:
         self._done: dict[str, ir.Value] = {}
 
     def activation(self, value: ir.Value) -> ir.Value:
-        """The dequantised copy of an activation."""
+        """The dequantised copy of an activation; it is made on the first call."""
         name = _name(value)
         if name not in self._done:
             scale = _scale_of(np.array(max(map(abs, self._ranges[name]))))
@@ -115,7 +128,10 @@ class _Quantizer:
         return self._done[name]
 
     def weight(self, value: ir.Value) -> ir.Value:
-        """The dequantised copy of a convolution's weights (O, I/groups, H, W), by channel O."""
+        """The dequantised copy of a convolution's weights (O, I / groups, H, W).
+
+        Each output channel O has a scale of its own.
+        """
         name = _name(value)
         weights = constant_of(value)
         if weights is None:
@@ -135,7 +151,8 @@ class _Quantizer:
         return self._done[name]
 
     def _parameters(self, name: str, scale: NDArray[np.float32]) -> list[ir.Value]:
-        # TensorRT 8.6 wants the zero points to be there, and every version wants them zero.
+        """The scale and the zero point as initializers."""
+        # TensorRT 8.6 requires that zero points are given; every version requires that they are 0.
         return [
             add_constant(self._graph, f"{name}.scale", scale),
             add_constant(self._graph, f"{name}.zero_point", np.zeros(scale.shape, np.int8)),
@@ -167,13 +184,16 @@ def _name(value: ir.Value) -> str:
 
 
 def _scale_of(magnitude: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Step of a symmetric 8-bit grid that reaches `magnitude`, exact in float16."""
+    """The step of a symmetric 8-bit grid that reaches `magnitude`; it is exact in float16."""
     step = np.maximum(magnitude / _INT8_MAX, _SMALLEST_HALF)
     return np.asarray(step, np.float16).astype(np.float32)
 
 
 def _has_int8_kernel(node: ir.Node) -> bool:
-    """Whether TensorRT has an int8 kernel for a convolution; another one would only add casts."""
+    """Whether TensorRT has an int8 kernel for a convolution.
+
+    Where it has none, a Q/DQ pair would only add casts.
+    """
     weights = constant_of(node.inputs[1])
     if weights is None:
         return False
@@ -186,11 +206,12 @@ def _has_int8_kernel(node: ir.Node) -> bool:
 
 
 def _skip_branch(node: ir.Node) -> int | None:
-    """Which input of a residual Add is the skip branch; None if it is no residual Add.
+    """Which input (0 or 1) of a residual Add is the skip branch; None if it is no residual Add.
 
-    The other branch comes straight from a convolution, and stays as it is to fuse with it. The
-    skip branch is what that convolution itself was computed from, or in a block that changes the
-    shape (ResNet) the second operand.
+    The other branch is the output of a convolution. It gets no Q/DQ pair, so that the addition can
+    fuse with that convolution. The skip branch is the tensor from which the convolution was
+    computed. In a block that changes the shape (ResNet) both branches end in a convolution; then
+    the second operand counts as the skip branch.
     """
     first, second = (None if value is None else value.producer() for value in node.inputs)
     if first is None or second is None:

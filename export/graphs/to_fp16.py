@@ -1,6 +1,8 @@
 """The network in float16; the input's cast, the normalisation and the softmax stay in float32.
 
-Precision is in the file, not in a builder's flag: TensorRT 10 and 11 build what the graph says.
+The precision is written into the ONNX file and not asked for by a flag of the builder, because
+TensorRT 10 and 11 build what the graph says. onnxruntime's converter is not used because it clips a
+weight that float16 cannot represent, where this one refuses the student.
 """
 
 import numpy as np
@@ -20,7 +22,11 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
-    """A copy of the float32 `model` whose network computes in float16."""
+    """A copy of the float32 `model` whose network computes in float16.
+
+    Raises:
+        VerificationError: a weight is larger than float16 can represent.
+    """
     result = model.clone()
     graph = result.graph
     nodes = network_nodes(graph)
@@ -34,6 +40,7 @@ def to_fp16(model: ir.Model) -> ir.Model:
 
 
 def _convert_constants(graph: ir.Graph, node: ir.Node, halves: dict[str, ir.Value]) -> None:
+    """Gives the node float16 copies of its float32 constants; `halves` holds those made so far."""
     for index, value in enumerate(node.inputs):
         array = constant_of(value)
         if value is None or value.name is None or array is None or array.dtype != np.float32:
@@ -53,6 +60,7 @@ def _half(array: NDArray[np.float32], name: str) -> NDArray[np.float16]:
 
 
 def _convert_types(node: ir.Node) -> None:
+    """Declares the node's float32 outputs as float16."""
     if node.op_type == "Cast" and node.attributes["to"].as_int() == _FLOAT:
         node.attributes["to"] = ir.AttrInt64("to", _HALF)
     for output in node.outputs:
@@ -61,7 +69,7 @@ def _convert_types(node: ir.Node) -> None:
 
 
 def _cast_boundaries(graph: ir.Graph, network: set[ir.Node]) -> None:
-    """Casts between the network in float16 and the float32 nodes around it."""
+    """Inserts casts between the network in float16 and the float32 nodes around it."""
     produced = {value: node for node in graph for value in node.outputs}
     for value, producer in produced.items():
         inside = producer in network

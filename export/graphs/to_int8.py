@@ -1,4 +1,4 @@
-"""The two int8 files, with the calibration that loses least on training images held out for it."""
+"""The two int8 graphs, with the calibration that loses least on training images kept for it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +17,19 @@ Kind = Literal["int8", "int8-cpu"]
 _VALIDATION_IMAGES = 512
 _SEED = 0
 
-# Probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
+# Gives the float32 probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
 Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Training images as the network sees them: some to observe, others to choose a method by."""
+    """Training images as the network sees them.
+
+    Attributes:
+        images: uint8 (N, S, S, 3), on which the ranges are observed.
+        validation_images: uint8 (M, S, S, 3), other images, by which `auto` chooses a method.
+        validation_labels: int64 (M,), their classes.
+    """
 
     images: NDArray[np.uint8]
     validation_images: NDArray[np.uint8]
@@ -32,14 +38,17 @@ class CalibrationData:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 graph, and in words how its ranges were found."""
+    """An int8 graph, and in words how its ranges were found (for the card)."""
 
     model: ir.Model
     calibration: str
 
 
 def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `count` training images: to observe, and disjoint from those to choose by."""
+    """Draws rows of `count` training images: some to observe, and others to choose a method by.
+
+    Both are int64, ascending, at most 512 long, and have no row in common.
+    """
     rows = np.random.default_rng(_SEED).permutation(count)
     observed = min(CALIBRATION_IMAGES, max(1, count // 2))
     return np.sort(rows[:observed]), np.sort(rows[observed : observed + _VALIDATION_IMAGES])
@@ -49,6 +58,7 @@ class Int8Exporter:
     """Makes both kinds from one float32 graph and one observation of its activations."""
 
     def __init__(self, model: ir.Model, data: CalibrationData, evaluate: Evaluate) -> None:
+        """Nothing is computed yet; `evaluate` runs a candidate of `auto`."""
         self._model = model
         self._data = data
         self._evaluate = evaluate
@@ -56,7 +66,11 @@ class Int8Exporter:
         self._reference: NDArray[np.float32] | None = None
 
     def quantize(self, kind: Kind, calibration: Calibration) -> Quantized:
-        """The file of that kind; `auto` tries every method and keeps the most accurate."""
+        """The graph of that kind; `auto` tries every method and keeps the most accurate one.
+
+        Raises:
+            VerificationError: a weight is larger than float16 can represent (`int8` only).
+        """
         words = f"of {len(self._data.images)} training images"
         if calibration != "auto":
             return Quantized(
@@ -77,10 +91,10 @@ class Int8Exporter:
         return to_int8_tensorrt(self._model, found)
 
     def _score(self, model: ir.Model) -> tuple[float, float]:
-        """Top-1, and between equals the smaller mean difference from float32.
+        """Top-1; of two equal ones the smaller mean difference from float32 is better.
 
-        Of the graph before its cast to float16, which runs four times faster on a CPU: the cast
-        changes a probability by a third of what int8 does.
+        The graph is measured before its cast to float16, because it then runs four times faster on
+        a CPU. The cast changes a probability by a third of what int8 changes.
         """
         images, labels = self._data.validation_images, self._data.validation_labels
         if self._reference is None:
@@ -91,6 +105,9 @@ class Int8Exporter:
 
 
 def _finished(kind: Kind, model: ir.Model) -> ir.Model:
-    """What int8 leaves out runs in float16 on a GPU, where Q/DQ may have float16 scales."""
+    """The graph as it is written: for a GPU, layers without int8 are cast to float16.
+
+    Below opset 19 they stay in float32, because Q/DQ nodes may not have float16 scales there.
+    """
     on_gpu = kind == "int8" and model.opset_imports[""] >= HALF_SCALES_OPSET
     return to_fp16(model) if on_gpu else model

@@ -1,7 +1,7 @@
 """The trained student as an ONNX graph: uint8 images in, calibrated probabilities out.
 
-Everything between a decoded image and the answer is in the graph, so that no caller can normalise
-wrongly, and a quarter of the bytes go to the device.
+All of the computation between a decoded image and the answer is in the graph. So no caller can
+normalise in a wrong way, and only a quarter of the bytes of a float32 image go to the device.
 """
 
 import io
@@ -25,15 +25,16 @@ from runtime.base.errors import BundleError, VerificationError
 from runtime.model.bundle import Bundle
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
 
-BATCH = "batch"  # name of the symbolic first dimension
-NEWEST_IR = 10  # onnxruntime 1.23 and TensorRT refuse newer ones
+BATCH = "batch"  # the name of the symbolic first dimension
+NEWEST_IR = 10  # onnxruntime 1.23 and TensorRT refuse files of a newer IR version
 _PIXEL_MAX = 255.0
 
 
 class DeployedModel(nn.Module):
-    """uint8 (N, S, S, 3) RGB -> float32 (N, K) probabilities, as the bundle's files compute it."""
+    """What a bundle's files compute: uint8 RGB (N, S, S, 3) to float32 probabilities (N, K)."""
 
     def __init__(self, student: nn.Module, spec: InputSpec, temperature: float) -> None:
+        """`student` maps float32 (N, 3, S, S) to logits (N, K), which `temperature` divides."""
         super().__init__()
         self.student = student
         self.temperature = temperature
@@ -44,7 +45,8 @@ class DeployedModel(nn.Module):
         self.register_buffer("shift", -mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
-        # The cast comes first: TensorRT takes uint8 as an input and for no operator but a cast.
+        """Images uint8 (N, S, S, 3) to probabilities float32 (N, K)."""
+        # The cast comes first, because Cast is the only operator for which TensorRT takes uint8.
         pixels = images.float().permute(0, 3, 1, 2).contiguous()
         logits = self.student(pixels * self.scale + self.shift)
         return torch.softmax(logits / self.temperature, dim=1)
@@ -52,20 +54,23 @@ class DeployedModel(nn.Module):
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """The float32 graph, and which exporter made it."""
+    """The float32 graph, and how it was made."""
 
     model: ir.Model
     opset: int
-    exporter: str
+    exporter: str  # "torch 2.14.1 dynamo", as the card has it
 
 
 def export_graph(
     student: nn.Module, spec: InputSpec, temperature: float, *, opset: int = DEFAULT_OPSET
 ) -> ExportedGraph:
-    """Exports `student` (eval mode, on the CPU) with a symbolic batch and BatchNorm folded.
+    """Exports `student` with a symbolic batch and BatchNorm folded into the convolutions.
 
-    Two exports of equal weights are equal to the byte. VerificationError if torch gave another
-    opset or a fixed batch.
+    `student` is in evaluation mode and on the CPU. Two exports of equal weights are equal to the
+    byte.
+
+    Raises:
+        VerificationError: torch wrote another opset than `opset`, or a fixed batch.
     """
     model = DeployedModel(student, spec, temperature).eval()
     example = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
@@ -81,16 +86,16 @@ def export_graph(
 
 
 def kept_graph(folder: Path, checkpoint_sha256: str, opset: int) -> ExportedGraph | None:
-    """The float32 graph that a bundle already holds; None unless it is what would be exported.
+    """The float32 graph in the bundle `folder`, if an export would write the same bytes; else None.
 
-    Exporting it again would give the same bytes, a quarter of a minute later.
+    It saves the export, which takes a quarter of a minute.
     """
     card = existing_card(folder, checkpoint_sha256)
     record = card.file("fp32") if card is not None else None
     if card is None or record is None or record.opset != opset:
         return None
     if not record.exporter.startswith(_exporter("")):
-        return None  # of another version of torch
+        return None  # another version of torch may write other bytes
     try:
         content = Bundle(folder, card).read(record)
     except BundleError:  # missing or damaged
@@ -101,7 +106,13 @@ def kept_graph(folder: Path, checkpoint_sha256: str, opset: int) -> ExportedGrap
 
 
 def model_bytes(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
-    """The ONNX file of `model` with `metadata` in it; equal models give equal bytes."""
+    """The content of the ONNX file of `model`, with `metadata` in it.
+
+    Equal models and metadata give equal bytes.
+
+    Raises:
+        onnx.checker.ValidationError: the model breaks the rules of ONNX.
+    """
     proto = ir.to_proto(model)
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
@@ -146,7 +157,7 @@ def _export_legacy(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
 
 
 def _clean(model: ir.Model) -> None:
-    """Removes what says nothing about the network: stack traces with local paths, doc strings."""
+    """Simplifies the graph and removes doc strings and stack traces, which hold local paths."""
     for transformation in (
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.IdentityEliminationPass(),
@@ -173,7 +184,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def _check(model: ir.Model, opset: int) -> None:
     if model.opset_imports != {"": opset}:
-        # torch goes on with another opset when it cannot convert, with a mere log line.
+        # If torch cannot convert to the opset, it keeps another one and only logs that.
         raise VerificationError(f"asked torch for opset {opset}, it wrote {model.opset_imports}")
     for value in (*model.graph.inputs, *model.graph.outputs):
         batch = None if value.shape is None else value.shape[0]
@@ -183,7 +194,7 @@ def _check(model: ir.Model, opset: int) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporters' advice to their developers; errors are still raised."""
+    """Silences warnings that are for torch's own developers; errors are still raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
