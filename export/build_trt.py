@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from export.bundles.export_options import REQUESTS, ExportOptions, Request, parse_precisions
-from export.bundles.listing import megabytes, say, table
-from export.bundles.write_bundle import check_writable
-from export.engines.onnx_sources import Place, ensure_onnx, locate
+from export.bundles.export_options import REQUESTS, Request, parse_precisions
+from export.bundles.printed_tables import engine_table, say
+from export.bundles.write_bundle import check_place, check_writable
+from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
-from runtime.model.bundle import open_bundle
+from runtime.model.bundle import Bundle, open_bundle
 from runtime.model.card import ENGINE_FOLDER, EngineRecord, Profile
 
 if TYPE_CHECKING:
@@ -32,14 +32,17 @@ _HIGHEST_LEVEL = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds what `arguments` ask for; the errors are those of `export.engines`.
+    """Builds what `arguments` ask for, and returns the exit code 0.
 
-    VerificationError if an engine was not kept, after the others have been built.
+    Raises:
+        UserError: a mistake in the arguments, or files are missing; BackendError and BundleError
+            are of this kind.
+        VerificationError: an engine was not kept; the others have been built.
     """
     options = _parser().parse_args(arguments)
     place = locate(options.model)
     if options.list:
-        return _list(place)
+        return _list(open_bundle(place.bundle))
     check_writable(place.bundle / ENGINE_FOLDER)
     if options.verify:
         return _verify(place, allow_drop=options.allow_drop)
@@ -48,13 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     flavor, missing = _try_flavor(options.flavor)
     capabilities = flavor.capabilities(options.compute_capability) if flavor else ()
     say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
-    ensure_onnx(
-        place,
-        precisions,
-        newest_opset=flavor.newest_opset if flavor else None,
-        allow_drop=options.allow_drop,
-        export=_export,
-    )
+    newest = flavor.newest_opset if flavor else None
+    found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
+    bundle = _export(found) if isinstance(found, MissingOnnx) else found
     if flavor is None:
         raise BackendError(f"{place.bundle} has its ONNX files, and no engine was built: {missing}")
     from export.engines.bundled_engines import EngineOptions
@@ -65,16 +64,20 @@ def main(arguments: Sequence[str]) -> int:
         optimization_level=options.optimization_level,
         allow_drop=options.allow_drop,
     )
-    records, refused = _build_all(place.bundle, flavor, capabilities, precisions, wanted)
+    records, refused = _build_all(bundle, flavor, capabilities, precisions, wanted)
     if records:
-        say("\n" + _table(place.bundle, records))
+        say("\n" + engine_table(bundle.path, records))
     if refused:
         raise VerificationError("; ".join(str(error) for error in refused))
     return 0
 
 
 def parse_profile(text: str) -> Profile:
-    """The batches of "1,8,64"; UserError if they are not three ascending positive numbers."""
+    """The batches of a text such as "1,8,64".
+
+    Raises:
+        UserError: they are not three ascending positive numbers.
+    """
     numbers = [int(word) for word in text.split(",") if re.fullmatch(r"[1-9]\d{0,5}", word)]
     if len(numbers) != len(text.split(",")) or len(numbers) != len(_BATCH_WORDS):
         raise UserError(
@@ -92,7 +95,10 @@ def command() -> NoReturn:
 
 
 def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
-    """The flavor that builds; or None and what is missing, said once the bundle is written."""
+    """The flavor that builds, or None and what is missing.
+
+    The ONNX files are exported without a flavor, too; what is missing is said after that.
+    """
     from export.engines.flavors import load_flavor
 
     try:
@@ -101,32 +107,29 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
         return None, str(error)
 
 
-def _export(run: Path, options: ExportOptions) -> object:
-    from export.run import export_and_show  # torch: only where something has to be exported
+def _export(missing: MissingOnnx) -> Bundle:
+    """Exports the missing ONNX files, as `export/run.py` does."""
+    options = missing.options
+    check_place(options.bundle_of(missing.run))
+    from export.pipeline import export_and_report  # torch: needed only if something is exported
 
     say(f"exporting {', '.join(options.precisions)} with opset {options.opset}")
-    return export_and_show(run, options)
+    return export_and_report(missing.run, options)
 
 
 def _workspace(flavor: "EngineFlavor", mebibytes: int | None) -> int | None:
     """Bytes that the builder may use for a layer; None leaves it to the builder."""
-    if mebibytes is not None:
-        return mebibytes * _MEBIBYTE
-    if flavor.name == "tensorrt-rtx":
-        return None  # it compiles, mostly for other machines' GPUs, and tries nothing out
-    from export.engines.builder_memory import workspace_bytes
-
-    return workspace_bytes()
+    return flavor.default_workspace() if mebibytes is None else mebibytes * _MEBIBYTE
 
 
 def _build_all(
-    bundle: Path,
+    bundle: Bundle,
     flavor: "EngineFlavor",
     capabilities: Sequence[str],
     precisions: Sequence[Request],
     options: "EngineOptions",
 ) -> tuple[list[EngineRecord], list[VerificationError]]:
-    """The engines that are in the bundle now, and why others are not."""
+    """The engines that are in the bundle now, and the reasons why others are not."""
     from export.engines.bundled_engines import add_engine
 
     say(f"{flavor.name} {flavor.version} for compute capability {', '.join(capabilities)}")
@@ -147,14 +150,11 @@ def _progress(text: str) -> None:
     say(f"  {text}")
 
 
-def _list(place: Place) -> int:
-    bundle = open_bundle(place.bundle)
+def _list(bundle: Bundle) -> int:
     if bundle.card.engines:
-        say(_table(place.bundle, bundle.card.engines))
+        say(engine_table(bundle.path, bundle.card.engines))
     else:
-        say(
-            f"{place.bundle} has no engines; `python export/build_trt.py {place.bundle}` builds one"
-        )
+        say(f"{bundle.path} has no engines; `python export/build_trt.py {bundle.path}` builds one")
     return 0
 
 
@@ -162,29 +162,10 @@ def _verify(place: Place, *, allow_drop: bool) -> int:
     from export.engines.bundled_engines import verify_listed
 
     try:
-        verify_listed(place.bundle, allow_drop=allow_drop, say=_progress)
+        verify_listed(open_bundle(place.bundle), allow_drop=allow_drop, say=_progress)
     finally:
-        _list(place)
+        _list(open_bundle(place.bundle))  # read again: it now has what was measured
     return 0
-
-
-def _table(bundle: Path, records: Sequence[EngineRecord]) -> str:
-    head = ("engine", "size", "batch", "TensorRT", "GPU", "built in", "top-1", "agreement")
-    return table(head, [_row(bundle, record) for record in records])
-
-
-def _row(bundle: Path, record: EngineRecord) -> tuple[str, ...]:
-    path, profile, parity = bundle / record.path, record.profile, record.parity
-    return (
-        record.path,
-        megabytes(path.stat().st_size) if path.exists() else "missing",
-        f"{profile.min}-{profile.max}, best {profile.opt}",
-        f"{record.flavor.removeprefix('tensorrt').strip('-') or 'full'} {record.tensorrt_version}",
-        f"{record.gpu_name or 'any'} ({', '.join(record.compute_capability)})",
-        "?" if record.build_seconds is None else f"{record.build_seconds:.1f} s",
-        "not run" if parity is None else f"{parity.top1:.2%}",
-        "not run" if parity is None else f"{parity.agreement:.2%}",
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

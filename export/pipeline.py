@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.bundles import gate
-from export.bundles.export_options import FILES_OF, ExportOptions, bundle_of
+from export.bundles.export_options import FILES_OF, ExportOptions
+from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_int8 import CalibrationData, Int8Exporter, draw_rows
 from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
-from runtime.base.errors import UserError
+from runtime.base.errors import UserError, VerificationError
 from runtime.base.files import sha256_of_bytes
+from runtime.model.bundle import Bundle
 from runtime.model.card import (
     METADATA_KEY,
     MODEL_FILES,
@@ -80,12 +82,36 @@ class Exported:
     written: Written | None
 
 
+def export_and_report(run: Path, options: ExportOptions) -> Bundle:
+    """Exports a run, says what is being done, and prints the table of the files.
+
+    Raises:
+        UserError: the run, its data or the bundle's folder does not allow it.
+        VerificationError: a file is outside its tolerance, and `allow_drop` is not set. The other
+            files have been written.
+    """
+    exported = export_run(run, options, lambda text: say(f"  {text}"))
+    outcomes = exported.outcomes
+    say("\n" + model_table((o.record, len(o.content), o.milliseconds) for o in outcomes))
+    for engine in exported.written.dropped if exported.written else ():
+        say(f"removed {engine.path}: its ONNX file changed; build it again")
+    failed = [outcome for outcome in outcomes if outcome.complaint is not None]
+    for outcome in failed:
+        say(f"outside its tolerance: {outcome.record.path}: {outcome.complaint}")
+    if (failed and not options.allow_drop) or exported.written is None:
+        raise VerificationError(
+            f"{', '.join(outcome.record.path for outcome in failed)} not kept: "
+            f"{failed[0].complaint}; --allow-drop keeps it in spite of that"
+        )
+    return Bundle(exported.bundle, exported.written.card)
+
+
 def export_run(run: Path, options: ExportOptions, say: Callable[[str], None]) -> Exported:
     """Exports a run into its bundle, verified; `say` is told what is being done.
 
     A file outside its tolerance is listed only with `allow_drop`, and otherwise not kept.
     """
-    bundle = bundle_of(run, options)
+    bundle = options.bundle_of(run)
     trained = load_trained(run)
     dataset = load_run_dataset(trained)
     say(f"evaluating the student on {len(dataset.test_labels):,} test images")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from export.bundles.listing import say
+from export.bundles.printed_tables import say
 from export.triton_server.config import (
     BACKENDS,
     LABELS_FILE,

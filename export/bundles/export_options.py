@@ -1,4 +1,4 @@
-"""What can be asked of an export, and how it is spelt. Imports nothing heavy."""
+"""What can be asked of an export, and the words for it. Imports nothing heavy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from runtime.base.errors import UserError
 from runtime.model.card import EnginePrecision, Precision
 from runtime.model.locate import BUNDLE
 
-Request = EnginePrecision  # what --precision names: the ONNX files that engines are built from
+# A word of --precision. It names an ONNX file from which an engine can be built.
+Request = EnginePrecision
 REQUESTS: tuple[Request, ...] = get_args(Request)
 FILES_OF: dict[Request, tuple[Precision, ...]] = {
     "fp32": ("fp32",),
@@ -24,36 +25,48 @@ CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 DEFAULT_OPSET = 20  # the newest that TensorRT 10.3 and onnxruntime 1.23 both read
 LEGACY_OPSET = 17  # for TensorRT 8.6; torch's default exporter begins at 18
-# From 19 on Q/DQ may have float16 scales: only then does int8 leave the rest of a strongly typed
-# network in float16.
+# From 19 on Q/DQ nodes may have float16 scales. Only then can those layers of a strongly typed
+# network that are not int8 stay in float16.
 HALF_SCALES_OPSET = 19
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to make of a run, and how."""
+    """What to make of a run, and how.
+
+    Attributes:
+        precisions: the files to export.
+        opset: the ONNX opset, 17 to 20.
+        calibration: how int8 finds its ranges; "auto" measures every method.
+        allow_drop: whether files outside their tolerance are kept.
+        out: the bundle's folder; None means RUN/bundle.
+    """
 
     precisions: Sequence[Request]
     opset: int = DEFAULT_OPSET
     calibration: Calibration = "auto"
     allow_drop: bool = False
-    out: Path | None = None  # None: RUN/bundle
+    out: Path | None = None
 
     def __post_init__(self) -> None:
+        """Raises UserError for an opset that cannot be exported."""
         if not LEGACY_OPSET <= self.opset <= DEFAULT_OPSET:
             raise UserError(
                 f"opset {self.opset} cannot be exported; choose {DEFAULT_OPSET} (default), "
                 f"{LEGACY_OPSET} for TensorRT 8.6, or one between"
             )
 
-
-def bundle_of(run: Path, options: ExportOptions) -> Path:
-    """The folder that a run is exported to."""
-    return options.out if options.out is not None else run / BUNDLE
+    def bundle_of(self, run: Path) -> Path:
+        """The folder to which the run in the folder `run` is exported."""
+        return self.out if self.out is not None else run / BUNDLE
 
 
 def parse_precisions(text: str) -> tuple[Request, ...]:
-    """The words of "fp32,int8", each once; UserError for an unknown one."""
+    """The words of a list such as "int8,fp32", each once, in the order of `REQUESTS`.
+
+    Raises:
+        UserError: a word is unknown.
+    """
     words = [word.strip() for word in text.split(",")]
     unknown = [word for word in words if word not in REQUESTS]
     if unknown:

@@ -1,27 +1,48 @@
-"""Engines in a bundle: built, verified where they can run, and listed in the card one by one."""
+"""The engines of a bundle: built, verified if they can run here, and listed in the card one by one.
+
+The card is read again whenever an engine is listed. A build takes minutes, and a card that was read
+before it could lack an engine that another process has listed meanwhile.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from export.bundles import gate
-from export.engines.build_engine import BuildRequest, build_engine
+from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import EngineFlavor
-from export.engines.verify import verify_engine, why_not_here
 from runtime.backends import choice as backends
-from runtime.backends.preflight import this_platform
+from runtime.backends.engine_session import EngineSession
+from runtime.backends.preflight import this_machine, this_platform
+from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
-from runtime.model.bundle import Bundle, open_bundle, read_card, write_card
-from runtime.model.card import ENGINE_FOLDER, FLAVORS, EnginePrecision, EngineRecord, Profile
-from runtime.model.holdout import read_holdout
+from runtime.model.bundle import Bundle, read_card, write_card
+from runtime.model.card import (
+    ENGINE_FOLDER,
+    FLAVORS,
+    EnginePrecision,
+    EngineRecord,
+    Parity,
+    Profile,
+)
+from runtime.model.holdout import Labelled, read_holdout
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How engines are built, whatever their precision and GPU."""
+    """How engines are built, whatever their precision and GPU.
+
+    Attributes:
+        profile: the batches that an engine takes.
+        workspace_bytes: what the builder may use for a layer; None: its own limit.
+        optimization_level: 0 to 5; None: the builder's default.
+        allow_drop: whether engines outside their tolerance are kept.
+    """
 
     profile: Profile
     workspace_bytes: int | None = None
@@ -30,7 +51,7 @@ class EngineOptions:
 
 
 def add_engine(
-    folder: Path,
+    bundle: Bundle,
     flavor: EngineFlavor,
     precision: EnginePrecision,
     capability: str,
@@ -39,13 +60,18 @@ def add_engine(
 ) -> EngineRecord:
     """Builds an engine of the bundle's ONNX file, verifies it if it can run here, and lists it.
 
-    VerificationError if it is outside its tolerance, BundleError if the ONNX file was replaced
-    while it was built; then it is not kept.
+    `say` is told what is being done.
+
+    Raises:
+        BundleError: the bundle has no such ONNX file, or it was replaced during the build; then
+            the engine is not kept.
+        BackendError: TensorRT refused the graph or the configuration.
+        VerificationError: the engine is outside its tolerance or of another precision; then it is
+            not kept.
     """
-    bundle = open_bundle(folder)
     model = bundle.card.file(precision)
     if model is None:
-        raise BundleError(f"{folder} has no ONNX file of {precision}; export it first")
+        raise BundleError(f"{bundle.path} has no ONNX file of {precision}; export it first")
     stem = f"{flavor.name}.sm{capability.replace('.', '')}"
     path = f"{ENGINE_FOLDER}/model.{precision}.{stem}.engine"
     say(f"building {path}")
@@ -60,7 +86,7 @@ def add_engine(
             capability=capability,
             workspace_bytes=options.workspace_bytes,
             optimization_level=options.optimization_level,
-            timing_cache=folder / ENGINE_FOLDER / _cache_name(flavor, capability),
+            timing_cache=bundle.path / ENGINE_FOLDER / _cache_name(flavor, capability),
         ),
     )
     record = EngineRecord(
@@ -79,53 +105,121 @@ def add_engine(
     if (reason := why_not_here(record)) is not None:
         say(f"not run: {reason}")
     else:
-        record = _verified(bundle, built.plan, record, allow_drop=options.allow_drop)
-    _list(folder, path, record, built.plan)
+        holdout = read_holdout(bundle.path)
+        record = _verified(built, record, holdout, allow_drop=options.allow_drop)
+    _list(bundle.path, path, record, built.plan)
     return record
 
 
-def verify_listed(folder: Path, *, allow_drop: bool, say: Callable[[str], None]) -> None:
-    """Runs the listed engines that fit this machine, and enters in the card what they gave.
+def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None]) -> None:
+    """Runs the listed engines that fit this machine, and enters the results in the card.
 
-    For engines that were built where no GPU could run them. VerificationError, after all of them,
-    if some are outside their tolerance; then those are no longer listed, and removed. BackendError
-    if none fits.
+    It is for engines that were built where no GPU could run them. An engine outside its tolerance
+    is no longer listed and its file is removed, after all engines have been run.
+
+    Raises:
+        VerificationError: some engines are outside their tolerance.
+        BackendError: no engine runs here.
+        BundleError: a file of the bundle is missing or damaged.
     """
-    bundle = open_bundle(folder)
     problems = {
         option.record.path: option.problem
         for flavor in FLAVORS
         for option in backends.options(bundle, flavor)
     }
-    failed: list[VerificationError] = []
+    fitting: list[EngineRecord] = []
     for record in bundle.card.engines:
         if problem := problems[record.path]:
             say(f"not run: {problem}")
-            continue
+        else:
+            fitting.append(record)
+    if not fitting:
+        raise BackendError(
+            f"{bundle.path} has no engine that runs here; build one: "
+            f"`python export/build_trt.py {bundle.path}`"
+        )
+    holdout = read_holdout(bundle.path)
+    failed: list[VerificationError] = []
+    for record in fitting:
         say(f"running {record.path}")
-        plan = bundle.read(record)
+        plan = BuiltEngine(bundle.read(record), seconds=0)
         try:
-            _list(folder, record.path, _verified(bundle, plan, record, allow_drop=allow_drop))
+            verified = _verified(plan, record, holdout, allow_drop=allow_drop)
         except VerificationError as error:
             failed.append(error)
-            _list(folder, record.path, None)
-            (folder / record.path).unlink()
+            _list(bundle.path, record.path, None)
+            (bundle.path / record.path).unlink()
+        else:
+            _list(bundle.path, record.path, verified)
     if failed:
         raise VerificationError("; ".join(map(str, failed)))
-    if all(problems.values()):
-        raise BackendError(
-            f"{folder} has no engine that runs here; build one: "
-            f"`python export/build_trt.py {folder}`"
+
+
+def why_not_here(record: EngineRecord) -> str | None:
+    """Why an engine that was just built cannot run on this machine; None if it can."""
+    try:
+        machine = this_machine(record.flavor)
+    except BackendError as missing:
+        return str(missing)
+    if machine.compute_capability not in record.compute_capability:
+        return f"this GPU has compute capability {machine.compute_capability}"
+    return None
+
+
+def verify_engine(
+    plan: bytes, record: EngineRecord, holdout: Labelled, *, loaded: LoadedEngine | None = None
+) -> Parity:
+    """Compares an engine with torch's probabilities, with the session that a user gets.
+
+    `loaded` is the engine if `plan` has been deserialised already.
+
+    Raises:
+        BackendError: TensorRT or CUDA is missing, or a call of theirs failed.
+        BundleError: TensorRT refuses the plan, or it is not one of this project's networks.
+    """
+    with EngineSession(
+        plan, source=record.path, flavor=record.flavor, profile=record.profile, loaded=loaded
+    ) as session:
+        found = np.concatenate([session.run(b) for b in _batches(holdout.images, record)])
+    return gate.compare(found, holdout.probabilities, holdout.labels)
+
+
+def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
+    """Cuts `images` into batches of the profile's three sizes in turn.
+
+    The last one may be smaller than the profile allows; the session fills it up.
+    """
+    profile = record.profile
+    sizes = (profile.min, profile.opt, profile.max)
+    batches: list[NDArray[np.uint8]] = []
+    start = 0
+    while start < len(images):
+        batch = images[start : start + sizes[len(batches) % len(sizes)]]
+        batches.append(batch)
+        start += len(batch)
+    return batches
+
+
+def _verified(
+    built: BuiltEngine, record: EngineRecord, holdout: Labelled, *, allow_drop: bool
+) -> EngineRecord:
+    """`record` with the measured accuracy; VerificationError if it is outside the tolerance."""
+    parity = verify_engine(built.plan, record, holdout, loaded=built.loaded)
+    complaint = gate.complaint(parity, record.precision)
+    if complaint is not None and not allow_drop:
+        raise VerificationError(
+            f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"
         )
+    return msgspec.structs.replace(record, parity=parity)
 
 
 def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None) -> None:
-    """Puts `record` in the card in place of the one of `path`, and a new `plan` in its file.
+    """Puts `record` in the card, in place of the record of `path`, and a new `plan` in its file.
 
-    Without a record, that of `path` is taken away. BundleError, and nothing is written, if the
-    bundle no longer has the ONNX file that the engine is of.
+    If `record` is None, the record of `path` is removed from the card. BundleError, and nothing is
+    written, if the bundle no longer has the ONNX file from which the engine was built.
     """
-    card = read_card(folder)  # anew: a build takes minutes, and another may have ended meanwhile
+    card = read_card(folder)
     engines = [engine for engine in card.engines if engine.path != path]
     if record is not None:
         if record.onnx_sha256 not in {file.sha256 for file in card.files}:
@@ -137,19 +231,6 @@ def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | No
     if plan is not None:
         write_atomic(folder / path, plan)
     write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
-
-
-def _verified(
-    bundle: Bundle, plan: bytes, record: EngineRecord, *, allow_drop: bool
-) -> EngineRecord:
-    """`record` with what the engine gave; VerificationError if that is outside the tolerance."""
-    parity = verify_engine(plan, record, read_holdout(bundle.path))
-    complaint = gate.complaint(parity, record.precision)
-    if complaint is not None and not allow_drop:
-        raise VerificationError(
-            f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"
-        )
-    return msgspec.structs.replace(record, parity=parity)
 
 
 def _cache_name(flavor: EngineFlavor, capability: str) -> str:

@@ -1,34 +1,58 @@
 """The TensorRT packages that can build an engine, and what differs between them.
 
-`tensorrt` up to 8.6 (JetPack 6.0) is weakly typed: builder flags allow lower precisions. From 10 on
-networks are strongly typed: they compute in the precision that the ONNX file says, and in 11 the
-flags are gone. `tensorrt-rtx`, for desktop RTX GPUs, builds for a named compute capability and
-needs no GPU. Everything else is common to them, see `export.engines.build_engine`.
+`tensorrt` up to 8.6 (JetPack 6.0) is weakly typed: flags of the builder allow lower precisions.
+From 10 on networks are strongly typed: they compute in the precision that the ONNX file says, and
+version 11 has no such flags. `tensorrt-rtx` is for desktop RTX GPUs; it builds for a named compute
+capability and needs no GPU. `export.engines.build_engine` has what they have in common.
 """
 
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from export.engines.precision_check import lower_of, precision_of_engine, precision_of_network
-from runtime.backends.gpu import find_gpu, missing_gpu
+from runtime.backends.gpu import find_gpu, free_gpu_memory, missing_gpu
 from runtime.backends.tensorrt_library import (
+    LoadedEngine,
     how_to_install,
     is_installed,
     last_errors,
+    load_engine,
     load_tensorrt,
     tensorrt_logger,
 )
 from runtime.base.errors import BackendError, UserError
 from runtime.model.card import Flavor, Precision
 
-RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # built for without a GPU: RTX 30, 40 and 50
+RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # RTX 30, 40 and 50: the default where there is no GPU
+# The convolutions of these networks need far less, and a Jetson's GPU shares the main memory.
+_MOST_WORKSPACE = 1 << 30  # bytes
 _FIRST_STRONGLY_TYPED = 9
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
 
 
+class ReadBack(NamedTuple):
+    """The precision of a finished engine.
+
+    `loaded` is the deserialised engine, if the precision was read from it, so that nobody has to
+    deserialise the same plan again.
+    """
+
+    precision: Precision
+    loaded: LoadedEngine | None
+
+
 class EngineFlavor(ABC):
-    """One TensorRT package of one API generation."""
+    """One TensorRT package of one API generation.
+
+    Attributes:
+        name: the word for it in commands and cards.
+        newest_opset: the newest ONNX opset that it reads.
+        keeps_timing_cache: whether the timings of one build make the next one faster.
+        trt: the Python module.
+        log: its logger, from `runtime.backends.tensorrt_library`; a process has only one.
+        version: the version of the module, such as "10.3.0".
+    """
 
     name: ClassVar[Flavor]
     newest_opset: ClassVar[int] = 20
@@ -36,36 +60,60 @@ class EngineFlavor(ABC):
 
     def __init__(self, trt: Any, log: Any) -> None:
         self.trt = trt
-        self.log = log  # the logger of `runtime.backends.tensorrt_library`: a process has but one
+        self.log = log
         self.version: str = trt.__version__
 
     @abstractmethod
     def capabilities(self, wanted: str | None) -> tuple[str, ...]:
-        """The compute capabilities to build for: `wanted` ("8.6,8.9") checked, or a default."""
+        """The compute capabilities to build for: those of `wanted` ("8.6,8.9"), or a default.
+
+        Raises:
+            UserError: this flavor does not build for them, or `wanted` is no such list.
+            GpuError: a GPU is needed, and there is none.
+        """
 
     @abstractmethod
     def gpu_name(self, capability: str) -> str | None:
-        """The GPU model that engines of that capability are for; None if for all that have it."""
+        """The GPU model for which an engine of that capability is built.
+
+        None if it runs on every GPU of the capability.
+        """
+
+    def default_workspace(self) -> int | None:
+        """Bytes that the builder may use for a layer; None leaves it to the builder.
+
+        Raises:
+            GpuError: a GPU is needed, and its driver does not answer.
+        """
+        return min(_MOST_WORKSPACE, free_gpu_memory() // 2)
 
     def network_flags(self) -> int:
-        """Flags of `create_network`, by name: their bits mean other things in other versions."""
-        # A deprecated member in 11, where all networks are strongly typed.
+        """The flags of `create_network`, read by name because versions number them differently."""
+        # In 11 the member is deprecated, because all networks are strongly typed.
         typed = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if typed is None else 1 << int(typed)
 
     def configure(self, config: Any, *, precision: Precision, capability: str) -> None:
-        """Sets what only this package has or needs."""
+        """Sets in a builder's configuration what only this package has or needs.
+
+        Raises:
+            BackendError: the package refused the capability.
+        """
         if precision == "fp32":
-            config.clear_flag(self.trt.BuilderFlag.TF32)  # a 10-bit mantissa is not fp32
+            config.clear_flag(self.trt.BuilderFlag.TF32)  # TF32 has a mantissa of only 10 bits
         self._set_target(config, capability)
 
-    def built_precision(self, network: Any, plan: bytes) -> Precision:
-        """The precision that the finished engine computes in."""
-        return precision_of_network(self.trt, network)
+    def read_back(self, network: Any, plan: bytes) -> ReadBack:
+        """The precision in which the finished engine `plan` of `network` computes.
+
+        Raises:
+            BackendError: TensorRT does not tell it.
+        """
+        return ReadBack(precision_of_network(self.trt, network), None)
 
     @abstractmethod
     def _set_target(self, config: Any, capability: str) -> None:
-        """Says which GPU the engine is for."""
+        """Sets for which GPU the engine is built."""
 
 
 class TensorRt(EngineFlavor):
@@ -85,14 +133,20 @@ class TensorRt(EngineFlavor):
     def gpu_name(self, capability: str) -> str | None:
         return find_gpu().name
 
-    def built_precision(self, network: Any, plan: bytes) -> Precision:
-        # An inspector does not look into fused regions: it can tell of less, never of more.
-        told = precision_of_engine(self.trt, self.log, plan)
-        typed = super().built_precision(network, plan)
-        return typed if told is None else lower_of(told, typed)
+    def read_back(self, network: Any, plan: bytes) -> ReadBack:
+        told, loaded = self._told_by_engine(plan)
+        typed = precision_of_network(self.trt, network)
+        # The inspector does not look into fused regions. It may miss a lower precision there, and
+        # the types of the network show it.
+        return ReadBack(typed if told is None else lower_of(told, typed), loaded)
+
+    def _told_by_engine(self, plan: bytes) -> tuple[Precision | None, LoadedEngine | None]:
+        """The precision that the inspector tells, if any, and the engine, unless it is refused."""
+        loaded = load_engine(self.trt, self.log, plan)
+        return (precision_of_engine(self.trt, loaded.engine) if loaded else None), loaded
 
     def _set_target(self, config: Any, capability: str) -> None:
-        # Convolutions need no other library; leaving cuBLAS and cuDNN out saves memory.
+        # Convolutions need neither cuBLAS nor cuDNN, and without them less memory is used.
         sources = config.get_tactic_sources()
         for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
             if hasattr(self.trt.TacticSource, name):
@@ -101,10 +155,10 @@ class TensorRt(EngineFlavor):
 
 
 class WeaklyTypedTensorRt(TensorRt):
-    """`tensorrt` 8: reads opset 17, and uses lower precisions where flags allow them."""
+    """`tensorrt` 8: reads opset 17, and uses lower precisions if flags allow them."""
 
-    # Its parser (onnx-tensorrt 8.6) overlooks that opset 18 made the axes of ReduceMean an input,
-    # and takes the mean over every axis. By its source, it would read the rest of our graphs.
+    # In opset 18 the axes of ReduceMean became an input. The parser (onnx-tensorrt 8.6) does not
+    # know that and takes the mean over all axes. Its source suggests that it would read the rest.
     newest_opset = 17
 
     def network_flags(self) -> int:
@@ -112,30 +166,31 @@ class WeaklyTypedTensorRt(TensorRt):
 
     def configure(self, config: Any, *, precision: Precision, capability: str) -> None:
         super().configure(config, precision=precision, capability=capability)
-        # The runtime has an execution context for each CUDA graph; from 10 on they may always share
-        # the profile.
+        # The runtime has one execution context for each CUDA graph, and all of them use the one
+        # profile. From 10 on this is always allowed.
         config.set_preview_feature(self.trt.PreviewFeature.PROFILE_SHARING_0806, True)
         if precision in ("fp16", "int8"):
             config.set_flag(self.trt.BuilderFlag.FP16)
         if precision == "int8":
             config.set_flag(self.trt.BuilderFlag.INT8)
 
-    def built_precision(self, network: Any, plan: bytes) -> Precision:
-        # The network's types are those of the ONNX file; flags decide what becomes of them.
-        told = precision_of_engine(self.trt, self.log, plan)
+    def read_back(self, network: Any, plan: bytes) -> ReadBack:
+        # The types of the network say nothing here: they are those of the ONNX file, and the flags
+        # decide in which precision the engine computes.
+        told, loaded = self._told_by_engine(plan)
         if told is None:
             raise BackendError(
                 f"tensorrt {self.version} does not tell the precision it has built: "
                 f"{last_errors(self.log)}"
             )
-        return told
+        return ReadBack(told, loaded)
 
 
 class TensorRtRtx(EngineFlavor):
     """`tensorrt-rtx`: for named compute capabilities, with or without a GPU."""
 
     name = "tensorrt-rtx"
-    keeps_timing_cache = False  # tactics are chosen when the engine is loaded
+    keeps_timing_cache = False  # kernels are chosen when the engine is loaded, not when it is built
 
     def capabilities(self, wanted: str | None) -> tuple[str, ...]:
         if wanted is not None:
@@ -149,13 +204,16 @@ class TensorRtRtx(EngineFlavor):
         return found
 
     def gpu_name(self, capability: str) -> str | None:
-        return None  # nothing is tried out on the GPU, not even where there is one
+        return None  # the build tries nothing out on a GPU, also if there is one
+
+    def default_workspace(self) -> int | None:
+        return None  # the build compiles, mostly for GPUs of other machines, and tries nothing out
 
     def _set_target(self, config: Any, capability: str) -> None:
         config.num_compute_capabilities = 1
         if config.set_compute_capability(self._member(capability), 0) is False:
             raise BackendError(f"tensorrt-rtx {self.version} refused capability {capability}")
-        # Memory that the engine allocates by itself at run time would rule out a CUDA graph of it.
+        # An engine that allocates memory while it runs cannot be captured in a CUDA graph.
         config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
     def _member(self, capability: str) -> Any:
@@ -172,10 +230,13 @@ class TensorRtRtx(EngineFlavor):
 
 
 def load_flavor(name: Flavor | None) -> EngineFlavor:
-    """Imports the package `name`, or with None the one that serves this machine best.
+    """Imports the package `name`; None means the one that suits this machine best.
 
-    That is `tensorrt` where it is installed and there is a GPU, else `tensorrt-rtx`. BackendError
-    with the install command if it is missing.
+    That is `tensorrt` if it is installed and there is a GPU, else `tensorrt-rtx`.
+
+    Raises:
+        BackendError: it is not installed (the message has the install command), cannot be
+            imported, or needs a GPU that is not there.
     """
     if name is None:
         without_gpu = is_installed("tensorrt-rtx") and missing_gpu() is not None
@@ -199,14 +260,18 @@ def load_flavor(name: Flavor | None) -> EngineFlavor:
 
 
 def tensorrt_of_version(trt: Any, log: Any) -> TensorRt:
-    """The class for the generation of a `tensorrt` module."""
+    """The flavor of a `tensorrt` module, by the major version of the module."""
     major = int(trt.__version__.split(".")[0])
     kind = TensorRt if major >= _FIRST_STRONGLY_TYPED else WeaklyTypedTensorRt
     return kind(trt, log)
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:
-    """The capabilities of "8.6,8.9", each once; UserError for anything else."""
+    """The capabilities of a list such as "8.6,8.9", each once.
+
+    Raises:
+        UserError: `text` is no such list.
+    """
     found = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     for word in found:
         if not _CAPABILITY.fullmatch(word):

@@ -36,7 +36,7 @@ from export.graphs.graph_edits import (
 _INT8_MAX = 127
 _SMALLEST_HALF = float(np.finfo(np.float16).tiny)  # a scale becomes float16: never a subnormal one
 _CHANNEL_MULTIPLE = 8  # an int8 kernel of TensorRT reads so many channels at once
-# A dense convolution with fewer channels needs a multiple of 8 on one side, its input or its output.
+# A dense convolution with fewer channels needs a multiple of 8 as its input or output channels.
 _MIN_CHANNELS = 16
 _MIN_DEPTHWISE_KERNEL = 3
 

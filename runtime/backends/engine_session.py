@@ -13,7 +13,13 @@ from runtime.backends.cuda_runtime import Cuda
 from runtime.backends.engine_slot import EngineSlot
 from runtime.backends.kernel_cache import open_kernel_cache
 from runtime.backends.session import Session
-from runtime.backends.tensorrt_library import last_errors, load_tensorrt, tensorrt_logger
+from runtime.backends.tensorrt_library import (
+    LoadedEngine,
+    last_errors,
+    load_engine,
+    load_tensorrt,
+    tensorrt_logger,
+)
 from runtime.base.errors import BackendError, BundleError
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, Flavor, Profile
 
@@ -29,9 +35,16 @@ class EngineSession(Session):
     """
 
     def __init__(
-        self, plan: bytes, *, source: str, flavor: Flavor, profile: Profile, slots: int = _SLOTS
+        self,
+        plan: bytes,
+        *,
+        source: str,
+        flavor: Flavor,
+        profile: Profile,
+        slots: int = _SLOTS,
+        loaded: LoadedEngine | None = None,
     ) -> None:
-        """Deserialises `plan` and allocates all memory.
+        """Deserialises `plan`, unless the caller has it `loaded` already, and allocates all memory.
 
         Raises:
             BackendError: TensorRT or CUDA is missing, or a call of theirs failed.
@@ -39,13 +52,13 @@ class EngineSession(Session):
         """
         self.backend = flavor
         trt, cuda, logger = load_tensorrt(flavor), Cuda(), tensorrt_logger(flavor)
-        runtime = trt.Runtime(logger)
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
+        loaded = loaded or load_engine(trt, logger, plan)
+        if loaded is None:
             raise BundleError(
                 f"{flavor} {trt.__version__} refuses {source}: {last_errors(logger)}; "
                 "build it again with `python export/build_trt.py`"
             )
+        engine = loaded.engine
         self.input_size, self.num_classes = _check_tensors(trt, engine, source)
         _check_profile(engine, profile, source)
         self.max_batch = profile.max
@@ -71,7 +84,7 @@ class EngineSession(Session):
                 self._slots.put(slot)
             opened.pop_all()
         # TensorRT wants them alive as long as a context is.
-        self._keep: tuple[Any, ...] = (runtime, engine)
+        self._keep: LoadedEngine | None = loaded
 
     def warm_up(self, *batches: int) -> None:
         """Captures the graphs of these batch sizes in every lane."""
@@ -102,7 +115,7 @@ class EngineSession(Session):
             for slot in slots:
                 slot.close()
             self._kernels = None  # after the contexts that use it
-            self._keep = ()
+            self._keep = None
 
     @contextlib.contextmanager
     def _every_slot(self) -> Iterator[list[EngineSlot]]:

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.base.errors import BackendError
 from runtime.model.card import Flavor
@@ -79,6 +79,24 @@ def tensorrt_logger(flavor: Flavor) -> Any:
                 _log.debug("%s: %s", flavor, message)
 
     return Logger()
+
+
+class LoadedEngine(NamedTuple):
+    """A deserialised engine, and the TensorRT runtime that must live as long as the engine."""
+
+    runtime: Any
+    engine: Any
+
+
+def load_engine(trt: Any, logger: Any, plan: bytes) -> LoadedEngine | None:
+    """Deserialises the content of an engine's file; None if TensorRT refuses it.
+
+    Deserialising trusts what it reads, so `plan` must come from this process, or its digest must
+    have been checked. `last_errors` says why it was refused.
+    """
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    return None if engine is None else LoadedEngine(runtime, engine)
 
 
 def last_errors(logger: Any) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,6 @@ from runtime.model.bundle import read_card, write_card
 from runtime.model.card import EngineRecord, Profile
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def bundle(fitted_bundle: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "bundle"
-    shutil.copytree(fitted_bundle, copy)
-    return copy
 
 
 @pytest.fixture

@@ -1,0 +1,157 @@
+"""Engines in a bundle: which are kept and listed, and which are not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from export.build_trt import main
+from export.engines import bundled_engines
+from runtime.backends import engine_backends
+from runtime.backends.preflight import Machine, this_platform
+from runtime.base.errors import BackendError, BundleError, VerificationError
+from runtime.base.files import sha256_of
+from runtime.model.bundle import read_card, write_card
+from runtime.model.card import Parity, Profile
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
+
+
+def test_engines_are_listed_with_all_that_preflight_needs(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,12.0"]) == 0
+    told = capsys.readouterr().out
+    card = read_card(bundle)
+    assert [engine.path for engine in card.engines] == [
+        "engines/model.fp32.tensorrt-rtx.sm86.engine",
+        "engines/model.fp32.tensorrt-rtx.sm120.engine",
+        "engines/model.fp16.tensorrt-rtx.sm86.engine",
+        "engines/model.fp16.tensorrt-rtx.sm120.engine",
+    ]
+    for engine in card.engines:
+        assert sha256_of(bundle / engine.path) == engine.sha256
+        assert engine.onnx_sha256 == card.file(engine.precision).sha256
+        assert engine.profile == Profile(min=1, opt=8, max=64)
+        assert (engine.platform, engine.gpu_name) == (this_platform(), None)
+        assert engine.tensorrt_version.startswith("1.")
+        assert engine.parity is None
+        assert engine.path in told
+    assert told.count("not run: ") == 4
+    assert main([str(bundle), "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(engine.path in listed for engine in card.engines)
+
+
+def test_building_again_replaces_the_record(bundle: Path) -> None:
+    arguments = [str(bundle), "--compute-capability", "8.9"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--batch", "2,4,8", "--optimization-level", "1"]) == 0
+    (engine,) = read_card(bundle).engines
+    assert engine.profile == Profile(min=2, opt=4, max=8)
+
+
+def test_a_damaged_onnx_file_is_not_built(bundle: Path) -> None:
+    path = bundle / "model.fp16.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="is not the file that the card lists"):
+        main([str(bundle)])
+    assert not read_card(bundle).engines
+
+
+def test_an_engine_outside_its_tolerance_is_not_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: bad)
+    arguments = [str(bundle), "--compute-capability", "8.6"]
+    with pytest.raises(VerificationError, match=r"sm86\.engine not kept: top-1 50\.00%"):
+        main(arguments)
+    assert not read_card(bundle).engines
+    assert (
+        not list((bundle / "engines").glob("*.engine")) if (bundle / "engines").exists() else True
+    )
+    assert main([*arguments, "--allow-drop"]) == 0
+    assert read_card(bundle).engines[0].parity == bad
+
+
+def test_an_engine_that_is_not_kept_does_not_keep_the_others_from_being_built(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(
+        bundled_engines,
+        "verify_engine",
+        lambda _plan, engine, *_, **__: good if "fp16" in engine.path else bad,
+    )
+    with pytest.raises(VerificationError, match=r"model\.fp32\S* not kept: it agrees") as caught:
+        main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,8.9"])
+    assert str(caught.value).count("not kept") == 2
+    kept = [engine.path for engine in read_card(bundle).engines]
+    assert kept == [f"engines/model.fp16.tensorrt-rtx.sm{n}.engine" for n in (86, 89)]
+    table = capsys.readouterr().out.rpartition("\n\n")[2]
+    assert all(path in table for path in kept)
+    assert "fp32" not in table
+
+
+def test_engines_of_elsewhere_are_verified_on_their_gpu(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6,12.0"]) == 0
+    with pytest.raises(BackendError, match="has no engine that runs here"):
+        main([str(bundle), "--verify"])
+    before = read_card(bundle).engines
+    assert [engine.parity for engine in before] == [None] * 4
+
+    here = Machine(
+        flavor="tensorrt-rtx",
+        tensorrt_version=before[0].tensorrt_version,
+        compute_capability="8.6",
+        gpu_name="a GPU",
+        platform=this_platform(),
+    )
+    monkeypatch.setattr(engine_backends, "engine_problem", lambda _flavor: None)
+    monkeypatch.setattr(engine_backends, "this_machine", lambda _flavor: here)
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
+    monkeypatch.setattr(
+        bundled_engines,
+        "verify_engine",
+        lambda _plan, it, *_, **__: bad if "fp32" in it.path else good,
+    )
+    capsys.readouterr()
+    with pytest.raises(VerificationError, match=r"fp32.*sm86\.engine not kept: it agrees"):
+        main([str(bundle), "--verify"])
+    told = capsys.readouterr().out
+    assert told.count("not run: ") == told.count("this GPU (a GPU) has 8.6") == 2
+    after = {engine.path: engine.parity for engine in read_card(bundle).engines}
+    assert after == {
+        "engines/model.fp32.tensorrt-rtx.sm120.engine": None,
+        "engines/model.fp16.tensorrt-rtx.sm86.engine": good,
+        "engines/model.fp16.tensorrt-rtx.sm120.engine": None,
+    }
+    assert not (bundle / "engines/model.fp32.tensorrt-rtx.sm86.engine").exists()
+    assert main([str(bundle), "--verify"]) == 0
+
+
+def test_an_engine_of_a_file_that_was_replaced_meanwhile_is_not_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(*_: object) -> SimpleNamespace:
+        card = read_card(bundle)
+        others = [
+            msgspec.structs.replace(file, sha256=digit * 64)
+            for digit, file in zip("0123", card.files, strict=True)
+        ]
+        write_card(bundle, msgspec.structs.replace(card, files=tuple(others)))
+        return SimpleNamespace(plan=b"plan", seconds=1.0)
+
+    monkeypatch.setattr(bundled_engines, "build_engine", replaced)
+    with pytest.raises(BundleError, match=r"sm86\.engine not kept: .* of fp16 .* was replaced"):
+        main([str(bundle), "--compute-capability", "8.6"])
+    assert not read_card(bundle).engines
+    assert not list(bundle.rglob("*.engine"))
