@@ -1,1 +1,1 @@
-"""What a bundle may hold and how it is written. Imports neither torch nor onnx."""
+"""What a bundle may hold and how it is written. Imports neither torch, onnx nor other rooms."""

@@ -1,6 +1,8 @@
-"""The gate: what a model file may differ from the trained student, by precision.
+"""The gate: how much a model file may differ from the trained student, by precision.
 
-Needs NumPy only, since engines are verified where neither torch nor the data set is.
+It needs NumPy only, because engines are verified on machines without torch and the data set.
+Polygraphy's comparator is not used: it compares outputs by tolerances, and the gate also counts how
+many labels are right.
 """
 
 from dataclasses import dataclass
@@ -13,11 +15,17 @@ from runtime.model.card import Parity, Precision
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What is allowed; of counted things at least one image, however few there are."""
+    """What is allowed. The two shares always allow one image, however few images there are.
+
+    Attributes:
+        top1_drop: how much lower top-1 may be than the student's, as a share of all images.
+        disagreement: the share of images on which the first class may differ.
+        difference: the largest difference of any probability.
+    """
 
     top1_drop: float = 1.0
     disagreement: float = 1.0
-    difference: float = 1.0  # of any probability
+    difference: float = 1.0
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
@@ -34,9 +42,10 @@ def compare(
     reference: NDArray[np.float32],
     labels: NDArray[np.int64],
 ) -> Parity:
-    """A file's probabilities (N, K) beside torch's, for images of the classes `labels` (N,).
+    """Compares a file's probabilities, float32 (N, K), with the `reference` of torch.
 
-    A probability that is not a number counts as a difference of 1, the largest there is.
+    `labels`, int64 (N,), are the true classes. A row with a probability that is not finite counts
+    as wrong, and such a probability as a difference of 1, the largest possible one.
     """
     difference = np.abs(probabilities - reference)
     difference = np.where(np.isfinite(difference), difference, 1.0)
@@ -52,7 +61,7 @@ def compare(
 
 
 def complaint(parity: Parity, precision: Precision) -> str | None:
-    """What is outside the tolerance of `precision`; None if nothing is."""
+    """In words what is outside the tolerance of `precision`; None if nothing is."""
     tolerance = TOLERANCES[precision]
     one_image = 1 / parity.images
     drop = parity.reference_top1 - parity.top1

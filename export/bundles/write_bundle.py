@@ -1,11 +1,13 @@
-"""Bundles on disk: assembled so that a reader finds the former one or the new one.
+"""Writes bundles so that a reader always finds a whole one: the former one or the new one.
 
-An export writes the whole bundle beside its place and then exchanges the two: whatever stops it (a
-full disk, Ctrl-C, a kill) leaves the former bundle or the new one. Only where the file system
-cannot exchange folders in one step may a kill leave the former one beside its place, under the
-name `.NAME.*.old`. What stays of a bundle of the same checkpoint is linked into the new one, or
-copied where there are no hard links. A reader that took the card before the exchange and a file
-after it is told that the file is not what the card lists.
+An export writes the whole bundle into a folder beside its place and then exchanges the two folders.
+If something stops it (a full disk, Ctrl-C, a kill), the former bundle or the new one is there. Some
+file systems cannot exchange folders in one step. There a kill may leave the former bundle beside
+its place, under the name `.NAME.*.old`.
+
+Files that stay of a bundle of the same checkpoint are linked into the new one; they are copied if
+the file system has no hard links. A reader may read the card before the exchange and a file after
+it. Then it is told that the file is not the one that the card lists.
 """
 
 import io
@@ -19,7 +21,6 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from export.bundles.draw_holdout import holdout_bytes
 from export.bundles.gate import complaint
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import atomic_folder, remove_abandoned, temporaries, write_atomic
@@ -39,21 +40,30 @@ from runtime.model.card import (
 from runtime.model.holdout import Labelled, read_holdout
 
 MAX_EXAMPLES = 12
+MAX_HOLDOUT_IMAGES = 1000
+_MAX_HOLDOUT_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
+_SEED = 0
 
 
 @dataclass(frozen=True)
 class Written:
-    """The card that is now in the bundle, and the engines that no longer fit it."""
+    """What an export left in a bundle.
+
+    Attributes:
+        card: the card that is now in the bundle.
+        dropped: the engines that were removed, because their ONNX file has changed.
+    """
 
     card: Card
     dropped: Sequence[EngineRecord] = field(default=())
 
 
 def check_place(folder: Path) -> None:
-    """UserError if a bundle cannot take the place of `folder`, or should not.
+    """Checks that a bundle can be written to `folder` and may replace what is there.
 
-    It should not if `folder` holds something that is not a bundle, and so is not ours to replace,
-    or if somebody's shell is in it.
+    Raises:
+        UserError: `folder` is a file or a mount point, may not be written to, holds files that are
+            no bundle, or is or holds the current folder.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the bundle, which may be new")
@@ -70,9 +80,13 @@ def check_place(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """UserError if files cannot be made in `folder`, or it in the first of its parents there is.
+    """Checks that files can be made in `folder`, or that `folder` itself can be made.
 
-    Asked before work that takes minutes. A full disk, or a system's other reasons, show only then.
+    It is called before work that takes minutes. A full disk still shows only when files are
+    written.
+
+    Raises:
+        UserError: this user may not write there.
     """
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not os.access(place, os.W_OK | os.X_OK):
@@ -82,10 +96,10 @@ def check_writable(folder: Path) -> None:
 
 
 def existing_card(folder: Path, checkpoint_sha256: str) -> Card | None:
-    """The card in `folder` if it is of that checkpoint; None if there is none, or another's."""
+    """The card in `folder`; None if there is none, it is corrupt, or of another checkpoint."""
     try:
         card = read_card(folder)
-    except BundleError:  # absent, or corrupt: a new export is how to mend it
+    except BundleError:  # there is none, or it is corrupt; a new export makes it
         return None
     return card if card.provenance.checkpoint_sha256 == checkpoint_sha256 else None
 
@@ -98,13 +112,20 @@ def write_bundle(
     *,
     refused: Collection[Precision] = (),
 ) -> Written | None:
-    """Writes `files` with their records; `card` says the rest. See the module's first lines.
+    """Writes `files` (records and contents) into the bundle `folder`; `card` says the rest.
 
-    A bundle of the same checkpoint keeps what is not made anew, one of another goes.
+    A bundle of the same checkpoint keeps the files that are not made anew. A bundle of another
+    checkpoint is replaced whole. `refused` are precisions whose new file was not kept: a former
+    file of such a precision stays only if it is within its tolerance, because it may have been kept
+    with `--allow-drop`. `test` gives the held-out images, unless the bundle has them already.
 
-    None if there is nothing to list: no file, and no bundle of this checkpoint to keep.
-    Of the `refused` precisions, which were made and not kept, a former file stays only if it is
-    within its tolerance: it may have been let through then.
+    Returns:
+        What is now in the bundle; None if nothing was written, since there is no file and no
+        bundle of this checkpoint.
+
+    Raises:
+        UserError: as `check_place`.
+        OSError: the system refused; the former bundle is still there.
     """
     check_place(folder)
     former = existing_card(folder, card.provenance.checkpoint_sha256)
@@ -116,7 +137,7 @@ def write_bundle(
             _take_over(folder, staging, former, merged)
         for record, content in files:
             write_atomic(staging / record.path, content)
-        if not _has_examples(staging):  # new, or removed or damaged since: this mends it
+        if not _has_examples(staging):  # the bundle is new, or they were removed or damaged
             _write_examples(staging, card, test)
         write_card(staging, merged)
     remove_abandoned(folder)
@@ -127,7 +148,7 @@ def write_bundle(
 def _merged(
     former: Card | None, card: Card, made: Sequence[ModelFile], refused: Collection[Precision]
 ) -> Card:
-    """`card` with the files that are `made`, those of the former card that stay, their engines."""
+    """`card` with the files that are `made`, the former files that stay, and their engines."""
     records = {}
     engines: Sequence[EngineRecord] = ()
     if former is not None:
@@ -146,10 +167,10 @@ def _passes(file: ModelFile) -> bool:
 
 
 def _take_over(folder: Path, staging: Path, former: Card, merged: Card) -> None:
-    """Links into `staging` what lies in the bundle, less what only the former card lists."""
+    """Links the content of the bundle into `staging`, without files that are no longer listed."""
     gone = {folder / path for path in _listed(former) - _listed(merged)}
     for place in (folder, folder / ENGINE_FOLDER, folder / EXAMPLE_FOLDER):
-        gone.update(temporaries(place))  # of killed processes
+        gone.update(temporaries(place))  # left by processes that were killed
     shutil.copymode(folder, staging)
     for path in sorted(folder.rglob("*")):
         target = staging / path.relative_to(folder)
@@ -165,14 +186,15 @@ def _listed(card: Card) -> set[str]:
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    # A file with two names is safe here: nothing writes into a file, all is renamed to its place.
+    # A file with two names is safe here: a file is never written in place, but always replaced.
     try:
         os.link(path, target, follow_symlinks=False)
-    except OSError:  # no hard links (FAT), no more of them, or a file of somebody else
+    except OSError:  # no hard links (FAT), too many of them, or a file of another user
         shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _has_examples(folder: Path) -> bool:
+    """Whether the held-out arrays can be read and the folder of example pictures is there."""
     try:
         read_holdout(folder)
     except BundleError:
@@ -181,14 +203,32 @@ def _has_examples(folder: Path) -> bool:
 
 
 def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
-    """The held-out arrays and the example pictures."""
+    """Writes the held-out arrays and the example pictures."""
     write_atomic(folder / HOLDOUT_FILE, holdout_bytes(test))
     for name, image in _examples(card.class_names, test).items():
         write_atomic(folder / EXAMPLE_FOLDER / name, image)
 
 
+def holdout_bytes(test: Labelled) -> bytes:
+    """The content of `holdout.npz`: test images with labels and probabilities, drawn at random.
+
+    At most 1,000 images and 64 MiB. They are drawn at random because a split that is sorted by
+    class would otherwise give the first classes only.
+    """
+    count = min(len(test.images), MAX_HOLDOUT_IMAGES, _MAX_HOLDOUT_BYTES // test.images[0].nbytes)
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(test.images))[:count])
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        images=test.images[rows],
+        labels=test.labels[rows],
+        probabilities=test.probabilities[rows],
+    )
+    return file.getvalue()
+
+
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:
-    """The first test image of up to twelve classes, spread over all of them, as PNG files."""
+    """The first test image of up to twelve classes, evenly spread, as PNG files by their name."""
     present = np.unique(test.labels)
     chosen = present[np.linspace(0, len(present) - 1, min(len(present), MAX_EXAMPLES)).astype(int)]
     names = example_names(class_names)

@@ -1,1 +1,1 @@
-"""TensorRT engines. Needs neither torch nor onnx: a bundle, and one of the TensorRT packages."""
+"""TensorRT engines of a bundle. Imports neither torch nor onnx, so that a device needs neither."""

@@ -1,1 +1,1 @@
-"""The repository format of Triton Inference Server. Imports neither torch nor onnx."""
+"""The repository format of Triton Inference Server. Imports neither torch, onnx nor other rooms."""

@@ -1,4 +1,8 @@
-"""`config.pbtxt`: what Triton Inference Server has to know of a model, as protobuf text."""
+"""`config.pbtxt`: what Triton Inference Server has to know about a model, as protobuf text.
+
+The text is short, so it is written without a protobuf library. A test reads it with Triton's own
+protobuf classes.
+"""
 
 import json
 from collections.abc import Sequence
@@ -19,24 +23,34 @@ MODEL_FILES: dict[Backend, str] = {
 _KINDS: dict[Backend, str] = {
     "onnxruntime": "KIND_AUTO",
     "tensorrt": "KIND_GPU",
-    "python": "KIND_CPU",  # where the process runs; the session in it may use the GPU
+    "python": "KIND_CPU",  # the process runs on the CPU; the session in it may use the GPU
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TritonModel:
-    """One model of a repository."""
+    """One model of a repository.
+
+    Attributes:
+        name: the name of its folder.
+        backend: Triton's backend that runs it.
+        card: the bundle's card.
+        max_batch: the largest batch that Triton may form.
+        warm_up: sizes of batches that run once before the server is ready.
+        precision: which precision is served; None: the default, or the choice of the runtime in
+            the python backend.
+    """
 
     name: str
     backend: Backend
     card: Card
     max_batch: int
-    warm_up: Sequence[int]  # batches that run once before the server is ready
-    precision: str | None  # None: the runtime in the python backend chooses
+    warm_up: Sequence[int]
+    precision: str | None
 
 
 def config_text(model: TritonModel) -> str:
-    """The configuration: dynamic batching, labels, and a warm-up at the batches that matter."""
+    """The configuration: dynamic batching, labels, and a warm-up at the sizes of `warm_up`."""
     size, backend = model.card.input.size, model.backend
     lines = [
         MARK,
@@ -49,9 +63,9 @@ def config_text(model: TritonModel) -> str:
         f"output [{{ name: {_quoted(OUTPUT_NAME)} data_type: TYPE_FP32 "
         f"dims: [{model.card.num_classes}] label_filename: {_quoted(LABELS_FILE)} }}]",
         f"instance_group [{{ kind: {_kind(model)} count: 1 }}]",
-        # Batches form while one is running. Triton's documentation advises against preferred
-        # sizes for an engine of one profile, and without them a delay would hold up every batch
-        # below the largest.
+        # The next batch forms while one is running. No preferred sizes: Triton's documentation
+        # advises against them for an engine of one profile. No delay: without preferred sizes it
+        # would hold up every batch that is smaller than the largest.
         "dynamic_batching { }",
         *(_warm_up(batch, size) for batch in model.warm_up),
     ]
@@ -62,12 +76,12 @@ def config_text(model: TritonModel) -> str:
 
 
 def labels_text(card: Card) -> str:
-    """A line a class, in the order of the output."""
+    """One line for each class, in the order of the output's columns."""
     return "".join(" ".join(label.split()) + "\n" for label in card.class_names)
 
 
 def _kind(model: TritonModel) -> str:
-    """Where instances run; the file that is quantised for CPUs stays on one, as in the runtime."""
+    """Where instances run. The file that is quantised for CPUs runs on a CPU, as in the runtime."""
     quantised_for_cpu = model.backend == "onnxruntime" and model.precision == "int8-cpu"
     return "KIND_CPU" if quantised_for_cpu else _KINDS[model.backend]
 
@@ -81,5 +95,5 @@ def _warm_up(batch: int, size: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    # Protobuf text takes JSON's escapes for what a name may hold.
+    # Protobuf text has the same escapes as JSON for the characters that a name may contain.
     return json.dumps(text)

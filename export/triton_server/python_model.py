@@ -1,6 +1,6 @@
-"""What Triton's python backend runs: `export/to_triton.py` copies this file as `1/model.py`.
+"""What Triton's python backend runs; `export/to_triton.py` copies this file as `1/model.py`.
 
-It needs this project's `runtime` package in the server's Python, and neither torch nor onnx.
+The server's Python needs this project's `runtime` package, and neither torch nor onnx.
 """
 
 import json
@@ -17,17 +17,20 @@ from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 
 
 class TritonPythonModel:
-    """The bundle beside this file, on the best backend that the server's machine can run."""
+    """Serves the bundle beside this file with the best backend that runs on the server."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the bundle, in the precision that the configuration names, if it names one."""
+        """Opens the bundle. The configuration may name the precision."""
         parameters = json.loads(args["model_config"]).get("parameters", {})
         precision = parameters.get("precision", {}).get("string_value") or None
         bundle = Path(args["model_repository"]) / args["model_version"] / "bundle"
         self._classifier = open_classifier(bundle, precision=precision)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Runs the images of all requests as one batch, and gives each request its own rows."""
+        """Runs the images of all requests as one batch, and gives each request its own rows.
+
+        A request has uint8 images (N, S, S, 3); its answer has float32 probabilities (N, K).
+        """
         batches = [
             pb_utils.get_input_tensor_by_name(request, INPUT_NAME).as_numpy()
             for request in requests

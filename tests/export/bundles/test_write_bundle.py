@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 
 from export.bundles import write_bundle as bundle_module
-from export.bundles.draw_holdout import holdout_bytes
-from export.bundles.write_bundle import check_place, check_writable, write_bundle
+from export.bundles.write_bundle import (
+    check_place,
+    check_writable,
+    holdout_bytes,
+    write_bundle,
+)
 from runtime.base import files as runtime_files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of_bytes, write_atomic

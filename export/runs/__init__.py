@@ -1,0 +1,1 @@
+"""What an export takes from a trained run. Only this folder of export imports `training`."""

@@ -1,0 +1,109 @@
+"""The card of a trained run: what it is, where it comes from, and how good it is."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.errors import UserError
+from runtime.model.card import Card, ClassRecall, DataSummary, Provenance, Quality
+from runtime.model.figures import (
+    class_figures,
+    confusion_matrix,
+    expected_calibration_error,
+    softmax,
+    top_k,
+)
+from runtime.model.locate import RESULT
+from training.config.plan import Plan
+from training.data import Dataset
+from training.data.splits import split_validation
+from training.networks.cost import cost_of
+from training.records.checkpoint import TrainedRun
+
+_RESULT_FIELDS = ("epochs", "top1", "top5", "ece", "params", "macs", "recipe", "versions")
+
+
+def card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32]) -> Card:
+    """The card of a run, still without files and engines.
+
+    `logits` are those of the whole test split of `dataset`, float32 (N, K).
+
+    Raises:
+        UserError: `result.json` is not that of a finished run.
+    """
+    labels = dataset.test_labels
+    plan, result = trained.plan, trained.result or _measured(trained, logits, labels)
+    provenance = {
+        "run": trained.folder.resolve().name,
+        "data": plan.data,
+        "terms": _methods(plan),
+        "seed": plan.seed,
+        "checkpoint_sha256": trained.checkpoint_sha256,
+        "history": msgspec.to_builtins(trained.history),
+    }
+    try:
+        provenance |= {name: result[name] for name in _RESULT_FIELDS}
+        measured = msgspec.convert(provenance, Provenance)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise UserError(
+            f"{trained.folder / RESULT} is not that of a finished run ({error}); "
+            "delete it, and `python training/run.py ... --resume` writes it again"
+        ) from error
+    return Card(
+        arch=plan.arch,
+        class_names=plan.class_names,
+        input=plan.input,
+        temperature=trained.temperature,
+        provenance=measured,
+        data=_data_summary(plan, dataset),
+        quality=_quality(plan.class_names, logits, labels),
+    )
+
+
+def _methods(plan: Plan) -> list[str]:
+    """The names of the methods that trained the run, as `--terms` of a study has them."""
+    return plan.terms.split("+") if plan.recipe.peer == "none" else [plan.recipe.peer]
+
+
+def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
+    trained, held_out = split_validation(dataset.train_labels, plan.recipe.validation_fraction)
+    return DataSummary(
+        train_images=len(trained),
+        validation_images=len(held_out),
+        test_images=len(dataset.test_labels),
+        digest=plan.data_digest or None,
+    )
+
+
+def _quality(
+    class_names: tuple[str, ...], logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> Quality:
+    figures = class_figures(confusion_matrix(logits, labels))
+    worst = int(np.where(figures.images > 0, figures.recall, np.inf).argmin())
+    return Quality(
+        balanced_accuracy=figures.balanced_accuracy,
+        macro_f1=figures.macro_f1,
+        worst_class=ClassRecall(
+            name=class_names[worst],
+            recall=float(figures.recall[worst]),
+            images=int(figures.images[worst]),
+        ),
+    )
+
+
+def _measured(
+    trained: TrainedRun, logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, object]:
+    """What `result.json` would say of a run that was interrupted before it wrote one."""
+    cost = cost_of(trained.student, image_size=trained.plan.input.size)
+    probabilities = softmax(logits, temperature=trained.temperature)
+    return {
+        "epochs": len(trained.history),
+        "top1": top_k(logits, labels, 1),
+        "top5": top_k(logits, labels, 5),
+        "ece": expected_calibration_error(probabilities, labels),
+        "params": cost.params,
+        "macs": cost.macs,
+        "recipe": msgspec.to_builtins(trained.plan.recipe),
+        "versions": {},  # the versions that trained it are not known
+    }
