@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from runtime.base.command import CommandParser, positive_float, positive_int, run_command
 from runtime.model.card import InputSpec
 from training.config.archs import check_arch
+from training.config.method_registry import BASE
 from training.config.options import DEVICES
 from training.config.plan import Plan
 from training.config.recipe import Recipe, load_recipe
@@ -83,7 +84,7 @@ def _plan(options: argparse.Namespace, recipe: Recipe) -> Plan:
     return Plan(
         arch=options.arch,
         width=options.width,
-        terms="ce",
+        methods=(BASE,),
         data="random",
         data_argument="random",
         data_root=None,

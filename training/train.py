@@ -8,8 +8,9 @@ import torch
 from runtime.base.command import fail
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
+from training.config.method_registry import chosen_methods, method_class, method_names
 from training.config.options import Options
-from training.config.plan import Plan, check_same_run, terms_name
+from training.config.plan import Plan, check_same_run
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
 from training.data.splits import fit_batch
@@ -23,7 +24,6 @@ from training.engine.process_group import (
 )
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
-from training.methods.peer_build import needs_one_process
 from training.networks.weights import pretrained_weights, weights_from_file, weights_word
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.records.journal import Progress, counted
@@ -95,19 +95,18 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
-    if recipe.peer != "none" and (options.drg or options.dsr):
-        raise UserError(
-            f"the recipe's peer {recipe.peer} is another method; leave out --drg and --dsr"
-        )
-    if needs_one_process(recipe.peer) and group.world_size > 1:
-        raise UserError(
-            f"the recipe's peer {recipe.peer} remembers what it said of every image, which "
-            f"{group.world_size} processes do not share; train with one"
-        )
+    terms = [name for name in method_names("term") if getattr(options, name)]
+    methods = chosen_methods(terms, peer=recipe.peer)
+    for name in methods:
+        if group.world_size > 1 and method_class(name).remembers_images:
+            raise UserError(
+                f"the method {name} remembers what it said of every image, which "
+                f"{group.world_size} processes do not share; train with one"
+            )
     return Plan(
         arch=options.arch,
         width=options.width,
-        terms=terms_name(drg=options.drg, dsr=options.dsr),
+        methods=methods,
         data=dataset.name,
         data_argument=_whole_path(options.data),
         data_root=str(options.data_root.resolve()) if options.data_root else None,

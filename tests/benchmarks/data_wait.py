@@ -30,7 +30,7 @@ def main() -> None:
     plan = Plan(
         arch=options.arch,
         width=1.0,
-        terms="drg+dsr",
+        methods=("ce", "drg", "dsr"),
         data=dataset.name,
         data_argument=options.data,
         data_root=None,
@@ -57,15 +57,15 @@ def _epochs(
         seed=0,
         resident=resident,
     )
-    learner = build_learner(plan, steps_per_epoch=count * len(batches), device=device)
+    learner = build_learner(plan, dataset, steps_per_epoch=count * len(batches), device=device)
     return [_epoch(learner, batches, number) for number in range(count)]
 
 
 def _epoch(learner: Learner, batches: Batches, number: int) -> dict[str, float]:
     begun, images = time.perf_counter(), 0
-    for pixels, labels in batches.epoch(number):
-        learner.step(pixels, labels, learning_rate=0.01, scale=1.0)
-        images += len(labels)
+    for batch in batches.epoch(number):
+        learner.step(batch, learning_rate=0.01, scale=1.0)
+        images += len(batch.rows)
     if learner.device.type == "cuda":
         torch.cuda.synchronize(learner.device)
     seconds = time.perf_counter() - begun

@@ -196,7 +196,7 @@ def fitted_run(
     plan = Plan(
         arch="shufflenetv2",
         width=0.5,
-        terms="ce",
+        methods=("ce",),
         data=patterns.name,
         data_argument=str(patterns_folder),
         data_root=None,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from runtime.model.card import InputSpec
-from training.config.plan import Plan, Terms
+from training.config.method_registry import chosen_methods, terms_of_word
+from training.config.plan import Plan
 from training.config.recipe import Recipe, recipe_from_values
 from training.data import Dataset
+from training.data.batches import Batch
 
 TINY = {
     "epochs": 2,
@@ -71,12 +73,13 @@ MakePlan = Callable[..., Plan]
 @pytest.fixture(scope="session")
 def make_plan(tiny_data: Dataset) -> MakePlan:
     def make(
-        terms: Terms = "drg+dsr", arch: str = "mobilenetv2", seed: int = 0, **recipe: object
+        terms: str = "drg+dsr", arch: str = "mobilenetv2", seed: int = 0, **recipe: object
     ) -> Plan:
+        own = tiny_recipe(**recipe)
         return Plan(
             arch=arch,
             width={"mobilenetv2": 0.25, "shufflenetv2": 0.5}.get(arch, 1.0),
-            terms=terms,
+            methods=chosen_methods(terms_of_word(terms), peer=own.peer),
             data=tiny_data.name,
             data_argument=tiny_data.name,
             data_root=None,
@@ -84,8 +87,19 @@ def make_plan(tiny_data: Dataset) -> MakePlan:
             input=tiny_data.input,
             seed=seed,
             weights="random",
-            recipe=tiny_recipe(**recipe),
+            recipe=own,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def first_batch() -> Callable[[Dataset, int], Batch]:
+    """The first training images as a stored batch."""
+
+    def make(dataset: Dataset, count: int) -> Batch:
+        images, labels = dataset.train_images[:count], dataset.train_labels[:count]
+        return Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.arange(count), None)
 
     return make
 

@@ -1,23 +1,13 @@
 """What a run is: everything that decides its result, as plain data."""
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
+from training.config.method_registry import terms_word
 from training.config.recipe import Recipe
-
-Terms = Literal["ce", "drg", "dsr", "drg+dsr"]
-
-
-def terms_name(*, drg: bool, dsr: bool) -> Terms:
-    """The word for a choice of distillation terms; with neither, "ce"."""
-    if drg and dsr:
-        return "drg+dsr"
-    if drg:
-        return "drg"
-    return "dsr" if dsr else "ce"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +18,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     arch: str
     width: float
-    terms: Terms
+    methods: tuple[str, ...]  # their names, in the order in which their terms are added
     data: str  # the data set's name, never a path
     data_argument: str  # what --data was: a name, or a local path
     data_root: str | None
@@ -42,12 +32,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipe: Recipe
 
     @property
-    def drg(self) -> bool:
-        return "drg" in self.terms
-
-    @property
-    def dsr(self) -> bool:
-        return "dsr" in self.terms
+    def terms(self) -> str:
+        """The word that results and folders have for the methods."""
+        return terms_word(self.methods)
 
     @property
     def num_classes(self) -> int:
@@ -71,11 +58,13 @@ def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
 def differences(former: Plan, wanted: Plan) -> list[str]:
     """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones."""
     found = []
-    apart = {"recipe", "class_names", "data_digest"}
+    apart = {"recipe", "class_names", "data_digest", "methods"}
     if former.train_images == 0:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
         found.append(f"{name}: {old}, now {new}")
+    if former.methods != wanted.methods:
+        found.append(f"methods: {'+'.join(former.methods)}, now {'+'.join(wanted.methods)}")
     for name, old, new in _compared(former.recipe, wanted.recipe, set()):
         found.append(f"recipe {name}: {old}, now {new}")
     if former.class_names != wanted.class_names:

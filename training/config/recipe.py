@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from runtime.base.errors import UserError
+from training.config.method_registry import NO_PEER, method_names
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 SUFFIXES = (".yaml", ".yml")
@@ -28,10 +29,11 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "one-cycle"]
 DsrTeacherKind = Literal["previous", "mean", "ema"]
-Peer = Literal["none", "byot", "cs-kd", "ddgsd", "dlb", "ps-kd", "tf-kd", "uskd", "zipf-ls"]
 Crop = Literal["auto", "none", "pad", "resized"]
 
-PEER_NAMES: tuple[str, ...] = tuple(name for name in typing.get_args(Peer) if name != "none")
+PEER_NAMES = method_names("whole")
+# Keys whose words are listed elsewhere.
+_CHOICES = {"peer": (NO_PEER, *PEER_NAMES)}
 
 _RECIPE_OF_DATA = {
     "digits": "digits",
@@ -70,7 +72,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
     head_width: Positive = 1.0  # widens the auxiliary head
 
-    peer: Peer = "none"  # another self-distillation method, instead of DRG and DSR
+    peer: str = NO_PEER  # another self-distillation method, instead of DRG and DSR
     label_noise: Share = 0.0  # of the training labels, replaced by another class
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
@@ -89,7 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("warmup_epochs must be 0: one-cycle warms up by itself")
-        if self.peer != "none" and (self.label_smoothing or self.mixup or self.cutmix):
+        if self.peer != NO_PEER and (self.label_smoothing or self.mixup or self.cutmix):
             raise ValueError(f"peer {self.peer} needs label_smoothing, mixup and cutmix to be 0")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} must ascend")
@@ -142,6 +144,9 @@ def recipe_from_values(values: Mapping[str, Any], *, source: str) -> Recipe:
         if key not in fields:
             raise UserError(f"{source}: unknown key {key!r}; a recipe has {', '.join(fields)}")
         converted[key] = _converted(value, fields[key].type, f"{source}: {key}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            expected = ", ".join(_CHOICES[key])
+            raise UserError(f"{source}: {key}: received {value!r}, expected one of {expected}")
     missing = [name for name, field in fields.items() if field.required and name not in converted]
     if missing:
         raise UserError(f"{source}: missing {', '.join(missing)}; add a line such as 'epochs: 50'")

@@ -1,7 +1,7 @@
 """Training batches: the order of an epoch, the share of a rank, and the seconds spent waiting."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,50 @@ from runtime.base.errors import UserError
 from training.data.rows_to_device import fits, open_feed
 from training.data.wait_time import open_clock
 
-# From the rows (steps, batch_size) of an epoch and its number to as many others.
-Companions: TypeAlias = Callable[[NDArray[np.int64], int], NDArray[np.int64]]
+_PARTNERS = 1  # sets the draws of partners apart from those of an epoch's order
+
+
+class Batch(NamedTuple):
+    """Training images, everything on the device.
+
+    `images` are uint8 (N, H, W, 3) as they are stored; once the step has augmented them, float32
+    (N, 3, S, S), normalised. `labels` are int64 (N,), or float32 probabilities (N, K) of augmented
+    images that were mixed. `rows` is int64 (N,): which training images these are. `partners` are
+    like `images`, and None where no method asks for them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    partners: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with `change` made to each of its tensors."""
+        partners = None if self.partners is None else change(self.partners)
+        return Batch(change(self.images), change(self.labels), change(self.rows), partners)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation of `count` that depends on nothing but seed and epoch."""
     return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def partner_rows(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], *, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """For each of `rows` (steps, N) another of them of the same class, itself if it is alone."""
+    generator = np.random.default_rng((seed, epoch, _PARTNERS))
+    flat = rows.reshape(-1)
+    order = np.argsort(labels[flat], kind="stable")
+    sorted_rows, sorted_labels = flat[order], labels[flat[order]]
+    starts = np.searchsorted(sorted_labels, sorted_labels)
+    counts = np.searchsorted(sorted_labels, sorted_labels, side="right") - starts
+    # A step of 1 to count - 1 places round the class never leads to the image itself.
+    steps = 1 + (generator.random(len(flat)) * np.maximum(1, counts - 1)).astype(np.int64)
+    partners = np.empty_like(flat)
+    places = starts + (np.arange(len(flat)) - starts + steps) % counts
+    partners[order] = sorted_rows[places]
+    return partners.reshape(rows.shape)
 
 
 class Batches:
@@ -27,13 +64,24 @@ class Batches:
     All ranks draw one permutation; of each `world_size * batch_size` images in its order, rank r
     takes the r-th `batch_size`. So two ranks with batch b see what one process with batch 2b sees.
 
-    `subset` names the images that are trained on (None: all), so that some can be held out without
-    a copy of the others. `companions` names as many more images for
-    every batch, which follow its own.
+    Args:
+        images: uint8 (M, H, W, 3), possibly a memory map.
+        labels: int64 (M,).
+        batch_size: images of a batch, in each process.
+        device: where batches arrive.
+        seed: of the order and of the partners.
+        rank: the number of this process.
+        world_size: how many processes there are.
+        resident: whether the device holds the images. None: on CUDA if they take at most 40 % of
+            its free memory; on the CPU always, where it means that rows are read when they are
+            asked for. Otherwise a thread gathers the next batches meanwhile, on CUDA into pinned
+            buffers.
+        subset: rows of the images that are trained on, None for all. The others can be held out
+            without a copy of these.
+        partners: whether each batch has, for each of its images, another one of the class.
 
-    `resident` says whether the device holds the arrays; None: on CUDA if they take at most 40 % of
-    its free memory, on the CPU always, where it means that rows are read when they are asked for.
-    Otherwise a thread gathers the next batches meanwhile, on CUDA into pinned buffers.
+    Raises:
+        UserError: if the batch size does not fit the number of images.
     """
 
     def __init__(
@@ -48,9 +96,8 @@ class Batches:
         world_size: int = 1,
         resident: bool | None = None,
         subset: NDArray[np.int64] | None = None,
-        companions: Companions | None = None,
+        partners: bool = False,
     ) -> None:
-        self._companions = companions
         self._subset = np.arange(len(images)) if subset is None else subset
         count = len(self._subset)
         if not 1 <= batch_size * world_size <= count:
@@ -63,39 +110,49 @@ class Batches:
         self._shape = (count // (batch_size * world_size), world_size, batch_size)
         self._seed = seed
         self._rank = rank
-        self._feed = open_feed(images, labels, device, resident=self.resident)
+        self._partners = partners
+        self._labels = labels
+        self._labels_there = torch.from_numpy(np.array(labels)).to(device)
+        self._feed = open_feed(images, device, resident=self.resident)
         self._clock = open_clock(device)
 
     def __len__(self) -> int:
         return self._shape[0]
 
-    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields uint8 (batch_size, H, W, 3) and int64 (batch_size,), both on the device.
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Yields the stored batches of an epoch, from batch `first` on, for a resumed run.
 
-        Starts with batch `first`, for a run that goes on inside an epoch. A batch is valid for the
-        work that is queued before the next one is asked for.
+        A batch is valid for the work that is queued before the next one is asked for.
         """
         order = epoch_order(len(self._subset), seed=self._seed, epoch=epoch)
         used = self._subset[order[: int(np.prod(self._shape))]]
         rows = used.reshape(self._shape)[:, self._rank]
-        if self._companions is not None:
-            rows = np.concatenate([rows, self._companions(rows, epoch)], axis=1)
+        if self._partners:
+            others = partner_rows(rows, self._labels, seed=self._seed, epoch=epoch)
+            rows = np.concatenate([rows, others], axis=1)
         rows = rows[first:]
         self._clock.reset()
-        batches = self._feed.batches(rows)
+        arriving = self._feed.batches(rows)
         try:
             for _ in rows:
                 with self._clock.waiting():
-                    batch = next(batches)
-                yield batch
+                    chosen = next(arriving)
+                yield self._batch(*chosen)
         finally:
-            batches.close()
+            arriving.close()
+
+    def _batch(self, images: Tensor, rows: Tensor) -> Batch:
+        """The batch of images that came with their partners, if there are any, behind them."""
+        if not self._partners:
+            return Batch(images, self._labels_there[rows], rows, None)
+        (images, partners), (rows, _) = images.chunk(2), rows.chunk(2)
+        return Batch(images, self._labels_there[rows], rows, partners)
 
     @property
     def wait_seconds(self) -> float:
         """Seconds of the last epoch in which the device had no batch to work on.
 
-        On CUDA measured by events, from the end of the work queued so far to the arrival of the
-        next batch; reading it waits for the stream.
+        On CUDA it is measured by events, from the end of the work queued so far to the arrival of
+        the next batch; reading it waits for the stream.
         """
         return self._clock.seconds()

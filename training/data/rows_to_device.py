@@ -14,9 +14,10 @@ from torch import Tensor
 
 from runtime.base.parallel import usable_cores
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
+# uint8 images (N, H, W, 3) and their rows, int64 (N,), both on the device.
+Chosen: TypeAlias = tuple[Tensor, Tensor]
 Images: TypeAlias = NDArray[np.uint8]
-Labels: TypeAlias = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.int64]
 
 # Arrays stay on the GPU if they take at most this share of its free memory; the rest is training's.
 _RESIDENT_SHARE = 0.4
@@ -26,9 +27,9 @@ _GATHER_THREADS = 4
 
 
 class Feed(Protocol):
-    """Yields the batch of each row of indices (steps, batch_size), on the device."""
+    """Yields the images of each line of row numbers (steps, batch_size), on the device."""
 
-    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]: ...
+    def batches(self, rows: Rows) -> Generator[Chosen, None, None]: ...
 
 
 def fits(images: Images, device: torch.device) -> bool:
@@ -39,48 +40,47 @@ def fits(images: Images, device: torch.device) -> bool:
     return images.nbytes <= _RESIDENT_SHARE * free
 
 
-def open_feed(images: Images, labels: Labels, device: torch.device, *, resident: bool) -> Feed:
+def open_feed(images: Images, device: torch.device, *, resident: bool) -> Feed:
     """The feed of that kind for `device`."""
     if not resident:
-        return StreamedFeed(images, labels, device)
-    return DeviceFeed(images, labels, device) if device.type == "cuda" else HostFeed(images, labels)
+        return StreamedFeed(images, device)
+    return DeviceFeed(images, device) if device.type == "cuda" else HostFeed(images)
 
 
 class HostFeed:
     """Rows of the array (or map) itself, read when they are asked for."""
 
-    def __init__(self, images: Images, labels: Labels) -> None:
-        self._images, self._labels = images, labels
+    def __init__(self, images: Images) -> None:
+        self._images = images
 
-    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+    def batches(self, rows: Rows) -> Generator[Chosen, None, None]:
         for chosen in rows:
-            yield torch.from_numpy(self._images[chosen]), torch.from_numpy(self._labels[chosen])
+            yield torch.from_numpy(self._images[chosen]), torch.from_numpy(chosen)
 
 
 class DeviceFeed:
     """Rows gathered on the GPU from arrays that it holds; nothing but indices is copied."""
 
-    def __init__(self, images: Images, labels: Labels, device: torch.device) -> None:
+    def __init__(self, images: Images, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
         step = max(1, _UPLOAD_BYTES // images[0].nbytes)
         for start in range(0, len(images), step):
             part = np.array(images[start : start + step])
             self._images[start : start + step] = torch.from_numpy(part).to(device)
-        self._labels = torch.from_numpy(np.array(labels)).to(device)
 
-    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+    def batches(self, rows: Rows) -> Generator[Chosen, None, None]:
         for chosen in torch.from_numpy(np.ascontiguousarray(rows)).to(self._images.device):
-            yield self._images[chosen], self._labels[chosen]
+            yield self._images[chosen], chosen
 
 
 class StreamedFeed:
     """Rows gathered ahead by a thread; on CUDA through pinned buffers and a stream of their own."""
 
-    def __init__(self, images: Images, labels: Labels, device: torch.device) -> None:
-        self._images, self._labels, self._device = images, labels, device
+    def __init__(self, images: Images, device: torch.device) -> None:
+        self._images, self._device = images, device
         self._slots: list[_Slot] = []
 
-    def batches(self, rows: NDArray[np.int64]) -> Generator[Batch, None, None]:
+    def batches(self, rows: Rows) -> Generator[Chosen, None, None]:
         batch_shape = (rows.shape[1], *self._images.shape[1:])
         if not self._slots or self._slots[0].shape != batch_shape:
             self._slots = [_Slot(batch_shape, self._device) for _ in range(_BUFFERS)]
@@ -129,10 +129,10 @@ class StreamedFeed:
     def _gather(self, chosen: NDArray[np.int64], slot: "_Slot", part: NDArray[np.intp]) -> None:
         if len(part):
             where = slice(part[0], part[-1] + 1)
-            rows = chosen[where]
+            rows = slot.host_rows[where]
+            rows[:] = chosen[where]
             # mode="clip" (no index is out of range) writes to `out` without a buffer in between.
             np.take(self._images, rows, axis=0, out=slot.host_images[where], mode="clip")
-            np.take(self._labels, rows, out=slot.host_labels[where], mode="clip")
 
 
 class _Slot:
@@ -142,12 +142,12 @@ class _Slot:
         self.shape = shape
         cuda = device.type == "cuda"
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=cuda)
-        labels = torch.empty(shape[0], dtype=torch.int64, pin_memory=cuda)
-        self.host_images, self.host_labels = images.numpy(), labels.numpy()
-        self._host, self._device_batch = (images, labels), (images, labels)
+        rows = torch.empty(shape[0], dtype=torch.int64, pin_memory=cuda)
+        self.host_images, self.host_rows = images.numpy(), rows.numpy()
+        self._host, self._on_device = (images, rows), (images, rows)
         self._stream: torch.cuda.Stream | None = None
         if cuda:
-            self._device_batch = (images.to(device), labels.to(device))
+            self._on_device = (images.to(device), rows.to(device))
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._left = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -162,15 +162,15 @@ class _Slot:
         if self._stream is not None:
             self._stream.wait_event(self._left)
             with torch.cuda.stream(self._stream):
-                for target, source in zip(self._device_batch, self._host, strict=True):
+                for target, source in zip(self._on_device, self._host, strict=True):
                     target.copy_(source, non_blocking=True)
                 self._sent.record()
 
-    def arrive(self) -> Batch:
+    def arrive(self) -> Chosen:
         """The batch, ordered after its copy on the current stream."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(self._sent)
-        return self._device_batch
+        return self._on_device
 
     def leave(self) -> None:
         """Marks the end of the work on the batch on the current stream."""

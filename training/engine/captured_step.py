@@ -4,8 +4,8 @@ import importlib.util
 import shutil
 
 import torch
-from torch import Tensor
 
+from training.data.batches import Batch
 from training.engine.step import Step
 
 _WARM_UP_STEPS = 3
@@ -31,17 +31,15 @@ class CapturedStep:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._steps = 0
         self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._images = torch.empty(0, device=device)
-        self._labels = torch.empty(0, device=device)
+        self._batch: Batch | None = None  # where the graphs read each batch
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, *, learning_rate: float, scale: float
-    ) -> None:
-        """One update on uint8 images (N, H, W, 3) and int64 labels (N,), of one shape always."""
-        if self._steps == 0:
-            self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
-        self._images.copy_(images)
-        self._labels.copy_(labels)
+    def __call__(self, batch: Batch, *, learning_rate: float, scale: float) -> None:
+        """One update on a stored batch; all batches have one shape."""
+        if self._batch is None:
+            self._batch = batch.each(torch.empty_like)
+        for own, part in zip(self._batch, batch, strict=True):
+            if own is not None and part is not None:
+                own.copy_(part)
         self.plain.set_rates(learning_rate=learning_rate, scale=scale)
         if self._steps < _WARM_UP_STEPS:
             self._run_uncaptured()
@@ -55,10 +53,14 @@ class CapturedStep:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            self.plain.compute(self._images, self._labels)
+            self.plain.compute(self._static())
             self.plain.exchange()
             self.plain.apply()
         current.wait_stream(self._stream)
+
+    def _static(self) -> Batch:
+        assert self._batch is not None
+        return self._batch
 
     def _capture(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -66,7 +68,7 @@ class CapturedStep:
         first.register_generator_state(self._generator)
         # Other threads gather batches meanwhile; what they do is no part of the graph.
         with torch.cuda.graph(first, stream=self._stream, capture_error_mode="thread_local"):
-            self.plain.compute(self._images, self._labels)
+            self.plain.compute(self._static())
             if self._single:
                 self.plain.apply()
         self._graphs = [first]

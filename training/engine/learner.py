@@ -1,4 +1,4 @@
-"""All that changes while a student learns: networks, optimizer, teacher, random generators."""
+"""All that changes while a student learns: networks, methods, optimizer, random generators."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
@@ -16,9 +16,7 @@ from training.engine.process_group import ProcessGroup
 from training.engine.step import Step, TermLog
 from training.engine.weight_average import WeightAverage
 from training.evaluation.logits import logits_of
-from training.methods.distiller import SelfDistiller
-from training.methods.dsr_teacher import DsrTeacher
-from training.methods.peer import Peer
+from training.methods.method import Method
 from training.networks.weights import start_from
 
 TrainStep = Step | CapturedStep
@@ -38,7 +36,8 @@ class DivergedError(UserError):
 class Networks(NamedTuple):
     """Weights on the CPU; `student` are those that are deployed.
 
-    Where the recipe averages them, `raw_student` are those that training goes on with.
+    Where the recipe averages them, `raw_student` are those that training goes on with. `auxiliary`
+    is what the methods have beside the student, by the method's name and its own: None if nothing.
     """
 
     student: dict[str, Tensor]
@@ -50,11 +49,10 @@ class Networks(NamedTuple):
 class Learner:
     """The state of a run, and the step that advances it."""
 
-    distiller: SelfDistiller
+    student: nn.Module
+    methods: nn.ModuleDict  # of Method, by name
     optimizer: torch.optim.Optimizer
-    dsr_teacher: DsrTeacher | None
     average: WeightAverage | None
-    peer: Peer | None
     generator: torch.Generator  # of the augmentation
     step: TrainStep
     log: TermLog
@@ -64,18 +62,18 @@ class Learner:
     @property
     def auxiliary_params(self) -> int:
         """How many parameters exist only in training."""
-        extras = [module for module in (self.distiller.auxiliary, self.peer) if module is not None]
-        return sum(p.numel() for module in extras for p in module.parameters())
+        return sum(parameter.numel() for parameter in self.methods.parameters())
 
     def deployed_logits(self, images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
         """Logits (N, K) that the deployed student gives of uint8 images (N, size, size, 3)."""
         with self.average.applied() if self.average is not None else nullcontext():
-            return logits_of(self.distiller.student, images, spec, device=self.device)
+            return logits_of(self.student, images, spec, device=self.device)
 
     def take_terms(self, *, done: int, steps_per_epoch: int) -> list[list[float]]:
-        """The objective's terms in each step since the last call, `done` steps into the run.
+        """The terms of each step since the last call, `done` steps into the run.
 
-        DivergedError, in all processes together, if one is not finite.
+        Raises:
+            DivergedError: in all processes together, if a term is not finite.
         """
         rows = self.log.take(self.group)
         bad = np.argwhere(~np.isfinite(rows))
@@ -92,27 +90,27 @@ class Learner:
 
     def networks(self) -> Networks:
         """The networks' weights on the CPU."""
-        raw = _on_cpu(self.distiller.student.state_dict())
+        raw = _on_cpu(self.student.state_dict())
         averaged = _on_cpu(self.average.averaged) if self.average is not None else None
-        auxiliary = self.distiller.auxiliary
+        memory = self._memory()
+        auxiliary = {k: v for k, v in self.methods.state_dict().items() if k not in memory}
         return Networks(
             student=raw if averaged is None else averaged,
             raw_student=None if averaged is None else raw,
-            auxiliary=_on_cpu(auxiliary.state_dict()) if auxiliary is not None else None,
+            auxiliary=_on_cpu(auxiliary) or None,
         )
 
     def load_networks(self, networks: Networks) -> None:
         """Takes over what `networks` gave."""
         raw = networks.raw_student
-        self.distiller.student.load_state_dict(networks.student if raw is None else raw)
+        self.student.load_state_dict(networks.student if raw is None else raw)
         if self.average is not None:
             self.average.load(networks.student)
-        if self.distiller.auxiliary is not None and networks.auxiliary is not None:
-            self.distiller.auxiliary.load_state_dict(networks.auxiliary)
+        self.methods.load_state_dict({**self._memory(), **(networks.auxiliary or {})})
 
     def start_from(self, weights: dict[str, Tensor], *, arch: str) -> str | None:
         """Begins with `weights`; returns a sentence if their classifier had to be left out."""
-        left_out = start_from(self.distiller.student, weights, arch=arch)
+        left_out = start_from(self.student, weights, arch=arch)
         if self.average is not None:
             self.average.restart()
         return left_out
@@ -123,8 +121,7 @@ class Learner:
         All processes call it together; only the main one gets the others' part.
         """
         own = {
-            "dsr_teacher": _on_cpu(self.dsr_teacher.state_dict()) if self.dsr_teacher else None,
-            "peer": _on_cpu(self.peer.state_dict()) if self.peer is not None else None,
+            "memory": _on_cpu(self._memory()),
             "augmentation": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "cuda_random": (
@@ -132,34 +129,44 @@ class Learner:
             ),
         }
         return {
-            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "optimizer": _optimizer_state(self.optimizer),
             "average_updates": _on_cpu(self.average.updates) if self.average is not None else None,
             "processes": self.group.gather(own),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave; UserError if that average had no warm-up yet."""
+        """Takes over what `state_dict` gave.
+
+        Raises:
+            UserError: if weights are averaged and the state is older than the average's warm-up.
+        """
         if self.average is not None:
             self.average.updates.copy_(_average_updates(state))
         _load_optimizer(self.optimizer, state["optimizer"])
         own = state["processes"][self.group.rank]
-        if self.dsr_teacher is not None:
-            self.dsr_teacher.load_state_dict(own["dsr_teacher"])
-        if self.peer is not None:
-            self.peer.load_state_dict(own["peer"])
-        # A generator's state is its device's kind: on another kind the run goes on, but with
-        # other draws than it would have had.
+        for name, value in self._memory().items():
+            value.copy_(own["memory"][name])
+        # A generator's state is its device's kind. On another kind the run goes on, but with other
+        # draws than it would have had.
         if len(own["augmentation"]) == len(self.generator.get_state()):
             self.generator.set_state(own["augmentation"])
         torch.set_rng_state(own["random"])
         if own["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda_random"], self.device)
 
+    def _memory(self) -> dict[str, Tensor]:
+        """The tensors of the methods' memory, as "method.name"."""
+        return {
+            f"{name}.{key}": method.get_buffer(key)
+            for name, method in self.methods.items()
+            if isinstance(method, Method)
+            for key in method.memory_names
+        }
+
 
 def _average_updates(state: dict[str, Any]) -> Tensor:
-    # Whichever number was assumed, the average would be one that no run of one version has.
     updates: Tensor | None = state.get("average_updates")
-    if updates is None:
+    if updates is None:  # a guess would give an average that no run from the start has
         raise UserError(
             "the checkpoint does not say how many updates its averaged weights (ema_decay) have "
             "had: it is from before the average warmed up, and cannot go on as it began; "
@@ -168,13 +175,25 @@ def _average_updates(state: dict[str, Any]) -> Tensor:
     return updates
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads `state` but keeps what a step relies on: own settings, layouts like the weights'.
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state without the learning rate.
 
-    The settings are the recipe's, so the state's say nothing new, but they are those of its device:
-    rates as numbers and an AdamW that cannot be captured, if it was saved on a CPU. Fused
-    optimizers walk through memory, so a momentum in another layout than its weight's would silently
-    be applied to other elements.
+    The rate is a function of the step. It is left out so that a checkpoint does not depend on
+    whether this process has made a step since it started.
+    """
+    state: dict[str, Any] = _on_cpu(optimizer.state_dict())
+    for group in state["param_groups"]:
+        group["lr"] = 0.0
+    return state
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads `state`, but keeps the settings and the memory layouts that a step relies on.
+
+    The settings of the state are the recipe's, too, but in the form of its device. Saved on a CPU,
+    rates are numbers and AdamW cannot be captured. The layouts must be those of the weights: fused
+    optimizers walk through memory, so a momentum in another layout would be applied to other
+    elements without an error.
     """
     settings = [
         {name: value for name, value in group.items() if name != "params"}

@@ -61,11 +61,7 @@ class Trainer:
         )
         self.steps_per_epoch = len(self._batches)
         self.learner = build_learner(
-            plan,
-            steps_per_epoch=self.steps_per_epoch,
-            device=device,
-            group=self.group,
-            dataset=dataset,
+            plan, dataset, steps_per_epoch=self.steps_per_epoch, device=device, group=self.group
         )
         self._epoch = 0  # whole epochs done
         self._terms: list[list[float]] = []  # of the steps of the current epoch
@@ -167,11 +163,10 @@ class Trainer:
         self._epoch_started = time.perf_counter()
         first = len(self._terms)
         batches = self._batches.epoch(self._epoch, first=first)
-        for step, (images, labels) in enumerate(batches, start=first):
+        for step, batch in enumerate(batches, start=first):
             done = self._epoch * steps + step
             self.learner.step(
-                images,
-                labels,
+                batch,
                 learning_rate=learning_rate(recipe, step=done, steps_per_epoch=steps),
                 scale=distillation_scale(recipe, step=done, steps_per_epoch=steps),
             )

@@ -7,18 +7,12 @@ your-own-teacher, train.py. Cost: a branch with a classifier on each of the firs
 import torch
 from torch import Tensor, nn
 
-from training.methods.heads import separable_convolution
-from training.methods.losses import softened_kl
-from training.methods.peer import (
-    LAST,
-    STAGES,
-    Peer,
-    PeerBatch,
-    PeerFacts,
-    Student,
-    cross_entropy,
-)
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, softened_kl
+from training.methods.method import LAST, STAGES, Method, Setting, Student, Terms
+from training.networks.layers import separable_convolution
 
+_BRANCHES = STAGES[:3]
 _ALPHA = 0.1
 _TEMPERATURE = 3.0
 _HINT = 1e-6  # of squared errors summed over the batch, as in the code
@@ -41,35 +35,44 @@ class Branch(nn.Module):
         return vectors, self.classifier(vectors)
 
 
-class Byot(Peer):
+class Byot(Method):
     """Σ (1 - α) CE(q_i) + α Σ T² KL( q_last ‖ q_i ) + λ Σ ‖F_i - F_last‖², deep teaches shallow."""
 
     term_names = ("cross_entropy", "branches", "distillation", "hint")
-    reads = (*STAGES, LAST)
 
-    def __init__(self, facts: PeerFacts) -> None:
-        super().__init__(facts)
-        width = facts.channels[LAST]
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        width = setting.channels[LAST]
         self.branches = nn.ModuleDict(
-            {stage: Branch(facts.channels[stage], width, facts.num_classes) for stage in STAGES}
+            {
+                stage: Branch(setting.channels[stage], width, setting.num_classes)
+                for stage in _BRANCHES
+            }
         )
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
-        seen = student(batch.pixels)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (*_BRANCHES, LAST)
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropies, the divergences of the branches from the output, and the hint."""
+        seen = student(batch.images)
         deepest = torch.relu(seen.features[LAST].float()).mean(dim=(2, 3))
-        outputs = [self.branches[stage](seen.features[stage]) for stage in STAGES]
+        outputs = [self.branches[stage](seen.features[stage]) for stage in _BRANCHES]
         shallow = [logits for _, logits in outputs]
         entropies = torch.stack([cross_entropy(logits, batch.labels) for logits in shallow])
         divergences = torch.stack(
             [softened_kl(seen.logits, logits, temperature=_TEMPERATURE) for logits in shallow]
         )
         hints = torch.stack([hint_loss(vectors, deepest) for vectors, _ in outputs])
-        return {
-            "cross_entropy": (1 - _ALPHA) * cross_entropy(seen.logits, batch.labels),
-            "branches": (1 - _ALPHA) * entropies.sum(),
-            "distillation": _ALPHA * divergences.sum(),
-            "hint": _HINT * hints.sum(),
-        }
+        return Terms(
+            {
+                "cross_entropy": (1 - _ALPHA) * cross_entropy(seen.logits, batch.labels),
+                "branches": (1 - _ALPHA) * entropies.sum(),
+                "distillation": _ALPHA * divergences.sum(),
+                "hint": _HINT * hints.sum(),
+            }
+        )
 
 
 def hint_loss(vectors: Tensor, deepest: Tensor) -> Tensor:

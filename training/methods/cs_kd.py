@@ -6,27 +6,30 @@ in training mode, so it moves BatchNorm's running statistics too.
 """
 
 import torch
-from torch import Tensor
 
-from training.methods.losses import softened_kl
-from training.methods.peer import Peer, PeerBatch, Student, cross_entropy
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, softened_kl
+from training.methods.method import Method, Student, Terms
 
 _TEMPERATURE = 4.0
 _WEIGHT = 1.0  # CIFAR-100; the fine-grained sets use 3
 
 
-class CsKd(Peer):
+class CsKd(Method):
     """CE(z(x), y) + λ T² KL( σ(z(x') / T), no gradient ‖ σ(z(x) / T) ), x' of the same class."""
 
     term_names = ("cross_entropy", "class_wise")
     needs_partners = True
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropy, and the divergence from the partners' answers."""
         assert batch.partners is not None
-        logits = student(batch.pixels).logits
+        logits = student(batch.images).logits
         with torch.no_grad():
             partner = student(batch.partners).logits
-        return {
-            "cross_entropy": cross_entropy(logits, batch.labels),
-            "class_wise": _WEIGHT * softened_kl(partner, logits, temperature=_TEMPERATURE),
-        }
+        return Terms(
+            {
+                "cross_entropy": cross_entropy(logits, batch.labels),
+                "class_wise": _WEIGHT * softened_kl(partner, logits, temperature=_TEMPERATURE),
+            }
+        )

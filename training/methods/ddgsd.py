@@ -8,22 +8,32 @@ github.com/winycg/Self-KD-Lib takes means over the channels too, which leaves al
 import torch
 from torch import Tensor
 
-from training.methods.losses import softened_kl
-from training.methods.peer import LAST, Peer, PeerBatch, Student, cross_entropy
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, softened_kl
+from training.methods.method import LAST, Method, Student, Terms
 
 _TEMPERATURE = 3.0
 _DISTILLATION = 1.0
 _DISCREPANCY = 5e-4
 
 
-class Ddgsd(Peer):
+class Ddgsd(Method):
     """CE(a) + CE(b) + λ T² [ KL(b ‖ a) + KL(a ‖ b) ] + μ ‖mean f_a - mean f_b‖²."""
 
     term_names = ("cross_entropy", "mutual", "discrepancy")
-    reads = (LAST,)
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
-        views = torch.cat([batch.pixels, batch.augment(batch.images)])
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (LAST,)
+
+    def partner_images(self, stored: Batch) -> Tensor | None:
+        """The same images once more: they come in a second augmentation."""
+        return stored.images
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The terms of two augmentations, which pass through the student together."""
+        assert batch.partners is not None
+        views = torch.cat([batch.images, batch.partners])
         seen = student(views)
         first, second = seen.logits.chunk(2)
         pooled = seen.features[LAST].float().mean(dim=(2, 3))
@@ -31,8 +41,10 @@ class Ddgsd(Peer):
         mutual = softened_kl(second, first, temperature=_TEMPERATURE)
         mutual = mutual + softened_kl(first, second, temperature=_TEMPERATURE)
         entropy = cross_entropy(first, batch.labels) + cross_entropy(second, batch.labels)
-        return {
-            "cross_entropy": entropy,
-            "mutual": _DISTILLATION * mutual,
-            "discrepancy": _DISCREPANCY * (means[0] - means[1]).square().sum(),
-        }
+        return Terms(
+            {
+                "cross_entropy": entropy,
+                "mutual": _DISTILLATION * mutual,
+                "discrepancy": _DISCREPANCY * (means[0] - means[1]).square().sum(),
+            }
+        )

@@ -5,17 +5,20 @@ previous batch is forwarded and learned again, so a step does twice the work. Bo
 the network together here, with one set of BatchNorm statistics.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from training.methods.losses import softened_kl
-from training.methods.peer import Peer, PeerBatch, PeerFacts, Student, cross_entropy
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, softened_kl
+from training.methods.method import Method, Setting, Student, Terms
 
 _TEMPERATURE = 3.0
 _WEIGHT = 1.0
 
 
-class Dlb(Peer):
+class Dlb(Method):
     """CE of both batches + α T² KL( σ(former logits / T) ‖ σ(logits now / T) ) on the previous one.
 
     The previous images come in a new augmentation; their former logits are from before the update.
@@ -23,32 +26,36 @@ class Dlb(Peer):
 
     term_names = ("cross_entropy", "last_batch")
 
-    def __init__(self, facts: PeerFacts) -> None:
-        super().__init__(facts)
-        count, device = facts.batch_size, facts.device
-        shape = (count, *facts.image_shape)
-        self.register_buffer("images", torch.zeros(shape, dtype=torch.uint8, device=device))
-        self.register_buffer("labels", torch.zeros(count, dtype=torch.int64, device=device))
-        self.register_buffer("logits", torch.zeros(count, facts.num_classes, device=device))
-        self.register_buffer("present", torch.zeros((), device=device))
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        count, device = setting.recipe.batch_size, setting.device
+        shape = (count, *setting.image_shape)
+        self.add_memory("images", torch.zeros(shape, dtype=torch.uint8, device=device))
+        self.add_memory("labels", torch.zeros(count, dtype=torch.int64, device=device))
+        self.add_memory("logits", torch.zeros(count, setting.num_classes, device=device))
+        self.add_memory("present", torch.zeros((), device=device))
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
+    def partner_images(self, stored: Batch) -> Tensor | None:
+        """The images of the previous batch."""
+        return self.get_buffer("images")
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropy of both batches, and the divergence from the former logits."""
+        assert batch.partners is not None
         present = self.get_buffer("present")
-        again = batch.augment(self.get_buffer("images"))
-        now, current = student(torch.cat([again, batch.pixels])).logits.chunk(2)
+        now, current = student(torch.cat([batch.partners, batch.images])).logits.chunk(2)
         # The first batch of a run has no predecessor and counts for both.
         share = 0.5 * present
         entropy = (1 - share) * cross_entropy(current, batch.labels)
-        entropy = entropy + share * cross_entropy(now, self.get_buffer("labels").clone())
-        former = self.get_buffer("logits").clone()
-        distilled = softened_kl(former, now, temperature=_TEMPERATURE)
-        weight = _WEIGHT * present.clone()
-        self._remember(batch, current)
-        return {"cross_entropy": entropy, "last_batch": weight * distilled}
+        entropy = entropy + share * cross_entropy(now, self.get_buffer("labels"))
+        distilled = softened_kl(self.get_buffer("logits"), now, temperature=_TEMPERATURE)
+        return Terms(
+            {"cross_entropy": entropy, "last_batch": _WEIGHT * present * distilled},
+            {"logits": current.detach()},
+        )
 
-    @torch.no_grad()
-    def _remember(self, batch: PeerBatch, logits: Tensor) -> None:
-        self.get_buffer("images").copy_(batch.images)
-        self.get_buffer("labels").copy_(batch.labels)
-        self.get_buffer("logits").copy_(logits)
+    def remember(self, memory: Mapping[str, Tensor], stored: Batch) -> None:
+        """Takes over the batch that was just learned from: images, labels and logits."""
+        own = {"images": stored.images, "labels": stored.labels}
+        super().remember({**memory, **own}, stored)
         self.get_buffer("present").fill_(1.0)

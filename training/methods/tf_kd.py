@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.config.archs import MOBILENET, SHUFFLENET
-from training.methods.peer import Peer, PeerBatch, PeerFacts, Student, cross_entropy
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy
+from training.methods.method import Method, Setting, Student, Terms
 
 _CORRECT = 0.99  # what the virtual teacher gives the label
 _CLASSES = 100  # of CIFAR-100, in the authors' average
@@ -33,22 +35,26 @@ _WEIGHTS = {MOBILENET: Weights(0.95, 40.0, 1.0), SHUFFLENET: Weights(0.95, 10.0,
 _OTHER_WEIGHTS = Weights(0.1, 20.0, 100.0)  # ResNet18's
 
 
-class TfKd(Peer):
+class TfKd(Method):
     """(1 - α) CE + α · m · mean( p (log p - log σ(z)) ), p = σ(u / T), u = 0.99 on the label."""
 
     term_names = ("cross_entropy", "virtual_teacher")
 
-    def __init__(self, facts: PeerFacts) -> None:
-        super().__init__(facts)
-        self._weights = _WEIGHTS.get(facts.arch, _OTHER_WEIGHTS)
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._weights = _WEIGHTS.get(setting.arch, _OTHER_WEIGHTS)
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
-        logits = student(batch.pixels).logits
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropy, and the divergence from the virtual teacher."""
+        logits = student(batch.images).logits
         alpha = self._weights.alpha
-        return {
-            "cross_entropy": (1 - alpha) * cross_entropy(logits, batch.labels),
-            "virtual_teacher": alpha * virtual_teacher_loss(logits, batch.labels, self._weights),
-        }
+        return Terms(
+            {
+                "cross_entropy": (1 - alpha) * cross_entropy(logits, batch.labels),
+                "virtual_teacher": alpha
+                * virtual_teacher_loss(logits, batch.labels, self._weights),
+            }
+        )
 
 
 def virtual_teacher_loss(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:

@@ -11,22 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.methods.peer import (
-    BEFORE_LAST,
-    Peer,
-    PeerBatch,
-    PeerFacts,
-    Student,
-    cross_entropy,
-    without_target,
-)
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, without_target
+from training.methods.method import BEFORE_LAST, Method, Setting, Student, Terms
 
 _TARGET = _NON_TARGET = _WEAK = 0.1  # CIFAR-100
 _SMOOTHING = 0.1
 _TINY = 1e-6
 
 
-class Uskd(Peer):
+class Uskd(Method):
     """CE - a p_t log s_t - b Σ p_k log s'_k + μ CE(w, y smoothed).
 
     s are the student's probabilities and s' those of its other classes, w the weak logits of the
@@ -35,14 +29,18 @@ class Uskd(Peer):
     """
 
     term_names = ("cross_entropy", "target", "non_target", "weak")
-    reads = (BEFORE_LAST,)
 
-    def __init__(self, facts: PeerFacts) -> None:
-        super().__init__(facts)
-        self.weak = nn.Linear(facts.channels[BEFORE_LAST], facts.num_classes)
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.weak = nn.Linear(setting.channels[BEFORE_LAST], setting.num_classes)
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
-        seen = student(batch.pixels)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (BEFORE_LAST,)
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropies of both classifiers and the two distillation terms."""
+        seen = student(batch.images)
         logits, labels = seen.logits.float(), batch.labels
         weak = self.weak(seen.features[BEFORE_LAST].float().mean(dim=(2, 3)))
         own = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
@@ -50,12 +48,14 @@ class Uskd(Peer):
         others = F.log_softmax(without_target(logits, labels), dim=1)
         with torch.no_grad():
             zipf = zipf_of_ranking(logits.softmax(dim=1), weak.softmax(dim=1), labels)
-        return {
-            "cross_entropy": cross_entropy(logits, labels),
-            "target": -_TARGET * (target * own).mean(),
-            "non_target": -_NON_TARGET * (zipf * others).sum(dim=1).mean(),
-            "weak": _WEAK * F.cross_entropy(weak, labels, label_smoothing=_SMOOTHING),
-        }
+        return Terms(
+            {
+                "cross_entropy": cross_entropy(logits, labels),
+                "target": -_TARGET * (target * own).mean(),
+                "non_target": -_NON_TARGET * (zipf * others).sum(dim=1).mean(),
+                "weak": _WEAK * F.cross_entropy(weak, labels, label_smoothing=_SMOOTHING),
+            }
+        )
 
 
 def target_of(probabilities: Tensor) -> Tensor:

@@ -9,47 +9,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.methods.peer import (
-    LAST,
-    Peer,
-    PeerBatch,
-    PeerFacts,
-    Student,
-    cross_entropy,
-    without_target,
-)
+from training.data.batches import Batch
+from training.methods.losses import cross_entropy, without_target
+from training.methods.method import LAST, Method, Student, Terms
 
 _WEIGHT = 0.1  # CIFAR-100; TinyImageNet 1.0
 _UPSAMPLING = 2
 
 
-class ZipfLs(Peer):
+class ZipfLs(Method):
     """CE + λ KL( Zipf of the votes' ranks ‖ σ(z) ), both over all classes but the label."""
 
     term_names = ("cross_entropy", "zipf")
-    reads = (LAST,)
 
-    def __init__(self, facts: PeerFacts) -> None:
-        super().__init__(facts)
-        self._classifier = [facts.classifier]  # in a list: not a parameter of this module
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (LAST,)
 
-    def terms(self, student: Student, batch: PeerBatch) -> dict[str, Tensor]:
-        seen = student(batch.pixels)
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The cross-entropy, and the divergence from Zipf's law over the votes."""
+        seen = student(batch.images)
         with torch.no_grad():
             target = zipf_of_votes(self._votes(seen.features[LAST]), batch.labels)
         log_others = F.log_softmax(without_target(seen.logits.float(), batch.labels), dim=1)
         divergence = F.kl_div(log_others, target, reduction="batchmean")
-        return {
-            "cross_entropy": cross_entropy(seen.logits, batch.labels),
-            "zipf": _WEIGHT * divergence,
-        }
+        return Terms(
+            {
+                "cross_entropy": cross_entropy(seen.logits, batch.labels),
+                "zipf": _WEIGHT * divergence,
+            }
+        )
 
     def _votes(self, features: Tensor) -> Tensor:
         """How many positions vote for each class: (N, K)."""
         dense = F.interpolate(
             F.relu(features.float()), scale_factor=_UPSAMPLING, mode="bilinear", align_corners=False
         )
-        classifier = self._classifier[0]
+        classifier = self.setting.classifier
         positions = dense.flatten(2).transpose(1, 2)  # (N, H·W, C)
         # Rounded to bf16, close classes would be equal, and the first of them get every vote.
         with torch.autocast(positions.device.type, enabled=False):

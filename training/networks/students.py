@@ -6,6 +6,7 @@ load. `student(images) -> logits`, always; images are float32 (N, 3, S, S), norm
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -97,19 +98,16 @@ def build_student(arch: str, *, num_classes: int, image_size: int, width: float 
     return student
 
 
-def tap_name(arch: str, tap: int) -> str:
-    """Name of the submodule whose output is the feature map of stage `tap`, 1 to 4."""
-    return _FAMILIES[arch].stages[tap - 1]
+def feature_modules(arch: str) -> dict[str, str]:
+    """The names of the modules that give a student's feature maps, by the map's name.
 
-
-def last_map_name(arch: str) -> str:
-    """Name of the submodule whose feature map is pooled for the classifier."""
-    return _FAMILIES[arch].last
-
-
-def map_before_last_name(arch: str) -> str:
-    """Name of the submodule with the feature map before that one (320 channels in MobileNetV2)."""
-    return _FAMILIES[arch].before_last
+    "stage1" to "stage4" are the last modules of the four stages. "last" is the map that is pooled
+    for the classifier. "before last" is the one before it: a stage earlier, or what the last
+    convolution reads, such as the 320 channels of MobileNetV2.
+    """
+    family = _FAMILIES[arch]
+    stages = {f"stage{number}": name for number, name in enumerate(family.stages, start=1)}
+    return {**stages, "last": family.last, "before last": family.before_last}
 
 
 def classifier_name(arch: str) -> str:
@@ -141,18 +139,24 @@ def _remove_stride(student: nn.Module, name: str) -> None:
         module.stride = (1, 1)  # type: ignore[assignment]  # nn.Module types attributes as Tensor
 
 
-def channels_at(student: nn.Module, tap: str, image_size: int) -> int:
-    """Channels of the feature map that submodule `tap` gives for images of `image_size`."""
-    shape: list[int] = []
-    handle = student.get_submodule(tap).register_forward_hook(
-        lambda _module, _inputs, output: shape.extend(output.shape)
-    )
+def feature_channels(student: nn.Module, arch: str, image_size: int) -> dict[str, int]:
+    """The channels of each feature map of `feature_modules`, for images of `image_size` pixels."""
+    channels: dict[str, int] = {}
+
+    def note(key: str, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        channels[key] = output.shape[1]
+
+    handles = [
+        student.get_submodule(name).register_forward_hook(partial(note, key))
+        for key, name in feature_modules(arch).items()
+    ]
     was_training = student.training
-    # Evaluation mode: a look at the shapes must not move the running statistics.
+    # In training mode, this look at the shapes would move the running statistics.
     student.eval()
     device = next(student.parameters()).device
     with torch.no_grad():
         student(torch.zeros(1, 3, image_size, image_size, device=device))
     student.train(was_training)
-    handle.remove()
-    return shape[1]
+    for handle in handles:
+        handle.remove()
+    return channels

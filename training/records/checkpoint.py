@@ -21,8 +21,9 @@ from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.plan import Plan
 from training.data import Dataset, load_dataset
 from training.networks.students import student_of
+from training.records.checkpoint_format1 import converted
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,9 @@ class Checkpoint:
     """A run between two steps.
 
     `student` is what is deployed: the averaged weights where the recipe averages, and then
-    `raw_student` holds those that training goes on with. `training` holds what `Learner.state_dict`
-    gives: the states of the optimizer and, for each process, of DSR's teacher or the peer and of
-    the random generators.
+    `raw_student` holds those that training goes on with. `auxiliary` are the weights that exist
+    only in training. `training` holds what `Learner.state_dict` gives: the state of the optimizer
+    and, for each process, the methods' memory and the states of the random generators.
     """
 
     plan: Plan
@@ -91,10 +92,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} cannot be read: truncated, or no checkpoint of ours ({first_line(error)}); "
             "train the run again"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        version = content.get("format") if isinstance(content, dict) else None
-        raise UserError(f"{path} has checkpoint format {version}, expected {FORMAT}")
+    version = content.get("format") if isinstance(content, dict) else None
+    if version not in (1, FORMAT):
+        raise UserError(
+            f"{path} has checkpoint format {version}, expected {FORMAT}; it is of another version "
+            "of SKD Edge, or no checkpoint of ours: train the run again"
+        )
     try:
+        if version == 1:
+            content = converted(content)
         plan = msgspec.convert(content.pop("plan"), Plan)
         return Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
     except (KeyError, TypeError, msgspec.ValidationError) as error:

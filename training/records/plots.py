@@ -8,16 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.files import atomic_path
-from training.methods.objective import AUXILIARY_CROSS_ENTROPY, CROSS_ENTROPY, DRG, DSR
 
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
-_LABELS = {
-    CROSS_ENTROPY: "cross-entropy",
-    AUXILIARY_CROSS_ENTROPY: "auxiliary cross-entropy",
-    DRG: "DRG",
-    DSR: "DSR",
-}
+_ABBREVIATIONS = ("drg", "dsr")
 _MAX_NUMBERED = 20  # classes up to which each cell shows its count
 _MAX_NAMED = 120  # classes up to which every row has its name
 
@@ -29,8 +23,8 @@ def plot_curves(
     figure, (losses, accuracy) = figure_of(figsize=(11, 4), ncols=2)
     epochs = [line["epoch"] for line in history]
     for term in terms:
-        label = _LABELS.get(term, term.replace("_", " "))
-        losses.plot(epochs, [line[term] for line in history], label=label, marker=".")
+        values = [line[term] for line in history]
+        losses.plot(epochs, values, label=_term_label(term), marker=".")
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
     losses.legend()
     for key, label in (("top1", "top-1"), ("top5", "top-5")):
@@ -75,6 +69,12 @@ def figure_of(*, figsize: tuple[float, float], ncols: int) -> tuple[Any, list[An
     figure = Figure(figsize=figsize, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(np.atleast_1d(figure.subplots(ncols=ncols)))
+
+
+def _term_label(term: str) -> str:
+    if term in _ABBREVIATIONS:
+        return term.upper()
+    return term.replace("_", " ").replace("cross entropy", "cross-entropy")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from runtime.base.errors import UserError
-from training.config.plan import Terms, terms_name
+from training.config.method_registry import (
+    METHOD_REGISTRY,
+    NO_PEER,
+    chosen_methods,
+    method_names,
+    terms_of_word,
+    terms_word,
+)
 from training.config.recipe import (
     PEER_NAMES,
     Recipe,
@@ -29,12 +36,16 @@ class Method:
     changes: dict[str, object] = field(default_factory=dict)
 
     @property
-    def terms(self) -> Terms:
-        return terms_name(drg=self.drg, dsr=self.dsr)
+    def terms(self) -> str:
+        """What result.json calls the distillation terms of this row."""
+        return terms_word(self.methods)
 
     @property
-    def is_peer(self) -> bool:
-        return "peer" in self.changes
+    def methods(self) -> tuple[str, ...]:
+        """The methods of this row's runs."""
+        chosen = {"drg": self.drg, "dsr": self.dsr}
+        terms = [name for name in method_names("term") if chosen[name]]
+        return chosen_methods(terms, peer=str(self.changes.get("peer", NO_PEER)))
 
     def recipe_on(self, shared: Recipe) -> Recipe:
         """The recipe of this row; UserError if the changes do not go with the rest."""
@@ -57,10 +68,9 @@ METHODS = {
 
 
 # Keys of the recipe that only these terms read; the last are of both.
-_OF_DRG = {"drg_weight", "tap", "head_width"}
-_OF_DSR = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
-_OF_EITHER = {"temperature", "distillation_warmup_epochs"}
-DISTILLATION_KEYS = _OF_DRG | _OF_DSR | _OF_EITHER
+_OF_TERMS = {name: METHOD_REGISTRY[name].keys for name in method_names("term")}
+_OF_EITHER = frozenset({"temperature", "distillation_warmup_epochs"})
+DISTILLATION_KEYS = _OF_EITHER.union(*_OF_TERMS.values())
 
 
 def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
@@ -68,13 +78,13 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
 
     Such as DSR's teacher without DSR, or how both terms are softened where neither has a weight.
     """
-    weighted = {term for term in ("drg", "dsr") if term in terms and recipe[f"{term}_weight"]}
+    chosen = terms_of_word(terms)
+    weighted = [term for term in chosen if recipe[f"{term}_weight"]]
     idle = set() if weighted else set(_OF_EITHER)
-    if "drg" not in terms:
-        idle |= _OF_DRG
-    if "dsr" not in terms:
-        idle |= _OF_DSR
-    elif recipe["dsr_teacher"] != "ema":
+    for term, keys in _OF_TERMS.items():
+        if term not in chosen:
+            idle |= keys
+    if recipe["dsr_teacher"] != "ema":
         idle.add("dsr_momentum")
     return idle
 

@@ -5,24 +5,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from training.config.plan import Plan
 from training.data import Dataset
+from training.data.batches import Batch
 from training.engine.build import build_batches, build_learner
-from training.engine.captured_step import can_compile
 from training.engine.step import precision_of
 from training.networks.students import student_of
 from training.studies.rows import BASELINE, METHODS, Method
 
 EAGER = "eager loop"
-_UNCOMPILED = Method("ce, not compiled", changes={"compile": False})
 _WARM_UP_STEPS = 6  # three uncaptured, the capture, and two replays
 _TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its memory
 
@@ -31,11 +30,10 @@ _TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its 
 class Measurement:
     """One contender's cost.
 
-    `over_ce` is the median of its ratios to cross-entropy in the same round, less one; peers, which
-    are not compiled, are compared with a cross-entropy that is not. `images_per_second` counts the
-    new images of a batch, as an epoch does: CS-KD, DDGSD and DLB put two through the network for
-    each of them. The added parameters are those that the optimizer updates, and those of the
-    student that is deployed, less a plain student's.
+    `over_ce` is the median of its ratios to cross-entropy in the same round, less one.
+    `images_per_second` counts the new images of a batch, as an epoch does: CS-KD, DDGSD and DLB put
+    two through the network for each of them. The added parameters are those that the optimizer
+    updates, and those of the student that is deployed, less a plain student's.
     """
 
     contender: str
@@ -55,9 +53,7 @@ class _Made(NamedTuple):
     deployed: int  # parameters of what would be deployed after it
 
 
-class _Contender(NamedTuple):
-    make: Callable[[], _Made]
-    baseline: str  # whom it is compared with
+_Make: TypeAlias = Callable[[], _Made]
 
 
 class _Started(NamedTuple):
@@ -74,18 +70,20 @@ def measure_steps(
     `plan` has cross-entropy's terms and recipe, on which the methods' changes are laid.
     """
     contenders = _contenders(plan, methods, device, total=_WARM_UP_STEPS + steps * rounds)
-    started = {name: _start(contender, device) for name, contender in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in started}
-    for _ in range(rounds):
-        for name, contender in started.items():
-            times[name].append(_seconds(contender.made.step, steps, device) / steps)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    # All methods compile one function of the step, each for itself.
+    with torch._dynamo.config.patch(recompile_limit=len(contenders)):
+        started = {name: _start(make, device) for name, make in contenders.items()}
+        for _ in range(rounds):
+            for name, contender in started.items():
+                times[name].append(_seconds(contender.made.step, steps, device) / steps)
     plain = _parameters(student_of(plan))
 
     def measurement(name: str) -> Measurement:
-        own, baseline = started[name], contenders[name].baseline
+        own = started[name]
         median = statistics.median(times[name])
-        pairs = zip(times[name], times[baseline], strict=True)
-        reference = started[baseline].memory
+        pairs = zip(times[name], times[BASELINE], strict=True)
+        reference = started[BASELINE].memory
         over = own.memory / reference - 1 if own.memory is not None and reference else None
         return Measurement(
             contender=name,
@@ -104,22 +102,13 @@ def measure_steps(
 
 def _contenders(
     plan: Plan, methods: Sequence[Method], device: torch.device, *, total: int
-) -> dict[str, _Contender]:
+) -> dict[str, _Make]:
     """All by name, in the order of the table; `total` is how many steps each will take."""
     dataset = random_dataset(plan)
     others = {method.name: method for method in methods if method.name != BASELINE}
-    found = {EAGER: _Contender(partial(_eager_loop, plan, dataset, device), BASELINE)}
-
-    def add(method: Method, baseline: str) -> None:
-        make = partial(_our_step, plan, method, dataset, device, total)
-        found[method.name] = _Contender(make, baseline)
-
-    add(METHODS[BASELINE], BASELINE)
-    apart = can_compile(device) and any(method.is_peer for method in others.values())
-    if apart:
-        add(_UNCOMPILED, BASELINE)
-    for method in others.values():
-        add(method, _UNCOMPILED.name if apart and method.is_peer else BASELINE)
+    found: dict[str, _Make] = {EAGER: partial(_eager_loop, plan, dataset, device)}
+    for method in (METHODS[BASELINE], *others.values()):
+        found[method.name] = partial(_our_step, plan, method, dataset, device, total)
     return found
 
 
@@ -145,26 +134,25 @@ def random_dataset(plan: Plan) -> Dataset:
     )
 
 
-def _batch(plan: Plan, dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+def _batch(plan: Plan, dataset: Dataset, device: torch.device) -> Batch:
     """The first batch that training would give the plan's step, on `device`."""
     rows = np.arange(len(dataset.train_labels))
     batches = build_batches(plan, dataset, rows, device=torch.device("cpu"))
-    images, labels = next(batches.epoch(0))
-    return images.contiguous().to(device), labels.to(device)
+    return next(batches.epoch(0)).each(lambda part: part.contiguous().to(device))
 
 
 def _our_step(
     plan: Plan, method: Method, dataset: Dataset, device: torch.device, total: int
 ) -> _Made:
     recipe = method.recipe_on(plan.recipe)
-    plan = msgspec.structs.replace(plan, terms=method.terms, recipe=recipe)
-    learner = build_learner(plan, steps_per_epoch=total, device=device, dataset=dataset)
-    images, labels = _batch(plan, dataset, device)
+    plan = msgspec.structs.replace(plan, methods=method.methods, recipe=recipe)
+    learner = build_learner(plan, dataset, steps_per_epoch=total, device=device)
+    batch = _batch(plan, dataset, device)
     updated = [p for group in learner.optimizer.param_groups for p in group["params"]]
     return _Made(
-        step=partial(learner.step, images, labels, learning_rate=0.01, scale=1.0),
+        step=partial(learner.step, batch, learning_rate=0.01, scale=1.0),
         trained=sum(parameter.numel() for parameter in updated),
-        deployed=_parameters(learner.distiller.student),
+        deployed=_parameters(learner.student),
     )
 
 
@@ -174,7 +162,7 @@ def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
     optimizer = torch.optim.SGD(
         student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
-    images, labels = _batch(plan, dataset, device)
+    images, labels, *_ = _batch(plan, dataset, device)
     pixels = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     pixels = pixels.contiguous()
 
@@ -196,7 +184,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _start(contender: _Contender, device: torch.device) -> _Started:
+def _start(make: _Make, device: torch.device) -> _Started:
     """A contender that is warm, the seconds that took, and what it allocated at its peak."""
     on_cuda = device.type == "cuda"
     if on_cuda:
@@ -204,7 +192,7 @@ def _start(contender: _Contender, device: torch.device) -> _Started:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     begun = time.perf_counter()
-    made = contender.make()
+    made = make()
     _seconds(made.step, _WARM_UP_STEPS, device)
     seconds = time.perf_counter() - begun
     if not on_cuda:

@@ -11,7 +11,7 @@ import torch
 
 from runtime.base.errors import UserError
 from training.data import rows_to_device as feeds
-from training.data.batches import Batches, epoch_order
+from training.data.batches import Batches, epoch_order, partner_rows
 
 CPU = torch.device("cpu")
 COUNT = 53
@@ -37,14 +37,16 @@ def rows_of(
     """Row numbers of each batch of an epoch; images and labels must tell the same."""
     batches = Batches(*arrays, device=device, **{"batch_size": 8, "seed": 0, **options})
     found = []
-    for images, labels in batches.epoch(epoch, first=first):
+    for images, labels, numbers, partners in batches.epoch(epoch, first=first):
+        assert partners is None
         assert images.dtype == torch.uint8
-        assert labels.dtype == torch.int64
+        assert labels.dtype == numbers.dtype == torch.int64
         assert images.device.type == labels.device.type == device.type
         assert images.shape[1:] == (4, 4, 3)
         rows = images[:, 0, 0, 0].long()
         assert (images == rows[:, None, None, None]).all()
         assert torch.equal(labels, 10 * rows)
+        assert torch.equal(numbers, rows)
         found.append(rows.tolist())
     assert len(found) == len(batches) - first
     return found
@@ -99,6 +101,37 @@ def test_streaming_gives_the_same_batches(arrays: Any, options: dict[str, Any]) 
         assert rows_of(arrays, epoch=epoch, resident=False, **options) == resident
 
 
+def test_partners_are_other_images_of_the_class() -> None:
+    labels = np.array([0, 1, 0, 2, 1, 0, 1, 1, 0, 0])
+    rows = np.array([[0, 1, 2, 4], [5, 6, 3, 9]])
+    partners = partner_rows(rows, labels, seed=0, epoch=0)
+    assert partners.shape == rows.shape
+    assert np.array_equal(labels[partners], labels[rows])
+    alone = rows == 3
+    assert np.array_equal(partners == rows, alone)
+    assert set(partners.ravel()) <= set(rows.ravel())
+    assert not np.array_equal(partners, partner_rows(rows, labels, seed=0, epoch=1))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_partners_come_beside_the_images(arrays: Any, resident: bool) -> None:
+    """Of the class, and images, labels and rows are what they are without partners."""
+    images, _ = arrays
+    labels = np.arange(COUNT) % 4
+    options: dict[str, Any] = {"batch_size": 8, "device": CPU, "seed": 0, "resident": resident}
+    alone = [batch.rows.tolist() for batch in Batches(images, labels, **options).epoch(1)]
+    found = []
+    for batch in Batches(images, labels, partners=True, **options).epoch(1):
+        assert batch.partners is not None
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.rows)
+        partners = batch.partners[:, 0, 0, 0].long()
+        assert torch.equal(partners % 4, batch.labels)
+        assert torch.equal(batch.rows % 4, batch.labels)
+        assert (partners != batch.rows).all()
+        found.append(batch.rows.tolist())
+    assert found == alone
+
+
 @pytest.mark.parametrize("resident", [True, False])
 def test_an_epoch_can_start_in_its_middle(arrays: Any, resident: bool) -> None:
     whole = rows_of(arrays, epoch=2)
@@ -120,7 +153,7 @@ def test_a_streamed_batch_stays_valid_until_the_next_is_asked_for(
 
     monkeypatch.setattr(feeds._Slot, "send", send)
     batches = Batches(*arrays, batch_size=2, device=CPU, seed=0, resident=False)
-    for step, (images, labels) in enumerate(batches.epoch(0)):
+    for step, (images, labels, *_) in enumerate(batches.epoch(0)):
         last = min(step + feeds._BUFFERS, len(expected)) - 1
         assert filled[last].wait(timeout=30)  # every other buffer is filled
         time.sleep(0.005)  # for a thread that would fill this one, too
@@ -154,7 +187,7 @@ def test_leaving_an_epoch_early_ends_the_thread(arrays: Any) -> None:
     expected = rows_of(arrays, batch_size=2)
     for _ in range(3):
         epoch = batches.epoch(0)
-        first, _ = next(epoch)
+        first = next(epoch).images
         assert first[:, 0, 0, 0].tolist() == expected[0]
         epoch.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
@@ -176,7 +209,7 @@ class SlowFeed:
     def batches(self, rows: np.ndarray) -> Any:
         for _ in rows:
             time.sleep(0.02)
-            yield torch.zeros(1), torch.zeros(1)
+            yield torch.zeros(1), torch.zeros(1, dtype=torch.int64)
 
 
 def test_waiting_is_measured_and_work_is_not(arrays: Any) -> None:
@@ -225,7 +258,7 @@ def test_a_slow_step_on_the_gpu_keeps_its_batch(arrays: Any) -> None:
     """Work that is queued on a batch sees that batch, however far the thread is ahead."""
     batches = Batches(*arrays, batch_size=2, device=torch.device("cuda"), seed=0, resident=False)
     seen = []
-    for images, _ in batches.epoch(0):
+    for images, *_ in batches.epoch(0):
         torch.cuda._sleep(10_000_000)
         seen.append(images[:, 0, 0, 0].clone())
     assert [rows.tolist() for rows in seen] == rows_of(arrays, batch_size=2)

@@ -68,13 +68,12 @@ def test_a_run_trains_on_noisy_labels_and_is_judged_by_true_ones(
     assert np.array_equal(trainer.dataset.test_labels, tiny_data.test_labels)
     wrong = labels != tiny_data.train_labels
     assert wrong.sum() == round(0.5 * len(trainer.train_rows))
-    if peer == "none":
-        # What comes out of the batches is what the loss sees: as many of each class as in labels.
-        seen = torch.cat([batch.clone() for _, batch in trainer._batches.epoch(0)])
-        assert len(seen) == len(trainer.train_rows) // 8 * 8
-        counts = np.bincount(labels[trainer.train_rows], minlength=3)
-        assert np.all(np.bincount(seen.numpy(), minlength=3) <= counts)
-        assert not np.array_equal(counts, np.bincount(tiny_data.train_labels[trainer.train_rows]))
+    # What comes out of the batches is what the loss sees: as many of each class as in labels.
+    seen = torch.cat([batch.labels.clone() for batch in trainer._batches.epoch(0)])
+    assert len(seen) == len(trainer.train_rows) // 8 * 8
+    counts = np.bincount(labels[trainer.train_rows], minlength=3)
+    assert np.all(np.bincount(seen.numpy(), minlength=3) <= counts)
+    assert not np.array_equal(counts, np.bincount(tiny_data.train_labels[trainer.train_rows]))
 
 
 def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:

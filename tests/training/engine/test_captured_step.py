@@ -20,7 +20,7 @@ from training.engine.learner import Learner
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
 from training.engine.trainer import Trainer
-from training.networks.fast_layers import use_fast_layers
+from training.networks.layers import use_fast_layers
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Progress
 
@@ -36,10 +36,10 @@ def loss_curve(learner: Learner, data: Dataset, steps: int = STEPS) -> NDArray[n
     )
     done = 0
     while done < steps:
-        for images, labels in batches.epoch(done):
+        for batch in batches.epoch(done):
             # Both change at every step, so a graph has to read them anew.
             rate, scale = 0.01 * (1 + done / steps), min(1.0, done / 10)
-            learner.step(images, labels, learning_rate=rate, scale=scale)
+            learner.step(batch, learning_rate=rate, scale=scale)
             done += 1
             if done == steps:
                 break
@@ -55,10 +55,11 @@ def test_a_compiler_sees_one_whole_graph(
     for compiled in (False, True):
         monkeypatch.setattr(step, "precision_of", lambda device: precision)
         plan = make_plan("drg+dsr", arch="shufflenetv2")
-        learner = build_learner(plan, steps_per_epoch=4, device=torch.device("cpu"))
+        learner = build_learner(plan, tiny_data, steps_per_epoch=4, device=torch.device("cpu"))
         assert isinstance(learner.step, Step)
         if precision == "bf16":  # as on a GPU
-            use_fast_layers(learner.distiller)
+            use_fast_layers(learner.student)
+            use_fast_layers(learner.methods)
         # A question to the driver is what a graph cannot hold.
         monkeypatch.setattr(step, "precision_of", None)
         if compiled:
@@ -109,6 +110,7 @@ def test_captured_equals_plain(
     learners = [
         build_learner(
             make_plan("drg+dsr", arch=arch, compile=own, **recipe),
+            tiny_data,
             steps_per_epoch=STEPS,
             device=device,
         )
@@ -117,7 +119,7 @@ def test_captured_equals_plain(
     for learner in learners:
         assert isinstance(learner.step, CapturedStep)
         if compiled:  # a compiled kernel draws what is dropped out by itself
-            _without_dropout(learner.distiller)
+            _without_dropout(learner.student)
     learners[1].step = learners[1].step.plain  # type: ignore[union-attr]
     curves = []
     for learner in learners:

@@ -12,13 +12,11 @@ from torch.nn import functional as F
 from runtime.base.errors import UserError
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.batches import Batches
+from training.data.batches import Batch, Batches
 from training.engine.build import build_augmentation, build_learner
 from training.engine.learner import Learner
 from training.engine.process_group import ProcessGroup
 from training.engine.weight_average import WeightAverage
-from training.methods.dsr_teacher import DsrTeacher
-from training.methods.losses import ranked
 from training.networks.students import build_student
 
 CPU = torch.device("cpu")
@@ -26,12 +24,12 @@ MakePlan = Callable[..., Plan]
 
 
 def train_steps(plan: Plan, data: Dataset, steps: int = 6) -> tuple[Learner, np.ndarray]:
-    learner = build_learner(plan, steps_per_epoch=steps, device=CPU)
+    learner = build_learner(plan, data, steps_per_epoch=steps, device=CPU)
     batches = Batches(
         data.train_images, data.train_labels, batch_size=8, device=CPU, seed=plan.seed
     )
-    for images, labels in batches.epoch(0):
-        learner.step(images, labels, learning_rate=0.05, scale=1.0)
+    for batch in batches.epoch(0):
+        learner.step(batch, learning_rate=0.05, scale=1.0)
     return learner, learner.log.take(ProcessGroup())
 
 
@@ -59,7 +57,7 @@ def test_without_terms_it_is_plain_cross_entropy_bit_by_bit(
         num_classes=3,
         generator=torch.Generator().manual_seed(plan.seed),
     )
-    for images, labels in Batches(
+    for images, labels, *_ in Batches(
         tiny_data.train_images, tiny_data.train_labels, batch_size=8, device=CPU, seed=plan.seed
     ).epoch(0):
         pixels, targets = augment(images, labels)
@@ -67,9 +65,9 @@ def test_without_terms_it_is_plain_cross_entropy_bit_by_bit(
         F.cross_entropy(student(pixels), targets).backward()
         optimizer.step()
 
-    assert equal_states(learner.distiller.student.state_dict(), student.state_dict())
-    assert learner.distiller.auxiliary is None
-    assert learner.dsr_teacher is None
+    assert equal_states(learner.student.state_dict(), student.state_dict())
+    assert learner.auxiliary_params == 0
+    assert not learner.methods.state_dict()
 
 
 def test_zero_weights_train_as_if_the_terms_were_off(
@@ -77,20 +75,16 @@ def test_zero_weights_train_as_if_the_terms_were_off(
 ) -> None:
     plain, _ = train_steps(make_plan("ce"), tiny_data)
     weightless, _ = train_steps(make_plan("dsr", dsr_weight=0), tiny_data)
-    assert equal_states(
-        plain.distiller.student.state_dict(), weightless.distiller.student.state_dict()
-    )
+    assert equal_states(plain.student.state_dict(), weightless.student.state_dict())
 
 
-def test_students_start_equal_whatever_the_terms(make_plan: MakePlan) -> None:
+def test_students_start_equal_whatever_the_terms(tiny_data: Dataset, make_plan: MakePlan) -> None:
     first, *others = (
-        build_learner(make_plan(terms), steps_per_epoch=1, device=CPU)
+        build_learner(make_plan(terms), tiny_data, steps_per_epoch=1, device=CPU)
         for terms in ("ce", "drg", "dsr", "drg+dsr")
     )
     for other in others:
-        assert equal_states(
-            first.distiller.student.state_dict(), other.distiller.student.state_dict()
-        )
+        assert equal_states(first.student.state_dict(), other.student.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -111,39 +105,11 @@ def test_every_choice_of_terms_trains(
     assert learner.log.names == names
     assert rows.shape == (6, len(names))
     assert np.isfinite(rows).all()
-    same = equal_states(
-        learner.distiller.student.state_dict(), plain.distiller.student.state_dict()
-    )
+    same = equal_states(learner.student.state_dict(), plain.student.state_dict())
     assert same == (terms == "ce")
-    assert (learner.distiller.auxiliary is not None) == ("drg" in terms)
+    assert (learner.auxiliary_params > 0) == ("drg" in terms)
     if "dsr" in terms:  # the first batch has no predecessor, every other has
         assert (rows[:, -1] > 0).tolist() == [False] + [True] * 5
-
-
-def test_dsr_compares_with_the_previous_batch(make_plan: MakePlan) -> None:
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randn(2, 4, 3, generator=generator)
-    teacher = DsrTeacher("previous", batch_size=4, num_classes=3, momentum=0.9, device=CPU)
-    assert teacher.present() == 0
-    teacher.update(teacher.shape_of(first))
-    teacher.update(teacher.shape_of(second))
-    assert teacher.present() == 1
-    assert torch.equal(teacher.ranked, ranked(second))
-
-
-def test_dsr_mean_shape_and_its_average() -> None:
-    generator = torch.Generator().manual_seed(0)
-    batches = torch.randn(3, 4, 5, generator=generator)
-    means = [ranked(batch).mean(dim=0, keepdim=True) for batch in batches]
-    mean = DsrTeacher("mean", batch_size=4, num_classes=5, momentum=0.9, device=CPU)
-    ema = DsrTeacher("ema", batch_size=4, num_classes=5, momentum=0.6, device=CPU)
-    for batch in batches:
-        mean.update(mean.shape_of(batch))
-        ema.update(ema.shape_of(batch))
-    assert torch.equal(mean.ranked, means[2])
-    # Even averages until 1/n falls below 1 - momentum: 1, 1/2, then 0.4.
-    expected = 0.6 * (means[0] + means[1]) / 2 + 0.4 * means[2]
-    torch.testing.assert_close(ema.ranked, expected)
 
 
 @pytest.mark.parametrize("teacher", ["previous", "mean", "ema"])
@@ -171,21 +137,17 @@ def test_every_option_changes_the_training(
     changed, rows = train_steps(make_plan("drg", **changes), tiny_data)
     default, _ = train_steps(make_plan("drg"), tiny_data)
     assert np.isfinite(rows).all()
-    assert not equal_states(
-        changed.distiller.student.state_dict(), default.distiller.student.state_dict()
-    )
+    assert not equal_states(changed.student.state_dict(), default.student.state_dict())
 
 
 def test_weight_decay_leaves_norms_and_biases_alone(
-    tiny_data: Dataset, make_plan: MakePlan
+    tiny_data: Dataset, make_plan: MakePlan, first_batch: Callable[[Dataset, int], Batch]
 ) -> None:
     def first_bias(**changes: object) -> Tensor:
         plan = make_plan("ce", **changes)
-        learner = build_learner(plan, steps_per_epoch=1, device=CPU)
-        images = torch.from_numpy(tiny_data.train_images[:8])
-        labels = torch.from_numpy(tiny_data.train_labels[:8])
-        learner.step(images, labels, learning_rate=0.05, scale=1.0)
-        return learner.distiller.student.get_parameter("features.1.conv.2.weight")
+        learner = build_learner(plan, tiny_data, steps_per_epoch=1, device=CPU)
+        learner.step(first_batch(tiny_data, 8), learning_rate=0.05, scale=1.0)
+        return learner.student.get_parameter("features.1.conv.2.weight")
 
     assert torch.equal(first_bias(weight_decay=0.5), first_bias())
     assert not torch.equal(first_bias(weight_decay=0.5, decay_norms_and_biases=True), first_bias())
@@ -195,10 +157,10 @@ def test_the_average_lags_behind_the_weights(tiny_data: Dataset, make_plan: Make
     name = "features.0.0.weight"
     learner, _ = train_steps(make_plan("ce", ema_decay=0.9), tiny_data)
     assert learner.average is not None
-    start = build_learner(make_plan("ce"), steps_per_epoch=1, device=CPU)
-    student = learner.distiller.student
+    start = build_learner(make_plan("ce"), tiny_data, steps_per_epoch=1, device=CPU)
+    student = learner.student
     averaged, last = learner.networks().student[name], student.get_parameter(name)
-    first = start.distiller.student.get_parameter(name)
+    first = start.student.get_parameter(name)
     assert 0 < (averaged - first).norm() < (last - first).norm()
     with learner.average.applied():
         assert torch.equal(student.get_parameter(name), averaged)
@@ -235,15 +197,19 @@ def test_the_average_never_waits_for_its_device() -> None:
     assert average.updates.device == torch.device("meta")
 
 
-def test_an_average_without_its_number_of_updates_does_not_go_on(make_plan: MakePlan) -> None:
-    learner = build_learner(make_plan("ce", ema_decay=0.9), steps_per_epoch=1, device=CPU)
+def test_an_average_without_its_number_of_updates_does_not_go_on(
+    tiny_data: Dataset, make_plan: MakePlan
+) -> None:
+    learner = build_learner(
+        make_plan("ce", ema_decay=0.9), tiny_data, steps_per_epoch=1, device=CPU
+    )
     state = learner.state_dict()
     learner.load_state_dict(state)
     del state["average_updates"]
     with pytest.raises(UserError, match="before the average warmed up") as info:
         learner.load_state_dict(state)
     assert "\n" not in str(info.value)
-    plain = build_learner(make_plan("ce"), steps_per_epoch=1, device=CPU)
+    plain = build_learner(make_plan("ce"), tiny_data, steps_per_epoch=1, device=CPU)
     plain.load_state_dict(state)  # nothing is averaged, so nothing is missing
 
 
@@ -255,12 +221,14 @@ def test_another_device_s_optimizer_state_leaves_the_own_settings(
     state = learner.state_dict()
     for group in state["optimizer"]["param_groups"]:
         group.update(capturable=True, lr=torch.tensor(0.7))  # as they are on a GPU
-    fresh = build_learner(make_plan("ce", optimizer="adamw"), steps_per_epoch=6, device=CPU)
+    fresh = build_learner(
+        make_plan("ce", optimizer="adamw"), tiny_data, steps_per_epoch=6, device=CPU
+    )
     fresh.load_state_dict(state)
     for group in fresh.optimizer.param_groups:
         assert (group["capturable"], group["lr"]) == (False, 0.0)
-    parameter = fresh.distiller.student.get_parameter("features.0.0.weight")
-    former = learner.distiller.student.get_parameter("features.0.0.weight")
+    parameter = fresh.student.get_parameter("features.0.0.weight")
+    former = learner.student.get_parameter("features.0.0.weight")
     averages = [
         one.optimizer.state[p]["exp_avg"] for one, p in ((fresh, parameter), (learner, former))
     ]

@@ -24,10 +24,9 @@ def main(plan_file: str, out: str) -> None:
     dataset = load_dataset(plan.data_argument)
     device = torch.device("cpu")
     with open_group(device) as group:
-        learner = build_learner(plan, steps_per_epoch=64, device=device, group=group)
-        learner.distiller.student.eval()
-        if learner.distiller.auxiliary is not None:
-            learner.distiller.auxiliary.eval()
+        learner = build_learner(plan, dataset, steps_per_epoch=64, device=device, group=group)
+        learner.student.eval()
+        learner.methods.eval()
         batches = Batches(
             dataset.train_images,
             dataset.train_labels,
@@ -38,8 +37,8 @@ def main(plan_file: str, out: str) -> None:
             world_size=group.world_size,
         )
         for epoch in range(plan.recipe.epochs):
-            for images, labels in batches.epoch(epoch):
-                learner.step(images, labels, learning_rate=0.05, scale=1.0)
+            for batch in batches.epoch(epoch):
+                learner.step(batch, learning_rate=0.05, scale=1.0)
         terms = learner.log.take(group)
         if group.is_main:
             np.save(out, terms)

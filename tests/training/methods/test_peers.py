@@ -1,51 +1,26 @@
-"""The peers: their formulas against independent computations, and one training step each."""
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import get_args
+"""The methods beside DRG and DSR: their formulas against independent computations."""
 
 import numpy as np
 import pytest
 import torch
-from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.base.errors import UserError
-from training.config import recipe as recipes
-from training.config.options import Options, option_parser
-from training.config.plan import Plan
-from training.data import Dataset
-from training.engine.interruption import InterruptedRunError, StopRequest
-from training.engine.process_group import ProcessGroup
-from training.engine.trainer import Trainer
+from training.config.recipe import load_recipe
+from training.data.batches import Batch
 from training.methods.byot import Byot, hint_loss
 from training.methods.cs_kd import CsKd
 from training.methods.ddgsd import Ddgsd
 from training.methods.dlb import Dlb
-from training.methods.peer import (
-    BEFORE_LAST,
-    LAST,
-    STAGES,
-    Peer,
-    PeerBatch,
-    PeerFacts,
-    Seen,
-    without_target,
-)
-from training.methods.peer_build import PEERS, partner_rows
+from training.methods.losses import without_target
+from training.methods.method import BEFORE_LAST, LAST, STAGES, Method, Outputs, Setting
 from training.methods.ps_kd import PsKd
 from training.methods.tf_kd import TfKd, Weights, virtual_teacher_loss
 from training.methods.uskd import Uskd, target_of, zipf_of_ranking
 from training.methods.zipf_ls import ZipfLs, zipf_of_votes
-from training.networks.students import build_student, channels_at, map_before_last_name
-from training.records.checkpoint import Checkpoint
-from training.records.journal import Progress
-from training.studies.rows import METHODS
-from training.train import _plan
+from training.networks.students import build_student, feature_channels
 
 COUNT, CLASSES, CHANNELS, IMAGES = 6, 5, 4, 20
-MakePlan = Callable[..., Plan]
 
 
 def softmax(values: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -74,55 +49,55 @@ class FakeStudent:
             for key in (*STAGES, BEFORE_LAST, LAST)
         }
 
-    def __call__(self, pixels: Tensor) -> Seen:
+    def __call__(self, pixels: Tensor) -> Outputs:
         self.calls += 1
         means = pixels.mean(dim=(1, 2, 3))[:, None]
         features = {key: means[:, :, None, None] * maps for key, maps in self.maps.items()}
-        return Seen(means * self.directions, features)
+        return Outputs(means * self.directions, features)
 
     def logits(self, pixels: Tensor) -> np.ndarray:
         return self(pixels).logits.double().numpy()
 
 
 @pytest.fixture
-def facts() -> PeerFacts:
+def setting() -> Setting:
     torch.manual_seed(0)
-    return PeerFacts(
+    return Setting(
+        recipe=load_recipe("cifar", {"batch_size": COUNT, "epochs": 4}),
         arch="resnet18",
         num_classes=CLASSES,
         channels=dict.fromkeys((*STAGES, BEFORE_LAST, LAST), CHANNELS),
         classifier=nn.Linear(CHANNELS, CLASSES),
         labels=torch.arange(IMAGES) % CLASSES,
         image_shape=(2, 2, 3),
-        batch_size=COUNT,
         steps_per_epoch=2,
-        epochs=4,
+        scale=torch.ones(()),
         device=torch.device("cpu"),
     )
 
 
-def make_batch(seed: int = 0, rows: list[int] | None = None) -> PeerBatch:
+def stored_batch(seed: int = 0, rows: list[int] | None = None) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (COUNT, 2, 2, 3), dtype=torch.uint8, generator=generator)
+    partners = torch.randint(0, 256, (COUNT, 2, 2, 3), dtype=torch.uint8, generator=generator)
     chosen = torch.tensor(rows or list(range(COUNT)))
-
-    def augment(stored: Tensor) -> Tensor:
-        return stored.permute(0, 3, 1, 2).float() / 100 - 1
-
-    return PeerBatch(
-        images=images,
-        pixels=torch.randn(COUNT, 3, 2, 2, generator=generator),
-        labels=chosen % CLASSES,
-        rows=chosen,
-        partners=torch.randn(COUNT, 3, 2, 2, generator=generator),
-        augment=augment,
-    )
+    return Batch(images, chosen % CLASSES, chosen, partners)
 
 
-def values_of(peer: Peer, student: FakeStudent, batch: PeerBatch) -> dict[str, float]:
-    terms = peer.terms(student, batch)
-    assert tuple(terms) == peer.term_names
-    return {name: term.item() for name, term in terms.items()}
+def augment(stored: Tensor, *, view: int) -> Tensor:
+    return stored.permute(0, 3, 1, 2).float() / (100 + 20 * view) - 1
+
+
+def step(method: Method, student: FakeStudent, stored: Batch) -> tuple[dict[str, float], Batch]:
+    """The terms of an augmented batch, which it returns; the method remembers what it wants."""
+    wanted = method.partner_images(stored)
+    partners = None if wanted is None else augment(wanted, view=1)
+    batch = stored._replace(images=augment(stored.images, view=0), partners=partners)
+    terms = method.terms(student, batch)
+    assert tuple(terms.values) == method.term_names
+    assert not any(value.requires_grad for value in terms.memory.values())
+    method.remember(terms.memory, stored)
+    return {name: term.item() for name, term in terms.values.items()}, batch
 
 
 @pytest.mark.parametrize("classes", [10, 100, 1000])
@@ -148,10 +123,10 @@ def test_tf_kd_is_label_smoothing_at_another_scale(
     assert (gradient - expected).norm() < 5e-3 * expected.norm()
 
 
-def test_tf_kd_by_numpy(facts: PeerFacts) -> None:
-    batch, student = make_batch(), FakeStudent()
-    found = values_of(TfKd(facts), student, batch)
-    logits, labels = student.logits(batch.pixels), batch.labels.numpy()
+def test_tf_kd_by_numpy(setting: Setting) -> None:
+    student = FakeStudent()
+    found, batch = step(TfKd(setting), student, stored_batch())
+    logits, labels = student.logits(batch.images), batch.labels.numpy()
     given = np.full((COUNT, CLASSES), 0.01 / 4)
     given[np.arange(COUNT), labels] = 0.99
     p, q = softmax(given, 20.0), softmax(logits)
@@ -161,50 +136,50 @@ def test_tf_kd_by_numpy(facts: PeerFacts) -> None:
     assert found["cross_entropy"] == pytest.approx(0.9 * entropy(logits, labels), rel=1e-5)
 
 
-def test_cs_kd_by_numpy(facts: PeerFacts) -> None:
-    batch, student = make_batch(), FakeStudent()
-    found = values_of(CsKd(facts), student, batch)
+def test_cs_kd_by_numpy(setting: Setting) -> None:
+    student = FakeStudent()
+    found, batch = step(CsKd(setting), student, stored_batch())
     assert batch.partners is not None
-    logits, partner = student.logits(batch.pixels), student.logits(batch.partners)
+    logits, partner = student.logits(batch.images), student.logits(batch.partners)
     assert found["class_wise"] == pytest.approx(kl(partner, logits, 4.0), rel=1e-4)
     assert found["cross_entropy"] == pytest.approx(entropy(logits, batch.labels.numpy()), rel=1e-5)
 
 
-def test_ps_kd_mixes_in_what_it_said_an_epoch_ago(facts: PeerFacts) -> None:
-    student, peer = FakeStudent(), PsKd(facts)
-    first, second = make_batch(1), make_batch(2)  # the same images, in two epochs of two steps
-    labels = first.labels.numpy()
-    # In epoch 1 the bank holds the labels, so the loss is plain cross-entropy.
-    logits = student.logits(first.pixels)
-    assert values_of(peer, student, first)["progressive"] == pytest.approx(
-        entropy(logits, labels), rel=1e-5
-    )
-    values_of(peer, student, make_batch(3, rows=list(range(6, 12))))
+def test_ps_kd_mixes_in_what_it_said_an_epoch_ago(setting: Setting) -> None:
+    student, peer = FakeStudent(), PsKd(setting)
+    # The same images twice, in two epochs of two steps. In epoch 1 the bank holds the labels, so
+    # the loss is plain cross-entropy.
+    found, first = step(peer, student, stored_batch(1))
+    labels, logits = first.labels.numpy(), student.logits(first.images)
+    assert found["progressive"] == pytest.approx(entropy(logits, labels), rel=1e-5)
+    step(peer, student, stored_batch(3, rows=list(range(6, 12))))
+    found, second = step(peer, student, stored_batch(2))
     alpha = 0.8 * 2 / 4
     target = (1 - alpha) * np.eye(CLASSES)[labels] + alpha * softmax(logits)
-    expected = -(target * np.log(softmax(student.logits(second.pixels)))).sum(axis=1).mean()
-    assert values_of(peer, student, second)["progressive"] == pytest.approx(expected, rel=1e-5)
+    expected = -(target * np.log(softmax(student.logits(second.images)))).sum(axis=1).mean()
+    assert found["progressive"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_dlb_learns_the_previous_batch_again(facts: PeerFacts) -> None:
-    student, peer = FakeStudent(), Dlb(facts)
-    first, second = make_batch(1), make_batch(2, rows=list(range(6, 12)))
-    former = student.logits(first.pixels)
-    found = values_of(peer, student, first)
+def test_dlb_learns_the_previous_batch_again(setting: Setting) -> None:
+    student, peer = FakeStudent(), Dlb(setting)
+    found, first = step(peer, student, stored_batch(1))
+    former = student.logits(first.images)
     assert found["last_batch"] == 0
     assert found["cross_entropy"] == pytest.approx(entropy(former, first.labels.numpy()), rel=1e-5)
-    found = values_of(peer, student, second)
-    now = student.logits(first.augment(first.images))
+    found, second = step(peer, student, stored_batch(2, rows=list(range(6, 12))))
+    now = student.logits(augment(stored_batch(1).images, view=1))
     assert found["last_batch"] == pytest.approx(kl(former, now, 3.0), rel=1e-4)
     both = [entropy(now, first.labels.numpy())]
-    both.append(entropy(student.logits(second.pixels), second.labels.numpy()))
+    both.append(entropy(student.logits(second.images), second.labels.numpy()))
     assert found["cross_entropy"] == pytest.approx(np.mean(both), rel=1e-5)
 
 
-def test_ddgsd_by_numpy(facts: PeerFacts) -> None:
-    batch, student = make_batch(), FakeStudent()
-    found = values_of(Ddgsd(facts), student, batch)
-    views = (batch.pixels, batch.augment(batch.images))
+def test_ddgsd_by_numpy(setting: Setting) -> None:
+    student = FakeStudent()
+    found, batch = step(Ddgsd(setting), student, stored_batch())
+    assert batch.partners is not None
+    views = (batch.images, batch.partners)
+    assert torch.equal(batch.partners, augment(stored_batch().images, view=1))
     a, b = (student.logits(view) for view in views)
     assert found["mutual"] == pytest.approx(kl(b, a, 3.0) + kl(a, b, 3.0), rel=1e-4)
     labels = batch.labels.numpy()
@@ -223,10 +198,10 @@ def test_zipf_of_votes_by_hand() -> None:
     np.testing.assert_allclose(target[0], weights / weights.sum(), rtol=1e-6)
 
 
-def test_zipf_ls_by_numpy(facts: PeerFacts) -> None:
-    batch, student, peer = make_batch(), FakeStudent(), ZipfLs(facts)
-    found = values_of(peer, student, batch)
-    seen = student(batch.pixels)
+def test_zipf_ls_by_numpy(setting: Setting) -> None:
+    student, peer = FakeStudent(), ZipfLs(setting)
+    found, batch = step(peer, student, stored_batch())
+    seen = student(batch.images)
     votes = peer._votes(seen.features[LAST])
     assert votes.sum(dim=1).tolist() == [16] * COUNT  # 2 x 2 positions, doubled
     p = zipf_of_votes(votes, batch.labels).double().numpy()
@@ -235,12 +210,12 @@ def test_zipf_ls_by_numpy(facts: PeerFacts) -> None:
     assert found["zipf"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_zipf_ls_votes_are_not_rounded_by_autocast(facts: PeerFacts) -> None:
+def test_zipf_ls_votes_are_not_rounded_by_autocast(setting: Setting) -> None:
     """bf16 has eight bits: classes that differ by less would tie, and the first take the vote."""
-    peer, last = ZipfLs(facts), CLASSES - 1
-    nn.init.zeros_(facts.classifier.weight)
+    peer, last = ZipfLs(setting), CLASSES - 1
+    nn.init.zeros_(setting.classifier.weight)
     with torch.no_grad():
-        facts.classifier.bias.copy_(1 + 1e-4 * torch.arange(CLASSES))
+        setting.classifier.bias.copy_(1 + 1e-4 * torch.arange(CLASSES))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         votes = peer._votes(torch.randn(COUNT, CHANNELS, 2, 2))
     assert votes[:, last].tolist() == [16] * COUNT
@@ -251,7 +226,7 @@ def test_zipf_ls_votes_are_not_rounded_by_autocast(facts: PeerFacts) -> None:
 )
 def test_uskd_reads_the_map_that_the_authors_configurations_name(arch: str, channels: int) -> None:
     student = build_student(arch, num_classes=10, image_size=32)
-    assert channels_at(student, map_before_last_name(arch), 32) == channels
+    assert feature_channels(student, arch, 32)[BEFORE_LAST] == channels
 
 
 def test_uskd_pieces_by_hand() -> None:
@@ -264,16 +239,16 @@ def test_uskd_pieces_by_hand() -> None:
     np.testing.assert_allclose(zipf[0], weights / weights.sum(), rtol=1e-6)
 
 
-def test_uskd_by_numpy(facts: PeerFacts) -> None:
-    batch, student, peer = make_batch(), FakeStudent(), Uskd(facts)
-    found = values_of(peer, student, batch)
+def test_uskd_by_numpy(setting: Setting) -> None:
+    student, peer = FakeStudent(), Uskd(setting)
+    found, batch = step(peer, student, stored_batch())
     labels, rows = batch.labels.numpy(), np.arange(COUNT)
-    logits = student.logits(batch.pixels)
+    logits = student.logits(batch.images)
     s = softmax(logits)
     own = s[rows, labels]
     target = own**2 + 1 - (own**2).mean()
     assert found["target"] == pytest.approx(-0.1 * (target * np.log(own)).mean(), rel=1e-4)
-    pooled = student(batch.pixels).features[BEFORE_LAST].mean(dim=(2, 3))
+    pooled = student(batch.images).features[BEFORE_LAST].mean(dim=(2, 3))
     weak = peer.weak(pooled).detach()
     w = torch.from_numpy(softmax(weak.double().numpy()))
     zipf = zipf_of_ranking(torch.from_numpy(s), w, batch.labels).numpy()
@@ -293,14 +268,14 @@ def test_the_hint_counts_where_either_is_positive() -> None:
     assert deepest.grad is None
 
 
-def test_byot_by_numpy(facts: PeerFacts) -> None:
-    batch, student, peer = make_batch(), FakeStudent(), Byot(facts).eval()
-    found = values_of(peer, student, batch)
-    seen, labels = student(batch.pixels), batch.labels.numpy()
+def test_byot_by_numpy(setting: Setting) -> None:
+    student, peer = FakeStudent(), Byot(setting).eval()
+    found, batch = step(peer, student, stored_batch())
+    seen, labels = student(batch.images), batch.labels.numpy()
     deepest = torch.relu(seen.features[LAST]).mean(dim=(2, 3))
     logits = seen.logits.double().numpy()
     branches, divergence, hint = 0.0, 0.0, 0.0
-    for stage in STAGES:
+    for stage in STAGES[:3]:
         vectors, shallow = peer.branches[stage](seen.features[stage])
         values = shallow.detach().double().numpy()
         branches += entropy(values, labels)
@@ -310,72 +285,3 @@ def test_byot_by_numpy(facts: PeerFacts) -> None:
     assert found["branches"] == pytest.approx(0.9 * branches, rel=1e-5)
     assert found["distillation"] == pytest.approx(0.1 * divergence, rel=1e-3)
     assert found["hint"] == pytest.approx(1e-6 * hint, rel=1e-5)
-
-
-def test_partners_are_other_images_of_the_class() -> None:
-    labels = np.array([0, 1, 0, 2, 1, 0, 1, 1, 0, 0])
-    rows = np.array([[0, 1, 2, 4], [5, 6, 3, 9]])
-    partners = partner_rows(rows, labels, seed=0, epoch=0)
-    assert partners.shape == rows.shape
-    assert np.array_equal(labels[partners], labels[rows])
-    alone = rows == 3
-    assert np.array_equal(partners == rows, alone)
-    assert set(partners.ravel()) <= set(rows.ravel())
-    assert not np.array_equal(partners, partner_rows(rows, labels, seed=0, epoch=1))
-
-
-def test_recipes_registry_and_studies_have_the_same_peers() -> None:
-    assert tuple(PEERS) == recipes.PEER_NAMES == get_args(recipes.Peer)[1:]
-    assert set(PEERS) < set(METHODS)
-
-
-@pytest.mark.parametrize("peer", PEERS)
-def test_every_peer_trains_resumes_and_leaves_a_plain_student(
-    tiny_data: Dataset,
-    make_plan: MakePlan,
-    tmp_path: Path,
-    peer: str,
-    assert_equal_trees: Callable[[object, object], None],
-) -> None:
-    plan = make_plan("ce", arch="shufflenetv2", peer=peer)
-
-    def train(stop: StopRequest, former: Checkpoint | None = None) -> tuple[Trainer, Checkpoint]:
-        trainer = Trainer(plan, tiny_data, device=torch.device("cpu"))
-        if former is not None:
-            trainer.restore(former)
-        left: list[Checkpoint] = []
-        try:
-            trainer.train(tmp_path, left.append, Progress(epochs=2, quiet=True), stop)
-        except InterruptedRunError:
-            assert stop.requested
-        return trainer, left[-1]
-
-    trainer, undisturbed = train(StopRequest())
-    stop = StopRequest()
-    stop.requested = True
-    _, first = train(stop)
-    _, resumed = train(StopRequest(), first)
-    fields = ("student", "training", "epoch")
-    assert_equal_trees(
-        *({name: getattr(left, name) for name in fields} for left in (resumed, undisturbed))
-    )
-    plain = Trainer(make_plan("ce", arch="shufflenetv2"), tiny_data, device=torch.device("cpu"))
-    student = plain.learner.networks().student
-    assert undisturbed.student.keys() == student.keys()
-    line = trainer.history[-1]
-    names = PEERS[peer].term_names
-    assert line["loss"] == pytest.approx(sum(line[name] for name in names))
-
-
-def test_a_memory_of_images_is_not_split_between_processes(tiny_data: Dataset) -> None:
-    """The next process that sees an image does not know what this one said of it."""
-    options = Options(**vars(option_parser().parse_args(["--arch", "mobilenetv2"])))
-    recipe, group = recipes.load_recipe("cifar"), ProcessGroup(rank=0, world_size=2)
-    assert _plan(options, replace(recipe, peer="dlb"), tiny_data, group).processes == 2
-    with pytest.raises(UserError, match="which 2 processes do not share; train with one"):
-        _plan(options, replace(recipe, peer="ps-kd"), tiny_data, group)
-
-
-def test_a_peer_takes_no_mixing(make_plan: MakePlan) -> None:
-    with pytest.raises(UserError, match="peer dlb needs label_smoothing, mixup and cutmix to be 0"):
-        make_plan("ce", peer="dlb", mixup=0.2)

@@ -7,9 +7,8 @@ from torchvision import models
 
 from runtime.base.errors import UserError
 from training.config.archs import ARCHS
-from training.methods.distiller import build_distiller
 from training.networks.cost import cost_of
-from training.networks.students import build_student, channels_at, tap_name
+from training.networks.students import build_student, feature_channels, feature_modules
 
 TORCHVISION = {
     ("mobilenetv2", 1.0): lambda: models.mobilenet_v2(num_classes=100),
@@ -59,7 +58,7 @@ def test_output_stride_follows_the_image_size(arch: str, image_size: int, stride
     sizes = {}
     student = student_on_meta(arch, 1.0, image_size)
     for stage in (2, 4):
-        student.get_submodule(tap_name(arch, stage)).register_forward_hook(
+        student.get_submodule(feature_modules(arch)[f"stage{stage}"]).register_forward_hook(
             lambda _module, _inputs, output, stage=stage: sizes.update({stage: output.shape[-1]})
         )
     student.eval()(torch.zeros(1, 3, image_size, image_size, device="meta"))
@@ -75,7 +74,17 @@ def test_output_stride_follows_the_image_size(arch: str, image_size: int, stride
 )
 def test_tap_is_the_second_stage(arch: str, channels: int) -> None:
     student = student_on_meta(arch, 1.0, 32)
-    assert channels_at(student, tap_name(arch, 2), 32) == channels
+    assert feature_channels(student, arch, 32)["stage2"] == channels
+
+
+def test_a_look_at_the_feature_maps_leaves_the_student_as_it_was() -> None:
+    student = build_student("mobilenetv2", num_classes=10, image_size=32, width=0.25)
+    former = {name: value.clone() for name, value in student.state_dict().items()}
+    assert student.training
+    feature_channels(student, "mobilenetv2", 32)
+    assert student.training
+    assert all(torch.equal(value, former[name]) for name, value in student.state_dict().items())
+    assert not any(module._forward_hooks for module in student.modules())
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
@@ -99,41 +108,3 @@ def test_params_and_macs_at_32_px(arch: str) -> None:
 def test_unknown_students_are_refused(arch: str, width: float, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         build_student(arch, num_classes=10, image_size=32, width=width)
-
-
-def distiller_of(arch: str, image_size: int = 32, width: float = 1.0) -> nn.Module:
-    student = build_student(arch, num_classes=100, image_size=image_size, width=width)
-    return build_distiller(
-        student, tap=tap_name(arch, 2), num_classes=100, image_size=image_size, auxiliary=True
-    )
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_the_distiller_gives_the_students_own_logits(arch: str) -> None:
-    distiller = distiller_of(arch).eval()
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        outputs = distiller(images)
-        assert torch.equal(outputs.logits, distiller.student(images))  # type: ignore[operator]
-    assert outputs.auxiliary_logits.shape == (2, 100)
-    assert not torch.equal(outputs.auxiliary_logits, outputs.logits)
-    student: nn.Module = distiller.student  # type: ignore[assignment]
-    assert not [name for name in student.state_dict() if "auxiliary" in name]
-
-
-@pytest.mark.parametrize("image_size", [32, 64, 224])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_the_head_is_light(arch: str, image_size: int) -> None:
-    """At most 3 % of the student's multiply-accumulates."""
-    plain = cost_of(student_on_meta(arch, 1.0, image_size), image_size=image_size)
-    with torch.device("meta"):
-        distiller = distiller_of(arch, image_size)
-    assert cost_of(distiller, image_size=image_size).macs <= 1.03 * plain.macs
-
-
-def test_the_auxiliary_gradient_reaches_only_the_stages_below_the_tap() -> None:
-    distiller = distiller_of("mobilenetv2", width=0.25)
-    distiller(torch.randn(4, 3, 32, 32)).auxiliary_logits.sum().backward()
-    names = [n for n, p in distiller.student.named_parameters() if p.grad is not None]  # type: ignore[union-attr]
-    assert names[0].startswith("features.0")
-    assert {int(name.split(".")[1]) for name in names} == set(range(7))

@@ -1,13 +1,24 @@
-"""The losses against an independent float64 computation, and where their gradients go."""
+"""DRG and DSR: the losses against an independent float64 computation, the head, the memory."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.methods.losses import drg_loss, dsr_loss, ranked
+from training.config.archs import ARCHS
+from training.config.recipe import load_recipe
+from training.data.batches import Batch
+from training.methods.drg_dsr import Drg, Dsr, drg_loss, dsr_loss, ranked
+from training.methods.method import FeatureReader, Outputs, Setting
+from training.networks.cost import cost_of
+from training.networks.students import (
+    build_student,
+    classifier_name,
+    feature_channels,
+    feature_modules,
+)
 
 ROWS, CLASSES = 6, 10
 
@@ -150,3 +161,111 @@ def test_extreme_logits_stay_finite(loss: object) -> None:
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+
+
+def setting_of(student: nn.Module, arch: str, image_size: int, **recipe: object) -> Setting:
+    classifier = student.get_submodule(classifier_name(arch))
+    assert isinstance(classifier, nn.Linear)
+    return Setting(
+        recipe=load_recipe("cifar", recipe),
+        arch=arch,
+        num_classes=classifier.out_features,
+        channels=feature_channels(student, arch, image_size),
+        classifier=classifier,
+        labels=torch.zeros(1, dtype=torch.int64),
+        image_shape=(image_size, image_size, 3),
+        steps_per_epoch=1,
+        scale=torch.ones(()),
+        device=torch.device("cpu"),
+    )
+
+
+class WithHead(nn.Module):
+    """A student with DRG's head on its second stage: both logits."""
+
+    def __init__(self, arch: str, image_size: int = 32, width: float = 1.0) -> None:
+        super().__init__()
+        self.student = build_student(arch, num_classes=100, image_size=image_size, width=width)
+        self.drg = Drg(setting_of(self.student, arch, image_size))
+        (self.stage,) = self.drg.reads
+        modules = {self.stage: feature_modules(arch)[self.stage]}
+        self.reader = FeatureReader(self.student, modules)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.reader(images)
+        return outputs.logits, self.drg.head(outputs.features[self.stage])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_reader_gives_the_students_own_logits(arch: str) -> None:
+    both = WithHead(arch).eval()
+    assert both.stage == "stage2"
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits, auxiliary = both(images)
+        assert torch.equal(logits, both.student(images))
+    assert auxiliary.shape == (2, 100)
+    assert not torch.equal(auxiliary, logits)
+    plain = build_student(arch, num_classes=100, image_size=32)
+    assert both.student.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 224])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_head_is_light(arch: str, image_size: int) -> None:
+    """At most 3 % of the student's multiply-accumulates."""
+    with torch.device("meta"):
+        both = WithHead(arch, image_size)
+    plain = cost_of(both.student, image_size=image_size)
+    assert plain.macs < cost_of(both, image_size=image_size).macs <= 1.03 * plain.macs
+
+
+def test_the_auxiliary_gradient_reaches_only_the_stages_below_the_tap() -> None:
+    both = WithHead("mobilenetv2", width=0.25)
+    both(torch.randn(4, 3, 32, 32))[1].sum().backward()
+    names = [name for name, p in both.student.named_parameters() if p.grad is not None]
+    assert names[0].startswith("features.0")
+    assert {int(name.split(".")[1]) for name in names} == set(range(7))
+
+
+def dsr_of(classes: int, **recipe: object) -> Dsr:
+    student = build_student("mobilenetv2", num_classes=classes, image_size=16, width=0.25)
+    return Dsr(setting_of(student, "mobilenetv2", 16, **recipe))
+
+
+def learn(dsr: Dsr, logits: Tensor) -> float:
+    """DSR's term of a batch with these logits, which it remembers."""
+    batch = Batch(logits, torch.zeros(len(logits)), torch.zeros(len(logits)), None)
+    terms = dsr.terms(lambda images: Outputs(images, {}), batch)
+    dsr.remember(terms.memory, batch)
+    return terms.values["dsr"].item()
+
+
+def test_dsr_compares_with_the_previous_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 4, 3, generator=generator)
+    dsr = dsr_of(3, batch_size=4)
+    assert learn(dsr, first) == 0  # the first batch has nothing to agree with
+    expected = dsr_loss(second, ranked(first), temperature=4.0).item()
+    assert learn(dsr, second) == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(dsr.get_buffer("ranked"), ranked(second))
+
+
+def test_dsr_mean_shape_and_its_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randn(3, 4, 5, generator=generator)
+    means = [ranked(batch).mean(dim=0, keepdim=True) for batch in batches]
+    mean = dsr_of(5, batch_size=4, dsr_teacher="mean")
+    average = dsr_of(5, batch_size=4, dsr_teacher="ema", dsr_momentum=0.6)
+    for batch in batches:
+        learn(mean, batch)
+        learn(average, batch)
+    assert torch.equal(mean.get_buffer("ranked"), means[2])
+    # Even averages until 1/n falls below 1 - momentum: 1, 1/2, then 0.4.
+    expected = 0.6 * (means[0] + means[1]) / 2 + 0.4 * means[2]
+    torch.testing.assert_close(average.get_buffer("ranked"), expected)
+
+
+def test_only_a_shape_of_all_rows_is_shared_by_the_processes() -> None:
+    shared = {kind: dsr_of(3, dsr_teacher=kind).averaged_memory for kind in ("previous", "mean")}
+    assert shared == {"previous": (), "mean": ("ranked",)}

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from training.config.plan import Plan
 from training.data import Dataset
+from training.data.batches import Batch
 from training.engine import build as assembly
 from training.engine import step
 from training.engine.build import build_learner
 from training.engine.process_group import ProcessGroup
-from training.networks.fast_layers import (
+from training.networks.layers import (
     PointwiseConvolution,
     UncountedBatchNorm,
     batch_counters,
@@ -60,20 +61,22 @@ def test_the_same_numbers_by_the_same_names(arch: str) -> None:
 
 
 def test_a_step_counts_the_batches(
-    tiny_data: Dataset, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    tiny_data: Dataset,
+    make_plan: Callable[..., Plan],
+    first_batch: Callable[[Dataset, int], Batch],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assembly, "can_compile", lambda device: True)
     monkeypatch.setattr(step, "_compiled", lambda terms: terms)
-    images = torch.from_numpy(tiny_data.train_images[:8])
-    labels = torch.from_numpy(tiny_data.train_labels[:8])
+    batch = first_batch(tiny_data, 8)
     found = []
     for compiled in (False, True):
         plan = make_plan("drg+dsr", compile=compiled)
-        learner = build_learner(plan, steps_per_epoch=2, device=torch.device("cpu"))
+        learner = build_learner(plan, tiny_data, steps_per_epoch=2, device=torch.device("cpu"))
         torch.manual_seed(0)
         for _ in range(2):
-            learner.step(images, labels, learning_rate=0.01, scale=1.0)
-        state = learner.distiller.state_dict()
+            learner.step(batch, learning_rate=0.01, scale=1.0)
+        state = {**learner.student.state_dict(), **learner.methods.state_dict()}
         counters = [state[name] for name in state if name.endswith("num_batches_tracked")]
         assert len(counters) > 50
         assert all(int(counter) == 2 for counter in counters)

@@ -1,11 +1,21 @@
-"""Layers of a network in forms that train faster on a GPU: same parameters, same results.
+"""Layers: the block of light heads, and forms of torch's layers that train faster on a GPU.
 
-Only training changes; in evaluation mode, and so in everything that is exported, the layers are
-torch's own.
+The fast forms have the same parameters and the same results. Only training changes: in evaluation
+mode, and so in everything that is exported, the layers are torch's own.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def separable_convolution(channels: int, out_channels: int) -> nn.Sequential:
+    """Depthwise 3x3 of stride 2, pointwise, BatchNorm, ReLU: (N, C, H, W) to half the size."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
 
 
 class PointwiseConvolution(nn.Conv2d):

@@ -1,0 +1,173 @@
+"""Shows that a change of the code changes no result: equal losses and equal weights, to the bit.
+
+    git worktree add ../former COMMIT
+    python tests/training/same_results.py ../former
+
+trains twenty steps of every method with both students, once with the code in the folder named and
+once with this one, on one thread and not compiled, and compares all loss terms of every step and
+the SHA-256 of the weights. Only the command line of `training/run.py` and the files of a run are
+used, so the folder may be any commit. `--record` writes this tree's figures to
+`recorded_losses.json`, which test_recorded_losses.py compares with.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+STEPS = 20
+RECORDED = Path(__file__).with_name("recorded_losses.json")
+ROOT = Path(__file__).resolve().parents[2]
+STUDENTS = {"mobilenetv2": "0.25", "shufflenetv2": "0.5"}
+_RECIPE: dict[str, object] = {
+    "epochs": STEPS,
+    "batch_size": 32,  # of 36 images: one step an epoch, which the journal has a line for
+    "optimizer": "sgd",
+    "learning_rate": 0.02,
+    "padding": 1,
+    "compile": False,
+    "validation_fraction": 0.2,
+}
+_BOTH = ("--drg", "--dsr")
+# The options and the recipe's keys of each method, and of what else changes a step.
+CASES: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
+    "ce": ((), {}),
+    "ls": ((), {"label_smoothing": 0.1}),
+    "ds": (("--drg",), {"drg_weight": 0}),
+    "drg": (("--drg",), {}),
+    "dsr": (("--dsr",), {}),
+    "drg+dsr": (_BOTH, {}),
+    "drg+dsr, mean, mixed": (_BOTH, {"dsr_teacher": "mean", "mixup": 0.4, "cutmix": 1.0}),
+    "drg+dsr, ema, adamw": (
+        _BOTH,
+        {"dsr_teacher": "ema", "optimizer": "adamw", "learning_rate": 0.001, "ema_decay": 0.9},
+    ),
+    "drg, tap 3, wide, noisy": (
+        ("--drg",),
+        {"tap": 3, "head_width": 2.0, "label_noise": 0.2, "random_erasing": 0.5},
+    ),
+    **{
+        peer: ((), {"peer": peer})
+        for peer in ("byot", "cs-kd", "ddgsd", "dlb", "ps-kd", "tf-kd", "uskd", "zipf-ls")
+    },
+}
+# What a line of journal.jsonl holds beside the terms.
+_NO_TERMS = {"epoch", "loss", "learning_rate", "top1", "top5", "ece", "seconds"}
+_NO_TERMS |= {"images_per_second", "data_wait_share"}
+
+Figures = dict[str, dict[str, Any]]
+
+
+def write_data(folder: Path) -> Path:
+    """44 training and 8 test images of four patterns, as a folder of arrays."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(0, 256, (4, 16, 16, 3))
+    folder.mkdir(parents=True)
+    for split, count in (("train", 44), ("test", 8)):
+        labels = np.arange(count) % 4
+        noise = generator.normal(scale=40, size=(count, 16, 16, 3))
+        images = np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8)
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+    return folder
+
+
+def train_case(name: str, arch: str, *, data: Path, folder: Path) -> dict[str, Any]:
+    """The terms of twenty steps, one an epoch, and the digest of the student's weights."""
+    import torch
+
+    from training import run
+
+    options, changes = CASES[name]
+    recipe = folder / f"{name}-{arch}.yaml"
+    recipe.write_text("".join(f"{k}: {json.dumps(v)}\n" for k, v in (_RECIPE | changes).items()))
+    out = folder / f"{name}-{arch}"
+    student = ("--arch", arch, "--width", STUDENTS[arch], "--device", "cpu")
+    files = ("--data", str(data), "--recipe", str(recipe), "--out", str(out))
+    assert run.main([*student, *files, *options]) == 0
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    weights = torch.load(out / "checkpoint.pt", weights_only=True)["student"]
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode() + weights[key].numpy().tobytes())
+    terms = [name for name in lines[0] if name not in _NO_TERMS]
+    return {
+        "terms": {term: [line[term] for line in lines] for term in terms},
+        "sha256": digest.hexdigest(),
+    }
+
+
+def train_all(folder: Path) -> Figures:
+    """The figures of all cases by "method, student", with the code that `training` names here."""
+    import torch
+
+    torch.set_num_threads(1)
+    data = write_data(folder / "four")
+    return {
+        f"{name}, {arch}": train_case(name, arch, data=data, folder=folder)
+        for arch in STUDENTS
+        for name in CASES
+    }
+
+
+def capability() -> dict[str, str]:
+    """What decides how torch rounds: its version and the instructions that it uses here."""
+    import torch
+
+    found = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "cpu": f"{platform.machine()} {found}"}
+
+
+def _figures_of(tree: Path, folder: Path) -> Figures:
+    """The figures of the code in `tree`, from a process of its own."""
+    out = folder / "figures.json"
+    program = "import runpy, sys; sys.path.insert(0, sys.argv[1])\n"
+    program += "import training; assert training.__file__.startswith(sys.argv[1])\n"
+    program += "own = runpy.run_path(sys.argv[2])\n"
+    program += "from pathlib import Path; import json\n"
+    program += "found = own['train_all'](Path(sys.argv[3]))\n"
+    program += "Path(sys.argv[4]).write_text(json.dumps(found))"
+    subprocess.run(
+        [sys.executable, "-c", program, str(tree), __file__, str(folder / "runs"), str(out)],
+        check=True,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)},
+    )
+    figures: Figures = json.loads(out.read_text())
+    return figures
+
+
+def main() -> int:
+    """Compares or records; returns 1 where a figure differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("former", type=Path, nargs="?", help="a folder with the former code")
+    parser.add_argument("--record", action="store_true", help="write recorded_losses.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "own").mkdir()
+        own = _figures_of(ROOT, folder / "own")
+        if options.record:
+            RECORDED.write_text(json.dumps({**capability(), "figures": own}, indent=1) + "\n")
+        if options.former is None:
+            return 0
+        (folder / "former").mkdir()
+        former = _figures_of(options.former.resolve(), folder / "former")
+    differing = [case for case in own if own[case] != former[case]]
+    for case in differing:
+        print(f"differs: {case}")
+    print(f"{len(own) - len(differing)} of {len(own)} cases are equal to the bit: {capability()}")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What a method of training is: the modules and the memory that it has, and the terms it gives.
+
+A run has a list of methods, and the sum of all their terms is minimised. Nothing outside of this
+folder knows a method by its name: `training.config.method_registry` lists them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from training.config.recipe import Recipe
+from training.data.batches import Batch
+
+# Names of a student's feature maps, as `training.networks.students.feature_modules` has them.
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+LAST = "last"  # the map that is pooled for the classifier
+BEFORE_LAST = "before last"  # a stage earlier, or what the last convolution reads
+
+
+class Outputs(NamedTuple):
+    """A student's logits (N, K), and the feature maps (N, C, H, W) that were asked for, by name."""
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+# From normalised images (N, 3, S, S) to what the student makes of them.
+Student: TypeAlias = Callable[[Tensor], Outputs]
+
+
+class Terms(NamedTuple):
+    """What a method gives of a batch.
+
+    `values` are the weighted terms by name: float32 scalars, each the mean over the batch. `memory`
+    is what `Method.remember` gets after the update, without gradients.
+    """
+
+    values: dict[str, Tensor]
+    memory: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The run that a method is built for."""
+
+    recipe: Recipe
+    arch: str
+    num_classes: int
+    channels: Mapping[str, int]  # of the feature maps, by name
+    classifier: nn.Linear  # the student's own
+    labels: Tensor  # int64 (M,), of all training images, on the device
+    image_shape: tuple[int, ...]  # (H, W, 3), as stored
+    steps_per_epoch: int
+    # float32 scalar on the device, 0 to 1: how far the distillation weights have warmed up. The
+    # step writes it; a method reads it in `terms` if its weights warm up.
+    scale: Tensor
+    device: torch.device
+
+
+class Method(nn.Module, ABC):
+    """One method; a run may have several.
+
+    Its parameters are trained beside the student's and dropped afterwards. Its memory is what
+    `add_memory` made: it is no part of the network, but it is in the checkpoint. `terms` must not
+    branch on values of tensors, because a captured step replays it, and must not change the memory,
+    because a compiler traces it: `remember` does that after the update.
+    """
+
+    term_names: ClassVar[tuple[str, ...]]
+    # Whether `Batch.partners` holds another image of the class for each image.
+    needs_partners: ClassVar[bool] = False
+    # Whether the memory is of single training images, so that one process must see all of them.
+    remembers_images: ClassVar[bool] = False
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.setting = setting
+        self.memory_names: list[str] = []
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the feature maps that `terms` reads."""
+        return ()
+
+    @property
+    def averaged_memory(self) -> tuple[str, ...]:
+        """Which entries of `Terms.memory` are averaged over the processes of a run."""
+        return ()
+
+    def add_memory(self, name: str, value: Tensor) -> None:
+        """Adds a tensor that is carried from step to step; read it with `get_buffer`."""
+        self.memory_names.append(name)
+        self.register_buffer(name, value)
+
+    def partner_images(self, stored: Batch) -> Tensor | None:
+        """Stored images (M, H, W, 3) that are augmented and come as `Batch.partners`.
+
+        `stored` is the batch before augmentation. None: the method looks at no other images.
+        """
+        return stored.partners if self.needs_partners else None
+
+    @abstractmethod
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The terms of an augmented batch, by `term_names`.
+
+        All methods of a run share one pass of `student` over `batch.images` itself; a pass over
+        other images is the method's own.
+        """
+
+    def remember(self, memory: Mapping[str, Tensor], stored: Batch) -> None:
+        """Takes over what is remembered of a batch, once the student has been updated.
+
+        By default each entry is copied to the memory of its name.
+
+        Args:
+            memory: `Terms.memory` of that batch.
+            stored: the batch before augmentation.
+        """
+        for name, value in memory.items():
+            self.get_buffer(name).copy_(value)
+
+
+class FeatureReader:
+    """Runs a student and keeps feature maps.
+
+    The student itself is untouched: it gives the same logits, and its state dict holds nothing of
+    the reader.
+
+    Args:
+        student: images to logits.
+        modules: names of the student's modules whose output is kept, by the map's name.
+    """
+
+    def __init__(self, student: nn.Module, modules: Mapping[str, str]) -> None:
+        self._student = student
+        self._features: dict[str, Tensor] = {}
+        for key, name in modules.items():
+            student.get_submodule(name).register_forward_hook(partial(self._keep, key))
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """The outputs for normalised images (N, 3, S, S)."""
+        logits = self._student(images)
+        features, self._features = self._features, {}  # holds no graph between steps
+        return Outputs(logits, features)
+
+    def _keep(
+        self, key: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        self._features[key] = output
