@@ -63,8 +63,8 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
         found.append(f"{name}: {old}, now {new}")
-    if former.methods != wanted.methods:
-        found.append(f"methods: {'+'.join(former.methods)}, now {'+'.join(wanted.methods)}")
+    if former.terms != wanted.terms:  # other methods differ in the recipe, too
+        found.append(f"terms: {former.terms}, now {wanted.terms}")
     for name, old, new in _compared(former.recipe, wanted.recipe, set()):
         found.append(f"recipe {name}: {old}, now {new}")
     if former.class_names != wanted.class_names:

@@ -322,7 +322,7 @@ def test_differences_between_plans_are_named(make_plan: MakePlan) -> None:
     assert differences(plan, other) == [
         "arch: mobilenetv2, now shufflenetv2",
         "width: 0.25, now 0.5",
-        "methods: ce+drg+dsr, now ce+drg",
+        "terms: drg+dsr, now drg",
         "recipe epochs: 2, now 9",
         "class 2: 'striped', now 'dotted'",
     ]

@@ -34,7 +34,7 @@ from training.engine.trainer import Trainer
 from training.methods.losses import softened_kl
 from training.methods.method import Method, Setting, Student, Terms
 from training.records.checkpoint import Checkpoint
-from training.records.progress import Progress
+from training.records.journal import Progress
 from training.studies.rows import METHODS
 from training.train import _plan
 
