@@ -11,7 +11,7 @@ from torch import nn
 
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.batches import Batches
+from training.data.batches import Batch, Batches
 from training.engine import step
 from training.engine.build import build_learner
 from training.engine.captured_step import CapturedStep
@@ -20,6 +20,7 @@ from training.engine.learner import Learner
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
 from training.engine.trainer import Trainer
+from training.methods.method import Terms
 from training.networks.layers import use_fast_layers
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Progress
@@ -76,12 +77,18 @@ def test_no_step_goes_on_uncompiled_unnoticed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         torch, "compile", lambda f, dynamic, options: compile_(f, dynamic=dynamic, backend="eager")
     )
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-    compiled = step._compiled(lambda pixels, labels: ({"sum": pixels.sum()}, None))
-    labels = torch.zeros(1)
-    assert float(compiled(torch.ones(2), labels)[0]["sum"]) == 2
-    with pytest.raises(Exception, match="limit"):
-        compiled(torch.ones(3), labels)
+    compiled = step._compiled(lambda batch, _: {"sum": Terms({"of": batch.images.sum()})})
+
+    def total(count: int) -> float:
+        numbers = torch.zeros(count, dtype=torch.int64)
+        batch = Batch(torch.ones(count), numbers, numbers, None)
+        return float(compiled(batch, {})["sum"].values["of"])
+
+    # The module's own way to change it: what monkeypatch leaves behind breaks its alias.
+    with torch._dynamo.config.patch(recompile_limit=1):
+        assert total(2) == 2
+        with pytest.raises(Exception, match="limit"):
+            total(3)
 
 
 def _without_dropout(network: nn.Module) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -507,38 +508,45 @@ def test_a_method_is_timed_on_the_batches_that_training_gives_it() -> None:
     assert len(np.unique(dataset.train_images[:50].reshape(50, -1), axis=0)) == 50
     batches = {}
     for name in ("ce", "dlb", "cs-kd"):
-        own = msgspec.structs.replace(plan, recipe=METHODS[name].recipe_on(plan.recipe))
+        row = METHODS[name]
+        own = msgspec.structs.replace(plan, methods=row.methods, recipe=row.recipe_on(plan.recipe))
         batches[name] = step_cost._batch(own, dataset, torch.device("cpu"))
-    images, labels = batches["ce"]
+    images, labels, rows, partners = batches["ce"]
     assert len(images) == len(labels) == 128
+    assert partners is None
     assert images.is_contiguous()
-    assert torch.equal(batches["dlb"][0], images)
-    assert np.array_equal(dataset.train_labels[batches["dlb"][1]], labels)  # rows, not labels
-    with_partners, rows = batches["cs-kd"]
-    assert torch.equal(with_partners[:128], images)
-    assert np.array_equal(dataset.train_labels[rows], [*labels, *labels])
+    assert np.array_equal(dataset.train_labels[rows], labels)
+    assert torch.equal(batches["dlb"].images, images)
+    assert batches["dlb"].partners is None
+    paired = batches["cs-kd"]
+    assert torch.equal(paired.images, images)
+    assert paired.partners is not None
+    assert paired.partners.shape == images.shape
+    assert not torch.equal(paired.partners, images)
 
 
-def test_on_a_gpu_peers_are_compared_with_a_step_that_is_not_compiled_either(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All compile one function, more often than torch allows by itself, and none stays behind."""
     plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
-    device, methods = torch.device("cpu"), methods_from_words("drg,dlb")
+    plan = msgspec.structs.replace(
+        plan, recipe=msgspec.structs.replace(plan.recipe, batch_size=4), arch="shufflenetv2"
+    )
+    compiled = []
 
-    def baselines() -> dict[str, str]:
-        found = step_cost._contenders(plan, methods, device, total=1)
-        return {name: contender.baseline for name, contender in found.items()}
+    def compile_(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        compiled.append(function)
+        return whole(function, backend="eager", dynamic=False)
 
-    alike = {"eager loop": "ce", "ce": "ce", "drg": "ce"}
-    assert baselines() == {**alike, "dlb": "ce"}
-    monkeypatch.setattr(step_cost, "can_compile", lambda _device: True)
-    assert baselines() == {**alike, "ce, not compiled": "ce", "dlb": "ce, not compiled"}
-
-
-def test_the_methods_that_are_compiled_fit_one_benchmark() -> None:
-    """All compile one function, and the step does not go on when torch refuses to once more."""
-    compiled = [method for method in METHODS.values() if not method.is_peer]
-    assert len(compiled) < torch._dynamo.config.recompile_limit
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr("training.engine.build.can_compile", lambda _device: True)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        found = step_cost.measure_steps(
+            plan, methods_from_words("drg,tf-kd"), device=torch.device("cpu"), steps=1, rounds=1
+        )
+    assert [each.contender for each in found] == ["eager loop", "ce", "drg", "tf-kd"]
+    assert len(compiled) == 3
 
 
 def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
