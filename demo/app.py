@@ -1,7 +1,6 @@
 """The page on a trained model: `python demo/app.py [MODEL] [MODEL]`, then open the address."""
 
 import argparse
-import ipaddress
 import os
 import signal
 import socket
@@ -14,8 +13,7 @@ from typing import NoReturn
 from runtime.base.command import CommandParser, run_command
 from runtime.base.errors import UserError
 from runtime.model.locate import find_model, latest_run
-from runtime.server.bearer_token import TOKEN_VARIABLE, bearer_token
-from runtime.server.listening import listen
+from runtime.server.listening import TOKEN_VARIABLE, bearer_token, is_open_to_others, listen
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"
@@ -101,7 +99,7 @@ def _credentials(given: str | None) -> tuple[str, str] | None:
 
 
 def _warn_if_open(listener: socket.socket, host: str, login: tuple[str, str] | None) -> None:
-    if login is None and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+    if login is None and is_open_to_others(listener):
         print(  # noqa: T201
             f"warning: everybody who reaches {host} can use the page; set {AUTH_VARIABLE} to "
             "USER:PASSWORD to ask for them",

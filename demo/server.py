@@ -16,6 +16,7 @@ from demo.service.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Sc
 from demo.service.models import Models
 from runtime.inference.batcher import Batcher
 from runtime.server.bounded_http import server_config
+from runtime.server.listening import http_address
 
 _SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process
 
@@ -103,8 +104,8 @@ def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Appli
         batcher: what the API asks.
         token: the bearer token that programs must send; None: they need none.
     """
+    from runtime.server.admission import ServerSettings
     from runtime.server.api import build_api
-    from runtime.server.settings import ServerSettings
 
     api = build_api(batcher, settings=ServerSettings(token=token))
     paths = [*api.openapi()["paths"], *(getattr(route, "path", "") for route in api.routes)]
@@ -122,7 +123,6 @@ def _first_part(path: str) -> str:
 
 
 def _address(listener: socket.socket, access: Access) -> str:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    api = f", API: http://{shown}:{port}/docs" if access.api else ""
-    return f"page: http://{shown}:{port}{api}  (Ctrl + C ends it)"
+    address = http_address(listener)
+    api = f", API: {address}/docs" if access.api else ""
+    return f"page: {address}{api}  (Ctrl + C ends it)"

@@ -1,37 +1,45 @@
 """`python -m runtime serve [MODEL]`: the HTTP API over a model."""
 
 import argparse
-import ipaddress
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from runtime.backends.registry import backend_named, backend_names
+from runtime.backends.registry import backend_named
 from runtime.backends.session import Threads
 from runtime.base.command import CommandParser, float_from_0, positive_float, positive_int
 from runtime.base.parallel import usable_cores
-from runtime.commands.model_options import add_model, model_or_latest
+from runtime.commands.model_options import add_backend, add_model, model_or_latest
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
 from runtime.inference.open_classifier import open_classifier
 from runtime.model.preprocess import Limits
-from runtime.server.bearer_token import TOKEN_VARIABLE, bearer_token
-from runtime.server.listening import listen
+from runtime.server.listening import (
+    TOKEN_VARIABLE,
+    bearer_token,
+    http_address,
+    is_open_to_others,
+    listen,
+)
 
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
-# Measured at four times the load on two cores: 99 % of the refusals in 0.05 to 0.19 s; with 5 in
-# 0.09 to 2 s, as the machine's other work allowed.
+# Measured on two cores at four times the load that they can answer: 99 % of the refusals came
+# within 0.05 to 0.19 s. With 5 it was 0.09 to 2 s, depending on the other work of the machine.
 _NICENESS = 10
-# On two cores 16 images take as long as two times 8, and 36 MB more. A GPU could use more, but HTTP
-# brings less than 2,000 images a second.
+# On two cores, one batch of 16 takes as long as two batches of 8, and 36 MB more. A GPU could use
+# larger batches, but fewer than 2,000 images a second arrive by HTTP.
 _MAX_BATCH = 8
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0."""
+    """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0.
+
+    Raises:
+        UserError: an argument cannot be used, or the model cannot be opened.
+    """
     options = _parser().parse_args(arguments)
     model = model_or_latest(options.model, sys.stdout)
     with (
@@ -40,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
             model,
             backend=options.backend,
             precision=options.precision,
-            # For throughput: each run of the network has one thread, and each core a run.
+            # This gives the most images a second: each core has a run of the network, which has
+            # one thread.
             threads=Threads(intra_op=1, spinning=False),
             limits=Limits(max_bytes=options.max_body_mb << 20, max_pixels=options.max_pixels),
         ) as classifier,
@@ -55,18 +64,18 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
 
+    from runtime.server.admission import MEMORY_BYTES, ServerSettings
     from runtime.server.api import build_api
     from runtime.server.bounded_http import server_config
-    from runtime.server.settings import MEMORY_BYTES, ServerSettings
 
-    # It warns of every malformed form, which is the client's affair and answered with 400.
+    # It logs a warning for every malformed form. That is the client's mistake and is answered 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     token = bearer_token()
     max_body_bytes = options.max_body_mb << 20
     settings = ServerSettings(
         max_body_bytes=max_body_bytes,
-        # A request that can never fit must not be told to come again: of 32 images for a queue
-        # of 16, or larger than what all requests may take together.
+        # A request that can never be accepted must be refused, not told to come again. Such are
+        # 32 images where the queue takes 16, and a body larger than all bodies together may be.
         max_images=min(options.max_images, batcher.max_queue),
         max_memory_bytes=max(MEMORY_BYTES, max_body_bytes),
         timeout_seconds=options.timeout,
@@ -75,24 +84,23 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
     config = server_config(
         build_api(batcher, settings=settings), timeout_graceful_shutdown=_GRACE_SECONDS
     )
-    # uvicorn raises the signal again when all is answered: that must not kill us before the
-    # model is released.
+    # When everything is answered, uvicorn raises the signal again. It must not end this process
+    # before the model is released.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    _print_address(listener, options.host, token)
+    _print_address(listener, options, token)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
         print("stopped")
 
 
-def _print_address(listener: socket.socket, host: str, token: str | None) -> None:
-    address, port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    print(f"listening on http://{shown}:{port}   API: /docs   metrics: /metrics", flush=True)
-    if not ipaddress.ip_address(address).is_loopback and token is None:
+def _print_address(listener: socket.socket, options: argparse.Namespace, token: str | None) -> None:
+    print(f"listening on {http_address(listener)}   API: /docs   metrics: /metrics", flush=True)
+    if is_open_to_others(listener) and token is None:
+        port = listener.getsockname()[1]
         print(
-            f"warning: everybody who reaches {host}:{port} can use it; set {TOKEN_VARIABLE} to ask "
-            "for a bearer token",
+            f"warning: everybody who reaches {options.host}:{port} can use it; set "
+            f"{TOKEN_VARIABLE} to ask for a bearer token",
             file=sys.stderr,
         )
 
@@ -116,20 +124,53 @@ def _parser() -> CommandParser:
         epilog=f"With {TOKEN_VARIABLE} in the environment, requests need that bearer token.",
     )
     add_model(parser)
-    add = parser.add_argument
-    add("--backend", metavar="B", help=f"one of {', '.join(backend_names())}")
-    add("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
-    with_default: dict[str, tuple[Callable[[str], object], object, str]] = {
-        "--host": (str, "127.0.0.1", "address to listen on"),
-        "--port": (int, DEFAULT_PORT, "0: any free one"),
-        "--max-batch": (positive_int, _MAX_BATCH, "images of one run of the network"),
-        "--max-wait-ms": (float_from_0, 5.0, "wait for images that are being decoded"),
-        "--max-queue": (positive_int, 128, "images accepted and not yet answered"),
-        "--max-images": (positive_int, 32, "images of one request"),
-        "--max-body-mb": (positive_int, 32, "MiB of one request"),
-        "--max-pixels": (positive_int, 64_000_000, "pixels of one image"),
-        "--timeout": (positive_float, 30.0, "seconds to receive or answer a request"),
-    }
-    for name, (kind, default, meaning) in with_default.items():
-        add(name, type=kind, default=default, help=f"{meaning} (default %(default)s)")
+    add_backend(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="0: any free one (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-batch",
+        type=positive_int,
+        default=_MAX_BATCH,
+        help="images of one run of the network (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-wait-ms",
+        type=float_from_0,
+        default=5.0,
+        help="wait for images that are being decoded (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-queue",
+        type=positive_int,
+        default=128,
+        help="images accepted and not yet answered (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-images",
+        type=positive_int,
+        default=32,
+        help="images of one request (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-body-mb",
+        type=positive_int,
+        default=32,
+        help="MiB of one request (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        default=64_000_000,
+        help="pixels of one image (default %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive_float,
+        default=30.0,
+        help="seconds to receive or answer a request (default %(default)s)",
+    )
     return parser

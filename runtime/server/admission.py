@@ -1,25 +1,126 @@
-"""Refusing what there is no room for, before anything else is done with it."""
+"""What the server lets in: its limits, the bearer token, and room for one more request."""
 
+import hmac
+from collections.abc import Sequence
+
+import msgspec
+from fastapi import Depends, Request
+from fastapi import params as parameters
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runtime.base.errors import BackendError
+from runtime.base.errors import BackendError, OverloadedError
 from runtime.inference.batcher import Batcher
-from runtime.server.problems import overloaded
+from runtime.server.answers import overloaded
+
+MEMORY_BYTES = 256 << 20
+_bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 
 
-class Admission:
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one request and of all requests together, and the token.
+
+    Attributes:
+        max_body_bytes: of one request.
+        max_images: in one request.
+        max_memory_bytes: of all bodies together that are being received or answered.
+        timeout_seconds: to receive a request, and again to answer it.
+        token: what a request must carry; None: everybody who can connect is answered.
+    """
+
+    max_body_bytes: int = 32 << 20
+    max_images: int = 32
+    max_memory_bytes: int = MEMORY_BYTES
+    timeout_seconds: float = 30.0
+    token: str | None = None
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies together, so that many large requests cannot fill the memory.
+
+    Attributes:
+        limit: the most bytes that may be in use at one time.
+        used: the bytes that are in use now.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Reserves `size` bytes.
+
+        Raises:
+            OverloadedError: the other requests leave too few.
+        """
+        if self.used + size > self.limit:
+            raise OverloadedError(f"requests of {self.used} bytes are being answered; try again")
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        """Makes `size` bytes free for other requests."""
+        self.used -= size
+
+
+class TokenGuard:
+    """Asks for a token, or for nothing if there is none.
+
+    Attributes:
+        dependencies: of every FastAPI route that is guarded.
+        statuses: what such a route may answer in addition to its own statuses.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        self._expected = None if token is None else token.encode()
+        self.dependencies: Sequence[parameters.Depends] = ()
+        self.statuses: tuple[int, ...] = ()
+        if token is not None:
+            self.dependencies = [Depends(_bearer), Depends(self.check)]
+            self.statuses = (401,)
+
+    def check(self, request: Request) -> None:
+        """Lets the request pass if it carries the token (RFC 6750, section 2.1).
+
+        Raises:
+            HTTPException: with status 401, if it does not.
+        """
+        if self._expected is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        # Starlette reads the bytes of headers as Latin-1, and tokens are UTF-8. The comparison
+        # always takes the same time, so that the time does not tell how much of a token was right.
+        right = hmac.compare_digest(token.strip().encode("latin-1"), self._expected)
+        if not right or scheme.lower() != "bearer":
+            raise HTTPException(
+                401,
+                "a bearer token is needed: `Authorization: Bearer TOKEN`",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+class RoomGuard:
     """ASGI middleware that answers 503 to one path while the batcher is full or closed.
 
-    At four times the load that can be answered, three of four requests end here: going through the
-    framework, they would cost more time than those that are answered.
+    It stands before the framework, because refusals must cost little. At four times the load that
+    can be answered, three of four requests are refused. If they went through the framework, they
+    would take more time than the requests that are answered.
     """
 
     def __init__(self, app: ASGIApp, *, batcher: Batcher, path: str) -> None:
+        """Guards `app`.
+
+        Args:
+            app: the application behind this one.
+            batcher: what must have room for one more image.
+            path: the end of the path that is guarded.
+        """
         self.app = app
         self._batcher = batcher
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the request with 503, or hands it to the application."""
         if scope["type"] == "http" and scope["path"].endswith(self._path):
             try:
                 self._batcher.require_room(1)

@@ -1,16 +1,31 @@
-"""The bodies of successful answers, and their place in the OpenAPI description."""
+"""The bodies of all answers, results and errors, and their place in the OpenAPI description."""
 
-from typing import Any
+import http
+import math
+from typing import Any, TypeAlias
 
 import msgspec
-from fastapi import Response
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
+from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.inference.classifier import Prediction
 from runtime.model.card import Card
-from runtime.server.problems import Problem, Responses
 
-JSON = "application/json"
+Responses: TypeAlias = dict[int | str, dict[str, Any]]  # of a route, by status
+_JSON = "application/json"
+_PROBLEM_JSON = "application/problem+json"  # RFC 9457
 _REFERENCE = "#/components/schemas/{name}"
+_STATUSES = {
+    400: "The body is not the form that its content type names.",
+    401: "The bearer token is missing or wrong.",
+    408: "The body did not arrive in time.",
+    413: "The body, or the number of images, is over the limit.",
+    415: "The content type is neither an image nor multipart/form-data.",
+    422: "No image of the request can be decoded, or `top_k` is not a positive number.",
+    503: "The queue is full or the server is closing: try again after `Retry-After` seconds.",
+}
 
 
 class ImageResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,7 +43,7 @@ class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs, where, why, and what it says about itself."""
+    """What runs, on what and why, and the card of the model."""
 
     backend: str
     precision: str | None
@@ -38,26 +53,101 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`ok`."""
+    """Whether all is well: `status` is `ok`."""
 
     status: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong, for programs (`status`) and for people (`detail`)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
 
 
 _DESCRIBED: tuple[type[msgspec.Struct], ...] = (ClassifyAnswer, ModelAnswer, Status, Problem)
 
 
 def respond(answer: msgspec.Struct) -> Response:
-    """A struct as a JSON response."""
-    return Response(msgspec.json.encode(answer), media_type=JSON)
+    """A response 200 with the struct as JSON."""
+    return Response(msgspec.json.encode(answer), media_type=_JSON)
 
 
 def described(kind: type[msgspec.Struct], text: str) -> Responses:
-    """The `responses` entry of a 200 with a body of `kind`."""
+    """The `responses` of a route that answers 200 with a body of `kind`.
+
+    `text` says in the OpenAPI description what the body holds.
+    """
     schema = {"$ref": _REFERENCE.format(name=kind.__name__)}
-    return {200: {"description": text, "content": {JSON: {"schema": schema}}}}
+    return {200: {"description": text, "content": {_JSON: {"schema": schema}}}}
 
 
 def component_schemas() -> dict[str, Any]:
-    """JSON schemas of all bodies, by name."""
+    """The JSON schemas of all bodies, by the name of their struct."""
     _, components = msgspec.json.schema_components(_DESCRIBED, ref_template=_REFERENCE)
     return components
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """An error in the one form that all errors have (RFC 9457)."""
+    content = Problem(title=http.HTTPStatus(status).phrase, status=status, detail=detail)
+    return Response(
+        msgspec.json.encode(content), status_code=status, headers=headers, media_type=_PROBLEM_JSON
+    )
+
+
+def handle_problems(api: FastAPI) -> None:
+    """Makes `api` answer every error with a `problem`, ours and the framework's."""
+    api.add_exception_handler(UserError, _of_user_error)
+    api.add_exception_handler(HTTPException, _of_http_exception)
+    api.add_exception_handler(RequestValidationError, _of_validation)
+    api.add_exception_handler(Exception, _of_anything)
+
+
+def documented(*statuses: int) -> Responses:
+    """The `responses` of a route that may answer these errors."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": _STATUSES[status], "content": {_PROBLEM_JSON: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def overloaded(detail: str, drain_seconds: float) -> Response:
+    """A response 503 that says after how many seconds a new attempt makes sense."""
+    return problem(503, detail, {"Retry-After": str(max(1, math.ceil(drain_seconds)))})
+
+
+async def _of_user_error(request: Request, error: Exception) -> Response:
+    batcher = request.app.state.batcher
+    if not isinstance(error, BackendError):
+        return problem(422, str(error))
+    if isinstance(error, OverloadedError) or not batcher.running:
+        return overloaded(str(error), batcher.drain_seconds)
+    # The network failed. A second attempt would fail too, and the log must have the reason.
+    raise error
+
+
+async def _of_http_exception(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _of_validation(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    where = " ".join(map(str, first["loc"]))
+    return problem(422, f"{where}: {first['msg']}")
+
+
+async def _of_anything(_request: Request, _error: Exception) -> Response:
+    # Starlette logs the trace and raises the error again. The client learns nothing of our code.
+    return problem(
+        500,
+        "the server failed to answer; its log has the reason",
+        {"Connection": "close"},  # as uvicorn does
+    )

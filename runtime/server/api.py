@@ -11,21 +11,21 @@ from fastapi_offline import FastAPIOffline
 
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
-from runtime.server.access import TokenGuard
-from runtime.server.admission import Admission
-from runtime.server.answers import component_schemas
+from runtime.server.admission import RoomGuard, ServerSettings, TokenGuard
+from runtime.server.answers import component_schemas, handle_problems
 from runtime.server.metrics import MeasuredRequests, Metrics
-from runtime.server.problems import handle_problems
 from runtime.server.routes import CLASSIFY_PATH, add_classify, add_status
-from runtime.server.settings import ServerSettings
 
 
 def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None = None) -> FastAPI:
-    """The API over a batcher, or over a classifier, for which it makes one and closes it.
+    """The API as an application. Its documentation page at `/docs` loads nothing from elsewhere.
 
-    Mounted in another application it needs a batcher, which stays the caller's: Starlette does not
-    tell a mounted application when the server ends. The documentation page at `/docs` needs nothing
-    from outside.
+    Args:
+        source: a batcher, which the caller closes; or a classifier, for which the API makes a
+            batcher and closes it when the server ends. An API that is mounted in another
+            application needs a batcher, because Starlette does not tell a mounted application
+            when the server ends.
+        settings: the limits and the token; default those of `ServerSettings`.
     """
     settings = settings or ServerSettings()
     batcher = source if isinstance(source, Batcher) else Batcher(source)
@@ -45,7 +45,7 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
     )
     api.state.batcher = batcher
     metrics = Metrics(batcher)
-    api.add_middleware(Admission, batcher=batcher, path=CLASSIFY_PATH)
+    api.add_middleware(RoomGuard, batcher=batcher, path=CLASSIFY_PATH)
     api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
     handle_problems(api)
     guard = TokenGuard(settings.token)
@@ -56,7 +56,7 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
 
 
 def _description(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, with the schemas of our own structs."""
+    """The OpenAPI description, to which the schemas of our own structs are added."""
     if api.openapi_schema is None:
         schema = get_openapi(
             title=api.title, summary=api.summary, version=api.version, routes=api.routes

@@ -1,6 +1,7 @@
-"""uvicorn with bounds for what a client sends before an application sees it: size and time.
+"""uvicorn with bounds on the size and time of what a client sends before an application sees it.
 
-And with answers that leave in one piece.
+It also sends every small answer in one piece. Both need methods and attributes of uvicorn that are
+not documented. So pyproject.toml bounds its version, and a test fails when these parts change.
 """
 
 import asyncio
@@ -32,14 +33,16 @@ _TOO_LARGE = (
 
 
 def server_config(application: Any, **options: Any) -> uvicorn.Config:
-    """The settings of uvicorn that our servers share; `options` are more of them.
+    """The settings of uvicorn that all our servers share.
 
-    Only for bodies must the application have bounds of its own.
+    Args:
+        application: what answers; it must bound the bodies that it reads.
+        options: further settings of `uvicorn.Config`.
     """
     return uvicorn.Config(
         application,
         http=BoundedHttpProtocol,
-        ws="none",  # nothing of ours speaks it, and it would leave this protocol
+        ws="none",  # we have no WebSockets, and a connection of theirs would leave our protocol
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
@@ -48,13 +51,15 @@ def server_config(application: Any, **options: Any) -> uvicorn.Config:
 
 
 class GatheredWrites:
-    """A transport that sends what is written in one turn of the loop in one piece.
+    """A transport that sends in one piece what is written in one turn of the event loop.
 
-    uvicorn writes the head of an answer and its body apart: two system calls and two packets, of
-    which the second wakes the client again. That took a tenth of the time of a small answer.
+    uvicorn writes the head and the body of an answer separately. That makes two system calls and
+    two packets, and the second one wakes the client again. It took a tenth of the time of a small
+    answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        """Sends by `transport`; `loop` is its event loop."""
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
@@ -64,16 +69,17 @@ class GatheredWrites:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Keeps `data` until the loop's next turn; of much, nothing is kept."""
+        """Keeps `data` until the next turn of the loop, or sends all at once if it is much."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
         self._size += len(data)
-        if self._size >= _GATHERED_BYTES:  # the transport must know, to slow the writer down
+        # The transport must know of much data, because it slows down whoever writes too fast.
+        if self._size >= _GATHERED_BYTES:
             self._flush()
 
     def close(self) -> None:
-        """Closes the connection behind what was written."""
+        """Sends what was written, then closes the connection."""
         self._flush()
         self._transport.close()
 
@@ -84,13 +90,14 @@ class GatheredWrites:
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 that answers 431 to a head over MAX_HEAD_BYTES and closes on one that is late.
+    """HTTP/1.1 with limits: a head over MAX_HEAD_BYTES gets a 431, a late one is not waited for.
 
-    uvicorn (0.54) waits for ever and keeps all that comes: of a head, of the trailers of a chunked
-    body, and of what still follows an early answer.
+    Without these limits, uvicorn (0.54) waits for ever, and keeps everything that comes of a head,
+    of the trailers of a chunked body, and of what still follows an early answer.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the time limit of the first head."""
         self._pending_bytes = 0  # since a head was complete, or a piece of a body came
         self._deadline: asyncio.TimerHandle | None = None
         gathered: Any = GatheredWrites(transport, self.loop)
@@ -98,10 +105,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._limit_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the time limit with the connection."""
         self._lift_time_limit()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Hands data to uvicorn, at most as much as a head may still have."""
         while data and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self._pending_bytes
             if room == 0:
@@ -114,11 +123,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._limit_time()
 
     def on_headers_complete(self) -> None:
+        """Ends the limits of a head that is complete."""
         self._pending_bytes = 0
         self._lift_time_limit()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Starts to count anew: a piece of a body is no part of a head."""
         self._pending_bytes = 0
         super().on_body(body)
 
@@ -134,6 +145,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self) -> None:
-        if self._owes_no_answer():  # else it would be taken for the answer that is still owed
+        # While an answer is owed, the client would take the 431 for that answer.
+        if self._owes_no_answer():
             self.transport.write(_TOO_LARGE)
         self.transport.close()

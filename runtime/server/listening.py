@@ -1,16 +1,31 @@
-"""The socket that a server of ours listens on."""
+"""What a command of ours needs before it serves: a listening socket, and the token by environment.
+
+It imports no framework, so that a wrong argument is refused at once.
+"""
 
 import contextlib
+import ipaddress
+import os
 import socket
 
 from runtime.base.errors import UserError
 
+TOKEN_VARIABLE = "SKD_EDGE_TOKEN"
 _BACKLOG = 2048
 _LAST_PORT = 65535
 
 
+def bearer_token() -> str | None:
+    """The token that programs must send; None, which asks for none, if the variable is not set."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; port 0 is any free one. UserError if it cannot be had."""
+    """A listening TCP socket; port 0 takes any free one.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
     if not 0 <= port <= _LAST_PORT:  # getaddrinfo would wrap it
         raise UserError(f"port {port} is out of range; choose 0 to {_LAST_PORT} with --port")
     try:
@@ -20,16 +35,28 @@ def listen(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as failed:
             listener = failed.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Inherited by every connection: an answer's head and body are two small writes, and
-            # the second would wait 40 ms for the first's acknowledgement.
+            # Every connection inherits this. Without it, the second of two small writes would wait
+            # 40 ms for the acknowledgement of the first.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
             failed.pop_all()
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"cannot listen on {host} port {port} ({reason}); "
             "choose another with --host or --port (0: any free one)"
         ) from error
     return listener
+
+
+def http_address(listener: socket.socket) -> str:
+    """The address of the listener as a browser takes it, such as http://127.0.0.1:8000."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+def is_open_to_others(listener: socket.socket) -> bool:
+    """Whether other machines may reach the listener."""
+    return not ipaddress.ip_address(listener.getsockname()[0]).is_loopback

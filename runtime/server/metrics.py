@@ -1,9 +1,9 @@
-"""What Prometheus can ask for."""
+"""What Prometheus can ask for: requests, batches and the queue."""
 
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4  # since 0.23
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.inference.batcher import Batcher
@@ -13,9 +13,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """Counters of one API; each has its own registry, so that two can live in one process."""
+    """Counters of one API; each has its own registry, so that two can live in one process.
+
+    Attributes:
+        registry: holds all of them.
+        requests: answered classify requests by status.
+        request_seconds: their times, from the head of the request to its answer.
+    """
 
     def __init__(self, batcher: Batcher) -> None:
+        """Counts the batches of `batcher` from now on."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "skd_edge_requests", "Answered classify requests.", ["status"], registry=self.registry
@@ -57,11 +64,19 @@ class MeasuredRequests:
     """ASGI middleware that counts the requests to one path, by status, with their time."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, path: str) -> None:
+        """Watches `app`.
+
+        Args:
+            app: the application behind this one.
+            metrics: what counts.
+            path: the end of the path whose requests are counted.
+        """
         self.app = app
         self._metrics = metrics
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands the request to the application and counts its answer."""
         if scope["type"] != "http" or not scope["path"].endswith(self._path):
             await self.app(scope, receive, send)
             return

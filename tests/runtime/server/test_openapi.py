@@ -12,8 +12,8 @@ from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from runtime import Batcher, open_classifier
+from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.settings import ServerSettings
 
 TOKEN = "token"
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE

@@ -25,10 +25,10 @@ from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError
 from runtime.commands.serve import _batcher, _parser
+from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
 from runtime.server.bounded_http import BoundedHttpProtocol
 from runtime.server.listening import listen
-from runtime.server.settings import ServerSettings
 
 PNG = {"Content-Type": "image/png"}
 

@@ -1,0 +1,228 @@
+"""From the body of a request to the images in it, within the limits of memory and time."""
+
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from anyio import fail_after
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from runtime.server.admission import BodyBudget, ServerSettings
+
+RAW_TYPES = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/bmp",
+    "image/*",
+    "application/octet-stream",
+)
+FORM_TYPE = "multipart/form-data"
+_NAME_LENGTH = 255
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """The name and the content of an uploaded file, which is not decoded yet."""
+
+    name: str
+    content: bytes
+
+
+class BodyReader:
+    """Reads the body of one request, within its own limit and the budget of all bodies."""
+
+    def __init__(self, request: Request, settings: ServerSettings, budget: BodyBudget) -> None:
+        """Reads nothing yet.
+
+        Args:
+            request: whose body is read.
+            settings: the limits of one request.
+            budget: counts the bytes of all requests.
+        """
+        self._request = request
+        self._settings = settings
+        self._budget = budget
+        self._taken = 0
+
+    async def images(self) -> list[NamedImage]:
+        """The images of the request, one or many.
+
+        Raises:
+            HTTPException: with status 400, 408, 413, 415 or 422, for anything else.
+            OverloadedError: the bodies of other requests leave too few bytes.
+        """
+        content_type = self._request.headers.get("content-type", "")
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind != FORM_TYPE and not kind.startswith("image/") and kind not in RAW_TYPES:
+            raise HTTPException(
+                415,
+                f"received content type {kind or 'none'!r}; "
+                f"expected an image type, application/octet-stream or {FORM_TYPE}",
+            )
+        encoding = self._request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise HTTPException(
+                415,
+                f"received content encoding {encoding!r}; send the image as it is",
+                headers={"Accept-Encoding": "identity"},
+            )
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdecimal():
+            self._check_size(int(announced))
+        limit = self._settings.timeout_seconds
+        try:
+            with fail_after(limit):
+                return await (self._form(content_type) if kind == FORM_TYPE else self._raw())
+        except TimeoutError:
+            raise HTTPException(
+                408,
+                f"the body did not arrive within {limit:g} s",
+                headers={"Connection": "close"},
+            ) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the client left before its body was complete") from None
+
+    def release(self) -> None:
+        """Gives the bytes back to the budget; called when the images are answered."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        async for chunk in self._request.stream():
+            self._budget.take(len(chunk))
+            self._taken += len(chunk)
+            self._check_size(self._taken)
+            yield chunk
+
+    async def _raw(self) -> list[NamedImage]:
+        return [NamedImage("image", b"".join([chunk async for chunk in self._chunks()]))]
+
+    async def _form(self, content_type: str) -> list[NamedImage]:
+        form = FormFiles(content_type, max_files=self._settings.max_images)
+        async for chunk in self._chunks():
+            form.write(chunk)
+        return form.finish()
+
+    def _check_size(self, size: int) -> None:
+        if size > self._settings.max_body_bytes:
+            raise HTTPException(
+                413,
+                f"the body has over {self._settings.max_body_bytes} bytes, the limit; send less",
+                headers={"Connection": "close"},  # the rest of the body is not read
+            )
+
+
+class FormFiles:
+    """Collects the files of one multipart/form-data body (RFC 7578) as it arrives, in memory.
+
+    All its errors are HTTPException with status 400, 413 or 422.
+    """
+
+    def __init__(self, content_type: str, *, max_files: int) -> None:
+        """Prepares for the body.
+
+        Args:
+            content_type: the header that names the boundary between the parts.
+            max_files: how many files the form may have.
+
+        Raises:
+            HTTPException: with status 400, if the header names no boundary.
+        """
+        self._max_files = max_files
+        self._files: list[tuple[str, bytearray]] = []
+        self._header = b""  # name of the header that is being read
+        self._value = b""
+        self._disposition = b""
+        self._complete = False
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise _malformed("the content type names no boundary")
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def write(self, chunk: bytes) -> None:
+        """Takes the next bytes of the body.
+
+        Raises:
+            HTTPException: with status 400 if the form is malformed, 413 if it has too many files,
+                422 if a part is not a file.
+        """
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def finish(self) -> list[NamedImage]:
+        """The files in order; called when the whole body has been written.
+
+        Raises:
+            HTTPException: with status 400 if the body is incomplete, 422 if it has no file.
+        """
+        if not self._complete:
+            raise _malformed("the last boundary is missing")
+        if not self._files:
+            raise HTTPException(422, "the form has no file; expected one or more")
+        return [NamedImage(name, bytes(content)) for name, content in self._files]
+
+    def _on_part_begin(self) -> None:
+        self._disposition = b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        kind, options = parse_options_header(self._disposition)
+        if kind != b"form-data" or b"name" not in options:
+            raise _malformed("a part has no Content-Disposition: form-data with a name")
+        if b"filename" not in options:
+            field = _clean(options[b"name"]) or "without a name"
+            raise HTTPException(422, f"the field {field} is not a file; send only files")
+        if len(self._files) == self._max_files:
+            raise HTTPException(
+                413,
+                f"more than {self._max_files} images in one request; send fewer",
+                headers={"Connection": "close"},  # the rest of the body is not read
+            )
+        name = _clean(options[b"filename"]) or f"image {len(self._files)}"
+        self._files.append((name, bytearray()))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._files[-1][1].extend(memoryview(data)[start:end])
+
+    def _on_end(self) -> None:
+        self._complete = True
+
+
+def _malformed(reason: str) -> HTTPException:
+    return HTTPException(400, f"not a valid multipart/form-data body: {reason}")
+
+
+def _clean(name: bytes) -> str:
+    """A name that is safe in a message: without control characters, and not too long."""
+    return _UNPRINTABLE.sub("", name.decode(errors="replace"))[:_NAME_LENGTH]
