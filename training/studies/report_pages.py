@@ -278,7 +278,7 @@ def _printed(path: Path) -> list[str]:
 
 
 def _shell(commands: Sequence[str]) -> str:
-    return "\n".join(["```sh", *commands, "```"])
+    return "\n".join(["```console", *commands, "```"])
 
 
 def _paragraph(text: str) -> str:

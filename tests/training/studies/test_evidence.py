@@ -234,7 +234,7 @@ def test_a_block_holds_a_short_table_and_the_page_all_the_rest(tmp_path: Path) -
 
     page = page_texts(tmp_path)["main.md"]
     assert page.count(row) == 2
-    assert "```sh\npython training/evidence.py --only main\n```\n" in page
+    assert "```console\npython training/evidence.py --only main\n```\n" in page
     assert "Hardware: H100, bf16  \nVersions: torch 2\n" in page
     found = " ".join(page.split())
     assert "28 of 36 runs of 200 epochs" in found
@@ -275,7 +275,7 @@ def test_the_command_of_an_older_line_follows_from_it(tmp_path: Path) -> None:
         del line["command"]
     merge_lines(tmp_path / "rates.jsonl", lines)
     assert (
-        "```sh\npython training/study.py --study rates --arch mobilenetv2 --image-size 32 "
+        "```console\npython training/study.py --study rates --arch mobilenetv2 --image-size 32 "
         "--epochs 50 --terms ce,drg,ls --seeds 2 --set learning_rate=0.01\n```"
     ) in page_texts(tmp_path)["rates.md"]
     merge_lines(tmp_path / "fewer.jsonl", [line for line in lines if line["method"] != "drg"])
