@@ -8,7 +8,7 @@ import torch
 from runtime.base.command import fail
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
-from training.config.method_registry import chosen_methods, method_class, method_names
+from training.config.method_registry import chosen_methods, method_names
 from training.config.options import Options
 from training.config.plan import Plan, check_same_run
 from training.config.recipe import Recipe
@@ -24,6 +24,7 @@ from training.engine.process_group import (
 )
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
+from training.methods.method import method_class
 from training.networks.weights import pretrained_weights, weights_from_file, weights_word
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.records.journal import Progress, counted

@@ -5,13 +5,9 @@ To add a method, write one file in `training/methods/` and one line here (docs/e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from runtime.base.errors import UserError
-
-if TYPE_CHECKING:
-    from training.methods.method import Method
 
 # "base": cross-entropy, which every run has that does not choose a whole method.
 # "term": added to the base by an option of its own name, such as `--drg`.
@@ -84,10 +80,3 @@ def terms_word(methods: Sequence[str]) -> str:
 def terms_of_word(word: str) -> tuple[str, ...]:
     """The terms of a word that `terms_word` gave."""
     return tuple(name for name in word.split("+") if name != BASE)
-
-
-def method_class(name: str) -> "type[Method]":
-    """The class of the method called `name`; this imports torch."""
-    module, _, kind = METHOD_REGISTRY[name].home.partition(":")
-    found: type[Method] = getattr(import_module(f"training.methods.{module}"), kind)
-    return found

@@ -1,1 +1,1 @@
-"""The loop that trains: steps, processes, devices. Knows no method by its name and no study."""
+"""The loop that trains: steps, processes, devices. Imports no study; knows no method by name."""

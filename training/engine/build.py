@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.augmentation.augment import Augmentation
-from training.config.method_registry import method_class
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batches
@@ -19,7 +18,7 @@ from training.engine.optimizers import build_optimizer
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step, StepParts, TermLog
 from training.engine.weight_average import WeightAverage
-from training.methods.method import FeatureReader, Method, Setting
+from training.methods.method import FeatureReader, Method, Setting, method_class
 from training.networks.layers import use_fast_layers
 from training.networks.students import (
     classifier_name,

@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from training.config.method_registry import METHOD_REGISTRY
 from training.config.recipe import Recipe
 from training.data.batches import Batch
 
@@ -152,3 +154,10 @@ class FeatureReader:
         self, key: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor
     ) -> None:
         self._features[key] = output
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of the method called `name`, a name of `training.config.method_registry`."""
+    module, _, kind = METHOD_REGISTRY[name].home.partition(":")
+    found: type[Method] = getattr(import_module(f"training.methods.{module}"), kind)
+    return found

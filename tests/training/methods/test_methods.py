@@ -10,12 +10,10 @@ from msgspec.structs import replace
 from torch import nn
 
 from runtime.base.errors import UserError
-from training.config import method_registry
 from training.config.method_registry import (
     METHOD_REGISTRY,
     MethodEntry,
     chosen_methods,
-    method_class,
     method_names,
     terms_of_word,
     terms_word,
@@ -32,7 +30,7 @@ from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
 from training.engine.trainer import Trainer
 from training.methods.losses import softened_kl
-from training.methods.method import Method, Setting, Student, Terms
+from training.methods.method import Method, Setting, Student, Terms, method_class
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Progress
 from training.studies.rows import METHODS
@@ -190,8 +188,8 @@ def test_methods_are_added(
 ) -> None:
     """Each term is what it is alone, from one pass of the student, in any company."""
     monkeypatch.setitem(METHOD_REGISTRY, "teacher", MethodEntry("none:Teacher", "term"))
-    own = method_registry.method_class
-    for module in ("training.engine.build", "training.config.method_registry"):
+    own = method_class
+    for module in ("training.engine.build", "training.methods.method"):
         monkeypatch.setattr(
             f"{module}.method_class", lambda name: Teacher if name == "teacher" else own(name)
         )
