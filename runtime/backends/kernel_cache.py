@@ -11,9 +11,8 @@ from typing import Any
 
 from runtime.backends.gpu import find_gpu
 from runtime.backends.tensorrt_library import last_errors
-from runtime.base.cache_folder import cache_root
 from runtime.base.errors import UserError
-from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.files import cache_root, sha256_of_bytes, write_atomic
 
 _log = logging.getLogger(__name__)
 _DIGEST_BYTES = hashlib.sha256().digest_size

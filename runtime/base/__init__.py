@@ -1,1 +1,1 @@
-"""What every part of the runtime stands on: errors, files, commands. Imports no other folder."""
+"""What every part of the runtime needs: errors, files, commands. May not import other folders."""

@@ -1,4 +1,4 @@
-"""What is released by `close`, or at the end of a `with` statement."""
+"""The base of objects that must be closed: by `close`, or by the end of a `with` statement."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 class Closable(ABC):
-    """Base of what holds threads, or memory of a device."""
+    """Base of objects that hold threads or memory of a device."""
 
     @abstractmethod
     def close(self) -> None:
-        """Releases everything; a second call does nothing."""
+        """Releases everything. A second call does nothing."""
 
     def __enter__(self) -> "Self":
         return self

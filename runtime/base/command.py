@@ -21,7 +21,7 @@ VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
 _OWN = {"demo", "export", "runtime", "training"}
-# A full disk or a file that may not be used is for the user to mend, no fault of the program.
+# A full disk or a forbidden file is not a fault of the program: the user can mend it.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -58,11 +58,15 @@ def version_line() -> str:
 
 
 def folder_path(text: str) -> Path:
-    """A folder that is written to, as the `type` of an option."""
-    if not text:  # an unset variable of a script; Path("") would be the current folder
+    """A folder that is written to, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is empty, or begins with an unknown home folder.
+    """
+    if not text:  # a script's variable was not set; Path("") would be the current folder
         raise argparse.ArgumentTypeError("received '', expected a folder")
     try:
-        return Path(text).expanduser()  # shells leave `--out=~/x` as it is
+        return Path(text).expanduser()  # shells do not replace the ~ of `--out=~/x`
     except RuntimeError:
         raise argparse.ArgumentTypeError(
             f"received {text!r}, whose home folder is not known; name the folder in full"
@@ -70,14 +74,22 @@ def folder_path(text: str) -> Path:
 
 
 def positive_int(text: str) -> int:
-    """A whole number above 0, as the `type` of an option."""
+    """A whole number above 0, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is something else.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a whole number above 0")
     return int(text)
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0, as the `type` of an option."""
+    """A finite number above 0, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is something else.
+    """
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a number above 0")
@@ -85,7 +97,11 @@ def positive_float(text: str) -> float:
 
 
 def float_from_0(text: str) -> float:
-    """A finite number, 0 or more, as the `type` of an option."""
+    """A finite number of 0 or more, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is something else.
+    """
     value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a number of 0 or more")
@@ -93,7 +109,7 @@ def float_from_0(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """The number, which may be infinite; NaN if it is none."""
+    """The number that `text` is, which may be infinite; NaN if it is no number."""
     try:
         return float(text)
     except ValueError:
@@ -101,7 +117,7 @@ def _number(text: str) -> float:
 
 
 def print_json(value: object, *, flush: bool = False) -> None:
-    """One JSON object as a line on stdout: in UTF-8, as programs expect it, whatever the locale."""
+    """Prints one JSON object as a line on stdout, in UTF-8 whatever the locale is."""
     sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
     if flush:
         sys.stdout.flush()
@@ -110,14 +126,16 @@ def print_json(value: object, *, flush: bool = False) -> None:
 def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn:
     """Runs `main(arguments)` and exits with its code, or with the code of the error it raised.
 
-    `extra` is the one of pyproject.toml that has all packages which `main` imports.
+    Args:
+        main: the command; it gets the arguments without the program's name.
+        extra: the extra of pyproject.toml that installs every package that `main` imports.
     """
-    # None: whoever started us has closed it (`>&-`).
+    # The streams are None if the caller has closed them (`>&-`).
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     if sys.stderr is None:  # print() would write to stdout instead
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    # A name or label that the terminal's encoding lacks is shown by its code, no reason to stop.
+    # A character that the terminal's encoding does not have is shown as its code (`\xe9`).
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -132,7 +150,7 @@ def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn
     except ModuleNotFoundError as error:
         code = _fail_without(error, extra)
     except BrokenPipeError:
-        # The reader of our output has left (`| head`); a second complaint at exit would be noise.
+        # The reader of our output has ended (`| head`). Python would complain again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Files that are either whole or absent: temporary name, fsync, rename."""
+"""Files that are either whole or absent, and the folder in which caches are kept.
+
+A file or folder is written under a temporary name, forced onto the disk (fsync) and then renamed.
+"""
 
 import contextlib
 import ctypes
@@ -12,6 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.base.errors import UserError
+
+CACHE_VARIABLE = "SKD_EDGE_CACHE"
 _DAY = 24 * 60 * 60  # seconds
 _AT_FDCWD = -100  # linux/fcntl.h: relative paths are those of the working directory
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -20,14 +26,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is fsynced and renamed to `path`.
+    """Yields a temporary path beside `path`. On success it is fsynced and renamed to `path`.
 
     On any exception the temporary file is removed and `path` keeps its former content.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # Not mkstemp, whose files are private (0600): as readable as any other new file.
+        # mkstemp would make a private file (0600). This one is as readable as any other new file.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _fsync(temporary)
@@ -41,23 +50,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes `content` (text as UTF-8) to `path`, or leaves `path` as it was."""
+    """Writes `content` (text as UTF-8) to `path`, or leaves `path` as it was.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
+    """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `folder`; on success it takes the place of `folder`, whole.
+    """Yields an empty folder beside `folder`. On success it takes the place of `folder`.
 
-    On an exception it is removed and `folder` stays as it was. The exchange is one step of the
-    system, so that a kill or a power failure leaves one of the two, whole; where the file system
-    has no such step (older kernels, NFS, exFAT), it is two, and a kill between them leaves no
-    `folder`, and the former one beside its place, as `.NAME.*.old`. What a killed process leaves
-    is named by `leftovers`.
+    On an exception the new folder is removed and `folder` stays as it was.
+
+    The two folders are exchanged in one step of the system. A kill or a power failure leaves either
+    the former folder or the new one, complete. Some file systems have no such step (older kernels,
+    NFS, exFAT). There the exchange takes two steps, and a kill between them leaves no `folder`; the
+    former one then lies beside its place as `.NAME.*.old`. `leftovers` finds what a killed process
+    has left.
+
+    Raises:
+        OSError: the folder cannot be written; the error names `folder`.
     """
-    folder = folder.resolve()  # of a link, the folder that it points to
-    unique = secrets.token_hex(4)  # not the process's number: in containers all have the same
+    folder = folder.resolve()  # of a link: the folder that it points to
+    unique = secrets.token_hex(4)  # process numbers are not unique: containers share them
     staging = folder.with_name(f".{folder.name}.{unique}.new")
     former = folder.with_name(f".{folder.name}.{unique}.old")
     try:
@@ -73,69 +91,75 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         _name(error, folder, instead_of=staging)
         raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # once exchanged, the former one
+        shutil.rmtree(staging, ignore_errors=True)  # after an exchange this is the former one
         if folder.exists():
             shutil.rmtree(former, ignore_errors=True)
 
 
 def _name(error: OSError, path: Path, *, instead_of: Path) -> None:
-    """Puts the lasting name for a temporary one, and for none: an open file's errors have none."""
-    if error.errno is None:  # not the system's: its message is its own
+    """Makes an error name `path` where it names a temporary file, or no file at all.
+
+    Errors of writing to an open file name no file.
+    """
+    if error.errno is None:  # the system did not raise it, so it has a message of its own
         return
     if error.filename is None or Path(str(error.filename)).is_relative_to(instead_of):
         error.filename = str(path)
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Gives each of two paths the other's content in one step; False where that does not go."""
+    """Exchanges the contents of two paths in one step; False where the system cannot do that."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
-    except AttributeError:  # no Linux, or one with a C library before 2018
+    except AttributeError:  # not Linux, or a C library from before 2018
         return False
     paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
     return bool(renameat2(*paths, _RENAME_EXCHANGE) == 0)
 
 
 def _replace(folder: Path, staging: Path, former: Path) -> None:
-    """Moves `folder`, if there is one, to `former` and `staging` to `folder`, or nothing."""
+    """Moves `folder` to `former` if it exists, and `staging` to `folder`.
+
+    If the second move fails, the first one is undone.
+    """
     try:
         if folder.exists():
             folder.rename(former)
         staging.rename(folder)
-    except BaseException:  # Ctrl-C, too
+    except BaseException:  # including Ctrl-C
         if former.exists() and not folder.exists():
             former.rename(folder)
         raise
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """Folders that killed processes left while they wrote `folder`, or that others write now."""
+    """Folders that killed processes left while they wrote `folder`, or that are written now."""
     name = glob.escape(f".{folder.name}.")
     yield from folder.parent.glob(f"{name}*.new")
     yield from folder.parent.glob(f"{name}*.old")
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes the `leftovers` that are more than a day old: nobody writes them any more.
+    """Removes the `leftovers` that are more than a day old, because nobody writes them any more.
 
-    Nothing if there is no `folder`: then one of them may be all that is left of it.
+    Nothing is removed if `folder` does not exist: one of the leftovers may be its last copy.
     """
     folder = folder.resolve()
     if not folder.exists():
         return
     for path in leftovers(folder):
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def temporaries(folder: Path) -> Iterator[Path]:
-    """Files in `folder` that killed processes left behind `atomic_path`, or that others write."""
+    """Temporary files of `atomic_path` in `folder`: left by killed processes, or written now."""
     yield from (path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of the file's content."""
+    """The SHA-256 of the file's content, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -144,7 +168,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_bytes(content: bytes) -> str:
-    """Hex SHA-256."""
+    """The SHA-256 of `content`, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -154,3 +178,21 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_root() -> Path:
+    """The folder for decoded arrays, downloads and compiled kernels.
+
+    It is the one that `$SKD_EDGE_CACHE` names, or `~/.cache/skd-edge`.
+
+    Raises:
+        UserError: the path begins with `~`, and this user has no home folder.
+    """
+    named = os.environ.get(CACHE_VARIABLE) or "~/.cache/skd-edge"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:  # an unknown user, or one without a home, as in some containers
+        raise UserError(
+            f"there is no home folder for the cache {named}; "
+            f"set {CACHE_VARIABLE} to a folder that may be written"
+        ) from error

@@ -1,8 +1,8 @@
-"""Work on a long sequence with all cores, in order and in bounded memory.
+"""Works on a long sequence with all cores, in order and in bounded memory.
 
-Each worker takes a whole chunk through decode and network by itself. Nothing is handed from
-thread to thread on the way, so that no core waits for another: decoding and ONNX Runtime both
-release Python's lock.
+Each worker decodes a whole chunk and runs the network on it by itself. No thread waits for another
+one, because nothing is handed over between them. Decoding and ONNX Runtime both release Python's
+lock, so that threads are enough.
 """
 
 import itertools
@@ -20,21 +20,21 @@ _CHUNKS_A_WORKER = 2  # one in work, one waiting
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than there are."""
+    """The number of cores that this process may use. Containers may allow fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _Source(Generic[Item]):
-    """Items that are read ahead: what their iterator raises waits until its turn."""
+    """Items that are read ahead. An exception of their iterator is kept until its turn comes."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = iter(items)
         self.failure: Exception | None = None
 
     def take(self, count: int) -> list[Item]:
-        """The next `count`; fewer at the end or before a failure, none behind it."""
+        """The next `count` items; fewer at the end or before a failure, none after it."""
         taken: list[Item] = []
         if self.failure is not None:
             return taken
@@ -55,10 +55,16 @@ def in_chunks(
 ) -> Iterator[Result]:
     """Yields the results of `work` on chunks of `items`, in order.
 
-    `items` is read as the results are taken, a few chunks ahead. An exception of `work` or of
-    `items` is raised in its place, after the results before it; what comes behind is dropped.
+    The iterator `items` is read a few chunks further than results were taken. An exception of
+    `work` or of `items` is raised after the results before it; all later items are dropped.
+
+    Args:
+        work: gives one result for each item of a chunk.
+        items: any number of items; they are read by the calling thread.
+        chunk: how many items make a chunk.
+        workers: the number of threads; default: one for each usable core.
     """
-    from concurrent.futures import ThreadPoolExecutor  # 25 ms that one image need not pay
+    from concurrent.futures import ThreadPoolExecutor  # takes 25 ms, which one image does not need
 
     workers = workers or usable_cores()
     source = _Source(items)

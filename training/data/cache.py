@@ -16,8 +16,7 @@ import msgspec
 import numpy as np
 import PIL
 
-from runtime.base.cache_folder import cache_root
-from runtime.base.files import atomic_folder, leftovers
+from runtime.base.files import atomic_folder, cache_root, leftovers
 from training.data.cache_entry import FILES, build_arrays
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code

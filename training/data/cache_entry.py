@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.cache_folder import CACHE_VARIABLE
 from runtime.base.errors import UserError
+from runtime.base.files import CACHE_VARIABLE
 from runtime.model.card import InputSpec
 from training.data.dataset import Geometry
 from training.data.decode import Broken, decode_split

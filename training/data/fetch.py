@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from runtime.base.cache_folder import cache_root
 from runtime.base.errors import UserError
+from runtime.base.files import cache_root
 from training.data.loading_progress import report
 from training.data.locks import locked
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.base.cache_folder import CACHE_VARIABLE
 from runtime.base.errors import UserError
+from runtime.base.files import CACHE_VARIABLE
 from training.data.loading_progress import report
 
 
