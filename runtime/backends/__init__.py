@@ -1,1 +1,1 @@
-"""What runs a model, and why something does not run here. Imports no classifier, no server."""
+"""What runs a model, and what is missing where it does not. May import only `model` and `base`."""

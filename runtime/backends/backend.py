@@ -1,7 +1,8 @@
-"""What a backend is: one record of all that the runtime knows of one way to run a model file.
+"""What a backend is: one record of all that the runtime knows about one way to run model files.
 
-`runtime.backends.registry` lists the records. `choose` asks them which files of a bundle run here,
-`python -m runtime doctor` what is missing and what would mend it, the page what to call them.
+`runtime.backends.registry` lists the records. `choose` asks them which files of a bundle run here.
+`python -m runtime doctor` asks them what is missing and what would mend it. The page shows their
+titles.
 """
 
 from abc import ABC, abstractmethod
@@ -27,17 +28,17 @@ class Problem:
 
 
 class Backend(ABC):
-    """One way to run model files. A subclass sets the attributes; its instances hold no state.
+    """One way to run model files. A subclass sets the attributes; it holds no open file.
 
     Attributes:
-        name: the word that chooses it, such as "onnx-cpu"; its sessions have the same one.
-        title: what people are shown.
-        precisions: of the files that it can run, in the order in which they are tried.
-        slow_precisions: those of them that run and are slower than the others. They are used when
-            asked for, and neither offered nor measured by themselves.
-        priority: of all backends that run, the one with the highest number is used.
-        runs_on_cpu: whether its work competes with the decoding of images for the same cores.
-        opens_onnx: whether it opens an ONNX file by itself, without the bundle.
+        name: the word that chooses it, such as "onnx-cpu". Its sessions have the same name.
+        title: the name that people are shown.
+        precisions: the precisions that it can run, in the order in which they are tried.
+        slow_precisions: those of them that run but gain nothing. They are used when asked for; the
+            page does not offer them, and the benchmark does not measure them.
+        priority: of all backends that run on a machine, the one with the highest number is used.
+        runs_on_cpu: whether it needs the same cores as the decoding of images.
+        opens_onnx: whether it can open an ONNX file that lies in no bundle.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Backend(ABC):
 
     @abstractmethod
     def problem(self) -> Problem | None:
-        """Why it does not run on this machine; None if it does. May take a moment."""
+        """Why it does not run on this machine; None if it does. This may take a second."""
 
     @abstractmethod
     def open(
@@ -64,10 +65,10 @@ class Backend(ABC):
         """Opens a file.
 
         Args:
-            content: the file's content, which equals the card's digest.
+            content: the file's content. Its digest has been compared with the card's.
             source: what to call the file in errors.
-            record: the file's entry in the card; None for an ONNX file without a bundle.
-            threads: how to use the CPU, where the backend can be told.
+            record: the file's entry in the card; None for an ONNX file that lies in no bundle.
+            threads: how to use the CPU; a backend that has no such choice ignores it.
 
         Raises:
             BackendError: the backend does not run here.
@@ -75,15 +76,15 @@ class Backend(ABC):
         """
 
     def files(self, card: Card) -> Sequence[ModelFile | EngineRecord]:
-        """The listed files that it can run, in the order of its precisions."""
+        """The files of a card that it can run, in the order of its precisions."""
         found = (card.file(precision) for precision in self.precisions)
         return [file for file in found if file is not None]
 
     def mismatch(
         self, bundle: Bundle, record: ModelFile | EngineRecord
     ) -> EngineMismatchError | None:
-        """Why a file that `files` lists does not fit this machine; None if it fits.
+        """Why one of its files does not fit this machine; None if it fits.
 
-        Asked only where the backend has no problem.
+        This is asked only where `problem` is None.
         """
         return None

@@ -1,4 +1,4 @@
-"""The CUDA runtime, by the package cuda-bindings: whether it is here, and the calls that we use."""
+"""The CUDA runtime, by the package cuda-bindings: whether it is here, and the calls we need."""
 
 import ctypes
 import importlib.metadata
@@ -49,7 +49,11 @@ class Cuda:
     """`cuda.bindings.runtime` with exceptions instead of status codes."""
 
     def __init__(self) -> None:
-        """BackendError without cuda-bindings."""
+        """Imports the package.
+
+        Raises:
+            BackendError: cuda-bindings is not installed.
+        """
         try:
             from cuda.bindings import runtime
         except ImportError as error:
@@ -59,14 +63,18 @@ class Cuda:
         self._api: Any = runtime
 
     def new_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """A stream that does not wait for the default stream."""
         return int(self._call(self._api.cudaStreamCreateWithFlags, self._api.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
         self._call(self._api.cudaStreamDestroy, stream)
 
     def synchronize(self, stream: int) -> None:
-        """Waits for all work of the stream, and reports what failed in it."""
+        """Waits for all work of the stream.
+
+        Raises:
+            BackendError: some of that work failed.
+        """
         self._call(self._api.cudaStreamSynchronize, stream)
 
     def device_alloc(self, size: int) -> int:
@@ -77,7 +85,7 @@ class Cuda:
         self._call(self._api.cudaFree, address)
 
     def host_alloc(self, size: int) -> int:
-        """The address of `size` pinned bytes, which the device reads and writes by itself."""
+        """The address of `size` pinned bytes of host memory, which the device can access."""
         return int(self._call(self._api.cudaHostAlloc, size, self._api.cudaHostAllocDefault))
 
     def host_free(self, address: int) -> None:
@@ -92,15 +100,15 @@ class Cuda:
         self._call(self._api.cudaMemcpyAsync, target, source, size, kind, stream)
 
     def capture(self, stream: int, work: Callable[[], None]) -> Any:
-        """An executable graph of what `work` puts on `stream`; nothing runs meanwhile."""
-        # Thread-local: other threads may allocate or copy on their own streams.
+        """An executable graph of the calls that `work` puts on `stream`, which are not run."""
+        # Thread-local: other threads may go on to allocate memory, or to copy on their streams.
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(self._api.cudaStreamBeginCapture, stream, mode)
         try:
             work()
         except BaseException:
-            _, graph = self._api.cudaStreamEndCapture(stream)  # leaves capture mode
-            if graph is not None:  # a call failed without making the capture invalid
+            _, graph = self._api.cudaStreamEndCapture(stream)  # ends the capture
+            if graph is not None:  # the failed call has left the capture valid
                 self._api.cudaGraphDestroy(graph)
             raise
         graph = self._call(self._api.cudaStreamEndCapture, stream)
@@ -124,7 +132,7 @@ class Cuda:
 
 
 def host_view(address: int, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """The pinned memory at `address` as an array; valid until it is freed."""
+    """The pinned memory at `address` as an array, which must not be used once it is freed."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = memoryview((ctypes.c_ubyte * size).from_address(address))
     return np.frombuffer(memory, dtype=dtype).reshape(shape)

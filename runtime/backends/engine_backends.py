@@ -13,7 +13,7 @@ from runtime.model.card import Card, EngineRecord, Flavor, ModelFile
 
 
 class EngineBackend(Backend):
-    """A TensorRT package: it runs the engines of the bundle that were built with it."""
+    """One of the two TensorRT packages. It runs the bundle's engines that were built with it."""
 
     # int8 engines gain nothing at batch 1 and cost accuracy, so they are used when asked for.
     precisions = ("fp16", "fp32", "int8")

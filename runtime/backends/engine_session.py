@@ -23,15 +23,15 @@ from runtime.backends.tensorrt_library import (
 from runtime.base.errors import BackendError, BundleError
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, Flavor, Profile
 
-# Two lanes: while one batch is in the network, the next is copied to the device.
+# With two lanes, the next batch is copied to the device while one is in the network.
 _SLOTS = 2
 
 
 class EngineSession(Session):
     """An engine with our input and output. Safe to share between threads.
 
-    The caller has compared the engine with the machine (`runtime.backends.preflight`) and its
-    content with the card's digest: deserialising trusts what it reads.
+    TensorRT trusts the bytes that it deserialises. The caller must therefore have compared the
+    engine with the machine (`runtime.backends.preflight`), and its digest with the card's.
     """
 
     def __init__(
@@ -44,11 +44,19 @@ class EngineSession(Session):
         slots: int = _SLOTS,
         loaded: LoadedEngine | None = None,
     ) -> None:
-        """Deserialises `plan`, unless the caller has it `loaded` already, and allocates all memory.
+        """Deserialises an engine, unless it is loaded already, and allocates all memory.
+
+        Args:
+            plan: the content of the engine's file.
+            source: what to call the file in errors.
+            flavor: the package that built it.
+            profile: the batches that it accepts, from the card.
+            slots: how many batches can be in work at the same time.
+            loaded: the engine, if the caller has deserialised it already.
 
         Raises:
             BackendError: TensorRT or CUDA is missing, or a call of theirs failed.
-            BundleError: TensorRT refuses the plan, or it is not one of this project's networks.
+            BundleError: TensorRT refuses the engine, or it is not one of this project's networks.
         """
         self.backend = flavor
         trt, cuda, logger = load_tensorrt(flavor), Cuda(), tensorrt_logger(flavor)
@@ -83,7 +91,7 @@ class EngineSession(Session):
                 opened.callback(slot.close)
                 self._slots.put(slot)
             opened.pop_all()
-        # TensorRT wants them alive as long as a context is.
+        # TensorRT requires that these two live at least as long as the contexts.
         self._keep: LoadedEngine | None = loaded
 
     def warm_up(self, *batches: int) -> None:
@@ -107,10 +115,10 @@ class EngineSession(Session):
             self._slots.put(slot)
 
     def close(self) -> None:
-        """Waits for the batches that run, then frees everything; a second call does nothing."""
+        """Waits for the running batches, then frees everything. A second call does nothing."""
         with self._every_slot() as slots:
             if not self._closed:
-                self._keep_kernels()  # those of batches that were not warmed up, too
+                self._keep_kernels()  # including those of batch sizes that were not warmed up
             self._closed = True
             for slot in slots:
                 slot.close()
@@ -119,8 +127,8 @@ class EngineSession(Session):
 
     @contextlib.contextmanager
     def _every_slot(self) -> Iterator[list[EngineSlot]]:
-        """All lanes, once the batches in them are done."""
-        # One at a time: two that had half of the lanes each would wait for ever.
+        """All lanes, as soon as the batches in them are done."""
+        # One thread at a time: two threads with half of the lanes each would wait for ever.
         with self._whole:
             slots = [self._slots.get() for _ in range(self.lanes)]
             try:
@@ -139,7 +147,11 @@ class EngineSession(Session):
 
 
 def _check_tensors(trt: Any, engine: Any, source: str) -> tuple[int, int]:
-    """Returns the input's edge and the number of classes; BundleError for another network."""
+    """Returns the input's edge in pixels and the number of classes.
+
+    Raises:
+        BundleError: the engine has other inputs or outputs than this project's networks.
+    """
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     found = {
         name: (

@@ -1,8 +1,8 @@
 """One lane through an engine: a stream, pinned staging, device buffers and CUDA graphs.
 
-A graph holds the whole way of a batch: staging to device, network, device to staging. As NVIDIA
-advises, each graph has an execution context of its own; those of a slot share one scratch memory,
-because a slot runs one batch at a time.
+A graph holds all steps of a batch: copy to the device, network, copy back. As NVIDIA advises, each
+graph has its own execution context. The contexts of a slot share one scratch memory, because a slot
+runs one batch at a time.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _CHANNELS = 3
 
 
 class EngineSlot:
-    """Runs batches on a stream of its own. For one thread at a time."""
+    """Runs batches on its own stream. Only one thread may use it at a time."""
 
     def __init__(
         self,
@@ -38,10 +38,21 @@ class EngineSlot:
         preparing: threading.Lock,
         kernels: KernelCache | None,
     ) -> None:
-        """Allocates all memory that batches up to the profile's largest need.
+        """Allocates the memory that the profile's largest batch needs.
 
-        `preparing` is common to the slots of an engine: TensorRT does not promise that two threads
-        may make contexts of it at once.
+        Args:
+            trt: the module of TensorRT.
+            engine: the deserialised engine.
+            logger: the logger of `trt`.
+            cuda: the CUDA runtime.
+            size: edge of the input in pixels.
+            profile: the batches that the engine accepts.
+            preparing: held while a context is made. All slots of an engine share it, because
+                TensorRT does not promise that two threads may make contexts of one engine.
+            kernels: the compiled kernels that the slots share; None: there are none to share.
+
+        Raises:
+            BackendError: a call of CUDA failed.
         """
         self._trt, self._engine, self._logger, self._cuda = trt, engine, logger, cuda
         self._preparing, self._kernels = preparing, kernels
@@ -56,10 +67,14 @@ class EngineSlot:
             self._stream = cuda.new_stream()
             resources.callback(cuda.destroy_stream, self._stream)
             self._allocate(profile.max)
-            self._resources = resources.pop_all()  # keeps all, now that nothing has failed
+            self._resources = resources.pop_all()  # nothing has failed, so nothing is freed
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, num_classes) of a checked batch (N, size, size, 3)."""
+        """Probabilities float32 (N, num_classes) of a checked batch, uint8 (N, size, size, 3).
+
+        Raises:
+            BackendError: a call of TensorRT or CUDA failed.
+        """
         count = len(images)
         batch = graph_batch(count, self._profile)
         launch = self._launches.get(batch) or self._prepare(batch)
@@ -70,13 +85,13 @@ class EngineSlot:
         return rows
 
     def close(self) -> None:
-        """Frees everything; a second call does nothing. `run` has waited for the stream."""
+        """Frees everything. A second call does nothing."""
         self._launches.clear()
         try:
             self._resources.close()
         finally:
             self._kernels = None
-            self._engine = None  # its weights lie on the device until nobody holds it
+            self._engine = None  # its weights stay on the device as long as it is referenced
 
     def _allocate(self, max_batch: int) -> None:
         cuda, resources = self._cuda, self._resources
@@ -99,7 +114,7 @@ class EngineSlot:
         resources.callback(self._contexts.clear)
 
     def _prepare(self, batch: int) -> Callable[[], None]:
-        """The launch of one batch size: a captured graph, or its steps if it has none."""
+        """What runs batches of one size: a captured graph, or its steps if there is no graph."""
         with self._preparing:
             launch = self._launch_of(batch)
         self._launches[batch] = launch
@@ -110,15 +125,15 @@ class EngineSlot:
         self._contexts.append(context)
         try:
             return self._launch_with(context, batch)
-        except BaseException:  # the next request of this size makes another one
+        except BaseException:  # the next batch of this size makes a new context
             self._contexts.remove(context)
             raise
 
     def _launch_with(self, context: Any, batch: int) -> Callable[[], None]:
         steps = self._steps(context, batch)
-        steps()  # TensorRT finishes its set-up in the first run of a shape, outside any capture
+        steps()  # TensorRT completes its set-up in the first run, which must not be captured
         self._cuda.synchronize(self._stream)
-        # TensorRT-RTX alone can tell; its engines with run-time allocations cannot be captured.
+        # Only TensorRT-RTX has engines that allocate while they run, which cannot be captured.
         capturable = getattr(context, "is_stream_capturable", lambda stream: True)
         if not capturable(self._stream):
             return steps
@@ -142,7 +157,7 @@ class EngineSlot:
         context = context_without_memory(self._trt, self._engine, self._kernels)
         self._check(context is not None, "create_execution_context")
         context.device_memory = self._scratch
-        if context.active_optimization_profile < 0:  # another context of 8.6 took the profile
+        if context.active_optimization_profile < 0:  # in 8.6, another context has the profile
             self._check(self._takes_profile(context), "set_optimization_profile_async")
         shape = (batch, self._size, self._size, _CHANNELS)
         self._check(context.set_input_shape(INPUT_NAME, shape), "set_input_shape")
@@ -156,33 +171,34 @@ class EngineSlot:
     def _takes_profile(self, context: Any) -> bool:
         try:
             return bool(context.set_optimization_profile_async(0, self._stream))
-        except RuntimeError:  # NVIDIA's bindings raise here; their other calls return False
+        except RuntimeError:  # only this call raises; the others return False
             return False
 
     def _check(self, passed: bool, call: str) -> None:
-        # An unchecked False means that the former batch's answer is read again.
+        # If a False were ignored, the answer of the previous batch would be read again.
         if not passed:
             raise BackendError(f"{call} failed: {last_errors(self._logger)}")
 
 
 def graph_batch(count: int, profile: Profile) -> int:
-    """The batch size whose graph runs `count` images: few graphs, at most a quarter more work.
+    """The batch size whose graph runs `count` images.
 
-    1 to 8 exactly, then in steps of 2 up to 16, of 4 up to 32, of 8 up to 64, and so on.
+    Up to 8 images it is `count` itself. Above, sizes grow in steps of 2 up to 16, of 4 up to 32, of
+    8 up to 64, and so on. So there are few graphs, and a batch costs at most a quarter more work.
     """
     step = 1 << max(0, (count - 1).bit_length() - 3)
     return max(profile.min, min(profile.max, -(-count // step) * step))
 
 
 def scratch_bytes(engine: Any) -> int:
-    """Scratch memory of a context, at least a byte, so that there is an address in any case."""
-    if hasattr(engine, "device_memory_size_v2"):  # since 10.1; the old one is gone in 11
+    """The scratch memory of a context in bytes; at least 1, so that it always has an address."""
+    if hasattr(engine, "device_memory_size_v2"):  # since 10.1; 11 has no other
         return max(1, int(engine.device_memory_size_v2))
     return max(1, int(engine.device_memory_size))
 
 
 def context_without_memory(trt: Any, engine: Any, kernels: KernelCache | None = None) -> Any:
-    """A context whose scratch memory the caller provides, in the words of each version.
+    """A context whose scratch memory the caller provides. Each version has its own call for it.
 
     None if TensorRT refuses; its log has the reason.
     """
@@ -192,8 +208,8 @@ def context_without_memory(trt: Any, engine: Any, kernels: KernelCache | None = 
     specialization = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if specialization is None:
         return engine.create_execution_context(strategies.USER_MANAGED)
-    # TensorRT-RTX compiles the kernels of a shape behind our back while it runs a slow substitute,
-    # which a captured graph would keep for ever; EAGER compiles first.
+    # By default TensorRT-RTX runs slow kernels while it compiles better ones in another thread. A
+    # captured graph would keep the slow ones for ever. With EAGER it compiles first.
     config = engine.create_runtime_config()
     if config is None:
         return None

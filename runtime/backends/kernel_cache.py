@@ -1,7 +1,7 @@
-"""Kernels that TensorRT-RTX compiled, kept for the next process that runs the engine.
+"""Keeps the kernels that TensorRT-RTX has compiled for the next process that runs the engine.
 
-TensorRT-RTX compiles an engine's kernels while it runs; the other TensorRT does so when it builds.
-Without the kept ones nothing is lost but time, so whatever goes wrong here is a line in the log.
+TensorRT-RTX compiles the kernels of an engine when it runs; TensorRT does so when it builds. A
+failure of this cache costs only time, so every failure here is one line in the log.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class KernelCache:
-    """The compiled kernels of one engine, common to its contexts."""
+    """The compiled kernels of one engine. All its contexts share them."""
 
     def __init__(self, cache: Any, path: Path, logger: Any) -> None:
-        """`cache` is an IRuntimeCache; it begins with what the file at `path` holds."""
+        """Fills `cache`, an IRuntimeCache of TensorRT-RTX, with the content of the file `path`."""
         self._cache, self._path, self._logger = cache, path, logger
-        self._kept = b""  # what the file holds, as far as we know
+        self._kept = b""  # the kernels that the file is known to hold
         self._load()
 
     def use_in(self, config: Any) -> None:
-        """Lets the contexts made with `config`, an IRuntimeConfig, share the kernels."""
+        """Makes the contexts that are made with `config`, an IRuntimeConfig, share the kernels."""
         if not config.set_runtime_cache(self._cache):
             self._warn(f"is not used: set_runtime_cache failed, {last_errors(self._logger)}")
 
     def keep(self) -> None:
-        """Writes the file if there is something new to write."""
+        """Writes the file if there are new kernels."""
         memory = self._cache.serialize()
         if memory is None:
             self._warn(f"is not written: serialize failed, {last_errors(self._logger)}")
@@ -45,7 +45,7 @@ class KernelCache:
             write_atomic(self._path, hashlib.sha256(kernels).digest() + kernels)
         except OSError as error:
             self._warn(f"cannot be written ({error.strerror})")
-        # Not tried again for the same kernels, written or not.
+        # The same kernels are not written again, even if this time failed.
         self._kept = kernels
 
     def _load(self) -> None:
@@ -59,7 +59,7 @@ class KernelCache:
         digest, kernels = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(kernels).digest() != digest:
             self._warn("is damaged")
-        elif not self._cache.deserialize(kernels):  # of another driver, for instance
+        elif not self._cache.deserialize(kernels):  # for example, another driver made them
             self._warn(f"does not fit this machine ({last_errors(self._logger)})")
         else:
             self._kept = kernels
@@ -71,9 +71,9 @@ class KernelCache:
 def open_kernel_cache(trt: Any, engine: Any, plan: bytes, logger: Any) -> KernelCache | None:
     """The cache of the engine that `plan` holds, on this GPU with this version.
 
-    None with a TensorRT that has no such thing, or where none can be made.
+    None with a TensorRT that has no such cache, or where none can be made.
     """
-    if not hasattr(trt, "IRuntimeCache"):  # TensorRT-RTX alone has it
+    if not hasattr(trt, "IRuntimeCache"):  # only TensorRT-RTX has it
         return None
     config = engine.create_runtime_config()
     cache = None if config is None else config.create_runtime_cache()
@@ -82,7 +82,7 @@ def open_kernel_cache(trt: Any, engine: Any, plan: bytes, logger: Any) -> Kernel
         return None
     try:
         folder = cache_root() / "kernels"
-    except UserError as error:  # this user has no home
+    except UserError as error:  # this user has no home folder
         _log.warning("%s; TensorRT-RTX compiles the kernels again at every start", error)
         return None
     names = f"{trt.__version__} {find_gpu().name} {sha256_of_bytes(plan)}"

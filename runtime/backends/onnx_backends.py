@@ -35,9 +35,9 @@ class OnnxCpu(_OnnxBackend):
 
     name = "onnx-cpu"
     title = "ONNX Runtime, CPU"
-    # int8-cpu comes after fp32: it costs up to a point of accuracy, so it is used when asked for.
+    # int8-cpu costs up to a point of accuracy. It comes after fp32, so it is used when asked for.
     precisions = ("fp32", "int8-cpu", "fp16", "int8")
-    slow_precisions = frozenset({"int8"})  # that graph is for TensorRT; others only simulate it
+    slow_precisions = frozenset({"int8"})  # the graph for TensorRT, only simulated here
     priority = 0
     runs_on_cpu: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: which are here, and whether they start."""
+"""ONNX Runtime's execution providers: which ones are here, and whether they start."""
 
 import contextlib
 import functools
@@ -15,9 +15,9 @@ PROVIDERS: dict[str, str] = {
     "onnx-cpu": "CPUExecutionProvider",
     "onnx-cuda": "CUDAExecutionProvider",
 }
-# TF32's mantissa has 10 bits: fp32 is to be fp32, as in the engines.
+# TF32 has a mantissa of 10 bits. An fp32 file must be computed in fp32, as engines are.
 OPTIONS: dict[str, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
-_NO_LOG = 4  # fatal errors only: what goes wrong is returned
+_NO_LOG = 4  # fatal errors only: our functions return what goes wrong
 _IDENTITY = (  # an ONNX model of one float32, y = x
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
     b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
@@ -26,14 +26,14 @@ _log = logging.getLogger(__name__)
 
 
 def load_onnxruntime() -> Any:
-    """The package, imported where it is needed: it takes 0.2 s."""
-    # From 1.32 on it reports its use to its makers unless this is set before it is imported.
+    """The package `onnxruntime`. It is imported when needed, because that takes 0.2 s."""
+    # From 1.32 on it reports its use to its makers, unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return importlib.import_module("onnxruntime")
 
 
 def missing_provider(backend: str) -> str | None:
-    """What `backend` lacks, the build of onnxruntime or the GPU; None if both are here."""
+    """What `backend` lacks: the build of onnxruntime, or the GPU. None if both are here."""
     if (reason := missing_build(backend)) or backend == "onnx-cpu":
         return reason
     missing = missing_gpu()
@@ -41,7 +41,7 @@ def missing_provider(backend: str) -> str | None:
 
 
 def missing_build(backend: str) -> str | None:
-    """Says that the installed onnxruntime is built without `backend`; None if it has it."""
+    """A sentence if the installed onnxruntime is built without `backend`; None if it has it."""
     onnxruntime = load_onnxruntime()
     if PROVIDERS[backend] in onnxruntime.get_available_providers():
         return None
@@ -49,9 +49,9 @@ def missing_build(backend: str) -> str | None:
 
 
 def failed_start(backend: str) -> str | None:
-    """Why a provider that is not missing does not start; None if it does.
+    """Why a provider does not start, although it is built in; None if it starts.
 
-    A GPU build of onnxruntime is no proof that CUDA and cuDNN of the right versions are here.
+    The GPU build of onnxruntime can be installed without the right versions of CUDA and cuDNN.
     """
     onnxruntime = load_onnxruntime()
     load_provider(backend)
@@ -59,7 +59,7 @@ def failed_start(backend: str) -> str | None:
     options.log_severity_level = _NO_LOG
     try:
         session = onnxruntime.InferenceSession(_IDENTITY, options, providers=[PROVIDERS[backend]])
-    except Exception as error:  # onnxruntime's own classes share no base of theirs
+    except Exception as error:  # the errors of onnxruntime have no base class of their own
         return f"{PROVIDERS[backend]} does not start ({first_line(error)})"
     if session.get_providers()[0] != PROVIDERS[backend]:
         return f"{PROVIDERS[backend]} does not start, CUDA or cuDNN is missing or too old"
@@ -68,14 +68,14 @@ def failed_start(backend: str) -> str | None:
 
 @functools.cache
 def load_provider(backend: str) -> None:
-    """Loads CUDA and cuDNN out of NVIDIA's wheels, where the system's loader does not look.
+    """Loads CUDA and cuDNN from NVIDIA's wheels, where the system's loader does not look.
 
-    They are what `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings. Nothing is raised: whether
-    all was found, the start of the provider tells.
+    `pip install 'onnxruntime-gpu[cuda,cudnn]'` installs these wheels. Nothing is raised if one is
+    missing: the start of the provider will show it.
     """
     if backend == "onnx-cpu":
         return
-    said = io.StringIO()  # onnxruntime prints what it misses; stdout is for answers
+    said = io.StringIO()  # onnxruntime prints what it does not find, and stdout is for answers
     with contextlib.redirect_stdout(said):
         load_onnxruntime().preload_dlls()
     if said.getvalue():

@@ -16,18 +16,24 @@ from runtime.backends.session import Session, Threads
 from runtime.base.errors import BackendError, BundleError, first_line
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 
-# On the CPU of 1.31 and 1.32 this optimiser turns int8 Q/DQ over float16 into garbage.
+# In 1.31 and 1.32, on the CPU, this optimiser makes wrong answers of int8 Q/DQ over float16.
 _BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3
 
 
 class OnnxSession(Session):
-    """An ONNX model with our graph contract, on the asked-for provider or not at all."""
+    """An ONNX model with this project's input and output. Never runs on another provider."""
 
     def __init__(
         self, model: bytes, *, source: str, backend: str, threads: Threads | None = None
     ) -> None:
-        """Opens `model`, the content of an ONNX file that `source` names in errors.
+        """Opens an ONNX file.
+
+        Args:
+            model: the file's content.
+            source: what to call the file in errors.
+            backend: "onnx-cpu" or "onnx-cuda".
+            threads: how to use the CPU.
 
         Raises:
             BackendError: the provider is absent or did not start.
@@ -65,7 +71,7 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
         options.intra_op_num_threads = threads.intra_op
     if not threads.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # ONNX Runtime appends the CPU provider by itself, for operators that the GPU one lacks.
+    # ONNX Runtime adds the CPU provider by itself, for operators that the GPU provider lacks.
     provider = PROVIDERS[backend]
     try:
         session = onnxruntime.InferenceSession(
@@ -74,12 +80,12 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
             providers=[(provider, OPTIONS[backend])],
             disabled_optimizers=_BROKEN_OPTIMIZERS,
         )
-    except Exception as error:  # onnxruntime's own classes share no base of theirs
+    except Exception as error:  # the errors of onnxruntime have no base class of their own
         raise BundleError(
             f"{source} cannot be opened by onnxruntime {onnxruntime.__version__} "
             f"({first_line(error)}); expected an ONNX file made by `python export/run.py`"
         ) from error
-    if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere log line
+    if session.get_providers()[0] != provider:  # it falls back to the CPU and only logs it
         raise BackendError(
             f"{backend} did not start: onnxruntime fell back to {session.get_providers()[0]}; "
             "`python -m runtime doctor` tells what is missing"
@@ -88,7 +94,11 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
 
 
 def _check_graph(session: Any, source: str) -> tuple[int, int]:
-    """Returns the input's edge and the number of classes; BundleError for another graph."""
+    """Returns the input's edge in pixels and the number of classes.
+
+    Raises:
+        BundleError: the graph has other inputs or outputs than this project's.
+    """
     nodes = (*session.get_inputs(), *session.get_outputs())
     signature = [(node.name, node.type, node.shape) for node in nodes]
     match signature:

@@ -1,7 +1,8 @@
-"""Does an engine fit this machine? Asked before its file is read; TensorRT has no such test.
+"""Checks before an engine is opened: can this machine run engines, and does this one fit it?
 
-A serialized engine runs with the version that built it, on the GPU it was built for (NVIDIA's
-support matrix); on another it fails late, or is slow, or wrong.
+A serialized engine runs with the version of TensorRT that built it, on the GPU that it was built
+for (see NVIDIA's support matrix). On another GPU it fails late, or is slow, or gives wrong answers.
+TensorRT itself has no such check.
 """
 
 import platform
@@ -32,7 +33,7 @@ _JETSON_TENSORRT = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What an engine must fit."""
+    """The properties of a machine that an engine must fit."""
 
     flavor: Flavor
     tensorrt_version: str

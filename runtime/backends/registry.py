@@ -1,4 +1,4 @@
-"""The backends that there are. A new one is a file with its record, and a line here."""
+"""The list of all backends. A new backend is a file with its record, and one line here."""
 
 from runtime.backends.backend import Backend
 from runtime.backends.engine_backends import TENSORRT, TENSORRT_RTX
@@ -9,15 +9,15 @@ BACKENDS: tuple[Backend, ...] = (ONNX_CPU, ONNX_CUDA, TENSORRT, TENSORRT_RTX)
 
 
 def backend_names() -> tuple[str, ...]:
-    """The words that choose a backend."""
+    """The names of all backends, in the order of the list."""
     return tuple(backend.name for backend in BACKENDS)
 
 
 def backend_named(name: str) -> Backend:
-    """The backend that `name` chooses.
+    """The backend of that name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none.
     """
     for backend in BACKENDS:
         if backend.name == name:
@@ -26,7 +26,7 @@ def backend_named(name: str) -> Backend:
 
 
 def wanted_backends(name: str | None) -> list[Backend]:
-    """The backend that `name` chooses; with None all of them, the preferred one first.
+    """The backend of that name; with None all backends, the one with the highest priority first.
 
     Raises:
         UserError: there is none of that name.

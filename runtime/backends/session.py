@@ -1,4 +1,4 @@
-"""An open model that runs batches: what every backend offers, and the check of what it receives."""
+"""An open model that runs batches: what every backend offers, and the check of its input."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -16,8 +16,10 @@ from runtime.base.errors import UserError
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
     """How a backend uses the CPU.
 
-    `intra_op` threads share one operator; None means one a core. `spinning` threads wait for work
-    in a loop, which is up to 1.8 times faster on an idle machine and ruinous on a shared one.
+    Attributes:
+        intra_op: how many threads share the work of one operator; None: one for each core.
+        spinning: whether threads wait for work in a busy loop. This is up to 1.8 times as fast on
+            an idle machine, and much slower on a machine that does other work.
     """
 
     intra_op: int | None = None
@@ -31,9 +33,9 @@ class Session(Closable):
         backend: the name of the backend that opened it.
         input_size: edge of the square input in pixels.
         num_classes: columns of the output.
-        max_batch: most images of one `run`; None: any number.
-        lanes: runs that gain from being in work at the same time, from as many threads.
-        metadata: what the file itself says, such as its card; empty where it cannot.
+        max_batch: the largest number of images of one `run`; None: any number.
+        lanes: how many threads may call `run` at the same time with a gain.
+        metadata: the texts that the file itself carries, such as its card; empty if it has none.
     """
 
     backend: str
@@ -47,21 +49,23 @@ class Session(Closable):
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, num_classes) of uint8 RGB images (N, size, size, 3).
 
-        The result is the caller's own. Raises UserError for another dtype or shape, before the
-        backend sees it.
+        The result belongs to the caller: no later call changes it.
+
+        Raises:
+            UserError: the array has another dtype or shape, or more than `max_batch` images.
         """
         self._check(images)
         return self._run(np.ascontiguousarray(images))
 
     def warm_up(self, *batches: int) -> None:
-        """Runs black images in batches of these sizes, so that later calls find all prepared."""
+        """Runs black images in batches of these sizes, so that later calls need no preparation."""
         for batch in batches:
             shape = (batch, self.input_size, self.input_size, self._CHANNELS)
             self._run(np.zeros(shape, np.uint8))
 
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Runs a checked, contiguous batch."""
+        """Runs a batch that has been checked and is contiguous in memory."""
 
     def _check(self, images: Any) -> None:
         expected = (self.input_size, self.input_size, self._CHANNELS)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: whether they are here, and their one logger."""
+"""The packages TensorRT and TensorRT-RTX: whether they are installed, and their one logger."""
 
 import functools
 import importlib
@@ -18,7 +18,7 @@ INSTALL: dict[Flavor, str] = {
 }
 INSTALL_ON_JETSON = "sudo apt install python3-libnvinfer"
 _KEPT_MESSAGES = 3
-_NO_CUDA = "CUDA initialization failure"  # 8.6 says so as a warning, and then gives no object
+_NO_CUDA = "CUDA initialization failure"  # in 8.6 a warning; then no object is made
 
 
 def how_to_install(flavor: Flavor) -> str:
@@ -34,7 +34,11 @@ def is_installed(flavor: Flavor) -> bool:
 
 @functools.cache
 def load_tensorrt(flavor: Flavor) -> Any:
-    """The module of a flavor; BackendError with the install command if it does not load."""
+    """The module of a flavor.
+
+    Raises:
+        BackendError: it cannot be imported; the message has the command that installs it.
+    """
     try:
         return importlib.import_module(_MODULES[flavor])
     except ImportError as error:
@@ -55,10 +59,10 @@ def installed_version(flavor: Flavor) -> str | None:
 
 @functools.cache
 def tensorrt_logger(flavor: Flavor) -> Any:
-    """The logger of this process; TensorRT ignores a second one.
+    """The logger of this process. There is only one, because TensorRT ignores a second one.
 
-    It hands what TensorRT says to `logging` and keeps the last errors in `errors`, because
-    TensorRT's own calls return only None or False.
+    It passes TensorRT's messages on to `logging`. It also keeps the last errors in `errors`,
+    because TensorRT's calls return only None or False when they fail.
     """
     trt = load_tensorrt(flavor)
 
@@ -71,7 +75,7 @@ def tensorrt_logger(flavor: Flavor) -> Any:
             failed = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
             if failed or message.startswith(_NO_CUDA):
                 self.errors.append(message)
-                # No louder: the exception of the call that failed says it, in the one line of it.
+                # Not as an error: the exception of the failed call will have this message.
                 _log.info("%s: %s", flavor, message)
             elif severity == trt.ILogger.WARNING:
                 _log.warning("%s: %s", flavor, message)
@@ -100,7 +104,7 @@ def load_engine(trt: Any, logger: Any, plan: bytes) -> LoadedEngine | None:
 
 
 def last_errors(logger: Any) -> str:
-    """What the logger was told last, in one line, and forgets it."""
+    """The last errors that the logger got, in one line. They are then forgotten."""
     messages = "; ".join(" ".join(message.split()) for message in logger.errors)
     logger.errors.clear()
     return messages or "TensorRT gave no reason"

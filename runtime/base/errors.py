@@ -1,4 +1,4 @@
-"""The errors that SKD Edge raises on purpose, apart from those of a training run.
+"""The errors that SKD Edge raises on purpose. Those of a training run are defined there.
 
 SkdEdgeError
 ├── UserError            the caller can mend it: received, expected, what to do (exit code 2)
@@ -6,8 +6,8 @@ SkdEdgeError
 │   │   └── EngineMismatchError   an engine for another machine, version or ONNX file
 │   ├── ImageError       an image that cannot be decoded or is over a limit; names the image
 │   └── BackendError     a backend that was asked for and cannot run on this machine
-│       ├── GpuError      no NVIDIA GPU to use; carries what would mend it
-│       └── OverloadedError       more was asked than can be answered in time; try again later
+│       ├── GpuError             no NVIDIA GPU to use; says what would mend it
+│       └── OverloadedError      more requests than can be answered in time; try again later
 └── VerificationError    a model file does not equal what was trained (exit code 3)
 """
 
@@ -17,7 +17,7 @@ class SkdEdgeError(Exception):
 
 
 class UserError(SkdEdgeError, ValueError):
-    """The caller's mistake, in one line: what came, what was expected, what to do."""
+    """The caller's mistake. One line: what was received, what was expected, what to do."""
 
 
 class BundleError(UserError):
@@ -45,7 +45,7 @@ class GpuError(BackendError):
 
 
 class OverloadedError(BackendError):
-    """A bounded queue is full, or its answers would come too late."""
+    """A queue is full, or its answers would come too late."""
 
 
 class VerificationError(SkdEdgeError):
@@ -53,5 +53,5 @@ class VerificationError(SkdEdgeError):
 
 
 def first_line(error: Exception) -> str:
-    """What another package's error says, in one line; its class where it says nothing."""
+    """The first line of another package's error, or its class if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,12 +1,14 @@
-"""Works on a long sequence with all cores, in order and in bounded memory.
+"""Threads: how many cores there are, and work on a long sequence with all of them.
 
-Each worker decodes a whole chunk and runs the network on it by itself. No thread waits for another
-one, because nothing is handed over between them. Decoding and ONNX Runtime both release Python's
-lock, so that threads are enough.
+A sequence is worked on in order and in bounded memory. Each worker decodes a whole chunk and runs
+the network on it by itself. No thread waits for another one, because nothing is handed over between
+them. Decoding and ONNX Runtime both release Python's lock, so that threads are enough.
 """
 
 import itertools
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -83,3 +85,31 @@ def in_chunks(
             yield from pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_threads(
+    name: str, work: Callable[[], None], count: int, *, niceness: int = 0
+) -> list[threading.Thread]:
+    """Starts `count` threads that each call `work` once.
+
+    Args:
+        name: the threads are called so, with a number.
+        work: usually a loop that ends when its owner is closed.
+        count: the number of threads.
+        niceness: by how many steps their priority is lower than that of the calling thread. Only
+            Linux has a priority for each thread; elsewhere this does nothing.
+    """
+
+    def run() -> None:
+        if niceness and sys.platform == "linux":
+            thread = threading.get_native_id()
+            now = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
+        work()
+
+    threads = [
+        threading.Thread(target=run, name=f"{name}-{index}", daemon=True) for index in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads

@@ -1,1 +1,1 @@
-"""Images in, labels out: classifier, batcher, frames. Imports no server and no command."""
+"""Images in, labels out: classifier, batcher, video. May not import a server or a command."""

@@ -1,12 +1,10 @@
-"""Concurrent requests, collected into batches: more images a second at a bounded wait.
+"""Collects images of many threads into batches: more images a second, with a bounded wait.
 
 accepted ──► decoding (a pool) ──► ready ──► a batch in the network ──► answered
 └───────────── at most `max_queue` images; beyond that OverloadedError ───────┘
 """
 
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from runtime.base.closable import Closable
 from runtime.base.errors import BackendError, OverloadedError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.parallel import start_threads, usable_cores
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
 from runtime.model.preprocess import ImageSource
 
@@ -38,7 +36,7 @@ class _Request:
 
 
 class Batcher(Closable):
-    """Answers images from many threads through one classifier. Does not close the classifier.
+    """Answers images from many threads with one classifier, which it does not close.
 
     Attributes:
         observers: functions that are called with the size of each batch and its seconds.
@@ -58,18 +56,21 @@ class Batcher(Closable):
         """Starts the threads.
 
         Args:
-            classifier: what answers; stays the caller's.
-            max_batch: most images of one run of the network.
-            max_wait_ms: how long a decoded image waits for others that are being decoded. With
-                nothing on the way it does not wait at all.
-            max_queue: most images that are accepted and not yet answered.
-            decoders: threads that decode; default one a core.
-            runners: runs of the network at the same time; more than one pays on a CPU whose
-                session has fewer threads than there are cores.
-            niceness: steps of priority by which the threads stand back behind those that submit
-                (Linux): a server whose cores are all in the network must still refuse at once.
+            classifier: the open model; the caller closes it, after the batcher.
+            max_batch: the largest number of images of one run of the network.
+            max_wait_ms: how long a decoded image waits for others that are being decoded. If no
+                other image is being decoded, it does not wait.
+            max_queue: the largest number of images that are accepted and not yet answered.
+            decoders: how many threads decode; default: one for each core.
+            runners: how many threads run the network at the same time. On a CPU, more than one
+                gains if the session has fewer threads than there are cores.
+            niceness: by how many steps the threads have a lower priority than those that submit
+                images (Linux only). So a server with busy cores can still refuse at once.
+
+        Raises:
+            UserError: a number is out of range.
         """
-        # NaN is no time either, and one beyond what the system can count would end the runners.
+        # NaN fails this comparison, too. A longer wait would end the threads with an OverflowError.
         decoders = usable_cores() if decoders is None else decoders
         if min(max_batch, max_queue, decoders, runners) < 1 or not 0 <= max_wait_ms <= _MAX_WAIT_MS:
             raise UserError(
@@ -80,7 +81,6 @@ class Batcher(Closable):
         self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
         self.max_queue = max_queue
         self._max_wait = max_wait_ms / 1e3
-        self._niceness = niceness
         self.observers: list[Callable[[int, float], None]] = []
         self._changed = threading.Condition()
         self._ready: deque[_Request] = deque()
@@ -88,29 +88,34 @@ class Batcher(Closable):
         self._decoding = 0
         self._seconds_an_image = 0.0
         self._closed = False
-        # A queue and threads of our own: an executor would cost each image 30 us more.
+        # An executor of the standard library would take 30 us more for each image.
         self._inbox: SimpleQueue[_Request | None] = SimpleQueue()
-        self._decoders = _start("decode", self._decode_all, decoders)
-        self._runners = _start("network", self._run_all, runners)
+        self._decoders = start_threads("decode", self._decode_all, decoders, niceness=niceness)
+        self._runners = start_threads("network", self._run_all, runners, niceness=niceness)
 
     @property
     def waiting(self) -> int:
-        """Images that are accepted and not yet answered."""
+        """The number of images that are accepted and not yet answered."""
         return self._accepted
 
     @property
     def drain_seconds(self) -> float:
-        """About how long the present queue takes."""
+        """Seconds that the accepted images will take, as an estimate."""
         return self._accepted * self._seconds_an_image
 
     @property
     def running(self) -> bool:
-        """Whether images are accepted and every thread lives."""
+        """Whether images are accepted and every thread is alive."""
         threads = (*self._decoders, *self._runners)
         return not self._closed and all(thread.is_alive() for thread in threads)
 
     def require_room(self, count: int) -> None:
-        """OverloadedError if `count` more images would be refused now, BackendError if closed."""
+        """Checks that `count` more images would be accepted now.
+
+        Raises:
+            OverloadedError: there is no room for all of them.
+            BackendError: the batcher is closed.
+        """
         if self._closed:
             raise BackendError("the batcher is closed and accepts no more images")
         if self._accepted + count > self.max_queue:
@@ -122,7 +127,7 @@ class Batcher(Closable):
     def submit(
         self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K, name: str | None = None
     ) -> "Future[Predictions]":
-        """Accepts an image or raises OverloadedError; the future may raise its ImageError."""
+        """Accepts one image, as `submit_all` accepts many."""
         return self.submit_all([image], top_k=top_k, names=[name])[0]
 
     def submit_all(
@@ -132,7 +137,21 @@ class Batcher(Closable):
         top_k: int = DEFAULT_TOP_K,
         names: Sequence[str | None] | None = None,
     ) -> "list[Future[Predictions]]":
-        """Accepts all of the images or, with OverloadedError, none."""
+        """Accepts all of the images or none.
+
+        Args:
+            images: paths, the bytes of files, PIL images, or uint8 RGB (H, W, 3).
+            top_k: how many classes each answer lists.
+            names: what to call each image in an error.
+
+        Returns:
+            Futures of the answers. One raises ImageError if its image cannot be decoded.
+
+        Raises:
+            UserError: `top_k` is below 1.
+            OverloadedError: there is no room for all of them.
+            BackendError: the batcher is closed.
+        """
         check_top_k(top_k)
         names = names if names is not None else [None] * len(images)
         requests = [_Request(image, name, top_k) for image, name in zip(images, names, strict=True)]
@@ -175,18 +194,17 @@ class Batcher(Closable):
         return [request.future for request in requests]
 
     def close(self) -> None:
-        """Accepts nothing more, answers everything that was accepted, and ends the threads."""
+        """Accepts no more images, answers all that were accepted, and ends the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for _ in self._decoders:
-            self._inbox.put(None)  # behind all that was accepted
+            self._inbox.put(None)  # one for each decoder, after all accepted images
         for thread in (*self._decoders, *self._runners):
             thread.join()
 
     def _decode_all(self) -> None:
         """The loop of a decoder."""
-        _stand_back(self._niceness)
         while (request := self._inbox.get()) is not None:
             self._prepare(request)
 
@@ -197,17 +215,17 @@ class Batcher(Closable):
         if wanted:
             try:
                 request.image = self.classifier.prepare(request.source, name=request.name)
-            except BaseException as error:  # the future is how its owner learns of it
+            except BaseException as error:  # the future passes it on
                 failure = error
-        request.source = b""  # the file's content is not kept while the image waits
+        request.source = b""  # frees the file's content while the image waits
         with self._changed:
             self._decoding -= 1
             if wanted and failure is None:
                 self._ready.append(request)
             else:
                 self._accepted -= 1
-            # The first image starts a runner's clock, the last one fills the batch; those between
-            # need not wake anybody.
+            # A runner must wake for the first image, to start the wait, and for the one that fills
+            # the batch. It need not wake for those between.
             if len(self._ready) == 1 or self._is_full():
                 self._changed.notify_all()
         if failure is not None:
@@ -215,16 +233,16 @@ class Batcher(Closable):
 
     def _run_all(self) -> None:
         """The loop of a runner."""
-        _stand_back(self._niceness)
         while batch := self._next_batch():
             started = time.perf_counter()
             failure: BaseException | None = None
             answers: list[Predictions] = []
             try:
                 answers = self._answers(batch)
-            except BaseException as error:  # the next batch must be answered all the same
+            except BaseException as error:  # the loop goes on: the next batch must be answered
                 failure = error
-            # First: whoever has an answer may send the next image at once, and is not waiting.
+            # This comes before the answers, because a client that has its answer may send the next
+            # image at once. Its answered image must then no longer count as waiting.
             self._finish(batch, time.perf_counter() - started)
             if failure is not None:
                 for request in batch:
@@ -234,9 +252,9 @@ class Batcher(Closable):
                     request.future.set_result(answer)
 
     def _next_batch(self) -> list[_Request]:
-        """Waits for images; empty when the batcher is closed and everything is answered."""
+        """Waits for images. Empty if the batcher is closed and all images are answered."""
         with self._changed:
-            deadline = math.inf  # of the first image that is ready
+            deadline = math.inf  # until when the first image that is ready may wait
             while True:
                 now = time.perf_counter()
                 if self._ready:
@@ -251,14 +269,14 @@ class Batcher(Closable):
                 self._changed.wait(None if deadline == math.inf else deadline - now)
 
     def _is_full(self) -> bool:
-        """Whether waiting brings nothing: no image is on the way, or enough are ready."""
+        """Whether a batch need not wait: no image is being decoded, or enough are ready."""
         return self._decoding == 0 or len(self._ready) >= self._share()
 
     def _share(self) -> int:
-        """Images of one batch: a runner's part of those that wait, though others may be busy.
+        """How many images a runner takes: its part of those that wait, even if others are busy.
 
-        Whoever took all of them would leave the next free runner none until their senders, with
-        their answers, have sent again: with 16 of those, two cores were idle for 10 % of the time.
+        If it took all of them, the next free runner would have nothing to do until clients have
+        their answers and send again. With 16 clients, two cores were idle for 10 % of the time.
         """
         coming = len(self._ready) + self._decoding
         return min(self.max_batch, -(-coming // len(self._runners)))
@@ -279,20 +297,3 @@ class Batcher(Closable):
             self._seconds_an_image = known + _SMOOTHING * (each - known) if known else each
         for observe in self.observers:
             observe(len(batch), seconds)
-
-
-def _stand_back(niceness: int) -> None:
-    """Lowers the priority of the calling thread; elsewhere it would be the whole process's."""
-    if niceness and sys.platform == "linux":
-        thread = threading.get_native_id()
-        now = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
-
-
-def _start(name: str, work: Callable[[], None], count: int) -> list[threading.Thread]:
-    threads = [
-        threading.Thread(target=work, name=f"{name}-{index}", daemon=True) for index in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    return threads

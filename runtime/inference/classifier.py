@@ -20,8 +20,8 @@ from runtime.model.preprocess import (
 )
 
 DEFAULT_TOP_K = 5
-# For any backend: with chunks as large as an engine takes, a few cores would decode while the
-# others have none left, and decoding is what takes the time.
+# The same for every backend. Decoding takes most of the time. With chunks as large as an engine
+# takes, a few cores would decode the last chunks while the others have nothing to do.
 _CHUNK = 8
 _RGB_CHANNELS = 3
 
@@ -34,22 +34,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     probability: float
 
 
-Predictions = list[Prediction]  # from the most probable class downwards
+Predictions = list[Prediction]  # the most probable class first
 Answer = Predictions | ImageError
 
 
 class Classifier(Closable):
-    """An open model. Safe to share between threads; close it, or use it in a `with` statement.
+    """An open model. Threads may share it. Close it, or use it in a `with` statement.
 
     Attributes:
         card: what the model says about itself.
-        session: the open file, for callers that have uint8 arrays (N, size, size, 3).
-        precision: of the file that runs: fp32, fp16, int8 or int8-cpu; None: a lone ONNX file
-            that does not say.
+        session: the open file.
+        precision: of that file: fp32, fp16, int8 or int8-cpu; None if a lone ONNX file does not
+            say it.
         source: the path of that file.
-        reason: why this backend and precision.
+        reason: why this backend and precision are used.
         parity: how that file, or engine, compared with the trained student; None: not known.
-        limits: of images that are decoded.
+        limits: of the images that are decoded.
     """
 
     def __init__(
@@ -63,7 +63,11 @@ class Classifier(Closable):
         parity: Parity | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Takes over `session`; BundleError if it is not the network that the card describes."""
+        """Takes over `session`, which `close` closes.
+
+        Raises:
+            BundleError: it is not the network that the card describes.
+        """
         if (session.num_classes, session.input_size) != (card.num_classes, card.input.size):
             raise BundleError(
                 f"{source} gives {session.num_classes} classes from {session.input_size} px, its "
@@ -82,14 +86,20 @@ class Classifier(Closable):
         return self.session.backend
 
     def describe(self) -> str:
-        """One line: the network, its file, and why it runs where it runs."""
+        """One line: the network, its file, the backend, and why this one is used."""
         precision = self.precision or "unknown precision"
         return f"{self.card.arch} {self.source} on {self.backend} in {precision}: {self.reason}"
 
     def classify(self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K) -> Predictions:
-        """The `top_k` most probable classes of a path, bytes, PIL image or uint8 RGB (H, W, 3).
+        """The most probable classes of one image.
 
-        Raises ImageError, naming the image, when it cannot be decoded or is over a limit.
+        Args:
+            image: a path, the bytes of a file, a PIL image, or uint8 RGB (H, W, 3).
+            top_k: how many classes to list; all if there are fewer.
+
+        Raises:
+            UserError: `top_k` is below 1.
+            ImageError: the image cannot be decoded, or is over a limit; the message names it.
         """
         check_top_k(top_k)
         return self.rank(self.session.run(self.prepare(image)[None])[0], top_k)
@@ -115,10 +125,17 @@ class Classifier(Closable):
         top_k: int = DEFAULT_TOP_K,
         on_error: Literal["raise", "return"] = "raise",
     ) -> list[Predictions] | list[Answer]:
-        """Classifies many images on all cores; the answers are in order.
+        """Classifies many images on all cores. The answers are in the order of the images.
 
-        A broken image raises ImageError naming it (its place, if it has no path); with
-        `on_error="return"` its ImageError takes its place and the others are answered.
+        Args:
+            images: what `classify` takes.
+            top_k: how many classes each answer lists.
+            on_error: "return" puts the ImageError of a broken image in the place of its answer.
+
+        Raises:
+            UserError: `top_k` is below 1, or `on_error` is another word.
+            ImageError: an image is broken, and `on_error` is "raise". The message names the image:
+                its path, or its number.
         """
         if on_error not in ("raise", "return"):
             raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
@@ -135,10 +152,17 @@ class Classifier(Closable):
     def classify_stream(
         self, images: Iterable[ImageSource], *, top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Answer]:
-        """Yields the answers in order while later images are decoded; never holds many at once."""
+        """Yields the answers in order while later images are decoded.
+
+        Only a few chunks of images are in memory at the same time. A broken image gives its
+        ImageError.
+
+        Raises:
+            UserError: `top_k` is below 1.
+        """
         check_top_k(top_k)
         chunk = self.chunk
-        if isinstance(images, Sized):  # few images are for all cores, too
+        if isinstance(images, Sized):  # a few images, too, are shared by all cores
             chunk = min(chunk, -(-len(images) // usable_cores()) or 1)
 
         def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
@@ -193,11 +217,15 @@ class Classifier(Closable):
         raise UserError(f"received {received}, expected a prepared image: uint8 {expected}")
 
     def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
-        """Decodes and resizes an image to the network's input: uint8 (size, size, 3)."""
+        """Decodes and resizes an image to the network's input: uint8 RGB (size, size, 3).
+
+        Raises:
+            ImageError: it cannot be decoded, or is over a limit; the message names it.
+        """
         return preprocess(image, self.card.input, limits=self.limits, name=name)
 
     def rank(self, probabilities: NDArray[np.float32], top_k: int) -> Predictions:
-        """The `top_k` largest of probabilities (num_classes,), or all when there are fewer."""
+        """The `top_k` largest of probabilities (num_classes,); all if there are fewer."""
         order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         names = self.card.class_names
         return [
@@ -205,16 +233,16 @@ class Classifier(Closable):
         ]
 
     def warm_up(self, *batches: int) -> None:
-        """Prepares batches of these sizes (default 1), so that the next call is a fast one."""
+        """Prepares batches of these sizes (default: 1), so that the next call is fast."""
         self.session.warm_up(*(batches or (1,)))
 
     def close(self) -> None:
-        """Releases the model."""
+        """Closes the session."""
         self.session.close()
 
     @property
     def chunk(self) -> int:
-        """Most images of one run when there are many."""
+        """The largest number of images that one run gets from a stream."""
         return min(_CHUNK, self.session.max_batch or _CHUNK)
 
     def _classify_chunk(self, items: list[tuple[int, ImageSource]], top_k: int) -> list[Answer]:
@@ -239,7 +267,11 @@ class Classifier(Closable):
 
 
 def check_top_k(top_k: int) -> int:
-    """Returns `top_k`; UserError below 1."""
+    """Returns `top_k`.
+
+    Raises:
+        UserError: it is below 1.
+    """
     if top_k < 1:
         raise UserError(f"top_k {top_k} is out of range; expected 1 or more")
     return top_k

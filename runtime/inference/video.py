@@ -18,7 +18,7 @@ _MILLISECONDS = 1e3
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: uint8 RGB (H, W, 3), its number, and its seconds after the start."""
+    """One picture: its number, its time after the start, and uint8 RGB (H, W, 3)."""
 
     index: int
     seconds: float
@@ -26,12 +26,17 @@ class Frame:
 
 
 class Video(Closable):
-    """An open video or camera; iterate over it for its frames, and close it."""
+    """An open video or camera. Iterating over it gives its frames. It must be closed."""
 
     def __init__(self, source: str, *, every: int = 1) -> None:
-        """Opens a file, a camera's number ("0") or whatever else OpenCV can; every n-th frame.
+        """Opens a video.
 
-        Raises UserError without OpenCV, or if there is no video.
+        Args:
+            source: a file, the number of a camera ("0"), or whatever else OpenCV can open.
+            every: gives every n-th frame only.
+
+        Raises:
+            UserError: OpenCV is not installed, there is no such video, or `every` is below 1.
         """
         if every < 1:
             raise UserError(f"every {every} is out of range; expected 1 or more")
@@ -45,10 +50,14 @@ class Video(Closable):
                 f"{source} cannot be opened as a video; expected a video file or a camera's number"
             )
         if self.is_camera:
-            self._capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest
+            self._capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # gives the newest frame
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames to the end; UserError for a video without any, and for a camera that ends."""
+        """The frames, to the end.
+
+        Raises:
+            UserError: a video has no frame that can be read, or a camera gives no more pictures.
+        """
         index = 0
         while self._capture.grab():
             if index % self._every == 0:
@@ -69,7 +78,8 @@ class Video(Closable):
 
 
 def _load_cv2() -> Any:
-    # FFmpeg inside OpenCV talks on stderr of what we report ourselves; read when it is imported.
+    # FFmpeg, inside of OpenCV, prints on stderr what we report ourselves. OpenCV reads these
+    # variables when it is imported.
     if "cv2" not in sys.modules:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

@@ -1,1 +1,1 @@
-"""The contract: card, bundle, and the one preprocessing. Imports only `base`."""
+"""What a model is: card, bundle, preprocessing, figures. May import nothing but `base`."""

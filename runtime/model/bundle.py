@@ -1,4 +1,4 @@
-"""A bundle on disk: its card, and its files, each checked against the card when it is read."""
+"""A bundle on disk: its card, and its files. Each file is checked against the card when read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,19 @@ from runtime.model.locate import CHECKPOINT
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with a card."""
+    """A folder with a card, and the card that was read from it."""
 
     path: Path
     card: Card
 
     def read(self, record: ModelFile | EngineRecord) -> bytes:
-        """The content of a listed file; BundleError if it is missing or not what was listed.
+        """The content of a listed file.
 
-        What is returned is what was checked: a file that changes afterwards does no harm.
+        The content that is returned is the content that was checked: a file that changes
+        afterwards does no harm.
+
+        Raises:
+            BundleError: the file is missing, or its digest is not the listed one.
         """
         path = self.path / record.path
         try:
@@ -41,12 +45,20 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """The bundle in the folder `path`; BundleError if it has no valid card."""
+    """Opens the bundle in the folder `path`.
+
+    Raises:
+        BundleError: the folder has no card, or one that cannot be read.
+    """
     return Bundle(path=path, card=read_card(path))
 
 
 def read_card(bundle: Path) -> Card:
-    """Reads `card.json` of a bundle; BundleError if there is none or it is corrupt."""
+    """Reads `card.json` of the folder `bundle`.
+
+    Raises:
+        BundleError: there is no card, or one that cannot be read.
+    """
     path = bundle / CARD_FILE
     try:
         text = path.read_bytes()
@@ -60,7 +72,7 @@ def read_card(bundle: Path) -> Card:
 
 
 def write_card(bundle: Path, card: Card) -> None:
-    """Writes `card.json` atomically."""
+    """Writes `card.json` into the folder `bundle`: completely, or not at all."""
     write_atomic(bundle / CARD_FILE, json_from_card(card))
 
 
@@ -76,5 +88,5 @@ def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
 
 
 def run_word(bundle: Path) -> str:
-    """The run that a bundle lies in, as a word of a command; "RUN" if it lies elsewhere."""
+    """The run that a bundle lies in, as an argument of a command; "RUN" if it lies elsewhere."""
     return str(bundle.parent) if (bundle.parent / CHECKPOINT).is_file() else "RUN"

@@ -25,10 +25,11 @@ ENGINE_FOLDER = "engines"
 EXAMPLE_FOLDER = "examples"
 HOLDOUT_FILE = "holdout.npz"
 METADATA_KEY = "skd_edge_card"  # key of the card's JSON in an ONNX file's metadata
-_LONGEST_NAME = 100  # bytes; most file systems end at 255, and files are written under longer names
-PRECISION_KEY = "skd_edge_precision"  # key of the file's precision, beside it
+PRECISION_KEY = "skd_edge_precision"  # key of the file's precision in the same metadata
 INPUT_NAME = "images"  # uint8 (N, size, size, 3), RGB
 OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
+# Bytes of an example's name. File systems allow 255, and a temporary name is longer.
+_LONGEST_NAME = 100
 
 EnginePrecision = Literal["fp32", "fp16", "int8"]
 Precision = Literal[EnginePrecision, "int8-cpu"]
@@ -51,16 +52,17 @@ MODEL_FILES: dict[str, str] = {
 
 
 def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The file name, without suffix, of each class's example picture: no two are the same.
+    """The file name, without suffix, of each class's example picture. No two are the same.
 
-    A label's letters, digits, points and hyphens; the class's index where others have the same.
+    A name has the letters, digits, points and hyphens of the label. If another class has the same
+    name already, the class's index is added.
     """
     names: list[str] = []
     taken = set()
     for index, label in enumerate(class_names):
         name = re.sub(r"[^\w.-]+", "_", label).strip("._")
         name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or str(index)
-        while name.casefold() in taken:  # some file systems do not tell A from a
+        while name.casefold() in taken:  # for some file systems A and a are the same
             name = f"{name}-{index}"
         taken.add(name.casefold())
         names.append(name)
@@ -70,10 +72,17 @@ def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes the network's input.
 
-    A centred square of `crop / resize` of the short side is brought to `size` x `size` pixels in
-    one resize (the region of "resize the short side to `resize`, then cut the centre `crop`").
-    `mean` and `std` are per RGB channel of images in [0, 1]; they are applied inside the graph,
-    never by a caller.
+    The centred square whose edge is `crop / resize` of the image's short side is resized to
+    `size` x `size` pixels. It is the region that remains when the short side is resized to `resize`
+    and the centre is cut to `crop`, but it is resized once instead of twice.
+
+    Attributes:
+        size: edge of the network's input in pixels.
+        resize: see above, in pixels.
+        crop: see above, in pixels; at most `resize`.
+        interpolation: of the resize.
+        mean: of each RGB channel of images in [0, 1]. The graph subtracts it, never a caller.
+        std: of each RGB channel of images in [0, 1]. The graph divides by it, never a caller.
     """
 
     size: Positive
@@ -91,13 +100,21 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file compared with the trained student (torch, float32) on held-out test images."""
+    """A model file compared with the trained student (torch, float32) on held-out test images.
+
+    Attributes:
+        images: how many were compared.
+        top1: the share of them whose first class is right, by the file.
+        reference_top1: the same by the trained student.
+        agreement: the share of them for which both have the same first class.
+        max_difference: the largest absolute difference of any probability.
+    """
 
     images: Positive
     top1: Fraction
     reference_top1: Fraction
-    agreement: Fraction  # share of images with the same first class
-    max_difference: float  # largest absolute difference of any probability
+    agreement: Fraction
+    max_difference: float
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +122,9 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         calibration: how the ranges of activations were found, in words.
-        learned_ranges: whether training through fake quantisation found them.
-        higher_precision: names of the layers that were left in a higher precision.
-        higher_precision_macs: the share of the multiply-adds that those layers have.
+        learned_ranges: whether they were learned by training with simulated int8 numbers.
+        higher_precision: names of the layers that stay in a higher precision.
+        higher_precision_macs: those layers' share of the network's multiply-adds.
     """
 
     calibration: str
@@ -117,17 +134,17 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
-    """From which probability on the answers of one file or engine are accepted.
+    """The probability from which on the answers of one file or engine are accepted.
 
-    With the stated confidence at most `max_error` of the accepted answers are wrong (a binomial
-    bound on images that were used for no other choice).
+    Among accepted answers at most a share of `max_error` is wrong. This is a binomial bound, found
+    on images that nothing else was chosen with.
 
     Attributes:
-        probability: the lowest probability of a first class that is accepted.
+        probability: an answer is accepted if its first class has at least this probability.
         max_error: the largest share of wrong answers among the accepted ones.
-        confidence: how certain the bound is.
-        coverage: the share of those images that was accepted.
-        images: how many images the bound is from.
+        confidence: the probability with which the bound holds.
+        coverage: the share of the images whose answers were accepted.
+        images: how many images the bound was found on.
     """
 
     probability: Fraction
@@ -151,7 +168,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Batch sizes that an engine accepts, and the one it is tuned for."""
+    """The smallest and largest batch that an engine accepts, and the one that it is tuned for."""
 
     min: Positive
     opt: Positive
@@ -170,14 +187,13 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     precision: EnginePrecision
     flavor: Flavor
     tensorrt_version: str
-    # ("8.6",), or several where one engine runs on all of them
-    compute_capability: ComputeCapabilities
-    gpu_name: str | None  # None: for every GPU of those capabilities
+    compute_capability: ComputeCapabilities  # ("8.6",), or several that one engine runs on
+    gpu_name: str | None  # None: it runs on every GPU of those capabilities
     platform: str  # "Linux-x86_64"
     profile: Profile
     onnx_sha256: Digest
     build_seconds: float | None = None
-    parity: Parity | None = None  # None: no GPU at build time, so it has not run
+    parity: Parity | None = None  # None: it has not run, because it was built without a GPU
     threshold: Threshold | None = None  # None: every answer counts
 
 
@@ -190,16 +206,16 @@ class EpochPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the weights come from. Holds no local path."""
+    """Where the weights come from. It holds no local path."""
 
     run: str  # name of the run folder
     data: str
-    terms: Methods  # the methods it was trained with: ("drg", "dsr"), or ("ce",)
+    terms: Methods  # names of the methods that trained it: ("drg", "dsr"), or ("ce",)
     seed: int
     epochs: int
     top1: Fraction
     top5: Fraction
-    ece: Fraction  # expected calibration error at `temperature`
+    ece: Fraction  # expected calibration error, at the card's temperature
     params: Positive
     macs: Positive
     checkpoint_sha256: Digest
@@ -214,7 +230,7 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
     train_images: Positive
     validation_images: Annotated[int, msgspec.Meta(ge=0)] = 0
     test_images: Positive
-    digest: Digest | None = None  # of all images and labels; None: not known
+    digest: Digest | None = None  # of images and labels; None: not known
 
 
 class ClassRecall(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +253,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a runtime has to know of a model."""
+    """Everything that a runtime needs to know of a model."""
 
     schema_version: int = SCHEMA_VERSION
     minimum_reader: int = MINIMUM_READER

@@ -1,15 +1,15 @@
 """A card as JSON: which versions of it can be read, and how those of other versions are read.
 
-A card states two numbers. `schema_version` is that of the version that wrote it. `minimum_reader`
-is the lowest schema version whose reader understands the card correctly. The rule for whoever
-changes the schema:
+A card states two numbers. `schema_version` is the schema of the program that wrote the card.
+`minimum_reader` is the lowest schema that a program must know to understand the card correctly.
+These are the rules for changes of the schema:
 
-- A new key that a reader may ignore is optional and raises `schema_version` alone. Readers ignore
-  keys that they do not know, at every level, so that an older runtime reads the newer card.
-- A new key or value that changes how images are prepared or how answers are to be understood also
-  raises `minimum_reader`, but only in the cards that use it. An older runtime then refuses those
-  cards in one line instead of giving wrong answers.
-- A new precision or flavor raises `schema_version` alone: an older runtime leaves out the files and
+- A new key that readers may ignore is optional. It raises `schema_version` alone. Readers ignore
+  all keys that they do not know, at every level, so that an older runtime reads the newer card.
+- A new key or value may change how images are prepared, or what answers mean. Then the cards that
+  use it, and only those, also have a higher `minimum_reader`. An older runtime refuses them in one
+  line instead of giving wrong answers.
+- A new precision or flavor raises `schema_version` alone. An older runtime leaves out the files and
   engines that it cannot run, and uses the others.
 """
 
@@ -23,7 +23,7 @@ from runtime.model.card import FLAVORS, MINIMUM_READER, PRECISIONS, SCHEMA_VERSI
 
 
 def card_from_json(text: bytes | str, *, source: str) -> Card:
-    """Reads a card of this schema version, of an older one, or of a newer one that allows it.
+    """Reads a card of this schema, of an older one, or of a newer one that allows it.
 
     Args:
         text: the card's JSON.
@@ -57,7 +57,7 @@ def json_from_card(card: Card) -> bytes:
 def _needed_reader(card: Mapping[str, Any]) -> int:
     """The lowest schema version whose reader understands a decoded card.
 
-    A card that does not say so is understood by its own version and newer ones.
+    A card without `minimum_reader` needs a reader of its own schema.
 
     Raises:
         ValueError: the card states no version.
@@ -85,7 +85,7 @@ def _as_current(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_schema_1(card: dict[str, Any]) -> dict[str, Any]:
-    """With the names and types that schema 2 has for the same things."""
+    """A card of schema 1 with the names and types that schema 2 has for the same things."""
     card["minimum_reader"] = MINIMUM_READER
     provenance = card.get("provenance")
     if isinstance(provenance, dict) and isinstance(provenance.get("terms"), str):
@@ -98,7 +98,7 @@ def _from_schema_1(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _methods(provenance: dict[str, Any]) -> list[str]:
-    """Schema 1 wrote "drg+dsr", and "ce" for a peer, which only the recipe named."""
+    """Schema 1 wrote "drg+dsr". It wrote "ce" for every peer, whose name was in the recipe."""
     recipe = provenance.get("recipe")
     peer = recipe.get("peer", "none") if isinstance(recipe, dict) else "none"
     terms: str = provenance["terms"]
@@ -115,19 +115,19 @@ def _file_of_schema_1(file: Any) -> Any:
 
 
 def _engine_of_schema_1(engine: Any) -> Any:
-    """Schema 1 named one compute capability an engine."""
+    """Schema 1 had one compute capability for each engine, and no list."""
     if not isinstance(engine, dict) or "compute_capability" not in engine:
         return engine
     return engine | {"compute_capability": [engine["compute_capability"]]}
 
 
 def _without_unknown_files(card: dict[str, Any]) -> dict[str, Any]:
-    """Without the files and engines of kinds that came after this version."""
+    """A newer card without the files and engines of kinds that this version does not know."""
 
     def is_known(record: Any) -> bool:
         if not isinstance(record, dict):
-            return True  # for the check to refuse
-        flavor = record.get("flavor", FLAVORS[0])  # a file has none
+            return True  # the check that follows refuses it
+        flavor = record.get("flavor", FLAVORS[0])  # ONNX files have no flavor
         return record.get("precision") in PRECISIONS and flavor in FLAVORS
 
     for key in ("files", "engines"):

@@ -1,4 +1,4 @@
-"""Test images in the bundle: they verify an engine where neither torch nor the data set is."""
+"""The test images of a bundle. They verify an engine where there is no torch and no data set."""
 
 import io
 import zipfile
@@ -14,7 +14,13 @@ from runtime.model.card import HOLDOUT_FILE
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 (N, S, S, 3), labels int64 (N,), the student's probabilities (N, K) by torch."""
+    """Test images of which the right answers are known.
+
+    Attributes:
+        images: uint8 RGB (N, size, size, 3).
+        labels: int64 (N,).
+        probabilities: what the trained student gives for them in torch, float32 (N, num_classes).
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -22,11 +28,15 @@ class Labelled:
 
 
 def read_holdout(bundle: Path) -> Labelled:
-    """Reads `holdout.npz` of a bundle; BundleError if it is missing or damaged."""
+    """Reads `holdout.npz` of the folder `bundle`.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
     path = bundle / HOLDOUT_FILE
     try:
         file = io.BytesIO(path.read_bytes())
-        zipfile.ZipFile(file).close()  # BadZipFile, where np.load would suspect a pickle
+        zipfile.ZipFile(file).close()  # a file that is no zip: np.load would call it a pickle
         with np.load(file, allow_pickle=False) as arrays:
             return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:

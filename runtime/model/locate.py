@@ -1,4 +1,4 @@
-"""Which model or run a command means: a path that was given, or `runs/latest`."""
+"""Finds the model or the run that a command means: a path that was given, or `runs/latest`."""
 
 from pathlib import Path
 
@@ -22,24 +22,33 @@ def is_model(path: Path) -> bool:
 
 
 def looks_like_model(path: Path) -> bool:
-    """Whether `path` can only be meant as a model, although it is none (`find_model` says why)."""
+    """Whether `path` was surely meant as a model, even if `find_model` will refuse it."""
     return path.suffix == ".onnx" or (path / CHECKPOINT).is_file()
 
 
 def latest_run() -> Path:
-    """The folder that `runs/latest` points to; UserError when nothing was trained here."""
+    """The folder that `runs/latest` points to.
+
+    Raises:
+        UserError: nothing was trained in this folder.
+    """
     if not LATEST.exists():
         raise UserError(
             f"no model was named and {LATEST} does not exist; name one, or train first: "
             "`python training/run.py --arch mobilenetv2 --drg --dsr`"
         )
-    # As training writes it, and not where that may lead: a run can lie on another disk.
+    # The path as training wrote it. It may be a link itself, because a run can lie on another disk.
     named = RUNS / LATEST.readlink() if LATEST.is_symlink() else LATEST
     return named if named.exists() else LATEST
 
 
 def find_model(path: Path | None) -> Path:
-    """The bundle folder or the `.onnx` file that `path` (None: `runs/latest`) means."""
+    """The bundle folder or the `.onnx` file that `path` means; None means `runs/latest`.
+
+    Raises:
+        BundleError: there is no model at `path`; the message says what is there.
+        UserError: no path was given, and nothing was trained in this folder.
+    """
     path = latest_run() if path is None else path
     if (path / CARD_FILE).is_file():
         return path
@@ -59,7 +68,11 @@ def find_model(path: Path | None) -> Path:
 
 
 def find_run(path: Path | None) -> Path:
-    """The run folder that `path` (None: `runs/latest`) means; UserError if it has no checkpoint."""
+    """The run folder that `path` means; None means `runs/latest`.
+
+    Raises:
+        UserError: there is no run at `path`, or no path was given and nothing was trained here.
+    """
     path = latest_run() if path is None else path
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run folder with a {CHECKPOINT}")

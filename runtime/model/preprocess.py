@@ -1,8 +1,9 @@
-"""From anything a user calls an image to the network's uint8 input: decode, then one resize.
+"""Makes the network's uint8 input of whatever a user calls an image: decodes it, resizes it once.
 
-Training's evaluation, calibration, export and the classifier all call these functions, so that an
-image means the same to each of them. The crop is the region of "resize the short side, cut the
-centre", taken from the decoded image with `resize(box=...)`: one interpolation instead of two.
+Training's evaluation, calibration, export and the classifier all call these functions, so that they
+all see the same pixels. The usual way is to resize the short side and then to cut the centre. Here
+that region is taken out of the decoded image with `resize(box=...)`, which interpolates once
+instead of twice.
 """
 
 import io
@@ -14,7 +15,7 @@ from typing import TypeGuard
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # the plugins register themselves; Pillow would else import all of its forty
+from PIL import (  # importing a plugin registers it; without these Pillow imports all forty
     BmpImagePlugin,
     Image,
     ImageOps,
@@ -37,22 +38,23 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _RGB_CHANNELS = 3
-# A plain JPEG has one scan, a progressive one about ten. Each walks over the whole picture, so that
-# a few hundred thousand empty ones in a small file, of either kind, would take hours.
+# A plain JPEG has one scan, a progressive one about ten. Each scan is decoded over the whole
+# picture, even an empty one. A small file can hold some hundred thousand of them: that takes hours.
 _MAX_SCANS = 200
 _JPEG = b"\xff\xd8"
 _START_OF_SCAN = 0xDAFF  # FF DA, read as a little-endian number
-# Pillow decodes these in Python, 4 million pixels a second, of which a file needs to name none.
+# Pillow decodes run lengths in Python, at 4 million pixels a second. A small file can state a large
+# picture, because it may leave out all of its pixels.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000
 _RUN_LENGTHS = "bmp_rle"
 _UNDEFINED_RANGE = ("I", "F")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What is refused before it is decoded."""
+    """The largest images that are decoded; larger ones are refused."""
 
-    max_bytes: int = 32 << 20
-    max_pixels: int = 64_000_000
+    max_bytes: int = 32 << 20  # of the encoded file
+    max_pixels: int = 64_000_000  # width times height
 
 
 DEFAULT_LIMITS = Limits()
@@ -65,9 +67,19 @@ def preprocess(
     limits: Limits = DEFAULT_LIMITS,
     name: str | None = None,
 ) -> NDArray[np.uint8]:
-    """Returns uint8 RGB (size, size, 3); raises ImageError naming the image when it cannot.
+    """Makes the network's input of an image.
 
-    An array that is the network's input already comes back itself.
+    Args:
+        source: a path, the bytes of a file, a PIL image, or uint8 RGB (H, W, 3).
+        spec: the network's input.
+        limits: larger images are refused.
+        name: what to call the image in an error; default: its path, or what it is.
+
+    Returns:
+        uint8 RGB (size, size, 3). An array that is the network's input already is returned itself.
+
+    Raises:
+        ImageError: the image cannot be decoded, or is over a limit; the message names it.
     """
     if is_prepared(source, spec):
         return source
@@ -75,7 +87,7 @@ def preprocess(
 
 
 def is_prepared(source: ImageSource, spec: InputSpec) -> TypeGuard[NDArray[np.uint8]]:
-    """Whether an array is the network's input as it is: of its size, and nothing to be cut off."""
+    """Whether `source` is an array that is the network's input already, with nothing to cut off."""
     return (
         isinstance(source, np.ndarray)
         and source.dtype == np.uint8
@@ -91,13 +103,20 @@ def decode_image(
     limits: Limits = DEFAULT_LIMITS,
     name: str | None = None,
 ) -> Image.Image:
-    """Returns the upright RGB image, possibly at 1/2, 1/4 or 1/8 if `spec` needs no more.
+    """Decodes an image and turns it upright, as its EXIF data say.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or uint8 RGB (H, W, 3).
-        spec: the network's input, which bounds the scale that is decoded.
-        limits: what is refused with an ImageError before it is decoded.
-        name: what to call the image in an ImageError; default its path, or what it is.
+        spec: the network's input. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is
+            enough for it.
+        limits: larger images are refused.
+        name: what to call the image in an error; default: its path, or what it is.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ImageError: the image cannot be decoded, or is over a limit; the message names it.
     """
     if isinstance(source, np.ndarray):
         return _image_from_array(source, name or "array")
@@ -128,7 +147,7 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 def _read(path: Path, limits: Limits) -> bytes:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe could block, a device never ends
             raise ImageError(f"{path}: is not a regular file; expected an image file")
         _check_bytes(status.st_size, limits, str(path))
         return path.read_bytes()
@@ -152,7 +171,7 @@ def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: 
         return _decode_bytes(source, spec, limits, name)
     except ImageError:
         raise
-    except Exception as error:  # a hostile file makes Pillow raise almost anything
+    except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
         raise ImageError(
             f"{name}: not a readable image ({_reason(error)}); expected JPEG, PNG, WebP or BMP"
         ) from error
@@ -168,7 +187,7 @@ def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) ->
             raise ImageError(f"{name}: has over {_MAX_SCANS} scans; save it again as plain JPEG")
         if any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
             _check_pixels(image, _MAX_RUN_LENGTH_PIXELS, f"{name}: a BMP of run lengths")
-        # libjpeg decodes at 1/2, 1/4 or 1/8 for less; never below what the crop needs.
+        # libjpeg decodes faster at 1/2, 1/4 or 1/8. `draft` keeps at least the size that we need.
         edge = math.ceil(spec.size * spec.resize / spec.crop)
         image.draft(None, (edge, edge))
         ImageOps.exif_transpose(image, in_place=True)  # loads the pixels
@@ -176,9 +195,9 @@ def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) ->
 
 
 def _count_scans(content: bytes) -> int:
-    """Markers that start a scan, at even and odd places; `bytes.count` takes seven times as long.
+    """The number of markers that start a scan, at even and at odd places of the file.
 
-    For a photograph of 5 MB that was 5 ms.
+    `bytes.count` gives the same and takes seven times as long: 5 ms for a photograph of 5 MB.
     """
     pairs = (np.frombuffer(content, "<u2", (len(content) - first) // 2, first) for first in (0, 1))
     return sum(int(np.count_nonzero(pair == _START_OF_SCAN)) for pair in pairs)
@@ -198,7 +217,7 @@ def _reason(error: Exception) -> str:
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """RGB from grey, palette, alpha (over white), CMYK and 16 bit."""
+    """The image in RGB. Transparent images are put on white, 16-bit values become 8-bit ones."""
     if image.mode == "RGB":
         return image
     if image.mode in _UNDEFINED_RANGE:
@@ -206,7 +225,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name}: mode {image.mode} has no defined range of values; convert it to 8 bit"
         )
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow's own conversion clips at 255
+        grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow's conversion cuts at 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
