@@ -33,12 +33,25 @@ class _Calibration(NamedTuple):
     validation_top1: float | None = None  # None: no image was held out
 
 
-def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | None:
-    """Calibrates, evaluates and writes the run's last files; returns the content of result.json.
+def finish_run(
+    trainer: Trainer, folder: Path, save: Save, *, command: str
+) -> dict[str, Any] | None:
+    """Calibrates, evaluates and writes the run's last files.
 
-    result.json comes last: a folder that has it is a finished run. Processes other than the main
-    one only take part in the checkpoint and get None. DivergedError, in all of them, for answers
-    that are not finite.
+    result.json is written last: a folder that has it is a finished run. Processes other than the
+    main one only take part in the checkpoint.
+
+    Args:
+        trainer: after its last epoch.
+        folder: of the run.
+        save: writes a checkpoint.
+        command: that result.json states, without local paths.
+
+    Returns:
+        The content of result.json; None in processes other than the main one.
+
+    Raises:
+        DivergedError: in all processes, if an answer is not finite.
     """
     if not trainer.group.is_main:
         trainer.require_finite_answers()
@@ -53,6 +66,7 @@ def finish_run(trainer: Trainer, folder: Path, save: Save) -> dict[str, Any] | N
         **_figures(logits, trainer.dataset.test_labels, calibration),
         **_size(trainer),
         **_circumstances(trainer),
+        "command": command,
     }
     _plot(trainer, logits, folder)
     content = msgspec.json.format(msgspec.json.encode(result), indent=2)

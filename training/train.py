@@ -9,7 +9,7 @@ from runtime.base.command import fail
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.method_registry import chosen_methods, method_names
-from training.config.options import Options
+from training.config.options import Options, repeatable_command
 from training.config.plan import Plan, check_same_run
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
@@ -172,7 +172,8 @@ def _train_in(
         if not trainer.group.is_main:
             return _STOPPED
         return fail(f"{interruption}; {run.path} goes on with --resume", _STOPPED)
-    result = finish_run(trainer, run.path, save)
+    command = repeatable_command(options, data=trainer.plan.data)
+    result = finish_run(trainer, run.path, save, command=command)
     if result is not None:
         progress.say(f"\n{summary(result)}")
         progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")

@@ -79,7 +79,12 @@ def test_a_run_knows_its_data_but_tells_no_path(
     assert (plan.data, plan.seed, plan.class_names[0]) == ("tiny", 3, "dark")
     assert load_run_dataset(trained).train_images.shape == (48, 16, 16, 3)
     assert str(tiny_folder.parent) not in (here / "run" / "result.json").read_text()
-    assert json.loads((here / "run" / "result.json").read_text())["data"] == "tiny"
+    result = json.loads((here / "run" / "result.json").read_text())
+    assert result["data"] == "tiny"
+    assert result["command"] == (
+        "python training/run.py --arch mobilenetv2 --drg --dsr --width 0.25 --data tiny "
+        "--recipe tiny.yaml --epochs 1 --seed 3 --device cpu"
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_a_result_without_its_checkpoint_is_not_that_of_the_next_run(
     assert json.loads((here / "run" / "result.json").read_text())["epochs"] == 1
 
 
-def _interrupt(*_arguments: object) -> None:
+def _interrupt(*_arguments: object, **_others: object) -> None:
     raise KeyboardInterrupt
 
 

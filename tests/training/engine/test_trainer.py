@@ -67,7 +67,7 @@ def run(
         trainer.train(folder, save, progress, StopAfter(steps))
     except InterruptedRunError:
         return read_checkpoint(path)
-    finish_run(trainer, folder, save)
+    finish_run(trainer, folder, save, command="python training/run.py")
     return read_checkpoint(path)
 
 

@@ -113,8 +113,10 @@ def test_a_tiny_study_is_run_once_and_its_robustness_measured(
     assert {(line["recipe"]["label_noise"], line["width"]) for line in lines} == {
         *((0.2, 0.25), (0.2, 0.5))
     }
+    command = "python training/evidence.py --only {} --scale tiny"
+    assert {line["command"] for line in lines} == {command.format(name)}
     robust = Path("runs/tiny/label-noise-20-robustness.jsonl")
-    assert len(read_lines(robust)) == 2
+    assert [line["command"] for line in read_lines(robust)] == 2 * [command.format("robustness")]
     assert not Path("results").exists()
     results = sorted(Path("runs/tiny").rglob("result.json"))
     stamps = [path.stat().st_mtime_ns for path in [*results, robust]]

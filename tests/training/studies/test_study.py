@@ -383,6 +383,12 @@ def test_a_study_is_resumed_run_by_run(
         ("main", "drg+dsr", "drg+dsr"),
     ]
     assert lines[1]["recipe"]["label_smoothing"] == 0.1
+    command = "python training/study.py --arch mobilenetv2 --width 0.25 --data tiny "
+    command += "--recipe tiny.yaml --epochs 1 --terms"
+    assert lines[0]["command"] == f"{command} ce --seeds 1"
+    assert lines[2]["command"] == f"{command} ce,ls,drg+dsr --seeds 1"
+    assert (first / "result.json").read_text().count("study.py") == 1
+    assert str(tiny_folder.parent) not in Path("results/main.jsonl").read_text()
     assert "| drg+dsr | 0 |" in printed
     assert Path("results/main-tiny-mobilenetv2-x0.25-16px-1-epochs.png").is_file()
 
