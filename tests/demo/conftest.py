@@ -102,6 +102,16 @@ def toy_page(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield served
 
 
+@pytest.fixture(scope="module")
+def models(toy_bundle: Path) -> Iterator[Any]:
+    """The toy bundle as the page offers it, fp32 and fp16."""
+    from demo.service.models import Models
+
+    opened = Models([toy_bundle])
+    yield opened
+    opened.close()
+
+
 @dataclass(eq=False)
 class Visit:
     """One browser tab of one user, with everything that it asked for and complained about."""

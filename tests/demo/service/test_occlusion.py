@@ -1,11 +1,10 @@
-"""The occlusion map finds what an answer hangs on, for a network that is known exactly."""
+"""The heat map finds what an answer depends on, for a network that is known exactly."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from demo.service.occlusion import BATCH, GRID, PATCH, HeatMap, heat_map
-from demo.tabs.why import Explanation, _sentence, overlay
+from demo.service.occlusion import BATCH, GRID, PATCH, heat_map
 
 SIZE = 56
 
@@ -32,7 +31,7 @@ def picture(rows: slice, columns: slice) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (8, 40), (44, 44), (24, 24)])
-def test_the_hottest_cell_lies_on_what_the_answer_hangs_on(top: int, left: int) -> None:
+def test_the_hottest_cell_lies_on_what_the_answer_depends_on(top: int, left: int) -> None:
     rows, columns = slice(top, top + 12), slice(left, left + 12)
     found = heat_map(Corner(rows, columns), picture(rows, columns), 1)
     cell = SIZE / GRID
@@ -81,33 +80,3 @@ def test_a_saturated_answer_gives_numbers_and_not_infinities() -> None:
 
     found = heat_map(certain, np.zeros((SIZE, SIZE, 3), np.uint8), 1)
     assert (found.cells == 0).all()
-
-
-def test_the_overlay_is_orange_for_and_blue_against_and_clear_between() -> None:
-    cells = np.zeros((GRID, GRID), np.float32)
-    cells[2:5, 2:5], cells[9:12, 9:12] = 2.0, -2.0
-    pixels = np.asarray(overlay(cells)).astype(int)
-    scale = len(pixels) / GRID
-    red, _, blue, alpha = pixels[int(3.5 * scale), int(3.5 * scale)]
-    assert red > blue
-    assert alpha > 180
-    red, _, blue, alpha = pixels[int(10.5 * scale), int(10.5 * scale)]
-    assert blue > red
-    assert alpha > 180
-    assert pixels[int(3.5 * scale), int(10.5 * scale), 3] == 0
-
-
-def test_tiny_effects_are_not_blown_up() -> None:
-    cells = np.full((GRID, GRID), 0.001, np.float32)
-    assert np.asarray(overlay(cells))[..., 3].max() < 5
-
-
-def test_what_covering_did_not_change_is_not_said_to_fall() -> None:
-    cells = np.full((GRID, GRID), 3.0, np.float32)  # large in log-odds, of a label at 0.1 %
-
-    def said(probability: float, lowest: float) -> str:
-        found = HeatMap(index=9, probability=probability, lowest=lowest, cells=cells, runs=10)
-        return _sentence(Explanation("9", found, seconds=1.0)).replace("\u202f", " ")
-
-    assert said(0.00101, 0.00099).startswith("Covering hardly changes “9”: 0.1 % at the worst.")
-    assert said(0.9, 0.1).startswith("The worst cover takes “9” from 90.0 % down to 10.0 %.")

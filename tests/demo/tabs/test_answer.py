@@ -1,0 +1,41 @@
+"""Asking the model that all users share, without a browser."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from demo.service.models import LIMITS, Models
+from demo.service.picture import open_picture
+from demo.tabs.answer import ask
+
+
+def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictures: Path) -> None:
+    """Also for a model that cuts its images: the page must not cut them twice."""
+    spec = msgspec.structs.replace(models.first.card.input, resize=40)
+    picture = open_picture(
+        (pictures / "red.png").read_bytes(), [spec], name="red.png", limits=LIMITS
+    )
+    answered = models.first.batcher.submit_prepared([picture.views[spec]])[0].result()
+    expected = models.first.classifier.session.run(picture.views[spec][None])[0]
+    assert [p.probability for p in answered] == pytest.approx(sorted(expected, reverse=True))
+
+
+def test_all_users_share_one_batcher_and_get_their_own_answer(
+    models: Models, pictures: Path
+) -> None:
+    sizes: list[int] = []
+    models.first.batcher.observers.append(lambda size, _: sizes.append(size))
+    files = {"red": "red.png", "green": "green.jpg", "blue": "blue.webp"}
+    opened = {
+        label: open_picture(
+            (pictures / name).read_bytes(), models.input_specs, name=name, limits=LIMITS
+        )
+        for label, name in files.items()
+    }
+    users = [label for label in files for _ in range(8)]
+    with ThreadPoolExecutor(len(users)) as pool:
+        answers = list(pool.map(lambda label: ask(models.first, opened[label]), users))
+    assert [answer.predictions[0].label for answer in answers] == users
+    assert sum(sizes) == len(users)
