@@ -15,17 +15,17 @@ from runtime.inference.classifier import Classifier
 from runtime.model.card import Parity
 from runtime.model.preprocess import decode_image, fit_image
 
-MAX_BATCH = 32  # where the backend has no limit of its own
+MAX_BATCH = 32  # the largest batch that is measured, if the backend has no limit of its own
 _MIDDLE_BATCH = 8
 _FOLDER_TURNS = 3
 _WARM_UP = 3
 _MIN_ROUNDS = 10
 _PERCENTILES = (50, 90, 99)
-_MEGABYTE = 1_000_000  # decimal, as of files
+_MEGABYTE = 1_000_000  # decimal, as for the sizes of files
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds that 50, 90 and 99 of 100 calls stayed below."""
+    """The milliseconds within which 50, 90 and 99 of 100 calls ended."""
 
     p50_ms: float
     p90_ms: float
@@ -33,7 +33,7 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchResult(Percentiles, frozen=True, kw_only=True):
-    """The network alone on batches of one size."""
+    """The network alone, on batches of `batch` images."""
 
     batch: int
     images_per_second: float
@@ -56,20 +56,35 @@ class FolderResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One backend and precision."""
+    """The figures of one option: a file of the model on one backend.
+
+    Attributes:
+        backend: what ran the file.
+        precision: of the file; None: a lone ONNX file that names none.
+        file: its name.
+        decode: from a JPEG file of 640x480 pixels to RGB.
+        preprocess: from RGB to the network's input.
+        network: the network alone, for several sizes of batches.
+        end_to_end: from a file to its labels.
+        overhead: the fraction by which `end_to_end` exceeds the sum of its stages.
+        folder: many files on all cores.
+        memory_mb: the most resident memory of a process that answers one image after another.
+        top1: the fraction of right answers, from the card, of this file or engine; None: unknown.
+        top1_drop: by how much that is below the trained student, on the same images.
+    """
 
     backend: str
     precision: str | None
     file: str
-    decode: Percentiles  # a 640x480 JPEG file to RGB
-    preprocess: Percentiles  # RGB to the network's input
+    decode: Percentiles
+    preprocess: Percentiles
     network: list[BatchResult]
-    end_to_end: Percentiles  # a file to its labels
-    overhead: float  # of end to end, over the sum of the stages
+    end_to_end: Percentiles
+    overhead: float
     folder: FolderResult
-    memory_mb: float  # resident, at most, of a process that classifies one image after another
-    top1: float | None  # from the card, of the very file or engine that ran
-    top1_drop: float | None = None  # under the trained student's, on the same images
+    memory_mb: float
+    top1: float | None
+    top1_drop: float | None = None
 
 
 def measure_classifier(
@@ -88,7 +103,7 @@ def measure_classifier(
         seconds: how long each figure is measured.
     """
     stages = _stages(latency, paths, seconds)
-    memory = _resident_megabytes()  # before the batches, which one image does not need
+    memory = _resident_megabytes()  # before the batches, whose memory one image does not need
     network = [_network(latency, batch, seconds) for batch in batch_sizes(latency)]
     with open_throughput() as throughput:
         folder = _folder(throughput, paths)
@@ -114,13 +129,13 @@ def _drop(parity: Parity | None) -> float | None:
 
 
 def batch_sizes(classifier: Classifier) -> list[int]:
-    """1, 8 and the largest that the backend takes."""
+    """The sizes that are measured: 1, 8 and the largest that the backend takes."""
     largest = classifier.session.max_batch or MAX_BATCH
     return sorted({1, min(_MIDDLE_BATCH, largest), largest})
 
 
 def _stages(classifier: Classifier, paths: list[Path], seconds: float) -> NDArray[np.float64]:
-    """Seconds (rounds, 4) of decode, preprocess, network and, by turns with them, the whole."""
+    """Seconds (rounds, 4): decode, preprocess, network, and the whole, measured in turn."""
     spec, session = classifier.card.input, classifier.session
     rounds: list[tuple[float, ...]] = []
     turn = 0
@@ -175,7 +190,8 @@ def _folder(classifier: Classifier, paths: list[Path]) -> FolderResult:
         lambda: in_chunks(run, paths, chunk=chunk),
         lambda: classifier.classify_stream(paths),
     ]
-    # By turns, and the best of each: other work on the machine disturbs all three alike.
+    # They take turns, so that other work on the machine disturbs all three alike, and the best
+    # turn of each counts.
     turns = [[_seconds_of(work()) for work in works] for _ in range(_FOLDER_TURNS)]
     decoding, running, whole = (min(seconds) for seconds in zip(*turns, strict=True))
     return FolderResult(
@@ -186,7 +202,7 @@ def _folder(classifier: Classifier, paths: list[Path]) -> FolderResult:
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
-    """Calls for `seconds` at least and returns the seconds of each call."""
+    """Calls again and again, for at least `seconds`, and returns the seconds of each call."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < _WARM_UP + _MIN_ROUNDS or time.perf_counter() < end:
@@ -209,10 +225,10 @@ def _percentiles(seconds: list[float] | NDArray[np.float64]) -> Percentiles:
 
 
 def _resident_megabytes() -> float:
-    """The most that this process has held, without what the one that started it held.
+    """The most memory that this process has held.
 
-    Linux counts the parent's peak into the child's `ru_maxrss`: measured from the page, every model
-    would take as much as the page. `VmHWM` begins anew with the program.
+    Linux counts the memory of the parent process into `ru_maxrss` of its child. So a model that the
+    page has measured would seem to take as much as the page. `VmHWM` starts anew with the program.
     """
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():

@@ -1,24 +1,26 @@
-"""What to use, from what was measured."""
+"""Which option to use, judged by what was measured."""
 
 from collections.abc import Callable, Sequence
 
 from runtime.bench.measurement import BenchResult
 
-# Below this gain a file of lower accuracy is not worth its loss, nor above the noise.
+# A smaller gain is not worth a loss of accuracy, and may be noise.
 _WORTHWHILE = 1.1
 
 Name = Callable[[BenchResult], str]
 
 
 def model_name(result: BenchResult) -> str:
-    """What was measured, in the words of the commands."""
+    """The backend and precision that were measured, in the words of the commands."""
     return f"{result.backend} {result.precision or ''}".strip()
 
 
 def recommend(results: Sequence[BenchResult], *, name: Name = model_name) -> str:
-    """One line: the quickest for one image, the quickest for many, and whether int8 pays.
+    """One line: the fastest option for one image, the fastest for many, and whether int8 pays.
 
-    `name` says how each is called.
+    Args:
+        results: at least one.
+        name: how an option is called in the line.
     """
     exact = [result for result in results if not _is_int8(result)] or list(results)
     single = min(exact, key=_single_ms)
@@ -49,7 +51,8 @@ def _verdict(int8: BenchResult, single: BenchResult, many: BenchResult, name: Na
 
 
 def _cost(int8: BenchResult, exact: BenchResult) -> str:
-    # Each against the student on its own images: engines are verified on the held-out part alone.
+    # Each file is compared with the student on the same images. The images of an engine and of an
+    # ONNX file may differ, because engines are verified on the held-out part alone.
     if int8.top1_drop is None or exact.top1_drop is None:
         return ""
     loss = 100 * (int8.top1_drop - exact.top1_drop)

@@ -25,7 +25,7 @@ def sample_jpeg(seed: int, *, width: int = WIDTH, height: int = HEIGHT) -> bytes
 
 
 def write_sample_jpegs(folder: Path, *, count: int, distinct: int = 20) -> list[Path]:
-    """Writes `count` files, of which `distinct` differ, and returns their paths."""
+    """Writes `count` files with `distinct` different contents, and returns their paths."""
     contents = [sample_jpeg(seed) for seed in range(min(distinct, count))]
     paths = [folder / f"{index:05}.jpg" for index in range(count)]
     for index, path in enumerate(paths):

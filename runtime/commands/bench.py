@@ -13,7 +13,12 @@ from runtime.commands.model_options import add_backend, add_model, model_or_late
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints a row for each option, and what to use; with --json one object a line."""
+    """Prints the figures of each option, and what to use; returns 0.
+
+    Raises:
+        BundleError: there is no model, or it is damaged.
+        BackendError: none of the wanted options runs here.
+    """
     given = _parser().parse_args(arguments)
     # SIGTERM then does what Ctrl-C does: the process that measures ends too, and its pictures are
     # removed.
@@ -47,7 +52,7 @@ def _print_left_out(error: BackendError) -> None:
 
 
 def _table_lines(results: Sequence[BenchResult]) -> Iterator[str]:
-    """Lines for people: a column for each option."""
+    """A table for people, with a column for each option."""
     columns = [_column(result) for result in results]
     rows = {name: None for column in columns for name in column}
     heading = max(map(len, rows))
@@ -85,9 +90,9 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m runtime bench",
         description=__doc__,
-        epilog="file to labels: with what it costs over the sum of its stages. folder: all cores "
-        "on many files, with the share of what the cores could do if decoding and the network "
-        "alone took their time.",
+        epilog="file to labels: the percentage is what it takes beyond the sum of its stages. "
+        "folder: all cores on many files, with the share of what they could do if only decoding "
+        "and the network took time.",
     )
     add_model(parser)
     add_backend(parser, only=True)

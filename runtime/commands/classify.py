@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.backends.registry import backend_names
 from runtime.backends.session import Threads
 from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
-from runtime.commands.model_options import model_or_latest
+from runtime.commands.model_options import add_backend, model_or_latest
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.inference.open_classifier import open_classifier
 from runtime.inference.video import Frame, Video
@@ -20,18 +19,22 @@ from runtime.model.preprocess import SUFFIXES
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns 0, or 2 at the end if an image was broken; the others are answered."""
+    """Prints the answers; returns 0, or 2 if an image was broken and the others are answered.
+
+    Raises:
+        UserError: no image was named, or a file or the model cannot be used.
+    """
     options = _parse(arguments)
-    # What is said about the model must not get into the JSON lines.
+    # On stdout, a note about the model would come between the JSON lines.
     note = sys.stderr if options.json else sys.stdout
     if options.video is not None:
         return _classify_video(options, note)
     model, given = _model_and_images(options.arguments)
     images = [path for path in given for path in _expand(path)]
-    # Many images keep all cores busy by themselves: each then runs on one thread.
+    # Many images keep all cores busy, each with one thread. A single one gets all threads.
     many = len(images) > usable_cores()
     threads = Threads(intra_op=1, spinning=False) if many else Threads()
-    with _open(model, options, threads, note) as classifier:
+    with _open_model(model, options, threads, note) as classifier:
         answers = classifier.classify_stream(images, top_k=options.top_k)
         named = (
             ({"path": str(path)}, answer) for path, answer in zip(images, answers, strict=True)
@@ -45,7 +48,7 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
         raise UserError(f"--video {options.video} stands alone; leave out {rest[0]}")
     with (
         Video(options.video, every=options.every) as video,
-        _open(model, options, Threads(), note) as classifier,
+        _open_model(model, options, Threads(), note) as classifier,
     ):
         answers = _answers_of_frames(classifier, video, options.top_k)
         named = (
@@ -55,7 +58,7 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
         try:
             return _report(named, json=options.json)
         except KeyboardInterrupt:
-            if video.is_camera:  # there is no other way to end it
+            if video.is_camera:  # Ctrl-C is the only way to end it
                 return 0
             raise
 
@@ -63,12 +66,12 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
 def _answers_of_frames(
     classifier: Classifier, video: Video, top_k: int
 ) -> Iterator[tuple[Frame, Answer]]:
-    """Each frame at once: a camera must not wait until a batch is full."""
+    """Answers each frame by itself, because a camera must not wait until a batch is full."""
     for frame in video:
         yield frame, classifier.classify(frame.image, top_k=top_k)
 
 
-def _open(
+def _open_model(
     model: Path | None, options: argparse.Namespace, threads: Threads, note: TextIO
 ) -> Classifier:
     classifier = open_classifier(
@@ -82,7 +85,7 @@ def _open(
 
 
 def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> int:
-    """Prints each answer as it comes; returns the exit code."""
+    """Prints each answer as soon as it is there; returns the exit code."""
     code = 0
     for place, answer in answers:
         if isinstance(answer, ImageError):
@@ -103,7 +106,10 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _valid(text: str) -> str:
-    """Text without what Python makes of a file name's bytes that are no UTF-8: JSON has no such."""
+    """The text as valid Unicode, as JSON needs it.
+
+    Python reads the bytes of a file's name that are no UTF-8 as lone surrogates. Each becomes "�".
+    """
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -127,13 +133,12 @@ def _parser() -> CommandParser:
         "--top-k", type=positive_int, default=DEFAULT_TOP_K, help="default %(default)s"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--backend", metavar="B", help=f"one of {', '.join(backend_names())}")
-    parser.add_argument("--precision", metavar="P", help="fp32, fp16, int8 or int8-cpu")
+    add_backend(parser)
     return parser
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options may stand between images; after `--` all are images, whatever they begin with."""
+    """The options, which may stand between images. Behind `--`, every word is an image."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_intermixed_args(arguments[:end])
     options.arguments += [Path(word) for word in arguments[end + 1 :]]
@@ -152,16 +157,16 @@ def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
 
 
 def _expand(path: Path) -> Iterator[Path]:
-    """The image files below a folder, sorted, without hidden ones; any other path as it is."""
+    """The image files below a folder, sorted and without hidden ones; any other path as it is."""
     if not path.is_dir():
         yield path
         return
     found = sorted(
         file
         for file in path.rglob("*")
-        # As in training, nothing hidden: desktops keep thumbnails in hidden folders.
+        # Hidden files are left out, as in training, because desktops keep thumbnails there.
         if file.suffix.lower() in SUFFIXES
-        and not file.is_dir()  # but a link that leads nowhere is a broken image
+        and not file.is_dir()  # a link to nothing stays, and is answered as a broken image
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:

@@ -7,7 +7,7 @@ from runtime.base.command import CommandParser, print_json
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the diagnosis for people or, with --json, for programs."""
+    """Prints the diagnosis for people or, with --json, for programs; returns 0."""
     parser = CommandParser(prog="python -m runtime doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     options = parser.parse_args(arguments)
@@ -15,11 +15,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print_json(diagnosis)
     else:
-        print("\n".join(_lines(diagnosis)))
+        print("\n".join(_diagnosis_lines(diagnosis)))
     return 0
 
 
-def _lines(found: Diagnosis) -> Iterator[str]:
+def _diagnosis_lines(found: Diagnosis) -> Iterator[str]:
     yield f"Python         {found.python} on {found.platform}"
     if found.jetson:
         yield f"Jetson         {found.jetson}"

@@ -15,7 +15,11 @@ _CLASSES_SHOWN = 10
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the card for people or, with --json, for programs."""
+    """Prints the card for people or, with --json, for programs; returns 0.
+
+    Raises:
+        BundleError: there is no model, or it is damaged.
+    """
     parser = CommandParser(prog="python -m runtime info", description=__doc__)
     add_model(parser)
     parser.add_argument("--json", action="store_true", help="the card as one JSON object")
@@ -25,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print_json(card)
         return 0
-    for line in describe(path, card):
+    for line in card_lines(path, card):
         print(line)
     return 0
 
 
-def describe(path: Path, card: Card) -> Iterator[str]:
-    """The card as lines for people."""
+def card_lines(path: Path, card: Card) -> Iterator[str]:
+    """The card of the model at `path`, as lines for people."""
     origin, spec = card.provenance, card.input
     shown = ", ".join(card.class_names[:_CLASSES_SHOWN])
     more = card.num_classes - _CLASSES_SHOWN
@@ -61,27 +65,28 @@ def describe(path: Path, card: Card) -> Iterator[str]:
             f"{data.test_images:,} tested on"
         )
     for file in card.files:
-        yield f"file         {_file(file)}"
+        yield f"file         {_file_words(file)}"
     for engine in card.engines:
-        yield f"engine       {_engine(engine)}"
+        yield f"engine       {_engine_words(engine)}"
 
 
-def _file(file: ModelFile) -> str:
+def _file_words(file: ModelFile) -> str:
     quantized = f", calibrated by {file.quantization.calibration}" if file.quantization else ""
-    return f"{file.path}: {file.precision}, opset {file.opset}{quantized}; {_parity(file.parity)}"
+    built = f"{file.precision}, opset {file.opset}{quantized}"
+    return f"{file.path}: {built}; {_parity_words(file.parity)}"
 
 
-def _engine(engine: EngineRecord) -> str:
+def _engine_words(engine: EngineRecord) -> str:
     profile = engine.profile
     gpu = f", {engine.gpu_name}" if engine.gpu_name else ""
     return (
         f"{engine.path}: {engine.precision}, {engine.flavor} {engine.tensorrt_version}, "
         f"compute capability {', '.join(engine.compute_capability)}{gpu}, "
-        f"batch {profile.min}-{profile.max} (best at {profile.opt}); {_parity(engine.parity)}"
+        f"batch {profile.min}-{profile.max} (best at {profile.opt}); {_parity_words(engine.parity)}"
     )
 
 
-def _parity(parity: Parity | None) -> str:
+def _parity_words(parity: Parity | None) -> str:
     if parity is None:
         return "not verified"
     return (

@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from runtime.model.bundle import read_card, write_card
 
 from demo.service.comparison import compare_on_holdout, compare_on_picture
 from demo.service.models import LIMITS, Models
 from demo.service.picture import open_picture
 from demo.tabs.compare import comparison_html
 from runtime.base.errors import BundleError, UserError
+from runtime.model.bundle import read_card, write_card
 
 
 def test_a_comparison_counts_agreement_on_the_test_images(
