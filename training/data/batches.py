@@ -1,7 +1,9 @@
-"""Training batches: the order of an epoch, the share of a rank, and the seconds spent waiting."""
+"""Training batches: the order of an epoch, the share of a process, and the time spent waiting."""
 
+import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from runtime.base.errors import UserError
 from training.data.rows_to_device import fits, open_feed
-from training.data.wait_time import open_clock
 
 _PARTNERS = 1  # sets the draws of partners apart from those of an epoch's order
 
@@ -61,8 +62,9 @@ def partner_rows(
 class Batches:
     """The batches of every epoch: shuffled, the last incomplete one dropped, sharded by rank.
 
-    All ranks draw one permutation; of each `world_size * batch_size` images in its order, rank r
-    takes the r-th `batch_size`. So two ranks with batch b see what one process with batch 2b sees.
+    All processes draw the same permutation. Of each `world_size * batch_size` images in its order,
+    rank r takes the r-th `batch_size`. So two processes with batch size b see together what one
+    process with batch size 2b sees.
 
     Args:
         images: uint8 (M, H, W, 3), possibly a memory map.
@@ -114,7 +116,7 @@ class Batches:
         self._labels = labels
         self._labels_there = torch.from_numpy(np.array(labels)).to(device)
         self._feed = open_feed(images, device, resident=self.resident)
-        self._clock = open_clock(device)
+        self._clock = _open_clock(device)
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -156,3 +158,59 @@ class Batches:
         the next batch; reading it waits for the stream.
         """
         return self._clock.seconds()
+
+
+class _WaitClock(Protocol):
+    """Adds up the time that is spent inside of `waiting()`, since the last `reset()`."""
+
+    def reset(self) -> None: ...
+    def waiting(self) -> AbstractContextManager[None]: ...
+    def seconds(self) -> float: ...
+
+
+def _open_clock(device: torch.device) -> _WaitClock:
+    """The clock for work on `device`."""
+    return _StreamClock() if device.type == "cuda" else _WallClock()
+
+
+class _WallClock:
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def reset(self) -> None:
+        self._seconds = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+
+    def seconds(self) -> float:
+        return self._seconds
+
+
+class _StreamClock:
+    """Times the CUDA stream: the Python thread runs ahead of the device and waits elsewhere."""
+
+    def __init__(self) -> None:
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def reset(self) -> None:
+        self._waits.clear()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        ready = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        idle.record()
+        yield
+        ready.record()
+        self._waits.append((idle, ready))
+
+    def seconds(self) -> float:
+        if not self._waits:
+            return 0.0
+        self._waits[-1][1].synchronize()
+        milliseconds: list[float] = [idle.elapsed_time(ready) for idle, ready in self._waits]
+        return sum(milliseconds) / 1000

@@ -1,4 +1,4 @@
-"""The ways of an array's rows to the device: held there, read on demand, or streamed ahead."""
+"""How images come to the device: it holds them, they are read on demand, or streamed ahead."""
 
 import queue
 import threading
@@ -19,7 +19,7 @@ Chosen: TypeAlias = tuple[Tensor, Tensor]
 Images: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = NDArray[np.int64]
 
-# Arrays stay on the GPU if they take at most this share of its free memory; the rest is training's.
+# Images stay on the GPU if they take at most this share of its free memory.
 _RESIDENT_SHARE = 0.4
 _UPLOAD_BYTES = 64 << 20
 _BUFFERS = 3  # one in use, one ready, one being filled
@@ -33,7 +33,7 @@ class Feed(Protocol):
 
 
 def fits(images: Images, device: torch.device) -> bool:
-    """Whether `device` should hold the images itself."""
+    """Whether the images are small enough for `device` to hold them."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -41,14 +41,14 @@ def fits(images: Images, device: torch.device) -> bool:
 
 
 def open_feed(images: Images, device: torch.device, *, resident: bool) -> Feed:
-    """The feed of that kind for `device`."""
+    """The feed for `device`: `resident` says whether the device holds the images."""
     if not resident:
         return StreamedFeed(images, device)
     return DeviceFeed(images, device) if device.type == "cuda" else HostFeed(images)
 
 
 class HostFeed:
-    """Rows of the array (or map) itself, read when they are asked for."""
+    """Reads rows of the array, or of its map, when they are asked for."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
@@ -59,7 +59,7 @@ class HostFeed:
 
 
 class DeviceFeed:
-    """Rows gathered on the GPU from arrays that it holds; nothing but indices is copied."""
+    """Gathers rows on the GPU, which holds all images; only row numbers are copied to it."""
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
@@ -74,7 +74,7 @@ class DeviceFeed:
 
 
 class StreamedFeed:
-    """Rows gathered ahead by a thread; on CUDA through pinned buffers and a stream of their own."""
+    """A thread gathers rows ahead; on CUDA into pinned buffers, copied by a stream of their own."""
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self._images, self._device = images, device
@@ -103,7 +103,7 @@ class StreamedFeed:
                     filled.leave()
                 free.put(filled)
         finally:
-            free.put(None)  # ends a thread that waits for a buffer
+            free.put(None)  # ends the thread if it waits for a buffer
             thread.join()
 
     def _fill(
@@ -123,7 +123,7 @@ class StreamedFeed:
                     list(pool.map(gather, np.array_split(np.arange(len(chosen)), threads)))
                     slot.send()
                     ready.put(slot)
-        except BaseException as error:  # whatever it is, the training loop must hear of it
+        except BaseException as error:  # of any kind: the training loop must raise it
             ready.put(error)
 
     def _gather(self, chosen: NDArray[np.int64], slot: "_Slot", part: NDArray[np.intp]) -> None:
@@ -131,12 +131,12 @@ class StreamedFeed:
             where = slice(part[0], part[-1] + 1)
             rows = slot.host_rows[where]
             rows[:] = chosen[where]
-            # mode="clip" (no index is out of range) writes to `out` without a buffer in between.
+            # With mode="clip", np.take writes to `out` directly. No row number is out of range.
             np.take(self._images, rows, axis=0, out=slot.host_images[where], mode="clip")
 
 
 class _Slot:
-    """One batch's buffers: pinned ones and those on the GPU, or on the CPU one that is both."""
+    """The buffers of a batch: pinned ones and ones on the GPU; on a CPU, both are the same."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self.shape = shape
@@ -153,12 +153,12 @@ class _Slot:
             self._left = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def reuse(self) -> None:
-        """Waits until the pinned buffers have been read by the copy before."""
+        """Waits until the last copy has read the pinned buffers."""
         if self._stream is not None:
             self._sent.synchronize()
 
     def send(self) -> None:
-        """Queues the copy to the device, after the work on the batch that was there."""
+        """Queues the copy to the device, which begins when the work on the former batch is done."""
         if self._stream is not None:
             self._stream.wait_event(self._left)
             with torch.cuda.stream(self._stream):
@@ -167,12 +167,12 @@ class _Slot:
                 self._sent.record()
 
     def arrive(self) -> Chosen:
-        """The batch, ordered after its copy on the current stream."""
+        """The batch; work on it in the current stream begins after its copy."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(self._sent)
         return self._on_device
 
     def leave(self) -> None:
-        """Marks the end of the work on the batch on the current stream."""
+        """Marks the end of the work on the batch in the current stream."""
         if self._stream is not None:
             self._left.record(torch.cuda.current_stream(self._stream.device))

@@ -1,4 +1,4 @@
-"""`curves.png` and `confusion.png` of a run."""
+"""A run's pictures: `curves.png` and `confusion.png`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,14 @@ _MAX_NAMED = 120  # classes up to which every row has its name
 def plot_curves(
     path: Path, history: Sequence[dict[str, Any]], *, terms: Sequence[str], title: str
 ) -> None:
-    """Loss terms and test accuracy over the epochs, from the journal's lines."""
+    """Writes a PNG with the loss terms and the test accuracy over the epochs.
+
+    Args:
+        path: of the file.
+        history: the journal's lines.
+        terms: the keys of the lines that are loss terms.
+        title: above both plots.
+    """
     figure, (losses, accuracy) = figure_of(figsize=(11, 4), ncols=2)
     epochs = [line["epoch"] for line in history]
     for term in terms:
@@ -32,13 +39,20 @@ def plot_curves(
     accuracy.set(xlabel="epoch", ylabel="test accuracy (%)")
     accuracy.legend(loc="lower right")
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(
     path: Path, counts: NDArray[np.int64], class_names: Sequence[str], *, title: str
 ) -> None:
-    """Rows are true classes, columns predicted ones, colours shares of the row (counts (K, K))."""
+    """Writes a PNG of a confusion matrix: rows are true classes, columns are predicted ones.
+
+    Args:
+        path: of the file.
+        counts: int64 (K, K). A colour shows the count's share of its row.
+        class_names: K names.
+        title: above the plot.
+    """
     size = len(class_names)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     inches = float(np.clip(size * 0.17, 6, 24))
@@ -58,11 +72,14 @@ def plot_confusion(
             axes.text(
                 column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8
             )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def figure_of(*, figsize: tuple[float, float], ncols: int) -> tuple[Any, list[Any]]:
-    """A figure and its axes by matplotlib's object interface: no global state, no display."""
+    """A figure of `figsize` inches and its `ncols` axes, side by side.
+
+    Made with matplotlib's object interface, which needs no display and has no global state.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,11 +94,12 @@ def _term_label(term: str) -> str:
     return term.replace("_", " ").replace("cross entropy", "cross-entropy")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes the figure to `path` as a PNG, or leaves the former file as it was."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
 def _shortened(name: str, limit: int = 24) -> str:
     short = name if len(name) <= limit else name[: limit - 1] + "…"
-    return short.replace("$", r"\$")  # else matplotlib reads what is between two as a formula
+    return short.replace("$", r"\$")  # matplotlib reads text between two of them as a formula

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.base.files import atomic_path
 from training.records.journal import counted
+from training.records.plots import figure_of, save_figure
 from training.studies.result_lines import Line
 from training.studies.rows import BASELINE
 from training.studies.table_rows import Row, baseline_of, rows_of
@@ -120,8 +120,6 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
 
     Methods stand below one another, so that there is room for long names.
     """
-    from training.records.plots import figure_of  # imports torch, which takes seconds
-
     rows = rows_of(lines)
     figure, (axes,) = figure_of(figsize=(8, _HEIGHT_INCHES + _INCHES_PER_ROW * len(rows)), ncols=1)
     for position, row in enumerate(rows):
@@ -138,8 +136,7 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
     figure.suptitle(f"{first['arch']} on {first['data']}, {epochs}")  # wider than the axes
     axes.set(xlabel="test top-1 (%)")
     axes.grid(axis="x", alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, path)
 
 
 def _percent(key: str) -> Figure:
