@@ -17,7 +17,7 @@ from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import EngineFlavor
 from runtime.backends import choice as backends
 from runtime.backends.engine_session import EngineSession
-from runtime.backends.preflight import this_machine, this_platform
+from runtime.backends.preflight import engine_problem, this_machine, this_platform
 from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
@@ -157,10 +157,9 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
 
 def why_not_here(record: EngineRecord) -> str | None:
     """Why an engine that was just built cannot run on this machine; None if it can."""
-    try:
-        machine = this_machine(record.flavor)
-    except BackendError as missing:
-        return str(missing)
+    if problem := engine_problem(record.flavor):
+        return problem.reason
+    machine = this_machine(record.flavor)
     if machine.compute_capability not in record.compute_capability:
         return f"this GPU has compute capability {machine.compute_capability}"
     return None

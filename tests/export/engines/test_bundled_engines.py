@@ -1,5 +1,7 @@
 """Engines in a bundle: which are kept and listed, and which are not."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +44,17 @@ def test_engines_are_listed_with_all_that_preflight_needs(
     assert main([str(bundle), "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(engine.path in listed for engine in card.engines)
+
+
+def test_a_bundle_of_schema_1_gets_engines_and_the_present_schema(tmp_path: Path) -> None:
+    old = Path(__file__).parents[2] / "runtime" / "data" / "bundle_of_schema_1"
+    bundle = tmp_path / "bundle"
+    shutil.copytree(old, bundle)
+    assert main([str(bundle), "--flavor", "tensorrt-rtx", "--compute-capability", "8.9"]) == 0
+    before, built = read_card(bundle).engines
+    assert (before.compute_capability, built.compute_capability) == (("8.6",), ("8.9",))
+    assert sha256_of(bundle / built.path) == built.sha256
+    assert json.loads((bundle / "card.json").read_text())["schema_version"] == 2
 
 
 def test_building_again_replaces_the_record(bundle: Path) -> None:
