@@ -30,7 +30,7 @@ TESTS = {
     "serve": ("tests/runtime", *NEEDS_MORE),
     "video": ("tests/runtime/inference/test_video.py",),
     "demo": ("tests/demo",),
-    "train": ("tests/training",),
+    "train": ("tests/training", "-k", "not starts_without_torch"),  # of all commands
     "export": ("tests/export", "tests/runtime/backends"),
 }
 # One test that asks for the trained run with all of its files, so that they exist for the others.
