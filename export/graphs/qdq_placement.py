@@ -75,12 +75,10 @@ def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
     Activations are uint8, weights int8 ("U8S8"). `ranges` has the range of every float tensor of
     the network, under the tensor's name.
     """
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QDQQuantizer,
-        QuantType,
-        TensorsData,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+
+    # onnxruntime 1.23, the last one for Python 3.10, offers this class only here.
+    from onnxruntime.quantization.calibrate import TensorsData
 
     observed = {
         name: (np.array(low, np.float32), np.array(high, np.float32))
