@@ -7,9 +7,10 @@ import graphlib
 import importlib.metadata
 import importlib.util
 import re
+import statistics
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -112,8 +113,22 @@ def cycle_of(arrows: Mapping[str, Iterable[str]]) -> list[str]:
     return []
 
 
+def folder_of(module: str) -> str:
+    """The folder that a module's file lies in; a package's `__init__` lies in the package."""
+    is_folder = ROOT.joinpath(*module.split(".")).is_dir()
+    return module if is_folder else module.rpartition(".")[0]
+
+
 def test_modules_do_not_import_in_a_circle(imports: dict[str, set[str]]) -> None:
     assert not cycle_of(imports)
+
+
+def test_folders_do_not_import_in_a_circle(imports: dict[str, set[str]]) -> None:
+    # The files that lie directly in a folder are a node of their own, apart from its subfolders.
+    folders: dict[str, set[str]] = defaultdict(set)
+    for module, imported in imports.items():
+        folders[folder_of(module)] |= {folder_of(name) for name in imported}
+    assert not cycle_of({name: found - {name} for name, found in folders.items()})
 
 
 def test_cycles_are_found() -> None:
@@ -139,6 +154,11 @@ def line_counts() -> dict[str, int]:
 
 def test_modules_stay_small() -> None:
     assert not {name: lines for name, lines in line_counts().items() if lines > 300}
+
+
+def test_modules_hold_one_whole_idea() -> None:
+    # Many small files are as hard to read as one long one.
+    assert 100 <= statistics.median(line_counts().values()) <= 200
 
 
 def test_training_has_few_files_of_its_own() -> None:
