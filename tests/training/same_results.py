@@ -122,8 +122,14 @@ def capability() -> dict[str, str]:
     """What decides how torch rounds: its version and the instructions that it uses here."""
     import torch
 
-    found = torch.backends.cpu.get_cpu_capability()
-    return {"torch": torch.__version__, "cpu": f"{platform.machine()} {found}"}
+    # Libraries below torch choose by more than torch's word for it: by the maker and the model.
+    facts = dict.fromkeys(("vendor_id", "cpu family", "model"), "")
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in facts:
+            facts[key.strip()] = value.strip()
+    words = (platform.machine(), torch.backends.cpu.get_cpu_capability(), *facts.values())
+    return {"torch": torch.__version__, "cpu": " ".join(words)}
 
 
 def _figures_of(tree: Path, folder: Path) -> Figures:
