@@ -35,8 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     # Imported after the options are checked: torch takes seconds to import.
     import torch
 
-    from training.engine.device import choose_device, device_name
-    from training.engine.step import precision_of
+    from training.engine.device import choose_device, device_name, precision_of
     from training.studies.step_cost import measure_steps
 
     device = choose_device(options.device)

@@ -17,12 +17,10 @@ from runtime.model.figures import (
 )
 from runtime.model.locate import RESULT
 from training.config.plan import Plan
-from training.engine.device import device_name, versions
-from training.engine.step import precision_of
+from training.engine.device import device_name, precision_of, versions
 from training.engine.trainer import Save, Trainer
 from training.evaluation.logits import fit_temperature
-from training.networks.cost import Cost, cost_of
-from training.networks.students import student_of
+from training.networks.students import Cost, cost_of, student_of
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
 
 

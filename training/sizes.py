@@ -15,8 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     import torch  # takes seconds, so the options are checked before
 
-    from training.networks.cost import cost_of
-    from training.networks.students import build_student
+    from training.networks.students import build_student, cost_of
 
     sizes = " | ".join(f"{size} px" for size in _IMAGE_SIZES)
     print(f"| student ({options.classes} classes) | parameters | MACs at {sizes} |")  # noqa: T201

@@ -17,7 +17,7 @@ from runtime.model.locate import RESULT
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.splits import split_validation
-from training.networks.cost import cost_of
+from training.networks.students import cost_of
 from training.records.checkpoint import TrainedRun
 
 _RESULT_FIELDS = ("epochs", "top1", "top5", "ece", "params", "macs", "recipe", "versions")

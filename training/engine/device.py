@@ -1,6 +1,7 @@
 """Which device trains; what a result calls it, and the versions that a result states."""
 
 import platform
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
             f"{torch.cuda.device_count()}; start fewer with --nproc-per-node, or use --device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def precision_of(device: torch.device) -> str:
+    """What the networks compute in: "bf16" on GPUs that have it, elsewhere "fp32"."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Computes in `precision`, without a cache of weights that outlived a capture."""
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+    )
 
 
 def device_name(device: torch.device) -> str:

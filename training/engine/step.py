@@ -1,7 +1,6 @@
 """One update of the student: augment, forward, the methods' terms, backward, optimizer."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.data.batches import Batch
+from training.engine.device import autocast, precision_of
 from training.engine.optimizers import set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.weight_average import WeightAverage
@@ -186,16 +186,3 @@ def _compiled(loss: Loss) -> Loss:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled: Loss = torch.compile(loss, dynamic=False, options=options)
     return compiled
-
-
-def precision_of(device: torch.device) -> str:
-    """What the networks compute in: "bf16" on GPUs that have it, elsewhere "fp32"."""
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Computes in `precision`, without a cache of weights that outlived a capture."""
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-    )

@@ -19,8 +19,8 @@ from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.learner import DivergedError, Networks, all_finite
+from training.engine.optimizers import distillation_scale, learning_rate
 from training.engine.process_group import ProcessGroup
-from training.engine.schedule import distillation_scale, learning_rate
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Journal, Progress
 

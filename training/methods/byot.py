@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, softened_kl
-from training.methods.method import LAST, STAGES, Method, Setting, Student, Terms
+from training.methods.method import (
+    LAST,
+    STAGES,
+    Method,
+    Setting,
+    Student,
+    Terms,
+    cross_entropy,
+    softened_kl,
+)
 from training.networks.layers import separable_convolution
 
 _BRANCHES = STAGES[:3]

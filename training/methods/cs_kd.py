@@ -8,8 +8,7 @@ in training mode, so it moves BatchNorm's running statistics too.
 import torch
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, softened_kl
-from training.methods.method import Method, Student, Terms
+from training.methods.method import Method, Student, Terms, cross_entropy, softened_kl
 
 _TEMPERATURE = 4.0
 _WEIGHT = 1.0  # CIFAR-100; the fine-grained sets use 3

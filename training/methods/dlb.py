@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, softened_kl
-from training.methods.method import Method, Setting, Student, Terms
+from training.methods.method import Method, Setting, Student, Terms, cross_entropy, softened_kl
 
 _TEMPERATURE = 3.0
 _WEIGHT = 1.0

@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, softened_kl
-from training.methods.method import STAGES, Method, Setting, Student, Terms
+from training.methods.method import (
+    STAGES,
+    Method,
+    Setting,
+    Student,
+    Terms,
+    cross_entropy,
+    softened_kl,
+)
 from training.networks.layers import separable_convolution
 
 MAX_CHANNELS = 512

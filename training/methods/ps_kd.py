@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy
-from training.methods.method import Method, Setting, Student, Terms
+from training.methods.method import Method, Setting, Student, Terms, cross_entropy
 
 _LAST_ALPHA = 0.8
 

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from training.config.archs import MOBILENET, SHUFFLENET
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy
-from training.methods.method import Method, Setting, Student, Terms
+from training.methods.method import Method, Setting, Student, Terms, cross_entropy
 
 _CORRECT = 0.99  # what the virtual teacher gives the label
 _CLASSES = 100  # of CIFAR-100, in the authors' average

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, without_target
-from training.methods.method import BEFORE_LAST, Method, Setting, Student, Terms
+from training.methods.method import (
+    BEFORE_LAST,
+    Method,
+    Setting,
+    Student,
+    Terms,
+    cross_entropy,
+    without_target,
+)
 
 _TARGET = _NON_TARGET = _WEAK = 0.1  # CIFAR-100
 _SMOOTHING = 0.1

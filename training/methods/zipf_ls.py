@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.losses import cross_entropy, without_target
-from training.methods.method import LAST, Method, Student, Terms
+from training.methods.method import LAST, Method, Student, Terms, cross_entropy, without_target
 
 _WEIGHT = 0.1  # CIFAR-100; TinyImageNet 1.0
 _UPSAMPLING = 2

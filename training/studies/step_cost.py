@@ -17,7 +17,7 @@ from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batch
 from training.engine.build import build_batches, build_learner
-from training.engine.step import precision_of
+from training.engine.device import precision_of
 from training.networks.students import student_of
 from training.studies.rows import BASELINE, METHODS, Method
 

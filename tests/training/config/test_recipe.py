@@ -7,7 +7,7 @@ import pytest
 from runtime.base.errors import UserError
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_names
 from training.data import data_names
-from training.engine.schedule import distillation_scale, learning_rate
+from training.engine.optimizers import distillation_scale, learning_rate
 
 GOOD = {"epochs": 3, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.1}
 

@@ -12,10 +12,10 @@ from training.config.recipe import load_recipe
 from training.data.batches import Batch
 from training.methods.drg_dsr import Drg, Dsr, drg_loss, dsr_loss, ranked
 from training.methods.method import FeatureReader, Outputs, Setting
-from training.networks.cost import cost_of
 from training.networks.students import (
     build_student,
     classifier_name,
+    cost_of,
     feature_channels,
     feature_modules,
 )

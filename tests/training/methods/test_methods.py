@@ -29,8 +29,7 @@ from training.engine.learner import Learner
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
 from training.engine.trainer import Trainer
-from training.methods.losses import softened_kl
-from training.methods.method import Method, Setting, Student, Terms, method_class
+from training.methods.method import Method, Setting, Student, Terms, method_class, softened_kl
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Progress
 from training.studies.rows import METHODS

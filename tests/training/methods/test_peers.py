@@ -12,8 +12,15 @@ from training.methods.byot import Byot, hint_loss
 from training.methods.cs_kd import CsKd
 from training.methods.ddgsd import Ddgsd
 from training.methods.dlb import Dlb
-from training.methods.losses import without_target
-from training.methods.method import BEFORE_LAST, LAST, STAGES, Method, Outputs, Setting
+from training.methods.method import (
+    BEFORE_LAST,
+    LAST,
+    STAGES,
+    Method,
+    Outputs,
+    Setting,
+    without_target,
+)
 from training.methods.ps_kd import PsKd
 from training.methods.tf_kd import TfKd, Weights, virtual_teacher_loss
 from training.methods.uskd import Uskd, target_of, zipf_of_ranking

@@ -7,8 +7,7 @@ from torchvision import models
 
 from runtime.base.errors import UserError
 from training.config.archs import ARCHS
-from training.networks.cost import cost_of
-from training.networks.students import build_student, feature_channels, feature_modules
+from training.networks.students import build_student, cost_of, feature_channels, feature_modules
 
 TORCHVISION = {
     ("mobilenetv2", 1.0): lambda: models.mobilenet_v2(num_classes=100),
