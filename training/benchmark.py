@@ -18,7 +18,7 @@ from training.config.method_registry import BASE
 from training.config.options import DEVICES
 from training.config.plan import Plan
 from training.config.recipe import Recipe, load_recipe
-from training.studies.rows import METHODS, methods_from_words
+from training.studies.study_methods import METHODS, methods_named
 
 if TYPE_CHECKING:
     from training.studies.step_cost import Measurement
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measures, and prints a table or, with --json, a line for each contender."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
-    methods = methods_from_words(options.terms)
+    methods = methods_named(options.terms)
 
     # Imported after the options are checked: torch takes seconds to import.
     import torch

@@ -24,7 +24,12 @@ from training.data.splits import fit_batch
 from training.records.run_folder import exclusive
 from training.studies.pool import fail_runs, run_all
 from training.studies.result_lines import RESULTS, merge_lines
-from training.studies.rows import METHODS, Method, distinct, methods_from_words
+from training.studies.study_methods import (
+    METHODS,
+    StudyMethod,
+    methods_named,
+    without_duplicates,
+)
 from training.studies.study_run import StudyRun
 from training.studies.study_table import plot_name, plot_study, study_table
 
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
     recipe = _recipe(options)
-    methods = distinct(methods_from_words(options.terms), recipe, say=print)
+    methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
     data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
     if not _names_batch(options):
@@ -96,7 +101,7 @@ def _names_batch(options: argparse.Namespace) -> bool:
 
 
 def _runs(
-    options: argparse.Namespace, methods: Sequence[Method], recipe: Recipe, data: Dataset
+    options: argparse.Namespace, methods: Sequence[StudyMethod], recipe: Recipe, data: Dataset
 ) -> list[StudyRun]:
     stated = vars(options) | without_paths(vars(options), data=data.name) | {"jobs": None}
     shared = Options(

@@ -11,7 +11,7 @@ import msgspec
 from runtime.base.files import write_atomic
 from training.studies.evidence_plan import COST, Scale
 from training.studies.result_lines import Line, read_lines
-from training.studies.rows import METHODS
+from training.studies.study_methods import METHODS
 from training.studies.study_table import table_head, table_line
 
 _BENCHMARK = Path(__file__).resolve().parents[1] / "benchmark.py"

@@ -10,7 +10,7 @@ from training.config.options import Options
 from training.config.recipe import load_recipe
 from training.studies.grids import BOTH_GRID, CE_GRID, DRG_GRID, DSR_GRID
 from training.studies.result_lines import RESULTS
-from training.studies.rows import METHODS, Method
+from training.studies.study_methods import METHODS, StudyMethod
 from training.studies.study_run import StudyRun
 
 COST = "cost"  # of a step, with every method
@@ -34,7 +34,7 @@ class PlannedStudy:
 
     name: str
     question: str
-    methods: tuple[Method, ...]
+    methods: tuple[StudyMethod, ...]
     epochs: int
     seeds: int
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -110,7 +110,7 @@ TINY = Scale(
 SCALES = {scale.name: scale for scale in (FULL, TINY)}
 
 
-def _methods(*names: str) -> tuple[Method, ...]:
+def _methods(*names: str) -> tuple[StudyMethod, ...]:
     return tuple(METHODS[name] for name in names)
 
 

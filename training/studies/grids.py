@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from training.studies.rows import METHODS, Method
+from training.studies.study_methods import METHODS, StudyMethod
 
 Settings = Mapping[str, object]
 
@@ -37,22 +37,22 @@ _DRG_SETTINGS: Mapping[str, Settings] = {
 _TEACHERS = ("previous", "mean", "ema")
 
 CE_GRID = (
-    *(Method(f"ce-lr{rate:g}", changes={"learning_rate": rate}) for rate in (0.05, 0.2)),
-    *(Method(f"ce-wd{decay:g}", changes={"weight_decay": decay}) for decay in (2.5e-4, 1e-3)),
+    *(StudyMethod(f"ce-lr{rate:g}", changes={"learning_rate": rate}) for rate in (0.05, 0.2)),
+    *(StudyMethod(f"ce-wd{decay:g}", changes={"weight_decay": decay}) for decay in (2.5e-4, 1e-3)),
 )
 DSR_GRID = tuple(
-    Method(
+    StudyMethod(
         f"dsr-{teacher}-{name}", dsr=True, changes={"dsr_teacher": teacher, **_DSR_CENTRE, **own}
     )
     for teacher in _TEACHERS
     for name, own in _DSR_SETTINGS.items()
 )
 DRG_GRID = tuple(
-    Method(f"drg-{name}", drg=True, changes={**_DRG_CENTRE, **own})
+    StudyMethod(f"drg-{name}", drg=True, changes={**_DRG_CENTRE, **own})
     for name, own in _DRG_SETTINGS.items()
 )
 BOTH_GRID = tuple(
-    Method(
+    StudyMethod(
         f"drg+dsr-{teacher}-w{weight:g}",
         drg=True,
         dsr=True,

@@ -15,7 +15,7 @@ from runtime.base.files import sha256_of
 from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.locate import CHECKPOINT, find_run
 from training.studies.result_lines import Line, merge_lines, read_lines, whole_recipe
-from training.studies.rows import method_of
+from training.studies.study_methods import method_of
 from training.studies.study_table import Figure, gain, mean_and_deviation, table_head, table_line
 from training.studies.table_rows import baseline_of, by_student, rows_of, shared_settings
 

@@ -19,7 +19,7 @@ from training.data.batches import Batch
 from training.engine.build import build_batches, build_learner
 from training.engine.device import precision_of
 from training.networks.students import student_of
-from training.studies.rows import BASELINE, METHODS, Method
+from training.studies.study_methods import BASELINE, METHODS, StudyMethod
 
 EAGER = "eager loop"
 _WARM_UP_STEPS = 6  # three uncaptured, the capture, and two replays
@@ -28,12 +28,13 @@ _TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contender's cost.
+    """The cost of one contender.
 
-    `over_ce` is the median of its ratios to cross-entropy in the same round, less one.
+    `over_ce` is the median of its ratios to cross-entropy in the same round, minus one.
     `images_per_second` counts the new images of a batch, as an epoch does: CS-KD, DDGSD and DLB put
-    two through the network for each of them. The added parameters are those that the optimizer
-    updates, and those of the student that is deployed, less a plain student's.
+    two images through the network for each of them. `added_in_training` are the parameters that the
+    optimizer updates, `added_at_deployment` those of the student that is deployed, both minus the
+    parameters of a plain student.
     """
 
     contender: str
@@ -50,7 +51,7 @@ class Measurement:
 class _Made(NamedTuple):
     step: Callable[[], None]
     trained: int  # parameters that the step updates
-    deployed: int  # parameters of what would be deployed after it
+    deployed: int  # parameters of the student that would be deployed
 
 
 _Make: TypeAlias = Callable[[], _Made]
@@ -63,15 +64,20 @@ class _Started(NamedTuple):
 
 
 def measure_steps(
-    plan: Plan, methods: Sequence[Method], *, device: torch.device, steps: int, rounds: int
+    plan: Plan, methods: Sequence[StudyMethod], *, device: torch.device, steps: int, rounds: int
 ) -> tuple[Measurement, ...]:
-    """Measures the eager loop, cross-entropy and `methods` in turns of `steps`, all in each round.
+    """Measures the eager loop, cross-entropy and `methods`.
 
-    `plan` has cross-entropy's terms and recipe, on which the methods' changes are laid.
+    Args:
+        plan: of cross-entropy; the methods' changes are made to its recipe.
+        methods: cross-entropy need not be among them.
+        device: on which the steps run.
+        steps: of each contender in a round.
+        rounds: in each of them, the contenders take turns.
     """
     contenders = _contenders(plan, methods, device, total=_WARM_UP_STEPS + steps * rounds)
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    # All methods compile one function of the step, each for itself.
+    # All methods compile the same function, once for each of them, and torch has a limit for that.
     with torch._dynamo.config.patch(recompile_limit=len(contenders)):
         started = {name: _start(make, device) for name, make in contenders.items()}
         for _ in range(rounds):
@@ -101,9 +107,9 @@ def measure_steps(
 
 
 def _contenders(
-    plan: Plan, methods: Sequence[Method], device: torch.device, *, total: int
+    plan: Plan, methods: Sequence[StudyMethod], device: torch.device, *, total: int
 ) -> dict[str, _Make]:
-    """All by name, in the order of the table; `total` is how many steps each will take."""
+    """All contenders by name, in the order of the table. Each will take `total` steps."""
     dataset = random_dataset(plan)
     others = {method.name: method for method in methods if method.name != BASELINE}
     found: dict[str, _Make] = {EAGER: partial(_eager_loop, plan, dataset, device)}
@@ -113,9 +119,10 @@ def _contenders(
 
 
 def random_dataset(plan: Plan) -> Dataset:
-    """Random labels, and as images windows into one row of random bytes, each a byte further.
+    """As many images as training has, with random labels.
 
-    As many images as training has, of any size, take no memory so.
+    The images are windows into one row of random bytes, each one byte further than the last. So
+    they take almost no memory, whatever their size is.
     """
     generator = np.random.default_rng(0)
     size = plan.input.size
@@ -142,7 +149,7 @@ def _batch(plan: Plan, dataset: Dataset, device: torch.device) -> Batch:
 
 
 def _our_step(
-    plan: Plan, method: Method, dataset: Dataset, device: torch.device, total: int
+    plan: Plan, method: StudyMethod, dataset: Dataset, device: torch.device, total: int
 ) -> _Made:
     recipe = method.recipe_on(plan.recipe)
     plan = msgspec.structs.replace(plan, methods=method.methods, recipe=recipe)
@@ -157,7 +164,7 @@ def _our_step(
 
 
 def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
-    """A step as in torchvision's `references/classification/train.py`, on batches already there."""
+    """A step like that of torchvision's `references/classification/train.py`."""
     student = student_of(plan).to(device)
     optimizer = torch.optim.SGD(
         student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
@@ -185,7 +192,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _start(make: _Make, device: torch.device) -> _Started:
-    """A contender that is warm, the seconds that took, and what it allocated at its peak."""
+    """Makes a contender and runs its first steps; notes the seconds and the peak of its memory."""
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.synchronize(device)

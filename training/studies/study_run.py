@@ -10,7 +10,7 @@ from runtime.base.errors import UserError
 from runtime.model.locate import RESULT
 from training.config.options import Options
 from training.config.recipe import Recipe, recipe_from_values
-from training.studies.rows import Method
+from training.studies.study_methods import StudyMethod
 
 _FIGURES = ("top1", "top5", "ece")
 
@@ -29,7 +29,7 @@ class StudyRun:
         data_digest: `Dataset.digest()`; None for data that are known by their name.
     """
 
-    method: Method
+    method: StudyMethod
     seed: int
     study: str
     recipe: Recipe

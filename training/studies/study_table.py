@@ -8,7 +8,7 @@ import numpy as np
 from training.records.journal import counted
 from training.records.plots import figure_of, save_figure
 from training.studies.result_lines import Line
-from training.studies.rows import BASELINE
+from training.studies.study_methods import BASELINE
 from training.studies.table_rows import Row, baseline_of, rows_of
 
 Figure = Callable[[Line], float]

@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 from training.studies.grids import changes_of
 from training.studies.result_lines import Line, changed_settings, whole_recipe
-from training.studies.rows import BASELINE, DISTILLATION_KEYS, METHODS, idle_keys, method_of
+from training.studies.study_methods import (
+    BASELINE,
+    DISTILLATION_KEYS,
+    METHODS,
+    idle_keys,
+    method_of,
+)
 
 
 class Row(NamedTuple):

@@ -32,7 +32,7 @@ from training.engine.trainer import Trainer
 from training.methods.method import Method, Setting, Student, Terms, method_class, softened_kl
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Progress
-from training.studies.rows import METHODS
+from training.studies.study_methods import METHODS
 from training.train import _plan
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from training.studies.evidence_plan import FULL, PLAN, SCALES, STUDIES, TINY, pl
 from training.studies.pool import run_all
 from training.studies.report_pages import page_texts
 from training.studies.result_lines import Line, merge_lines, read_lines
-from training.studies.rows import METHODS, Method
+from training.studies.study_methods import METHODS, StudyMethod
 from training.studies.study_run import StudyRun
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,7 +131,7 @@ def long_run(folder: Path, data: Path, *, epochs: int) -> StudyRun:
     shared = Options(arch="mobilenetv2", width=0.25, data=str(data), device="cpu")
     values = {"epochs": epochs, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.01}
     recipe = recipe_from_values(values, source="test")
-    return StudyRun(Method("ce"), 0, "s", recipe, folder, shared)
+    return StudyRun(StudyMethod("ce"), 0, "s", recipe, folder, shared)
 
 
 @pytest.mark.slow

@@ -24,14 +24,14 @@ from training.studies import pool as study_pool
 from training.studies import step_cost
 from training.studies.pool import fail_runs
 from training.studies.result_lines import merge_lines, read_lines
-from training.studies.rows import (
+from training.studies.study_methods import (
     DISTILLATION_KEYS,
     METHODS,
-    Method,
-    distinct,
+    StudyMethod,
     idle_keys,
     method_of,
-    methods_from_words,
+    methods_named,
+    without_duplicates,
 )
 from training.studies.study_run import StudyRun
 from training.studies.study_table import best_validated, plot_name, plot_study, study_table
@@ -54,7 +54,7 @@ def digits_line(method: str, seed: int, top1: float, **changes: object) -> dict[
     return line(method, seed, top1, data="digits", terms=METHODS[method].terms, recipe=recipe)
 
 
-def study_run(folder: Path, method: Method, data: str = "d", **shared: Any) -> StudyRun:
+def study_run(folder: Path, method: StudyMethod, data: str = "d", **shared: Any) -> StudyRun:
     options = Options(arch="a", data=data, device="cpu", **shared)
     return StudyRun(method, 0, "s", load_recipe("digits"), folder, options)
 
@@ -184,7 +184,7 @@ def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
 
 
 def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
-    runs = [study_run(tmp_path, Method(name), width=0.5) for name in ("w0.3", "w0.5")]
+    runs = [study_run(tmp_path, StudyMethod(name), width=0.5) for name in ("w0.3", "w0.5")]
     assert runs[0].arch == "a"
     assert len({path for run in runs for path in (run.folder, run.log, run.recipe_file)}) == 6
 
@@ -287,7 +287,7 @@ def test_every_student_has_a_plot_of_its_own() -> None:
 
 
 def test_methods_are_terms_and_changes() -> None:
-    assert [method.terms for method in methods_from_words("ce,ls,ds,drg,dsr,drg+dsr")] == [
+    assert [method.terms for method in methods_named("ce,ls,ds,drg,dsr,drg+dsr")] == [
         *("ce", "ce", "drg", "drg", "dsr", "drg+dsr")
     ]
     assert METHODS["ls"].changes == {"label_smoothing": 0.1}
@@ -300,7 +300,7 @@ def test_methods_are_terms_and_changes() -> None:
     assert photographs["label_smoothing"] == METHODS["ls"].changes["label_smoothing"]
     assert method_of("ce", photographs, data="flowers") is METHODS["ce"]
     with pytest.raises(UserError, match="'kd' is unknown; choose of ce,ls"):
-        methods_from_words("ce,kd")
+        methods_named("ce,kd")
 
 
 def test_a_row_that_would_be_the_training_of_another_is_left_out(
@@ -319,7 +319,8 @@ def test_a_row_that_would_be_the_training_of_another_is_left_out(
     def names(words: str, data: str, *settings: str) -> list[str]:
         recipe = recipe_with_settings(load_recipe(data), settings)
         return [
-            method.name for method in distinct(methods_from_words(words), recipe, say=said.append)
+            method.name
+            for method in without_duplicates(methods_named(words), recipe, say=said.append)
         ]
 
     assert names("ls,drg,ce", "folder") == ["drg", "ce"]
@@ -548,7 +549,7 @@ def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPa
     torch._dynamo.reset()
     with torch._dynamo.config.patch(recompile_limit=1):
         found = step_cost.measure_steps(
-            plan, methods_from_words("drg,tf-kd"), device=torch.device("cpu"), steps=1, rounds=1
+            plan, methods_named("drg,tf-kd"), device=torch.device("cpu"), steps=1, rounds=1
         )
     assert [each.contender for each in found] == ["eager loop", "ce", "drg", "tf-kd"]
     assert len(compiled) == 3

@@ -1,4 +1,4 @@
-"""What a study compares: each method is terms and changes to the recipe."""
+"""What a study compares: a StudyMethod is a choice of methods, and changes to the recipe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +27,15 @@ _SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row of a study; `changes` lie on top of the recipe that all rows share."""
+class StudyMethod:
+    """A method as a study names it.
+
+    Attributes:
+        name: the word for it, also in tables.
+        drg: whether `--drg` is given to its runs.
+        dsr: the same for `--dsr`.
+        changes: to the recipe that all methods of the study share.
+    """
 
     name: str
     drg: bool = False
@@ -37,18 +44,22 @@ class Method:
 
     @property
     def terms(self) -> str:
-        """What result.json calls the distillation terms of this row."""
+        """What result.json calls the distillation terms of its runs."""
         return terms_word(self.methods)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of this row's runs."""
+        """The names, as the registry has them, of the methods of its runs."""
         chosen = {"drg": self.drg, "dsr": self.dsr}
         terms = [name for name in method_names("term") if chosen[name]]
         return chosen_methods(terms, peer=str(self.changes.get("peer", NO_PEER)))
 
     def recipe_on(self, shared: Recipe) -> Recipe:
-        """The recipe of this row; UserError if the changes do not go with the rest."""
+        """The shared recipe with the changes.
+
+        Raises:
+            UserError: if the changes contradict the shared recipe.
+        """
         values = msgspec.to_builtins(shared) | self.changes
         return recipe_from_values(values, source=f"method {self.name}")
 
@@ -56,27 +67,31 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method(BASELINE),
-        Method("ls", changes={"label_smoothing": _SMOOTHING}),
-        Method("ds", drg=True, changes={"drg_weight": 0.0}),  # the head's cross-entropy alone
-        Method("drg", drg=True),
-        Method("dsr", dsr=True),
-        Method("drg+dsr", drg=True, dsr=True),
-        *(Method(peer, changes={"peer": peer}) for peer in PEER_NAMES),
+        StudyMethod(BASELINE),
+        StudyMethod("ls", changes={"label_smoothing": _SMOOTHING}),
+        StudyMethod("ds", drg=True, changes={"drg_weight": 0.0}),  # the head's cross-entropy alone
+        StudyMethod("drg", drg=True),
+        StudyMethod("dsr", dsr=True),
+        StudyMethod("drg+dsr", drg=True, dsr=True),
+        *(StudyMethod(peer, changes={"peer": peer}) for peer in PEER_NAMES),
     )
 }
 
 
-# Keys of the recipe that only these terms read; the last are of both.
+# Keys of the recipe that only one term reads, and keys that all of them read.
 _OF_TERMS = {name: METHOD_REGISTRY[name].keys for name in method_names("term")}
 _OF_EITHER = frozenset({"temperature", "distillation_warmup_epochs"})
 DISTILLATION_KEYS = _OF_EITHER.union(*_OF_TERMS.values())
 
 
 def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
-    """Keys of `recipe` (as in result.json) whose values change nothing in a run of `terms`.
+    """Keys of the recipe whose values have no effect in a run of these terms.
 
-    Such as DSR's teacher without DSR, or how both terms are softened where neither has a weight.
+    Examples are DSR's teacher in a run without DSR, and the temperature where no term has a weight.
+
+    Args:
+        terms: as in result.json, for example "drg+dsr".
+        recipe: as in result.json.
     """
     chosen = terms_of_word(terms)
     weighted = [term for term in chosen if recipe[f"{term}_weight"]]
@@ -89,25 +104,30 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
     return idle
 
 
-def methods_from_words(words: str) -> list[Method]:
-    """Methods of a list such as "ce,ls,drg+dsr"; UserError for a word that is none."""
-    names = words.split(",")
-    for name in names:
+def methods_named(names: str) -> list[StudyMethod]:
+    """The methods of a list such as "ce,ls,drg+dsr", each once.
+
+    Raises:
+        UserError: if a name is not that of a method.
+    """
+    found = dict.fromkeys(names.split(","))
+    for name in found:
         if name not in METHODS:
             raise UserError(f"--terms {name!r} is unknown; choose of {','.join(METHODS)}")
-    return [METHODS[name] for name in dict.fromkeys(names)]
+    return [METHODS[name] for name in found]
 
 
-def distinct(
-    methods: Sequence[Method], shared: Recipe, *, say: Callable[[str], None]
-) -> list[Method]:
-    """`methods` without those whose changes change nothing of another, on the recipe they share.
+def without_duplicates(
+    methods: Sequence[StudyMethod], shared: Recipe, *, say: Callable[[str], None]
+) -> list[StudyMethod]:
+    """`methods` without those that train exactly like another one, on the recipe that all share.
 
-    As label smoothing where the recipe smooths by itself: its row would differ from cross-entropy's
-    by chance alone, under a name that says otherwise. `say` gets a sentence for each.
+    An example is label smoothing on a recipe that smooths labels by itself: it would differ from
+    cross-entropy by chance alone. `say` gets a sentence about each method that is left out.
     """
-    kept: list[tuple[Method, object]] = []
-    for method in sorted(methods, key=lambda method: bool(method.changes)):  # plain ones stay
+    kept: list[tuple[StudyMethod, object]] = []
+    # Methods without changes come first, so that they are the ones that stay.
+    for method in sorted(methods, key=lambda method: bool(method.changes)):
         recipe = msgspec.to_builtins(method.recipe_on(shared))
         idle = idle_keys(method.terms, recipe)
         trained = (method.terms, {key: recipe[key] for key in recipe.keys() - idle})
@@ -124,10 +144,16 @@ def distinct(
     return [method for method in methods if method.name in names]
 
 
-def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> Method:
-    """The method that a run with these terms and this recipe (as in result.json) trained with.
+def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> StudyMethod:
+    """The method of a run, by its terms and its recipe.
 
-    What the recipe of `data` has by itself, as photographs have label smoothing, is no method.
+    Changes that the recipe of `data` has by itself do not count: photographs always have label
+    smoothing, so a run on them is not the method "ls".
+
+    Args:
+        terms: as in result.json.
+        recipe: as in result.json.
+        data: the data set's name.
     """
     own = msgspec.to_builtins(load_recipe(default_recipe(data)))
     fitting = [
