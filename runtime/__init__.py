@@ -1,4 +1,4 @@
-"""Torch-free inference: images in, labels out.
+"""Inference without torch: images in, labels out. May import nothing of training, export, demo.
 
 from runtime import open_classifier
 
@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # Imported when first used: training and export need the card without the classifier, and
-    # `--help` needs nothing. numpy, Pillow and msgspec together take 0.2 s.
+    # A name is imported when it is first used, because importing numpy, Pillow and msgspec takes
+    # 0.2 s. Training and export need the card without the classifier; `--help` needs nothing.
     _HOMES = {
         "backends.session": ("Session", "Threads"),
         "inference.batcher": ("Batcher",),

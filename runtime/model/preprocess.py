@@ -225,7 +225,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name}: mode {image.mode} has no defined range of values; convert it to 8 bit"
         )
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow's conversion cuts at 255
+        grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow limits each to 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
