@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from export.bundles.export_options import REQUESTS, Request, parse_precisions
 from export.bundles.printed_tables import engine_table, say
-from export.bundles.write_bundle import check_place, check_writable
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
+from runtime.base.files import check_writable
 from runtime.model.bundle import Bundle, open_bundle
 from runtime.model.card import ENGINE_FOLDER, EngineRecord, Profile
 
@@ -110,6 +110,8 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 def _export(missing: MissingOnnx) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
     options = missing.options
+    from export.bundles.write_bundle import check_place
+
     check_place(options.bundle_of(missing.run))
     from export.pipeline import export_and_report  # torch: needed only if something is exported
 

@@ -19,7 +19,7 @@ from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_int8 import Int8Exporter
 from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
-from export.runs.read_run import RunToExport, read_run
+from export.trained_run import RunToExport, read_run
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
 from runtime.base.errors import VerificationError

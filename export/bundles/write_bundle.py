@@ -23,7 +23,13 @@ from PIL import Image
 
 from export.bundles.gate import complaint
 from runtime.base.errors import BundleError, UserError
-from runtime.base.files import atomic_folder, remove_abandoned, temporaries, write_atomic
+from runtime.base.files import (
+    atomic_folder,
+    check_writable,
+    remove_abandoned,
+    temporaries,
+    write_atomic,
+)
 from runtime.model.bundle import read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
@@ -79,22 +85,6 @@ def check_place(folder: Path) -> None:
         raise UserError(f"{folder} is, or holds, the folder you are in; choose another --out")
 
 
-def check_writable(folder: Path) -> None:
-    """Checks that files can be made in `folder`, or that `folder` itself can be made.
-
-    It is called before work that takes minutes. A full disk still shows only when files are
-    written.
-
-    Raises:
-        UserError: this user may not write there.
-    """
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{place} may not be written to by this user; change that, or choose another folder"
-        )
-
-
 def existing_card(folder: Path, checkpoint_sha256: str) -> Card | None:
     """The card in `folder`; None if there is none, it is corrupt, or of another checkpoint."""
     try:
@@ -137,7 +127,8 @@ def write_bundle(
             _take_over(folder, staging, former, merged)
         for record, content in files:
             write_atomic(staging / record.path, content)
-        if not _has_examples(staging):  # the bundle is new, or they were removed or damaged
+        # Those of a former bundle may have been removed or damaged since.
+        if former is None or not _has_examples(staging):
             _write_examples(staging, card, test)
         write_card(staging, merged)
     remove_abandoned(folder)

@@ -16,15 +16,6 @@ NORMALISED = "normalised"
 LOGITS = "logits"
 
 
-def name_boundaries(graph: ir.Graph) -> None:
-    """Names the input of the first convolution and the output of the last linear layer."""
-    nodes = list(graph)
-    first = next(node for node in nodes if node.op_type == "Conv")
-    last = next(node for node in reversed(nodes) if node.op_type in ("Gemm", "MatMul"))
-    input_of(first).name = NORMALISED
-    last.outputs[0].name = LOGITS
-
-
 def network_nodes(graph: ir.Graph) -> list[ir.Node]:
     """The nodes between the two named values, in the graph's order."""
     outside = nodes_before(_value(graph, NORMALISED))

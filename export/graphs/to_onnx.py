@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from export.bundles.export_options import DEFAULT_OPSET, LEGACY_OPSET
 from export.bundles.write_bundle import existing_card
-from export.graphs.graph_edits import name_boundaries
+from export.graphs.graph_edits import LOGITS, NORMALISED
 from runtime.base.errors import BundleError, VerificationError
 from runtime.model.bundle import Bundle
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
@@ -81,7 +81,7 @@ def export_graph(
             graph, name = _export_default(model, example, opset), "dynamo"
     _clean(graph)
     _check(graph, opset)
-    name_boundaries(graph.graph)
+    _name_boundaries(graph.graph)
     return ExportedGraph(graph, opset, _exporter(name))
 
 
@@ -173,6 +173,20 @@ def _clean(model: ir.Model) -> None:
         value.metadata_props.clear()
         value.doc_string = None
     model.ir_version = min(model.ir_version or NEWEST_IR, NEWEST_IR)
+
+
+def _name_boundaries(graph: ir.Graph) -> None:
+    """Names the input of the first convolution and the output of the last linear layer.
+
+    Conversions to float16 and int8 find the network between these two names.
+    """
+    nodes = list(graph)
+    first = next(node for node in nodes if node.op_type == "Conv")
+    last = next(node for node in reversed(nodes) if node.op_type in ("Gemm", "MatMul"))
+    if first.inputs[0] is None:
+        raise AssertionError("the first convolution has no input")
+    first.inputs[0].name = NORMALISED
+    last.outputs[0].name = LOGITS
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

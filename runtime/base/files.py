@@ -158,6 +158,22 @@ def temporaries(folder: Path) -> Iterator[Path]:
     yield from (path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
 
 
+def check_writable(folder: Path) -> None:
+    """Checks that files can be made in `folder`, or that `folder` itself can be made.
+
+    It is called before work that takes minutes. A full disk still shows only when files are
+    written.
+
+    Raises:
+        UserError: this user may not write there.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{place} may not be written to by this user; change that, or choose another folder"
+        )
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of the file's content, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

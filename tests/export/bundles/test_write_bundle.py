@@ -17,13 +17,12 @@ import pytest
 from export.bundles import write_bundle as bundle_module
 from export.bundles.write_bundle import (
     check_place,
-    check_writable,
     holdout_bytes,
     write_bundle,
 )
 from runtime.base import files as runtime_files
 from runtime.base.errors import BundleError, UserError
-from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.files import check_writable, sha256_of_bytes, write_atomic
 from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
