@@ -113,7 +113,7 @@ def test_half_of_the_images_are_flipped_and_none_when_off() -> None:
 
 @pytest.mark.parametrize("crop", ["pad", "resized"])
 def test_flips_can_be_switched_off(crop: Any) -> None:
-    """Each row of these images grows to the right: mirrored, it would fall."""
+    """Values grow to the right in each row of these images, so a mirrored row is recognised."""
     ramp = torch.arange(16, dtype=torch.uint8)[None, None, :, None] * 10 + 50
     images = ramp.expand(500, 16, 16, 3).contiguous()
     labels = torch.zeros(500, dtype=torch.int64)

@@ -69,7 +69,7 @@ def test_the_whole_image_at_its_own_size_stays_as_it_is() -> None:
 
 
 def test_without_antialiasing_a_stored_image_loses_next_to_nothing() -> None:
-    """As `resized_crop` claims: a crop shrinks by 8/7 at most, where antialiasing adds little."""
+    """A crop shrinks to 7/8 at most, as `resized_crop` says. There antialiasing changes little."""
     step = torch.linspace(0, 8 * np.pi, 256)
     waves = (127.5 + 127 * torch.sin(step[:, None] + 2 * step[None, :])).to(torch.uint8)
     image = waves[None, :, :, None].expand(1, 256, 256, 3)
@@ -131,7 +131,8 @@ def test_boxes_are_distributed_as_those_of_torchvision() -> None:
     ):
         boxes = draw_boxes(many, scale, ratio, generator=generator(seed))
         found = np.stack([side.numpy() for side in boxes], axis=1)
-        # 4,000 draws fix a mean to 1.6 % of its standard deviation: allowed are four times that.
+        # The mean of 4,000 draws deviates by 1.6 % of their standard deviation; four times that is
+        # allowed.
         difference = np.abs(statistics(found) - statistics(wanted))
         spread = np.tile(statistics(wanted)[5:], 2)
         assert (difference < 4 * np.sqrt(2) * spread / np.sqrt(count)).all()

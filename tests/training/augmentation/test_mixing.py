@@ -28,7 +28,7 @@ def labels() -> Tensor:
 def test_shares_are_beta_distributed(alpha: float) -> None:
     quantiles = beta_quantiles(alpha, CPU)
     drawn = draw_mixup(torch.empty(20_000, 3, 1, 1), quantiles, generator()).flatten().numpy()
-    low = drawn[drawn < 0.5]  # above, float32 rounds what is nearest to 1 to 1
+    low = drawn[drawn < 0.5]  # float32 rounds the highest shares to 1
     assert abs(len(low) - 10_000) < 4 * 71  # Binomial(20,000, 0.5)
     # Kolmogorov-Smirnov: 10,000 true draws differ by more than 0.0195 once in a thousand times.
     beta = stats.beta(alpha, alpha)
@@ -68,7 +68,7 @@ def test_cutmix_targets_are_the_areas_that_are_seen(images: Tensor, labels: Tens
 
 
 def test_cutmix_boxes_are_as_large_as_in_the_paper() -> None:
-    """Mean area kept, against the box of the paper drawn one by one in Python."""
+    """The mean area that is kept, compared with boxes drawn one by one as in the paper."""
     side, count = 32, 20_000
     keep = draw_cutmix(torch.empty(count, 3, side, side), beta_quantiles(1.0, CPU), generator())
     random = torch.rand(count, 3, generator=generator(9)).tolist()

@@ -1,4 +1,4 @@
-"""Recipes: what is wrong is said in one line that names file, key and what was expected."""
+"""Recipes: a mistake is told in one line, with the file, the key and what was expected."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_step_schedule_drops_at_whole_epochs() -> None:
     assert curve[30] == pytest.approx(0.02)
     assert curve[59] == pytest.approx(0.02)
     assert curve[60] == pytest.approx(0.004)
-    # 0.3 of one epoch rounds to the start: a short run begins at the full rate all the same.
+    # 0.3 of one epoch rounds to its start. A short run must begin with the full rate nevertheless.
     assert rates(epochs=1, schedule="step", milestones=(0.3, 0.6))[0] == pytest.approx(0.1)
 
 

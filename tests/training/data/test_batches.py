@@ -34,7 +34,7 @@ def rows_of(
     device: torch.device = CPU,
     **options: Any,
 ) -> list[list[int]]:
-    """Row numbers of each batch of an epoch; images and labels must tell the same."""
+    """Row numbers of each batch of an epoch; its images and labels must be those of the rows."""
     batches = Batches(*arrays, device=device, **{"batch_size": 8, "seed": 0, **options})
     found = []
     for images, labels, numbers, partners in batches.epoch(epoch, first=first):
@@ -72,7 +72,7 @@ def test_seed_and_epoch_decide_the_order(arrays: Any) -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    """A resumed run, and a rank elsewhere, must draw the same: these numbers must never change."""
+    """Resumed runs and other processes must draw the same numbers: they must never change."""
     assert epoch_order(10, seed=0, epoch=0).tolist() == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
 
 
@@ -255,7 +255,7 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(arrays: Any, resident: bool) ->
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_slow_step_on_the_gpu_keeps_its_batch(arrays: Any) -> None:
-    """Work that is queued on a batch sees that batch, however far the thread is ahead."""
+    """Work that is queued on a batch reads that batch, even if the thread is far ahead."""
     batches = Batches(*arrays, batch_size=2, device=torch.device("cuda"), seed=0, resident=False)
     seen = []
     for images, *_ in batches.epoch(0):

@@ -1,4 +1,4 @@
-"""The cache: decoded once, keyed by content, whole or absent, mended when damaged."""
+"""The cache: data is decoded once; an entry is whole or absent, and made again if damaged."""
 
 import inspect
 import json
@@ -45,7 +45,7 @@ def entries(cache: Path) -> list[Path]:
 
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it, and from then on decoding fails the test."""
+    """A function; after its call, decoding fails the test."""
 
     def forbid() -> None:
         def refuse(*arguments: object) -> None:
@@ -309,7 +309,7 @@ def test_a_full_disk_is_found_before_decoding(
 def test_a_disk_that_fills_while_broken_images_are_left_out(
     tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
-    """A write to a map of a full disk would end the process without a word (SIGBUS)."""
+    """Writing to a memory map on a full disk would end the process without a message (SIGBUS)."""
     for number in range(40):
         write_image(tmp_path / "pets" / "ab"[number % 2] / f"{number}.png", seed=number)
     (tmp_path / "pets" / "a" / "0.png").write_text("broken")

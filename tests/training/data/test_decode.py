@@ -1,4 +1,4 @@
-"""Decoding: the same bytes in processes and without, broken images named and left out."""
+"""Decoding: processes change no byte; broken images are named and left out."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Downloads: only when the files are absent, checked, whole or not at all."""
+"""Downloads: only if the files are absent; they are checked, and whole or absent."""
 
 import functools
 import hashlib

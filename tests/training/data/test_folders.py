@@ -88,7 +88,7 @@ def test_photographs_are_stored_at_eight_sevenths_and_tested_through_preprocess(
 
 
 def test_a_stored_training_image_holds_the_test_geometry(class_tree: Path) -> None:
-    """Its centre is what evaluation would see of the same file, so it can be evaluated on."""
+    """Its centre is what evaluation would see of the same file."""
     dataset = load(class_tree)
     centres = dataset.train_images[:, 16:240, 16:240]
     wanted = {

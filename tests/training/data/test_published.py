@@ -117,7 +117,7 @@ def test_debians_files_are_found_and_whole() -> None:
     assert dataset.train_images.shape == (60_000, 28, 28, 3)
     assert np.bincount(dataset.train_labels).tolist() == [6000] * 10
     assert np.bincount(dataset.test_labels).tolist() == [1000] * 10
-    # Figures that anyone who used the data set knows.
+    # Well-known figures of the data set.
     counts = np.bincount(dataset.train_images[..., 0].ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = np.average(values, weights=counts)

@@ -1,4 +1,4 @@
-"""What is held out, and label noise: as many wrong training labels as asked for, and no others."""
+"""Which images are held out, and how many training labels are made wrong."""
 
 from collections.abc import Callable
 
@@ -68,7 +68,7 @@ def test_a_run_trains_on_noisy_labels_and_is_judged_by_true_ones(
     assert np.array_equal(trainer.dataset.test_labels, tiny_data.test_labels)
     wrong = labels != tiny_data.train_labels
     assert wrong.sum() == round(0.5 * len(trainer.train_rows))
-    # What comes out of the batches is what the loss sees: as many of each class as in labels.
+    # The batches hold at most as many labels of each class as there are.
     seen = torch.cat([batch.labels.clone() for batch in trainer._batches.epoch(0)])
     assert len(seen) == len(trainer.train_rows) // 8 * 8
     counts = np.bincount(labels[trainer.train_rows], minlength=3)

@@ -43,14 +43,14 @@ def test_calibration_of_an_error_free_set_stays_away_from_certainty() -> None:
 
 @pytest.mark.parametrize(("scale", "right"), [(5.0, 0), (5.0, 1), (1e-4, 4)])
 def test_a_handful_of_images_may_have_no_best_temperature(scale: float, right: int) -> None:
-    """Mostly wrong, they ask for even answers; all right and never sure, for certain ones."""
+    """If most are wrong, the best temperature is infinite; if all are right, it is zero."""
     labels = np.arange(4)
     answers = np.where(labels < right, labels, (labels + 1) % 4)
     assert fit_temperature(scale * np.eye(4)[answers], labels) is None
 
 
 class Mean(nn.Module):
-    """Channel means as logits, so that every image's own logits are known."""
+    """A student whose logits are the means of the channels, so they are known for each image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Mean(nn.Module):
 
 
 def test_every_image_is_evaluated_in_order_and_the_mode_is_restored() -> None:
-    """1,029 images of 32 px are a whole batch of evaluation and five more."""
+    """1,029 images of 32 px are one batch of evaluation and five images more."""
     spec = InputSpec(size=32, resize=32, crop=32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
     images = np.random.default_rng(0).integers(0, 256, (1029, 32, 32, 3), dtype=np.uint8)
     student = Mean().train()

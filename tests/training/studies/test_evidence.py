@@ -1,4 +1,4 @@
-"""The plan of studies: its runs, its resumption, and RESULTS.md made of raw lines alone."""
+"""The plan of studies: its runs, how it goes on, and the pages that are made of its lines."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_every_run_of_the_plan_has_a_valid_recipe_and_a_folder_of_its_own(scale:
     runs = [run for study in PLAN for run in planned_runs(study, scale)]  # type: ignore[arg-type]
     files = [path for run in runs for path in (run.folder, run.log, run.recipe_file)]
     assert len(set(files)) == 3 * len(runs)
-    # Two settings that are the same run would be measured twice.
+    # If two settings were the same run, it would be measured twice.
     for study in PLAN:
         recipes = [(method.terms, msgspec.json.encode(method.changes)) for method in study.methods]
         assert len(set(recipes)) == len(recipes)
@@ -172,7 +172,7 @@ def test_runs_that_are_stopped_keep_their_checkpoints_and_go_on(
     assert line["epochs"] == 30
 
 
-# What is the same in all lines that are made up.
+# What all made up lines have in common.
 FACTS = {
     "width": 1.0,
     "image_size": 32,
@@ -192,7 +192,7 @@ FACTS = {
 
 
 def made_up(study: str, methods: Sequence[str], seeds: int) -> list[Line]:
-    """Lines of a measured study, with figures that are none: a point more for each method."""
+    """Lines of a study with invented figures: each method has one point more than the last."""
     names = [method.name for method in STUDIES[study].methods]
     lines = []
     for run in planned_runs(STUDIES[study], FULL):
@@ -335,7 +335,7 @@ def test_lines_name_all_that_a_table_needs() -> None:
 def test_the_cost_of_a_step_is_measured_for_every_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With two rounds of the smallest batch for one student: that it runs, not what it costs."""
+    """It only has to run, so there are two rounds of the smallest batch, for one student."""
     smallest = ["--batch-size", "2", "--rounds", "2"]
     run = subprocess.run
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Corruptions grow with severity and are what they say; a run's line agrees with its result."""
+"""Corruptions: they grow with severity; a line of robustness agrees with its run's result."""
 
 import colorsys
 import json
@@ -58,7 +58,7 @@ def test_noise_has_its_deviation_and_depends_on_the_seed_alone() -> None:
 
 
 def test_brightness_is_added_to_the_value_of_hsv() -> None:
-    """As the original does it, pixel by pixel with Python's own conversion; black becomes grey."""
+    """As in the original; compared pixel by pixel with Python's own conversion."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     pixels[0, 0] = [[0, 0, 0], [255, 255, 255], [255, 0, 0], [1, 0, 0]] * 8
     for severity, added in ((1, 0.05), (5, 0.3)):
@@ -143,7 +143,7 @@ def test_the_table_takes_no_mean_over_data_sets() -> None:
 
 
 def test_a_finished_run_without_its_checkpoint_is_named(tmp_path: Path) -> None:
-    """Its result alone makes a study's line, and so it is among the runs to measure."""
+    """Its result is enough for a study's line, so it is among the runs to measure."""
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(UserError, match=r"has a result and no checkpoint\.pt: put it back to"):
         measure_missing_robustness(

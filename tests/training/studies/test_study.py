@@ -1,11 +1,10 @@
-"""Studies: methods, resuming run by run, lines, tables; and the benchmark's and sizes' tables."""
+"""Studies: their methods, and how they go on run by run."""
 
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -14,173 +13,28 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from runtime.base.errors import UserError
-from training import benchmark, sizes, study
+from training import study
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_with_settings
 from training.studies import pool as study_pool
-from training.studies import step_cost
 from training.studies.pool import fail_runs
-from training.studies.result_lines import merge_lines, read_lines
 from training.studies.study_methods import (
-    DISTILLATION_KEYS,
     METHODS,
     StudyMethod,
-    idle_keys,
     method_of,
     methods_named,
     without_duplicates,
 )
 from training.studies.study_run import StudyRun
-from training.studies.study_table import best_validated, plot_name, plot_study, study_table
-from training.studies.table_rows import rows_of, shared_settings
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
-    facts = {"study": "main", "data": "d", "arch": "a", "epochs": 2, "seconds": 10.0}
-    figures = {"top1": top1, "top5": 1.0, "ece": 0.02, "recipe": {"epochs": 2}}
-    costs = {"params": 1000, "auxiliary_params": 0 if method == "ce" else 50}
-    return {**facts, **figures, **costs, "method": method, "seed": seed, **others}
-
-
-def digits_line(method: str, seed: int, top1: float, **changes: object) -> dict[str, object]:
-    """A line of the recipe `digits` with what the method and `changes` make of it."""
-    changes = {**METHODS[method].changes, **changes}
-    recipe = json.loads(msgspec.json.encode(load_recipe("digits", changes)))
-    return line(method, seed, top1, data="digits", terms=METHODS[method].terms, recipe=recipe)
 
 
 def study_run(folder: Path, method: StudyMethod, data: str = "d", **shared: Any) -> StudyRun:
     options = Options(arch="a", data=data, device="cpu", **shared)
     return StudyRun(method, 0, "s", load_recipe("digits"), folder, options)
-
-
-def cells(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
-
-
-def test_the_table_has_means_deviations_and_paired_gains() -> None:
-    lines = [
-        line("ce", 0, 0.70),
-        line("ce", 1, 0.72),
-        line("ce", 2, 0.90),  # its partner is missing: it counts in the mean, not in the gain
-        line("drg", 0, 0.73),
-        line("drg", 1, 0.73),
-    ]
-    rows = cells(study_table(lines))
-    assert rows[2][:4] == ["ce", "0, 1, 2", "77.33 ± 11.02", ""]
-    assert rows[3][:4] == ["drg", "0, 1", "73.00 ± 0.00", "+2.00 ± 1.41"]
-    assert rows[2][6:8] == ["1,000", "0"]
-    assert rows[3][6:8] == ["1,000 (+0)", "50"]
-
-
-def test_validation_top1_is_shown_where_every_line_has_it() -> None:
-    lines = [
-        line("ce", 0, 0.7, validation_top1=0.61),
-        line("ce", 1, 0.7, validation_top1=0.63),
-        line("drg", 0, 0.6, validation_top1=0.65),
-    ]
-    head, _, ce, drg = cells(study_table(lines))
-    column = head.index("validation %")
-    assert (ce[column], drg[column]) == ("62.00 ± 1.41", "65.00")
-    chosen = "Highest validation top-1: drg (65.00 %)"
-    assert best_validated(lines) == f"{chosen}; over the next, ce: +4.00."
-    lines.append(line("drg", 1, 0.6, validation_top1=0.65))
-    assert best_validated(lines) == f"{chosen}; over the next, ce: +3.00 ± 1.41."
-    lines.append(line("ls", 7, 0.6, validation_top1=0.64))
-    assert best_validated(lines) == f"{chosen}; over the next, ls: no seed in common."
-    assert best_validated(lines[2:3]) == f"{chosen}."
-    lines[1]["validation_top1"] = None
-    assert "validation" not in study_table(lines)
-
-
-def test_a_row_is_named_by_what_differs_from_the_recipe_of_its_data() -> None:
-    """Whichever was measured first; what is the default has no mark."""
-    lines = [
-        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
-        digits_line("drg+dsr", 0, 0.6, dsr_teacher="ema", distillation_warmup_epochs=0.0),
-        digits_line("drg", 0, 0.7),
-        digits_line("ls", 0, 0.5),  # its smoothing is what its name says
-        digits_line("byot", 0, 0.5),
-    ]
-    assert [row.name for row in rows_of(lines)] == [
-        "drg",
-        "drg (distillation_warmup_epochs=0.0)",
-        "drg+dsr (dsr_teacher=ema, distillation_warmup_epochs=0.0)",
-        "ls",
-        "byot",
-    ]
-
-
-def test_what_all_rows_share_is_said_once() -> None:
-    lines = [
-        digits_line("ce", 0, 0.5, learning_rate=0.01, tap=3, label_smoothing=0.3),
-        digits_line("ls", 0, 0.5, learning_rate=0.01),  # has a smoothing of its own
-        digits_line("dsr", 0, 0.5, learning_rate=0.01, dsr_weight=0.3, tap=3, label_smoothing=0.3),
-    ]
-    assert shared_settings(lines) == {"learning_rate": 0.01, "label_smoothing": 0.3}
-    assert [row.name for row in rows_of(lines)] == ["ce", "ls", "dsr (dsr_weight=0.3)"]
-    # What only the head reads parts no rows that have none.
-    assert shared_settings(lines[:1]) == {"learning_rate": 0.01, "label_smoothing": 0.3}
-    planned = digits_line("drg", 0, 0.5, tap=3) | {"method": "drg-tap3"}
-    assert [row.name for row in rows_of([digits_line("ce", 0, 0.5), planned])] == [
-        "ce",
-        "drg-tap3",
-    ]
-
-
-def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
-    lines = [
-        digits_line("ce", 1, 0.5, distillation_warmup_epochs=0.0, dsr_teacher="ema"),
-        digits_line("ce", 0, 0.4),
-        digits_line("dsr", 0, 0.5),
-        digits_line("dsr", 1, 0.6, tap=1, dsr_momentum=0.5),  # the momentum is of `ema`
-        digits_line("dsr", 0, 0.7, dsr_teacher="ema"),
-        digits_line("dsr", 0, 0.7, dsr_teacher="ema", dsr_momentum=0.5),
-    ]
-    rows = cells(study_table(lines))[2:]
-    assert [(row[0], row[1], row[3]) for row in rows] == [
-        ("ce", "0, 1", ""),
-        ("dsr", "0, 1", "+10.00 ± 0.00"),
-        ("dsr (dsr_teacher=ema)", "0", "+30.00"),
-        ("dsr (dsr_teacher=ema, dsr_momentum=0.5)", "0", "+30.00"),
-    ]
-
-
-def test_idle_keys_are_those_that_the_terms_do_not_read() -> None:
-    recipe = msgspec.to_builtins(load_recipe("digits"))
-    assert idle_keys("drg+dsr", recipe) == {"dsr_momentum"}
-    assert idle_keys("drg+dsr", {**recipe, "dsr_teacher": "ema"}) == set()
-    assert idle_keys("dsr", recipe) == {"dsr_momentum", "drg_weight", "tap", "head_width"}
-    # `ds` trains the head, but nothing is distilled.
-    ds = {**recipe, **METHODS["ds"].changes}
-    dsr_keys = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
-    assert idle_keys("drg", ds) == {*dsr_keys, "temperature", "distillation_warmup_epochs"}
-    assert idle_keys("ce", recipe) == DISTILLATION_KEYS
-
-
-def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
-    lines = [
-        digits_line("ce", 0, 0.5),
-        digits_line("ce", 0, 0.4, learning_rate=0.4),
-        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
-        digits_line("drg", 0, 0.6, learning_rate=0.4),
-        digits_line("ls", 0, 0.7, learning_rate=0.4),
-        digits_line("drg", 0, 0.9, learning_rate=0.8),
-    ]
-    rows = cells(study_table(lines))[2:]
-    assert [(row[0], row[3]) for row in rows] == [
-        ("ce", ""),
-        ("ce (learning_rate=0.4)", ""),
-        ("drg (distillation_warmup_epochs=0.0)", "+10.00"),
-        ("drg (learning_rate=0.4)", "+20.00"),
-        ("drg (learning_rate=0.8)", ""),  # without a partner
-        ("ls (learning_rate=0.4)", "+30.00"),
-    ]
 
 
 def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
@@ -190,7 +44,7 @@ def test_names_with_points_have_files_of_their_own(tmp_path: Path) -> None:
 
 
 def test_students_of_another_width_or_image_size_have_folders_of_their_own(tmp_path: Path) -> None:
-    """Else the finished run of one would be taken for that of the other."""
+    """In one folder, the finished run of one would be taken for a run of the other."""
     folders = [
         study_run(tmp_path, METHODS["ce"], width=width, image_size=image_size).folder.name
         for width, image_size in ((1.0, None), (0.5, None), (1.0, 16), (0.5, 16))
@@ -215,7 +69,7 @@ def test_a_run_of_a_study_is_asked_for_its_own_folder_recipe_and_terms(tmp_path:
 
 
 def test_a_run_that_diverged_has_no_line(tmp_path: Path) -> None:
-    """Runs of earlier versions ended with NaN as figures, which JSON has as null."""
+    """Runs of earlier versions ended with figures that are NaN, which JSON writes as null."""
     run = study_run(tmp_path, METHODS["ce"])
     run.folder.mkdir()
     figures = {"top1": 0.1, "top5": 0.5, "recipe": msgspec.to_builtins(run.recipe)}
@@ -246,44 +100,9 @@ def test_runs_share_the_cores_that_they_may_use(
     for jobs in (1, 3, 9):
         study_pool._start(run, jobs)
     assert [environment["OMP_NUM_THREADS"] for environment in started] == ["8", "2", "1"]
-    # The other places that divide work among cores ask the same function.
+    # All other places that divide work among cores call the same function.
     sources = {path: path.read_text() for path in Path(study.__file__).parent.rglob("*.py")}
     assert not [path.name for path, text in sources.items() if "cpu_count" in text]
-
-
-def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
-    path = tmp_path / "results" / "main.jsonl"
-    merge_lines(path, [line("ce", 0, 0.5), line("ce", 1, 0.6)])
-    # A line from before the recipe had the key `label_noise` is of the same run.
-    merge_lines(path, [line("ce", 1, 0.7, recipe={"epochs": 2, "label_noise": 0.0})])
-    merge_lines(path, [line("ce", 1, 0.7), line("ce", 0, 0.9, recipe={"epochs": 9})])
-    found = [
-        (found["seed"], found["recipe"]["epochs"], found["top1"]) for found in read_lines(path)
-    ]
-    assert found == [(0, 2, 0.5), (1, 2, 0.7), (0, 9, 0.9)]
-    path.write_text("{")
-    with pytest.raises(UserError, match="holds a line that is not a JSON object"):
-        read_lines(path)
-
-
-def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "main.jsonl"
-    old, pretrained = line("ce", 0, 0.5), {**line("ce", 0, 0.6), "weights": "torchvision"}
-    merge_lines(path, [old, pretrained, {**old, "noise_seed": 1}])
-    assert len(read_lines(path)) == 3
-    # What a line does not say was the default.
-    merge_lines(path, [{**old, "weights": "random", "noise_seed": 0, "top1": 0.9}])
-    assert [found["top1"] for found in read_lines(path)] == [0.6, 0.5, 0.9]
-
-
-def test_the_plot_is_drawn(tmp_path: Path) -> None:
-    plot_study(tmp_path / "plot.png", [line("ce", 0, 0.7), line("drg", 0, 0.8)])
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_every_student_has_a_plot_of_its_own() -> None:
-    students = [{"width": width, "image_size": size} for width in (0.5, 1.0) for size in (16, 32)]
-    assert len({plot_name("main", line("ce", 0, 0.7, **student)) for student in students}) == 4
 
 
 def test_methods_are_terms_and_changes() -> None:
@@ -306,9 +125,9 @@ def test_methods_are_terms_and_changes() -> None:
 def test_a_row_that_would_be_the_training_of_another_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The recipe of photographs smooths labels: `ce` and `ls` would differ by chance alone."""
+    """The recipe of photographs has label smoothing, so `ce` and `ls` would be the same."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="neither a known data set"):  # which is looked at next
+    with pytest.raises(UserError, match="neither a known data set"):  # the next check
         study.main(["--arch", "mobilenetv2", "--data", "flowers"])
     assert capsys.readouterr().out == (
         "ls is left out: the recipe has label_smoothing 0.1 by itself, so it would be the same "
@@ -351,7 +170,7 @@ def test_settings_lie_on_top_of_a_recipe() -> None:
     ],
 )
 def test_a_command_starts_without_torch(module: str) -> None:
-    """Ctrl-C in the seconds of that import would be a traceback: nothing catches it yet."""
+    """That import takes seconds, in which Ctrl-C would end in a traceback."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -409,7 +228,7 @@ def test_a_study_is_resumed_run_by_run(
 def test_no_run_outlives_its_study(
     tmp_path: Path, tiny_folder: Path, tiny_recipe_file: Path, number: signal.Signals
 ) -> None:
-    """It would be in the way of the next call."""
+    """A run that goes on would hold its folder when the next call needs it."""
     command = [sys.executable, ROOT / "training" / "study.py", "--arch", "mobilenetv2"]
     command += ["--width", "0.25", "--data", str(tiny_folder), "--recipe", str(tiny_recipe_file)]
     command += ["--epochs", "400", "--terms", "ce", "--seeds", "1", "--device", "cpu"]
@@ -440,7 +259,7 @@ def test_a_data_set_smaller_than_the_default_batch(
     chosen: list[str],
     batch_size: int,
 ) -> None:
-    """As `training/run.py` does it; what the user chose is refused there if it does not fit."""
+    """A default batch size is lowered, as by `training/run.py`; a chosen one is not."""
     asked: list[StudyRun] = []
 
     def run_none(runs: list[StudyRun], **_others: object) -> study_pool.PoolResult:
@@ -475,87 +294,3 @@ def test_why_runs_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         log.write_text(said)
         assert fail_runs(failed, of=3) == 1
         assert f"error: 2 of 3 runs failed{why}: see {log}" in capsys.readouterr().err
-
-
-BENCHMARK = ["--width", "0.25", "--image-size", "16", "--batch-size", "4", "--device", "cpu"]
-
-
-def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main([*BENCHMARK, "--steps", "1", "--rounds", "2", "--json"]) == 0
-    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
-    assert [found["contender"] for found in lines] == ["eager loop", "ce", "drg", "dsr", "drg+dsr"]
-    assert lines[1]["over_ce"] == 0
-    for found in lines:
-        expected = 4 / found["ms_per_step"] * 1000
-        assert found["images_per_second"] == pytest.approx(expected)
-        assert found["peak_memory_mib"] is None
-    with pytest.raises(UserError, match="--rounds: received '0', expected a whole number above 0"):
-        benchmark.main(["--rounds", "0"])
-    with pytest.raises(UserError, match="--terms 'kd' is unknown; choose of ce,ls"):
-        benchmark.main(["--terms", "kd"])
-
-
-def test_the_benchmark_counts_what_every_method_adds(capsys: pytest.CaptureFixture[str]) -> None:
-    """The figures for peers and heads are those of the recorded runs of that student."""
-    words = ",".join(METHODS)
-    assert benchmark.main([*BENCHMARK, "--classes", "10", "--terms", words, "--rounds", "1"]) == 0
-    rows = cells(capsys.readouterr().out.partition("\n\n")[2])
-    recorded = {
-        found["method"]: f"{found['auxiliary_params']:,}"
-        for found in read_lines(Path(__file__).parents[3] / "results" / "tiny-digits.jsonl")
-    }
-    assert {row[0]: row[6] for row in rows[2:]} == {"eager loop": "0", **recorded}
-    assert {row[7] for row in rows[2:]} == {"0"}
-    assert recorded["byot"] == "151,158"  # none of both is zero by accident
-
-
-def test_a_method_is_timed_on_the_batches_that_training_gives_it() -> None:
-    plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
-    dataset = step_cost.random_dataset(plan)
-    assert len(np.unique(dataset.train_images[:50].reshape(50, -1), axis=0)) == 50
-    batches = {}
-    for name in ("ce", "dlb", "cs-kd"):
-        row = METHODS[name]
-        own = msgspec.structs.replace(plan, methods=row.methods, recipe=row.recipe_on(plan.recipe))
-        batches[name] = step_cost._batch(own, dataset, torch.device("cpu"))
-    images, labels, rows, partners = batches["ce"]
-    assert len(images) == len(labels) == 128
-    assert partners is None
-    assert images.is_contiguous()
-    assert np.array_equal(dataset.train_labels[rows], labels)
-    assert torch.equal(batches["dlb"].images, images)
-    assert batches["dlb"].partners is None
-    paired = batches["cs-kd"]
-    assert torch.equal(paired.images, images)
-    assert paired.partners is not None
-    assert paired.partners.shape == images.shape
-    assert not torch.equal(paired.partners, images)
-
-
-def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All compile one function, more often than torch allows by itself, and none stays behind."""
-    plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
-    recipe = msgspec.structs.replace(plan.recipe, batch_size=4)
-    plan = msgspec.structs.replace(plan, recipe=recipe)
-    compiled = []
-
-    def compile_(function: Callable[..., object], **_: object) -> Callable[..., object]:
-        compiled.append(function)
-        return whole(function, backend="eager", dynamic=False)
-
-    whole = torch.compile
-    monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr("training.engine.build.can_compile", lambda _device: True)
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=1):
-        found = step_cost.measure_steps(
-            plan, methods_named("drg,tf-kd"), device=torch.device("cpu"), steps=1, rounds=1
-        )
-    assert [each.contender for each in found] == ["eager loop", "ce", "drg", "tf-kd"]
-    assert len(compiled) == 3
-
-
-def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sizes.main(["--arch", "resnet18"]) == 0
-    printed = capsys.readouterr().out
-    assert "| resnet18 | 11.23 M | 462.8 M | 563.3 M | 592.2 M | 925.3 M | 1,813.6 M |" in printed

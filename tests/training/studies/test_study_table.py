@@ -1,0 +1,191 @@
+"""Lines, rows, tables and plots of a study."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runtime.base.errors import UserError
+from training.config.recipe import load_recipe
+from training.studies.result_lines import merge_lines, read_lines
+from training.studies.study_methods import (
+    DISTILLATION_KEYS,
+    METHODS,
+    idle_keys,
+)
+from training.studies.study_table import best_validated, plot_name, plot_study, study_table
+from training.studies.table_rows import rows_of, shared_settings
+
+
+def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
+    facts = {"study": "main", "data": "d", "arch": "a", "epochs": 2, "seconds": 10.0}
+    figures = {"top1": top1, "top5": 1.0, "ece": 0.02, "recipe": {"epochs": 2}}
+    costs = {"params": 1000, "auxiliary_params": 0 if method == "ce" else 50}
+    return {**facts, **figures, **costs, "method": method, "seed": seed, **others}
+
+
+def digits_line(method: str, seed: int, top1: float, **changes: object) -> dict[str, object]:
+    """A line of the recipe `digits` with the changes of the method, and with `changes`."""
+    changes = {**METHODS[method].changes, **changes}
+    recipe = json.loads(msgspec.json.encode(load_recipe("digits", changes)))
+    return line(method, seed, top1, data="digits", terms=METHODS[method].terms, recipe=recipe)
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def test_the_table_has_means_deviations_and_paired_gains() -> None:
+    lines = [
+        line("ce", 0, 0.70),
+        line("ce", 1, 0.72),
+        line("ce", 2, 0.90),  # counts in the mean, but not in the gain: `drg` has no seed 2
+        line("drg", 0, 0.73),
+        line("drg", 1, 0.73),
+    ]
+    rows = cells(study_table(lines))
+    assert rows[2][:4] == ["ce", "0, 1, 2", "77.33 ± 11.02", ""]
+    assert rows[3][:4] == ["drg", "0, 1", "73.00 ± 0.00", "+2.00 ± 1.41"]
+    assert rows[2][6:8] == ["1,000", "0"]
+    assert rows[3][6:8] == ["1,000 (+0)", "50"]
+
+
+def test_validation_top1_is_shown_where_every_line_has_it() -> None:
+    lines = [
+        line("ce", 0, 0.7, validation_top1=0.61),
+        line("ce", 1, 0.7, validation_top1=0.63),
+        line("drg", 0, 0.6, validation_top1=0.65),
+    ]
+    head, _, ce, drg = cells(study_table(lines))
+    column = head.index("validation %")
+    assert (ce[column], drg[column]) == ("62.00 ± 1.41", "65.00")
+    chosen = "Highest validation top-1: drg (65.00 %)"
+    assert best_validated(lines) == f"{chosen}; over the next, ce: +4.00."
+    lines.append(line("drg", 1, 0.6, validation_top1=0.65))
+    assert best_validated(lines) == f"{chosen}; over the next, ce: +3.00 ± 1.41."
+    lines.append(line("ls", 7, 0.6, validation_top1=0.64))
+    assert best_validated(lines) == f"{chosen}; over the next, ls: no seed in common."
+    assert best_validated(lines[2:3]) == f"{chosen}."
+    lines[1]["validation_top1"] = None
+    assert "validation" not in study_table(lines)
+
+
+def test_a_row_is_named_by_what_differs_from_the_recipe_of_its_data() -> None:
+    """It does not matter which was measured first, and a default is not mentioned."""
+    lines = [
+        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
+        digits_line("drg+dsr", 0, 0.6, dsr_teacher="ema", distillation_warmup_epochs=0.0),
+        digits_line("drg", 0, 0.7),
+        digits_line("ls", 0, 0.5),  # its smoothing is what its name says
+        digits_line("byot", 0, 0.5),
+    ]
+    assert [row.name for row in rows_of(lines)] == [
+        "drg",
+        "drg (distillation_warmup_epochs=0.0)",
+        "drg+dsr (dsr_teacher=ema, distillation_warmup_epochs=0.0)",
+        "ls",
+        "byot",
+    ]
+
+
+def test_what_all_rows_share_is_said_once() -> None:
+    lines = [
+        digits_line("ce", 0, 0.5, learning_rate=0.01, tap=3, label_smoothing=0.3),
+        digits_line("ls", 0, 0.5, learning_rate=0.01),  # has a smoothing of its own
+        digits_line("dsr", 0, 0.5, learning_rate=0.01, dsr_weight=0.3, tap=3, label_smoothing=0.3),
+    ]
+    assert shared_settings(lines) == {"learning_rate": 0.01, "label_smoothing": 0.3}
+    assert [row.name for row in rows_of(lines)] == ["ce", "ls", "dsr (dsr_weight=0.3)"]
+    # A setting of the head does not separate rows of methods without a head.
+    assert shared_settings(lines[:1]) == {"learning_rate": 0.01, "label_smoothing": 0.3}
+    planned = digits_line("drg", 0, 0.5, tap=3) | {"method": "drg-tap3"}
+    assert [row.name for row in rows_of([digits_line("ce", 0, 0.5), planned])] == [
+        "ce",
+        "drg-tap3",
+    ]
+
+
+def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
+    lines = [
+        digits_line("ce", 1, 0.5, distillation_warmup_epochs=0.0, dsr_teacher="ema"),
+        digits_line("ce", 0, 0.4),
+        digits_line("dsr", 0, 0.5),
+        digits_line("dsr", 1, 0.6, tap=1, dsr_momentum=0.5),  # the momentum is of `ema`
+        digits_line("dsr", 0, 0.7, dsr_teacher="ema"),
+        digits_line("dsr", 0, 0.7, dsr_teacher="ema", dsr_momentum=0.5),
+    ]
+    rows = cells(study_table(lines))[2:]
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("ce", "0, 1", ""),
+        ("dsr", "0, 1", "+10.00 ± 0.00"),
+        ("dsr (dsr_teacher=ema)", "0", "+30.00"),
+        ("dsr (dsr_teacher=ema, dsr_momentum=0.5)", "0", "+30.00"),
+    ]
+
+
+def test_idle_keys_are_those_that_the_terms_do_not_read() -> None:
+    recipe = msgspec.to_builtins(load_recipe("digits"))
+    assert idle_keys("drg+dsr", recipe) == {"dsr_momentum"}
+    assert idle_keys("drg+dsr", {**recipe, "dsr_teacher": "ema"}) == set()
+    assert idle_keys("dsr", recipe) == {"dsr_momentum", "drg_weight", "tap", "head_width"}
+    # `ds` trains the head, but nothing is distilled.
+    ds = {**recipe, **METHODS["ds"].changes}
+    dsr_keys = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
+    assert idle_keys("drg", ds) == {*dsr_keys, "temperature", "distillation_warmup_epochs"}
+    assert idle_keys("ce", recipe) == DISTILLATION_KEYS
+
+
+def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
+    lines = [
+        digits_line("ce", 0, 0.5),
+        digits_line("ce", 0, 0.4, learning_rate=0.4),
+        digits_line("drg", 0, 0.6, distillation_warmup_epochs=0.0),
+        digits_line("drg", 0, 0.6, learning_rate=0.4),
+        digits_line("ls", 0, 0.7, learning_rate=0.4),
+        digits_line("drg", 0, 0.9, learning_rate=0.8),
+    ]
+    rows = cells(study_table(lines))[2:]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("ce", ""),
+        ("ce (learning_rate=0.4)", ""),
+        ("drg (distillation_warmup_epochs=0.0)", "+10.00"),
+        ("drg (learning_rate=0.4)", "+20.00"),
+        ("drg (learning_rate=0.8)", ""),  # without a partner
+        ("ls (learning_rate=0.4)", "+30.00"),
+    ]
+
+
+def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "main.jsonl"
+    merge_lines(path, [line("ce", 0, 0.5), line("ce", 1, 0.6)])
+    # A line of an older version lacks the key `label_noise`; this is still the same run.
+    merge_lines(path, [line("ce", 1, 0.7, recipe={"epochs": 2, "label_noise": 0.0})])
+    merge_lines(path, [line("ce", 1, 0.7), line("ce", 0, 0.9, recipe={"epochs": 9})])
+    found = [
+        (found["seed"], found["recipe"]["epochs"], found["top1"]) for found in read_lines(path)
+    ]
+    assert found == [(0, 2, 0.5), (1, 2, 0.7), (0, 9, 0.9)]
+    path.write_text("{")
+    with pytest.raises(UserError, match="holds a line that is not a JSON object"):
+        read_lines(path)
+
+
+def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "main.jsonl"
+    old, pretrained = line("ce", 0, 0.5), {**line("ce", 0, 0.6), "weights": "torchvision"}
+    merge_lines(path, [old, pretrained, {**old, "noise_seed": 1}])
+    assert len(read_lines(path)) == 3
+    # A line that does not state these has their defaults.
+    merge_lines(path, [{**old, "weights": "random", "noise_seed": 0, "top1": 0.9}])
+    assert [found["top1"] for found in read_lines(path)] == [0.6, 0.5, 0.9]
+
+
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
+    plot_study(tmp_path / "plot.png", [line("ce", 0, 0.7), line("drg", 0, 0.8)])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_student_has_a_plot_of_its_own() -> None:
+    students = [{"width": width, "image_size": size} for width in (0.5, 1.0) for size in (16, 32)]
+    assert len({plot_name("main", line("ce", 0, 0.7, **student)) for student in students}) == 4
