@@ -60,7 +60,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     plan = _plan(options, recipe, dataset, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
-    # The main process chooses; the others would look while it already writes.
+    # Only the main process chooses. Another one could look when the main one has written already.
     chosen = choose_folder(name, out=options.out, resume=options.resume) if group.is_main else None
     run: RunFolder = group.share(chosen)
     former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
@@ -71,7 +71,8 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         return 0
     with exclusive(run.path) if group.is_main else nullcontext(), stop_request() as stop:
         if group.is_main and not run.exists:
-            # A former run's, without its checkpoint, would call this one finished at its first.
+            # A result that a former run left without its checkpoint would make this run look
+            # finished as soon as its own first checkpoint exists.
             (run.path / RESULT).unlink(missing_ok=True)
         progress.say(f"run folder {run.path}")
         trainer = Trainer(plan, dataset, device=device, group=group)
@@ -123,7 +124,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
 
 
 def _whole_path(data: str) -> str:
-    """A folder's absolute path, so that the run can be read from anywhere; a name as it is."""
+    """The absolute path of a folder, so that the run can be read from anywhere, or a name."""
     return data if data in data_names() else str(Path(data).expanduser().resolve())
 
 

@@ -13,7 +13,7 @@ from training.config.recipe import Recipe
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A run's choices; two runs with equal plans give equal students.
 
-    Bit for bit on one CPU with as many threads, elsewhere up to how sums are rounded.
+    Equal bit for bit on one CPU with the same number of threads, elsewhere up to rounding.
     """
 
     arch: str
@@ -46,7 +46,11 @@ _MAY_DIFFER = {"data_argument", "data_root"}
 
 
 def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
-    """UserError naming the differences unless `wanted` goes on with the run `former`."""
+    """Checks that `wanted` goes on with the run `former`.
+
+    Raises:
+        UserError: with the differences, if it does not.
+    """
     found = differences(former, wanted)
     if found:
         raise UserError(

@@ -66,8 +66,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     temperature: Positive = 4.0  # of both distillation terms
     dsr_teacher: DsrTeacherKind = "previous"  # row by row, the batch's mean shape, or its average
     dsr_momentum: Share = 0.9  # of `ema`
-    # Both weights grow linearly from zero. At full weight from the first step, DSR can hold a
-    # network for few classes at its first, uniform answers (RESULTS.md, tiny-fashion).
+    # Both weights grow linearly from zero. With the full weight from the first step, DSR can keep a
+    # network for few classes at its first, uniform answers (results/, tiny-fashion).
     distillation_warmup_epochs: Weight = 1.0
     tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
     head_width: Positive = 1.0  # widens the auxiliary head
@@ -84,8 +84,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: bool = True  # on CUDA, where torch.compile can work
     ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
 
-    # Share of the training images held out, class by class, to fit the calibration temperature and
-    # to choose settings on. 0: trained on all, not calibrated.
+    # The share of the training images that is held out, class by class, to fit the calibration
+    # temperature and to choose settings. 0: all images are trained on, and nothing is calibrated.
     validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
 
     def __post_init__(self) -> None:
@@ -110,7 +110,8 @@ def default_recipe(data: str) -> str:
 def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """The recipe called `name`, or in the YAML file `name`, with `overrides` laid on top.
 
-    UserError, in one line naming file, key, what was expected and what came.
+    Raises:
+        UserError: in one line that names file, key, what was received and what was expected.
     """
     from training.config.yaml_file import read_yaml  # so that a command without PyYAML can say so
 

@@ -1,4 +1,4 @@
-"""A step as CUDA graphs: small networks are bound by launches, and a graph is one launch."""
+"""A step as CUDA graphs. Small networks spend their time on launches, and a graph is one launch."""
 
 import importlib.util
 import shutil
@@ -15,10 +15,10 @@ _MIN_CAPABILITY = (7, 0)  # of Triton
 class CapturedStep:
     """Runs the first steps as they are and then replays them as CUDA graphs.
 
-    The warm-up steps are steps of the training, not rehearsals, so there is no state to put back.
-    They run on the stream that is captured later: autograd and the optimizer make their lasting
-    buffers there. With one process the whole step is one graph; with several the exchange of
-    gradients lies between two.
+    The warm-up steps are real steps of the training, so no state has to be restored after them.
+    They run on the stream that is captured later, because autograd and the optimizer allocate their
+    lasting buffers there. With one process the whole step is one graph. With several there are two
+    graphs, and the exchange of gradients runs between them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CapturedStep:
         torch.cuda.synchronize(self._device)
         first = torch.cuda.CUDAGraph()
         first.register_generator_state(self._generator)
-        # Other threads gather batches meanwhile; what they do is no part of the graph.
+        # Other threads gather batches at the same time. "thread_local" keeps them out of the graph.
         with torch.cuda.graph(first, stream=self._stream, capture_error_mode="thread_local"):
             self.plain.compute(self._static())
             if self._single:

@@ -13,7 +13,11 @@ _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
-    """The device for "auto" (CUDA if there is any), "cpu" or "cuda"; UserError if there is none."""
+    """The device for "auto" (CUDA if there is any), "cpu" or "cuda".
+
+    Raises:
+        UserError: if the device does not exist here.
+    """
     if word == "cpu" or (word == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -33,7 +37,11 @@ def precision_of(device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Computes in `precision`, without a cache of weights that outlived a capture."""
+    """A context that computes in `precision`.
+
+    It keeps no cache of converted weights, because a captured graph would read the cache of another
+    step.
+    """
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal as a wish that the training loop grants between two steps."""
+"""Requests to stop: Ctrl-C, SIGTERM or a lost terminal end the training between two steps."""
 
 import os
 import signal
@@ -15,14 +15,18 @@ class InterruptedRunError(SkdEdgeError):
 
 
 class StopRequest:
-    """Set by the first SIGINT, SIGTERM or SIGHUP; a second one of the former two acts at once."""
+    """Set by the first SIGINT, SIGTERM or SIGHUP.
+
+    A second SIGINT or SIGTERM raises KeyboardInterrupt at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            # Its shell sends it and then the system again: a second one is no impatience.
+            # The shell sends SIGHUP and then the system sends it again, so a second one does not
+            # mean that somebody is impatient.
             _leave_lost_terminal()
         elif self.requested:
             raise KeyboardInterrupt
@@ -31,7 +35,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catches the signals while the block runs; but for SIGHUP where it is ignored (`nohup`)."""
+    """Catches the signals while the block runs; SIGHUP only where it is not ignored (`nohup`)."""
     request = StopRequest()
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -45,10 +49,10 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def _leave_lost_terminal() -> None:
-    """Sends to nowhere what is still printed: a terminal that is gone would refuse it (EIO)."""
+    """Discards what is still printed, because a terminal that is gone would refuse it (EIO)."""
     for descriptor in (1, 2):
-        with suppress(OSError):  # closed already
-            # A lost terminal is still a device, and answers as none.
+        with suppress(OSError):  # the descriptor may be closed already
+            # A lost terminal is still a character device, but no longer a terminal.
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)

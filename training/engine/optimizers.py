@@ -63,7 +63,7 @@ def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
     if recipe.schedule == "cosine":
         progress = (step - warmup) / max(1, total - warmup)
         return recipe.learning_rate * _cosine(1.0, 0.0, progress)
-    # Milestones fall on whole epochs, as in the published recipes, and never before the first.
+    # Milestones are whole epochs, as in the published recipes, and the first epoch is never one.
     epoch = step // steps_per_epoch
     passed = sum(epoch >= max(1, round(share * recipe.epochs)) for share in recipe.milestones)
     return recipe.learning_rate * recipe.milestone_factor**passed

@@ -12,8 +12,8 @@ from torch import Tensor, distributed
 
 from runtime.base.errors import SkdEdgeError, first_line
 
-# For the others wait while the main process downloads, decodes or evaluates. torch's own limit of
-# ten minutes is too short for that, and torchrun ends them all when one has died.
+# The other processes wait while the main one downloads, decodes or evaluates. The limit of torch,
+# ten minutes, is too short for that. It is not needed: torchrun ends all when one has died.
 _PATIENCE = timedelta(days=1)
 
 
@@ -23,14 +23,14 @@ class LostProcessError(SkdEdgeError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """What a process knows of its group; every method is for all processes to call together."""
+    """What a process knows of its group; all processes must call each method together."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process evaluates, writes and speaks for all."""
+        """Whether this is the process that evaluates, writes files and prints."""
         return self.rank == 0
 
     def average(self, tensors: list[Tensor]) -> None:
@@ -98,7 +98,7 @@ def open_group(device: torch.device) -> Iterator[ProcessGroup]:
 def _losses_named() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # the backends raise nothing more specific
+    except RuntimeError as error:  # the backends have no more specific error
         raise LostProcessError(
             f"another process of this run has ended ({first_line(error)}); "
             "the last checkpoint is kept, start all processes again with --resume"

@@ -24,9 +24,9 @@ from training.engine.process_group import ProcessGroup
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Journal, Progress
 
-_CHECK_STEPS = 50  # between two looks at the loss for values that are not finite
+_CHECK_STEPS = 50  # after so many steps the losses are checked for values that are not finite
 _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
-_PROBED_IMAGES = 8  # that the student of a checkpoint must have finite answers to
+_PROBED_IMAGES = 8  # a checkpoint is written only if its student answers them with finite numbers
 
 Save = Callable[[Checkpoint], None]
 
@@ -35,8 +35,8 @@ class Trainer:
     """Trains the student of a plan, in step with the other processes of its group.
 
     Between two steps its whole state is a Checkpoint: `checkpoint()` gives it, `restore()` takes
-    it, and what follows is the same as if nothing had happened in between: bit for bit on one CPU
-    with as many threads, elsewhere up to how its sums are rounded.
+    it, and what follows is the same as without an interruption: bit for bit on one CPU with the
+    same number of threads, elsewhere up to rounding.
     """
 
     def __init__(
@@ -76,7 +76,11 @@ class Trainer:
         return float(sum(line["seconds"] for line in self.history))
 
     def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
-        """Trains to the last epoch; on a wish to `stop` saves and raises InterruptedRunError."""
+        """Trains to the last epoch.
+
+        Raises:
+            InterruptedRunError: if `stop` was requested; a checkpoint is saved before.
+        """
         if not self.group.is_main:
             self._run_epochs(None, save, progress, stop)
             return
@@ -96,10 +100,14 @@ class Trainer:
         return self.learner.deployed_logits(whole, spec)
 
     def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
-        """The state between two steps; DivergedError instead of one that cannot go on.
+        """The state between two steps.
 
-        Finite losses do not say enough: none has seen the last update yet, and the statistics of a
-        batch hide weights that overflow with the running ones, which are deployed.
+        Finite losses are not enough to be sure that a run can go on. No loss has seen the last
+        update yet. And a batch is normalised by its own statistics: with the running statistics,
+        which are deployed, the same weights may overflow.
+
+        Raises:
+            DivergedError: if the weights or the student's answers are not finite.
         """
         self._collect_terms()
         networks, training = self.learner.networks(), self.learner.state_dict()
@@ -131,7 +139,11 @@ class Trainer:
         self.history = list(checkpoint.history)
 
     def require_finite_answers(self, *logits: NDArray[np.float32] | None) -> None:
-        """DivergedError in all processes unless the `logits` (N, K) of those that have them are."""
+        """Checks the `logits` (N, K) of those processes that have any.
+
+        Raises:
+            DivergedError: in all processes, if a value is not finite.
+        """
         answers = [torch.from_numpy(each) for each in logits if each is not None]
         self._require_finite("the student's answers are", answers)
 
@@ -154,7 +166,7 @@ class Trainer:
                 journal.add(self.history)
             if line is not None:
                 progress.report(line)
-            # Several processes may not have met in so short an epoch, and all must go or stay.
+            # In a short epoch several processes may not have agreed yet whether to stop.
             if self.group.any(stop.requested, device=self.device):
                 raise InterruptedRunError(f"interrupted in epoch {self._epoch}, step {steps}")
 
@@ -174,7 +186,7 @@ class Trainer:
             checking = (step + 1) % _CHECK_STEPS == 0
             if checking:
                 self._collect_terms()
-            # Several processes can only agree to stop where they meet anyway.
+            # Several processes agree on a stop only at the steps where they synchronise anyway.
             if checking or self.group.world_size == 1:
                 self._grant(stop, save, f"interrupted in epoch {self._epoch + 1}, step {step + 1}")
 
@@ -193,7 +205,11 @@ class Trainer:
         self._saved_at = time.perf_counter()
 
     def _collect_terms(self) -> None:
-        """Fetches the terms of the latest steps; DivergedError if one is not finite."""
+        """Fetches the terms of the latest steps.
+
+        Raises:
+            DivergedError: if a term is not finite.
+        """
         done = self._epoch * self.steps_per_epoch + len(self._terms)
         self._terms += self.learner.take_terms(done=done, steps_per_epoch=self.steps_per_epoch)
 
@@ -216,7 +232,8 @@ class Trainer:
         means = [float(mean) for mean in np.mean(self._terms, axis=0)]
         last = (self._epoch + 1) * steps - 1
         images = steps * recipe.batch_size * self.group.world_size
-        # The clock of the batches knows nothing of what was before an interruption.
+        # The batches count their waiting since this process started, so the seconds before an
+        # interruption must not count either.
         own_seconds = train_seconds - self._earlier_seconds
         labels = self.dataset.test_labels
         return {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Averages parameters and running statistics alike; counters are taken over.
+    """Averages parameters and running statistics; integer counters are copied.
 
     After t updates the next one decays the average by min(decay, (1 + t) / (10 + t)), as
     TensorFlow's `tf.train.ExponentialMovingAverage` does with `num_updates`. At a constant decay of
@@ -19,13 +19,13 @@ class WeightAverage:
         self._current = student.state_dict(keep_vars=True)
         self.averaged = {name: value.detach().clone() for name, value in self._current.items()}
         self._decay = decay
-        # On the device, float32: a captured step counts on as it is replayed.
+        # It lies on the device, so that each replay of a captured step adds one.
         device = next(iter(self.averaged.values())).device
         self.updates = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes one step's weights in; nothing waits for the device or branches on it."""
+        """Adds the weights of one step. Nothing here waits for the device or reads its values."""
         floating = [name for name, value in self.averaged.items() if value.is_floating_point()]
         averaged = [self.averaged[name] for name in floating]
         share = torch.clamp(9 / (10 + self.updates), min=1 - self._decay)  # of what is new
@@ -53,11 +53,11 @@ class WeightAverage:
             self._current[name].copy_(value)
 
     def load(self, averaged: dict[str, Tensor]) -> None:
-        """Goes on from the average of a checkpoint; `updates` are restored apart from it."""
+        """Takes the average of a checkpoint; `updates` is restored separately."""
         for name, value in averaged.items():
             self.averaged[name].copy_(value)
 
     def restart(self) -> None:
-        """Begins with the student's weights of now."""
+        """Starts again with the present weights of the student."""
         self.load({name: value.detach() for name, value in self._current.items()})
         self.updates.zero_()

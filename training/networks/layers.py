@@ -31,7 +31,7 @@ class PointwiseConvolution(nn.Conv2d):
 class UncountedBatchNorm(nn.BatchNorm2d):
     """Batch normalisation that does not count its batches (see `batch_counters`).
 
-    With a momentum nothing reads the counter but the state dict, and it costs a kernel a layer.
+    With a momentum, only the state dict reads the counter, and counting costs a kernel a layer.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class UncountedBatchNorm(nn.BatchNorm2d):
 def use_fast_layers(network: nn.Module) -> None:
     """Gives the layers of `network` their fast forms, in place."""
     for module in network.modules():
-        # The class alone changes: hooks, parameters and names stay what they are.
+        # Only the class changes. Hooks, parameters and names stay.
         if type(module) is nn.BatchNorm2d and module.momentum is not None:
             module.__class__ = UncountedBatchNorm
         elif type(module) is nn.Conv2d and _is_pointwise(module):
@@ -55,7 +55,7 @@ def use_fast_layers(network: nn.Module) -> None:
 
 
 def batch_counters(network: nn.Module) -> list[Tensor]:
-    """The counters that the layers of `network` leave alone, for one addition after a step."""
+    """The counters that fast layers do not update; the step adds one to all of them at once."""
     layers = (module for module in network.modules() if isinstance(module, UncountedBatchNorm))
     return [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
 

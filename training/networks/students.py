@@ -86,8 +86,10 @@ def student_of(plan: Plan) -> nn.Module:
 def build_student(arch: str, *, num_classes: int, image_size: int, width: float = 1.0) -> nn.Module:
     """Torchvision's network, freshly initialised, for `num_classes` and `image_size` pixels.
 
-    The output stride is 8 up to 40 px, 16 up to 80 px and 32 above. UserError for an unknown arch
-    or width.
+    The output stride is 8 up to 40 px, 16 up to 80 px and 32 above.
+
+    Raises:
+        UserError: for an unknown arch or width.
     """
     check_arch(arch, width)
     if arch == MOBILENET:
@@ -134,7 +136,7 @@ def _constructor(arch: str, width: float) -> Callable[..., nn.Module]:
 def _remove_stride(student: nn.Module, name: str) -> None:
     module = student.get_submodule(name)
     if isinstance(module, nn.MaxPool2d):
-        # A pool that no longer halves would only blur.
+        # Without its stride a pool would only blur, so it is removed.
         parent, _, child = name.rpartition(".")
         setattr(student.get_submodule(parent), child, nn.Identity())
     else:

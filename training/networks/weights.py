@@ -15,7 +15,7 @@ from training.networks.students import classifier_name, torchvision_name
 
 RANDOM = "random"
 PRETRAINED = "pretrained"
-# What torch raises for a file that is not whole, and for a download that does not have its hash.
+# What torch raises for a damaged file, and for a download with the wrong hash.
 _NO_WEIGHTS = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError)
 
 
@@ -57,7 +57,7 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"--weights {path} cannot be read ({first_line(error)}); expected a .pt file"
         ) from error
-    except _NO_WEIGHTS as error:  # whose words tell how to load it all the same
+    except _NO_WEIGHTS as error:  # torch's own message tells how to load unsafe files
         raise UserError(
             f"--weights {path} is no whole file of tensors alone; expected a .pt file of a state "
             "dict, as torch.save(student.state_dict(), FILE) writes"
@@ -66,7 +66,7 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
         content = content["student"]
     if (
         not isinstance(content, dict)
-        or not content  # nothing to start from is no start from nothing
+        or not content  # an empty file would silently start from random weights
         or not all(isinstance(value, Tensor) for value in content.values())
     ):
         raise UserError(f"--weights {path} holds no state dict of tensors")
@@ -76,7 +76,11 @@ def weights_from_file(path: Path) -> dict[str, Tensor]:
 def start_from(student: nn.Module, state: dict[str, Tensor], *, arch: str) -> str | None:
     """Loads `state` into `student`; a classifier for another number of classes is left out.
 
-    Returns a sentence if it was. UserError if anything else does not fit.
+    Returns:
+        A sentence for the user if the classifier was left out, else None.
+
+    Raises:
+        UserError: if anything else does not fit.
     """
     own = student.state_dict()
     classifier = tuple(f"{classifier_name(arch)}.{part}" for part in ("weight", "bias"))

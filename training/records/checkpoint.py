@@ -68,7 +68,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes `checkpoint` to `path`, or leaves the former file as it was."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["plan"] = msgspec.to_builtins(checkpoint.plan)
-    # Through memory: torch's own file writer turns a full disk into an error without an errno.
+    # It is written to memory first: torch's own file writer reports a full disk without an errno.
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -76,7 +76,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads `path` to the CPU; UserError for a missing, truncated or foreign file."""
+    """Reads `path` to the CPU.
+
+    Raises:
+        UserError: if the file is missing, truncated or not a checkpoint of ours.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -108,7 +112,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_trained(run: Path) -> TrainedRun:
-    """Rebuilds the student of a run folder; UserError if its checkpoint does not allow it."""
+    """Rebuilds the student of a run folder.
+
+    Raises:
+        UserError: if its checkpoint cannot be read or does not fit.
+    """
     path = run / CHECKPOINT
     checkpoint = read_checkpoint(path)
     plan = checkpoint.plan
@@ -133,10 +141,13 @@ def load_trained(run: Path) -> TrainedRun:
 
 
 def load_run_dataset(trained: TrainedRun) -> Dataset:
-    """The data set that a run was trained on; UserError if it has moved or is another one by now.
+    """The data set that a run was trained on.
 
-    One more image draws the 80/20 split of a folder anew, and then images that were trained on
-    would be tested on.
+    Other images are refused because even one more image changes the 80/20 split of a folder, and
+    then images that were trained on would be tested on.
+
+    Raises:
+        UserError: if the data set has moved, or has other images or labels by now.
     """
     plan = trained.plan
     root = Path(plan.data_root) if plan.data_root else None
