@@ -204,6 +204,11 @@ def test_every_path_and_section_that_is_named_exists(document: Path) -> None:
     missing = [name for name in named if not (document.parent / name).exists()]
     in_tables = re.findall(r"^\| `([\w./-]+/[\w.-]+\.(?:py|yaml|md))` \|", text, flags=re.M)
     missing += [name for name in in_tables if not (ROOT / name).exists()]
+    in_words = r"`((?:training|export|runtime|demo|tests|docs|results)/[\w./-]+\.[a-z]+|\w+/\w+/)`"
+    examples = re.findall(r"^# ([\w/]+\.py)$", text, flags=re.M)  # files that a guide writes
+    missing += [
+        n for n in re.findall(in_words, text) if n not in examples and not (ROOT / n).exists()
+    ]
     for target, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
         headings = re.findall(r"^#+ (.*)$", TEXTS[Path(target or document.name).name], flags=re.M)
         if section not in {slug(heading) for heading in headings}:
