@@ -35,7 +35,7 @@ Run = Callable[[ir.Model], np.ndarray]
 
 
 class Residual(nn.Module):
-    """Convolutions of every kind that the int8 rules tell apart, and a residual addition."""
+    """Every kind of convolution that the int8 rules know, and a residual addition."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Residual(nn.Module):
 
 
 def with_statistics(student: nn.Module, images: np.ndarray) -> nn.Module:
-    """Gives BatchNorm real statistics, which folding must not lose, and logits that differ."""
+    """Gives BatchNorm statistics that folding must not lose, and logits that differ."""
     generator = torch.Generator().manual_seed(1)
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -83,7 +83,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    """67 uint8 images of coloured blotches: unlike noise, no two look the same to a network."""
+    """67 uint8 images of coloured blotches: a network tells them apart, unlike noise."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (67, 4, 4, 3), dtype=np.uint8)
     return coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
@@ -126,7 +126,7 @@ def students(images: np.ndarray) -> dict[str, nn.Module]:
 
 @pytest.fixture(scope="session")
 def student_graphs(students: dict[str, nn.Module]) -> dict[str, ExportedGraph]:
-    """Both students as torch's default exporter gives them: half a minute."""
+    """Both students, exported by torch's default exporter. This takes half a minute."""
     return {arch: export_graph(net, SPEC, TEMPERATURE) for arch, net in students.items()}
 
 
@@ -177,7 +177,7 @@ def patterns(patterns_folder: Path) -> Dataset:
 def fitted_run(
     patterns: Dataset, patterns_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """An interrupted run, without result.json. Read only; opset 17 exports it in a second."""
+    """An interrupted run without result.json; opset 17 exports it in a second. Read only."""
     torch.manual_seed(0)
     student = build_student("shufflenetv2", num_classes=6, image_size=16, width=0.5)
     mean, std = channel_statistics(patterns.input, torch.device("cpu"))
@@ -226,7 +226,7 @@ def fitted_run(
 
 @pytest.fixture(scope="session")
 def fitted_bundle(fitted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All precisions of the fitted run, by the legacy exporter, which is quick. Read only."""
+    """The fitted run in all precisions, by the legacy exporter, which is quick. Read only."""
     bundle = tmp_path_factory.mktemp("exported") / "bundle"
     options = ExportOptions(
         precisions=("fp32", "fp16", "int8"), opset=17, calibration="minmax", out=bundle

@@ -75,7 +75,7 @@ def test_card_describes_data_and_classes(fitted_bundle: Path, patterns: Dataset)
 def test_no_local_path_is_in_any_file(
     fitted_bundle: Path, fitted_run: Path, patterns_folder: Path
 ) -> None:
-    """Not even that of the data, which the checkpoint holds."""
+    """The checkpoint holds the path of the data. This path must not be in a file, either."""
     words = [
         str(fitted_run).encode(),
         str(patterns_folder).encode(),
@@ -261,7 +261,7 @@ def test_trained_student_passes_the_gate_in_every_precision(trained_bundle: Path
 def test_two_exports_of_one_checkpoint_are_equal_to_the_byte(
     trained_bundle: Path, trained_run: Path, tmp_path: Path, monkeypatch, command: Command
 ) -> None:
-    """In another process with another order of its sets, and with the whole choice of ranges."""
+    """The second one runs in another process, where sets have another order."""
     monkeypatch.setenv("PYTHONHASHSEED", "12345")
     out = tmp_path / "again"
     command(

@@ -24,7 +24,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def add_engine(bundle: Path, **changes: object) -> EngineRecord:
-    """A listed engine whose content is only its name: Triton, not this command, loads it."""
+    """Lists an engine whose content is only its name. The command does not load engines."""
     values = {"flavor": "tensorrt", "compute_capability": ("8.7",), **changes}
     card = read_card(bundle)
     path = f"engines/{len(card.engines)}.engine"

@@ -1,4 +1,4 @@
-"""The gate lets through what equals the student, and nothing else."""
+"""The gate lets a file through if it answers like the student, and no other file."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bundles: whole or as they were, and only replaced where they are ours."""
+"""A bundle is whole or as it was before, and nothing but a bundle is replaced."""
 
 import contextlib
 import errno
@@ -170,7 +170,7 @@ def test_whatever_stops_an_export_the_former_bundle_or_the_new_one_is_there(
     monkeypatch: pytest.MonkeyPatch,
     one_step: bool,
 ) -> None:
-    """Ctrl-C after each call that changes a name or makes sure of it, one after the other."""
+    """Ctrl-C comes after the first call that changes or saves a name, or after a later one."""
     place = Path if call in ("replace", "rename") else os
     really = getattr(place, call)
 
@@ -253,7 +253,7 @@ def test_a_failure_half_way_leaves_the_former_bundle(
 def test_a_file_that_was_let_through_goes_when_its_precision_fails(
     folder: Path, test_split: Labelled
 ) -> None:
-    """What `--allow-drop` listed is not listed by an export without it; what passed stays."""
+    """An export without `--allow-drop` removes a file that it let through; a good file stays."""
     bad = Parity(images=60, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.4)
     good = Parity(images=60, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
     former = read_card(folder)
@@ -274,7 +274,7 @@ def test_a_file_that_was_let_through_goes_when_its_precision_fails(
 def test_exporting_again_mends_what_was_held_out(
     damage: str, folder: Path, test_split: Labelled
 ) -> None:
-    """As the error of `read_holdout` says."""
+    """The error of `read_holdout` says that an export mends it."""
     whole = (folder / "holdout.npz").read_bytes()
     if damage == "holdout":
         (folder / "holdout.npz").write_bytes(whole[:100])
@@ -308,7 +308,7 @@ def test_the_folder_that_one_is_in_is_not_replaced(
 def test_a_place_that_may_not_be_written_is_named_before_the_work(
     place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `access` of its own, because to root all is allowed."""
+    """`os.access` is replaced, because root may write everywhere."""
     refused = folder if place.startswith("bundle") else folder.parent
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != refused)
     with pytest.raises(UserError, match=f"{refused} may not be written to"):

@@ -91,7 +91,7 @@ def test_built_precision_is_that_of_the_file_not_of_the_name(
 
 
 def test_what_the_parser_refuses_is_named(rtx: EngineFlavor, small_graph: ExportedGraph) -> None:
-    """uint8 may only be cast: the normalisation before the cast has to be refused."""
+    """TensorRT can only cast uint8, so it has to refuse a graph that transposes before the cast."""
     model = small_graph.model.clone()
     cast = next(node for node in model.graph if node.op_type == "Cast")
     transpose = next(node for node in model.graph if node.op_type == "Transpose")
@@ -125,7 +125,7 @@ def test_an_engine_is_for_every_gpu_of_its_capability(
 
 
 def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
-    """TensorRT-RTX: only engines that leave their memory to the caller surely can."""
+    """In TensorRT-RTX this is sure only for engines whose memory the caller allocates."""
     config = rtx.trt.Builder(rtx.log).create_builder_config()
     flag = rtx.trt.BuilderFlag.REQUIRE_USER_ALLOCATION
     assert not config.get_flag(flag)

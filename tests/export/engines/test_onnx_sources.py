@@ -74,7 +74,7 @@ def test_tensorrt_8_gets_an_opset_that_it_reads(exported_run: Path) -> None:
 def test_int8_for_8_6_is_not_built_by_a_strongly_typed_version(
     exported_run: Path, opset: int
 ) -> None:
-    """Its scales are float32, and all that is not int8 would be too."""
+    """Its scales are float32, so all layers that are not int8 would run in float32, too."""
     card = read_card(exported_run / "bundle")
     older = [msgspec.structs.replace(file, opset=opset) for file in card.files]
     write_card(exported_run / "bundle", msgspec.structs.replace(card, files=tuple(older)))

@@ -1,12 +1,10 @@
-"""Ranges by the three methods, on histograms whose answer is known."""
+"""Ranges by the three methods, for histograms whose answer is known."""
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from export.bundles.export_options import METHODS, Method
 from export.graphs.activation_ranges import Observation, _histogram, observe
-from export.graphs.to_int8 import CalibrationData, Int8Exporter, draw_rows
 from export.graphs.to_onnx import ExportedGraph
 
 BINS = 2048
@@ -40,7 +38,7 @@ def test_minmax_keeps_an_outlier_that_the_others_clip() -> None:
 
 @pytest.mark.parametrize("shape", [(256, 32, 32), (96, 112, 112), (512, 4, 4), (3, 30, 30)])
 def test_large_tensors_are_sampled_in_all_of_their_columns(shape: tuple[int, int, int]) -> None:
-    """The borders of a map are not its middle: columns with large values come into every sample."""
+    """The border of a map differs from its middle, so a sample has values of all columns."""
     for column in range(shape[2]):
         values = np.full((1, *shape), 0.01, np.float32)
         values[..., column] = 1.0
@@ -65,46 +63,3 @@ def test_observation_is_of_every_float_tensor_of_the_network(
     clipped = [o for o in found.values() if o.low == 0]
     assert clipped, "there are activations"
     assert all(o.high <= 6 for o in clipped)
-
-
-@pytest.mark.parametrize("count", [1, 2, 40, 1295, 50_000])
-def test_images_to_observe_and_to_choose_by_are_disjoint(count: int) -> None:
-    observed, others = draw_rows(count)
-    assert not set(observed) & set(others)
-    assert 1 <= len(observed) <= 512
-    assert len(others) <= 512
-    assert len(observed) + len(others) == min(count, 1024)
-
-
-def test_auto_keeps_the_method_that_measures_best(
-    small_graph: ExportedGraph, images: np.ndarray
-) -> None:
-    """Scripted answers: the first is wrong ten times, the third right but far from float32."""
-    labels = np.arange(len(images)) % 5
-    exact = np.eye(5, dtype=np.float32)[labels]
-    wrong = exact.copy()
-    wrong[:10] = np.roll(exact[:10], 1, axis=1)
-    candidates: list[ir.Model] = []
-    data = CalibrationData(images, images, labels)
-
-    def scripted(model: ir.Model, _images: np.ndarray) -> np.ndarray:
-        if model is small_graph.model:
-            return exact
-        candidates.append(model)
-        return (wrong, exact, 0.9 * exact + 0.02)[len(candidates) - 1]
-
-    quantized = Int8Exporter(small_graph.model, data, scripted).quantize("int8-cpu", "auto")
-    assert quantized.model is candidates[1]
-    assert quantized.calibration == (
-        "percentile of 67 training images, chosen by top-1 on 67 others"
-    )
-
-
-def test_a_named_method_is_not_measured(small_graph: ExportedGraph, images: np.ndarray) -> None:
-    data = CalibrationData(images, images, np.zeros(len(images), np.int64))
-
-    def refuse(_model: ir.Model, _images: np.ndarray) -> np.ndarray:
-        raise AssertionError("nothing to choose")
-
-    quantized = Int8Exporter(small_graph.model, data, refuse).quantize("int8", "entropy")
-    assert quantized.calibration == "entropy of 67 training images"

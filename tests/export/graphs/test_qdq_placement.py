@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs stand, and of which types: what TensorRT and onnxruntime each want."""
+"""Where Q/DQ pairs stand and which types they have, for TensorRT and for onnxruntime."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def test_students_are_quantised_by_nvidias_rules(
     images: np.ndarray,
     operators: Operators,
 ) -> None:
-    """The counts that Model-Optimizer 0.47 gives: 13 of ShuffleNetV2's are no multiple of 8."""
+    """Model-Optimizer 0.47 gives these counts. 13 layers of ShuffleNetV2 are no multiple of 8."""
     graph = student_graphs[arch].model
     model = to_int8_tensorrt(graph, ranges(observe(graph, images[:8]), "minmax"))
     kinds = Counter(
@@ -175,7 +175,7 @@ def test_students_are_quantised_by_nvidias_rules(
 def test_onnxruntimes_broken_optimiser_is_kept_away(
     student_graphs: dict[str, ExportedGraph], images: np.ndarray, run
 ) -> None:
-    """WeightBiasQuantization garbles int8 over float16; the session of the gate runs without it."""
+    """WeightBiasQuantization computes int8 over float16 wrongly; the session leaves it out."""
     graph = student_graphs["mobilenetv2"].model
     model = to_fp16(to_int8_tensorrt(graph, ranges(observe(graph, images), "minmax")))
     options = onnxruntime.SessionOptions()

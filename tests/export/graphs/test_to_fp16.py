@@ -1,4 +1,4 @@
-"""float16 is exactly the network: not the input's normalisation, not the softmax."""
+"""The network is float16, all of it; the normalisation of the input and the softmax are not."""
 
 import numpy as np
 import onnx

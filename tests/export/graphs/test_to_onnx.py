@@ -1,4 +1,4 @@
-"""The float32 graph: what it computes, what it holds, and that nothing local is left in it."""
+"""The float32 graph: what it computes, what it contains, and that no local path is left in it."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +20,7 @@ from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
 def expected(
     small: nn.Module, images: np.ndarray, spec: InputSpec, temperature: float
 ) -> np.ndarray:
-    """The bundle's contract, computed the plain way in float64."""
+    """What the contract of a bundle demands, computed in float64 in the plainest way."""
     pixels = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
     with torch.no_grad():
         logits = deepcopy(small).double()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
@@ -115,7 +115,7 @@ def test_a_fixed_batch_and_a_silently_changed_opset_are_refused(small_graph: Exp
 def test_file_has_the_parameters_of_torchvisions_plain_network(
     arch: str, student_graphs: dict[str, ExportedGraph], students: dict[str, nn.Module]
 ) -> None:
-    """BatchNorm's scale and shift become one bias a channel, so no more and no less is there."""
+    """The file has one bias for each channel, in place of the scale and shift of BatchNorm."""
     plain = students[arch]
     folded = sum(
         parameter.numel()
@@ -137,5 +137,5 @@ def test_file_has_the_parameters_of_torchvisions_plain_network(
 def test_students_graphs_stay_small(
     arch: str, nodes: int, student_graphs: dict[str, ExportedGraph]
 ) -> None:
-    """TensorRT parses every node; unfolded graphs have five times as many, and it refuses them."""
+    """TensorRT parses every node, and refuses graphs with five times as many (not folded)."""
     assert student_graphs[arch].model.graph.num_nodes() <= nodes
