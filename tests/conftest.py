@@ -210,10 +210,11 @@ def workspace(
     with FileLock(folder / "workspace.lock"):
         if not (folder / "story.json").exists():
             environment = copy_tree(folder)
+            is_own = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
             here = ["-o", ".venv/installed.stamp", f"BIN={Path(sys.executable).parent}"]
             started = time.monotonic()
             finished = subprocess.run(
-                ["make", "run", *([] if is_installed else here)],
+                ["make", "run", *([] if is_installed and is_own else here)],
                 cwd=folder,
                 env=environment,
                 capture_output=True,

@@ -174,7 +174,7 @@ def test_a_file_that_is_not_what_would_be_exported_is_not_used(
     if change == "opset":
         file = msgspec.structs.replace(file, opset=18)
     elif change == "exporter":
-        file = msgspec.structs.replace(file, exporter="torch 2.9.0 legacy")
+        file = msgspec.structs.replace(file, exporter="torch 0.0.0 legacy")
     elif change == "content":
         (folder / file.path).write_bytes(b"damaged")
     write_card(folder, msgspec.structs.replace(card, files=(file,)))

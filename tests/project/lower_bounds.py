@@ -4,8 +4,8 @@
 
 Each extra gets a fresh environment in a temporary folder, filled by uv with
 `--resolution lowest-direct`: the lowest version of each package that pyproject.toml names, and the
-newest version of everything that those packages need in turn. The tests of a trained run share
-one run, which the calling environment trains.
+newest version of everything that those packages need in turn. The tests of the server
+and of the page share a trained run, which the calling environment makes.
 
 `train` and `export` download torch's lowest version with its CUDA libraries, about 3 GB, and uv
 keeps them in its cache. `trt` is left out: NVIDIA's own index serves TensorRT 8.6, and it needs a
@@ -52,16 +52,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TESTS)}, lint")
     parser.add_argument("--python", default=sys.executable, help="version or path")
     parser.add_argument("--workspace", type=Path, help="keeps the trained run for the next call")
-    own, _, pytest_arguments = _split(arguments)
-    asked = parser.parse_args(own)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    asked, pytest_arguments = parser.parse_args(arguments[:place]), arguments[place + 1 :]
     names = asked.extras or [*TESTS, "lint"]
     if unknown := set(names) - {*TESTS, "lint"}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(TESTS)}, lint")
     failed = []
     with tempfile.TemporaryDirectory(prefix="lower-bounds-") as folder:
-        workspace = f"--workspace={asked.workspace or Path(folder, 'workspace')}"
-        if {"serve", "demo", "export"} & set(names):
-            _run([sys.executable, "-m", "pytest", "-q", TRAINS, workspace])
+        workspace = asked.workspace or Path(folder, "workspace")
+        if {"serve", "demo"} & set(names):
+            _run([sys.executable, "-m", "pytest", "-q", TRAINS, f"--workspace={workspace}"])
         for name in names:
             own_folder = Path(folder, name)
             if not _install(name, own_folder, asked.python):
@@ -73,17 +73,15 @@ def main(arguments: list[str]) -> int:
                     failed.append(name)
             else:
                 python = own_folder / "bin" / "python"
-                command = [str(python), "-m", "pytest", *OPTIONS, *TESTS[name], workspace]
+                # What exports is compared with what it has exported itself.
+                run = own_folder / "workspace" if name == "export" else workspace
+                tests = [*TESTS[name], f"--workspace={run}"]
+                command = [str(python), "-m", "pytest", *OPTIONS, *tests]
                 if not _run([*command, *pytest_arguments]):
                     failed.append(name)
             shutil.rmtree(own_folder, ignore_errors=True)
     print(f"lower bounds: {', '.join(names)} tested; failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
-
-
-def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], "--", arguments[place + 1 :]
 
 
 def _install(name: str, folder: Path, python: str) -> bool:
