@@ -1,4 +1,4 @@
-"""Requests a second of `runtime serve` and of LitServe, on one ONNX file, in one run, by turns.
+"""Requests a second of `runtime serve` and of LitServe in turn, on the same ONNX file.
 
     python -m venv /tmp/litserve
     /tmp/litserve/bin/pip install litserve onnxruntime pillow
@@ -39,7 +39,7 @@ class Target:
         return uvloop.run(closed_loop(self.connect, self.bodies, clients=clients, seconds=seconds))
 
     def first_answer(self) -> dict[str, float]:
-        """Label: probability of the first image."""
+        """The probabilities of the first image, by label."""
 
         async def ask() -> bytes:
             connection = self.connect()
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"{bundle}, {len(images)} images of {len(images[0]):,} bytes, {options.clients} clients")
     best = max(SETTINGS, key=lambda setting: _trial(options, bundle, images, *setting))
     print(f"LitServe's best: {best[0]} workers, batches of up to {best[1]}")
-    # One server at a time: LitServe's idle workers would take processor time from ours.
+    # Only one server runs at a time, because LitServe's idle workers take processor time.
     ratios = []
     for turn in range(options.rounds):
         with ours(bundle, images) as us:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/data_wait.py --data FOLDER --image-size 224 --epochs 3
 
-Prints one JSON object a line for each epoch, first with the arrays streamed through pinned buffers,
-as training does where they do not fit on the GPU, then with the arrays on it. The first epoch of
-each pays for compiling; `data_wait_share` is the share of the epoch's seconds without a batch.
+Prints one JSON object a line for each epoch. First the arrays are streamed through pinned buffers,
+as in training where they do not fit on the GPU; then they lie on the GPU. The first epoch of each
+includes compiling. `data_wait_share` is the share of the epoch's seconds without a batch.
 """
 
 import argparse

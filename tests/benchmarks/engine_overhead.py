@@ -2,10 +2,11 @@
 
     python tests/benchmarks/engine_overhead.py runs/latest/bundle --precision fp16
 
-The engine's own time is that of a CUDA graph of nothing but the network, on device buffers, by
-events around many launches. Beside it stand `run` of the session, from an array to probabilities;
-an array to its labels; and the images a second of the largest batch from host memory, with as many
-threads as the session has lanes. With --check it exits 3 if a target is missed.
+The engine's own time is measured with events around many launches of a CUDA graph that holds only
+the network and reads buffers of the device. It is compared with `run` of the session (an array to
+probabilities), with an array to its labels, and with the images a second of the largest batch from
+host memory, on as many threads as the session has lanes. With --check it exits 3 if a target is
+missed.
 """
 
 import argparse
@@ -35,14 +36,14 @@ from runtime.model.bundle import Bundle, open_bundle
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, EngineRecord
 from runtime.model.locate import find_model
 
-MAX_OVERHEAD_US = 60.0  # of an array to its labels, over the engine's own time
-MIN_SHARE = 0.9  # of the engine's own images a second, from host memory
+MAX_OVERHEAD_US = 60.0  # what an array to its labels may take beyond the engine's own time
+MIN_SHARE = 0.9  # of the engine's own images a second that host memory must reach
 MAX_REGRESSION = 1.03
 # Milliseconds of MobileNetV2, 224 px, on an H100 with TensorRT 8.6.0 (profile 1,8,64, float input).
 KNOWN_MS = {("fp16", 1): 0.191, ("int8", 64): 0.791}
-LAUNCHES_MS = 20.0  # of work between two events
+LAUNCHES_MS = 20.0  # how much work lies between two events
 ROUNDS = 15
-ARRAYS = 3  # for each thread, so that a batch is not in the nearest cache
+ARRAYS = 3  # of each thread, so that a batch is not in the fastest cache
 MISSED = 3
 
 
@@ -51,9 +52,9 @@ class Network:
     """The engine alone at one batch size, in milliseconds."""
 
     batch: int
-    graph_ms: float  # a launch among many, by events
+    graph_ms: float  # one of many launches, measured with events
     enqueue_ms: float  # the same without a graph
-    launch_ms: float  # one launch and its end, by the host's clock
+    launch_ms: float  # a single launch until its end, by the host's clock
 
     @property
     def images_per_second(self) -> float:
@@ -62,7 +63,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Batches from host memory through several lanes, a thread each."""
+    """Batches from host memory through several lanes, each with its own thread."""
 
     lanes: int
     batch: int
@@ -70,7 +71,7 @@ class Lanes:
 
 
 class CudaWithEvents(Cuda):
-    """The runtime's calls, and the events that it does not need itself."""
+    """The calls of the runtime, and those of events, which the runtime does not need."""
 
     def new_event(self) -> Any:
         return self._call(self._api.cudaEventCreate)
@@ -86,10 +87,10 @@ class CudaWithEvents(Cuda):
 
 
 class EngineAlone:
-    """One context as the runtime makes it, with device buffers, at one batch size."""
+    """One context as the runtime makes it, with buffers of the device, for one batch size."""
 
     def __init__(self, bundle: Bundle, record: EngineRecord, batch: int) -> None:
-        """Deserialises the engine anew: in 8.6 only an engine's first context has its profile."""
+        """Reads the engine anew: in 8.6 only the first context of an engine has its profile."""
         self._cuda = CudaWithEvents()
         trt = load_tensorrt(record.flavor)
         self._logger = tensorrt_logger(record.flavor)
@@ -123,7 +124,7 @@ class EngineAlone:
         self._cuda.launch(self._graph, self._stream)
 
     def measure(self, batch: int) -> Network:
-        self._loop(self.launch, 50)  # clocks rise
+        self._loop(self.launch, 50)  # so that the clocks of the GPU rise
         return Network(
             batch=batch,
             graph_ms=self._typical(self.launch),
@@ -146,7 +147,7 @@ class EngineAlone:
         return statistics.median(self._loop(work, count) for _ in range(ROUNDS))
 
     def _loop(self, work: Callable[[], None], count: int) -> float:
-        """Milliseconds of each of `count` runs, by events."""
+        """The milliseconds of each of `count` runs, measured with events."""
         begin, end = self._events
         self._cuda.record(begin, self._stream)
         for _ in range(count):
@@ -165,7 +166,7 @@ class EngineAlone:
 
 
 def main() -> int:
-    """Measures one engine; see the module."""
+    """Measures one engine and prints its figures."""
     options = _parse()
     bundle = open_bundle(find_model(options.model))
     record = choose(bundle, backend=options.backend, precision=options.precision).option.record
@@ -181,7 +182,7 @@ def main() -> int:
 def measure(
     bundle: Bundle, record: EngineRecord, lanes: list[int], seconds: float
 ) -> dict[str, Any]:
-    """All figures of one engine, as JSON has them."""
+    """All figures of one engine, as they are printed."""
     with _open(bundle, record) as classifier:
         batches = batch_sizes(classifier)
         networks = [_network(bundle, record, batch) for batch in batches]
@@ -218,7 +219,7 @@ def measure(
 
 
 def missed_targets(found: dict[str, Any]) -> list[str]:
-    """The targets that `found` misses, in words."""
+    """A sentence for each target that the figures miss."""
     missed = []
     single, largest = found["network"][0], found["network"][-1]
     overhead = 1e3 * (found["label_ms"]["prepared array to labels"] - single["graph_ms"])
@@ -238,7 +239,7 @@ def missed_targets(found: dict[str, Any]) -> list[str]:
 
 
 def typical_seconds(call: Callable[[], object], seconds: float = 0.7) -> float:
-    """The median of the calls that fit into `seconds`, after a tenth of them."""
+    """The median time of the calls that fit into `seconds`; the first tenth is not counted."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < ROUNDS or time.perf_counter() < end:
@@ -249,7 +250,7 @@ def typical_seconds(call: Callable[[], object], seconds: float = 0.7) -> float:
 
 
 def _session(bundle: Bundle, record: EngineRecord, lanes: int = 0) -> EngineSession:
-    """The engine with `lanes` lanes, or with 0 as many as a user gets."""
+    """The engine with `lanes` lanes; 0: as many as a user gets."""
     return EngineSession(
         bundle.read(record),
         source=record.path,
@@ -281,7 +282,7 @@ def _images(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def _staging_seconds(images: NDArray[np.uint8]) -> float:
-    """A batch into pinned memory, by one thread."""
+    """The seconds of copying a batch into pinned memory with one thread."""
     cuda = Cuda()
     address = cuda.host_alloc(images.nbytes)
     try:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(bundle: Path, options: argparse.Namespace) -> int:
-    """In the server's process."""
+    """Serves, in the process of the server, with the route that is asked for."""
     from fastapi.routing import APIRoute
 
     from runtime.backends.onnx_session import OnnxSession

@@ -1,4 +1,4 @@
-"""The same ONNX file behind LitServe; run by `compare_litserve.py` in LitServe's environment.
+"""Serves the same ONNX file with LitServe, in an environment that has it.
 
 The preprocessing is the runtime's, written out: one decode at a reduced scale, one resize.
 """

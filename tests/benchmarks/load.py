@@ -1,4 +1,4 @@
-"""A load generator for HTTP/1.1, small enough not to be what is measured."""
+"""A load generator for HTTP/1.1 that takes little processor time itself."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ _HEAD_END = b"\r\n\r\n"
 
 
 def sample_bodies(bundle: Path, kind: str) -> list[bytes]:
-    """The bundle's own `examples`, or `photos`: JPEG files of 640x480 pixels and 80 kB."""
+    """The bundle's `examples`, or `photos`: JPEG files of 640x480 pixels and 80 kB."""
     if kind == "examples":
         return [path.read_bytes() for path in sorted((bundle / "examples").iterdir())]
     return [sample_jpeg(seed) for seed in range(PHOTOS)]
@@ -23,7 +23,7 @@ def sample_bodies(bundle: Path, kind: str) -> list[bytes]:
 
 @dataclass
 class Load:
-    """What came back: seconds of each answered request by status, and broken connections."""
+    """What came back: the seconds of each answer, by status, and how many connections broke."""
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     broken: int = 0
@@ -40,7 +40,7 @@ class Load:
         return len(self.seconds.get(status, ())) / self.wall
 
     def percentile(self, share: float, status: int = 200) -> float:
-        """Seconds that `share` of the answers with `status` stayed below."""
+        """The seconds within which `share` of the answers with `status` came."""
         times = sorted(self.seconds.get(status, [0.0]))
         return times[min(len(times) - 1, int(share * len(times)))]
 
@@ -96,7 +96,7 @@ class Connection:
 async def closed_loop(
     connect: Callable[[], Connection], bodies: list[bytes], *, clients: int, seconds: float
 ) -> Load:
-    """`clients` that each send their next request as soon as the last is answered."""
+    """The load of `clients` that each send a request as soon as their last one is answered."""
     load = Load()
     started = time.perf_counter()
     end = started + seconds
@@ -118,7 +118,7 @@ async def closed_loop(
 async def open_loop(
     connect: Callable[[], Connection], bodies: list[bytes], *, rate: float, seconds: float
 ) -> Load:
-    """Requests at a fixed `rate`, however long the answers take."""
+    """The load of requests at a fixed `rate` a second, however long their answers take."""
     load = Load()
     idle: list[Connection] = []
     running: set[asyncio.Task[None]] = set()

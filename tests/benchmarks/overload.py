@@ -22,7 +22,7 @@ from servers import our_server
 from runtime.model.locate import find_model
 
 OVERLOAD = 4.0
-WARM_SHARE = 0.25  # of the time, after which memory must stay
+WARM_SHARE = 0.25  # of the time; after it, memory must not grow
 MAX_GROWTH = 0.05
 CLIENTS = 16
 
@@ -83,7 +83,7 @@ def _summary(
 
 
 async def _watch(pid: int, memory: list[tuple[float, int]]) -> None:
-    """Resident kilobytes of the process, four times a second."""
+    """Notes the resident kilobytes of the process, four times a second."""
     while True:
         status = Path(f"/proc/{pid}/status").read_text()
         size = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))

@@ -27,7 +27,7 @@ def free_port() -> int:
 def running(command: Sequence[str | Path], *, health: str) -> Iterator[int]:
     """Runs a server until it is healthy; yields its process id.
 
-    It starts in this project's folder: `-m runtime` would else be that of the present one.
+    It starts in this project's folder, so that `-m runtime` is the runtime of this project.
     """
     process = subprocess.Popen(
         list(map(str, command)),
@@ -71,9 +71,9 @@ def our_server(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 
 def _set_apart() -> None:
-    """In the child: a group that can be ended whole, with less priority than the load's source.
+    """Called in the child: it gets a process group, to be ended as a whole, and less priority.
 
-    Clients run on other machines; here they must not be late because the server is busy.
+    Real clients run on other machines. Here they must not be late because the server is busy.
     """
     os.setpgrp()
     os.nice(5)

@@ -1,4 +1,4 @@
-"""The page as a subprocess, and a browser that fails the test on any request to another host."""
+"""The page as a subprocess, and a browser. A test fails on any request to another host."""
 
 import os
 import re
@@ -55,9 +55,9 @@ def serve_page(
     forged: bool = False,
     **environment: str,
 ) -> Iterator[Served]:
-    """`python ARGUMENTS`, until it prints its address; ended by SIGTERM as a service would be.
+    """Runs `python ARGUMENTS` until it prints its address; ends it by SIGTERM, as for a service.
 
-    It must not log a traceback, whatever its visitors do; `forged` calls may make it.
+    It must not log a traceback, whatever its visitors do. Only `forged` calls may cause one.
     """
     temporary.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def models(toy_bundle: Path) -> Iterator[Any]:
 
 @dataclass(eq=False)
 class Visit:
-    """One browser tab of one user, with everything that it asked for and complained about."""
+    """One browser tab of one user, with its requests and the errors in its console."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Visit:
         self.page.set_input_files("#picture-input input[type=file]", files)
 
     def label(self) -> str:
-        """The label of the answer that is shown, or comes to be shown."""
+        """The label of the answer; waits until there is one."""
         return self.page.inner_text("[data-testid=label]")
 
     def tab(self, name: str) -> None:
@@ -133,7 +133,7 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's chromium; tests are skipped where there is none.
+    """Debian's chromium. Tests are skipped where there is none.
 
     One a module: Playwright keeps an event loop running in this thread, in which no other test
     could run its own.
@@ -149,7 +149,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Opens a page as a new user; afterwards, no visit has asked another host for anything."""
+    """Opens a page as a new user. At the end, no visit may have asked another host for anything."""
     visits: list[tuple[str, Visit]] = []
     contexts = []
 
@@ -181,7 +181,7 @@ def _note(found: Visit, message: Any) -> None:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """red.png, green.jpg, blue.webp (photos by size), and files that are none."""
+    """red.png, green.jpg and blue.webp of 320x240 pixels, and files that are no pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(1)
     for channel, name in enumerate(("red.png", "green.jpg", "blue.webp")):
@@ -198,7 +198,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: the folder SKD_EDGE_SCREENSHOTS of the environment, or a temporary."""
+    """Where screenshots go: the folder in the variable SKD_EDGE_SCREENSHOTS, or a temporary one."""
     named = os.environ.get("SKD_EDGE_SCREENSHOTS")
     folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The page with uploads deleted after 2 seconds, and one more address that tells what it holds.
+"""The page with uploads deleted after 2 seconds, and one more address that tells what it keeps.
 
-A program of its own, for a test that looks at the server's memory:
-`page_with_a_window.py MODEL [unguarded] [forgetful]`; forgetful: of pictures, after a second.
+This is a program for tests that look into the server: `page_with_a_window.py MODEL [unguarded]
+[forgetful]`. With `unguarded` it has no guard, with `forgetful` it forgets pictures after a second.
 """
 
 import json

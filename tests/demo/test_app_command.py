@@ -71,7 +71,7 @@ def test_it_says_which_run_it_shows_and_where(
 def guarded(
     toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, serve_page: Callable[..., Any]
 ) -> Iterator[Any]:
-    """Two bundles, with a login for people and a token for programs, both by environment."""
+    """Two models, with a login for people and a token for programs, both set by environment."""
     folder = tmp_path_factory.mktemp("guarded")
     arguments = (APP, toy_bundle, toy_bundle / "model.fp16.onnx", "--api", "--port", "0")
     secrets = {"SKD_EDGE_AUTH": "ada:love:lace", "SKD_EDGE_TOKEN": "for programs"}

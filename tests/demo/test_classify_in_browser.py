@@ -1,4 +1,4 @@
-"""One picture in a real browser: every way in, every way to go wrong."""
+"""One picture in a real browser: every way to send it, and what can go wrong."""
 
 import base64
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from PIL import Image
 
 Open = Callable[..., Any]
 
-# Puts a file into a paste or a drop, as a user's clipboard or mouse would.
+# Pastes or drops a file, as a user would with the clipboard or the mouse.
 DISPATCH = """([kind, encoded, name]) => {
   const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -65,7 +65,7 @@ def test_a_photo_is_taken_with_the_webcam(toy_page: Any, visit: Open) -> None:
     )
     tab.page.get_by_label("capture photo").click()
     assert tab.label() in ("red", "green", "blue")
-    # Gradio asks for the progress of an upload that is none when its webcam opens.
+    # When its webcam opens, Gradio asks for the progress of an upload that does not exist.
     tab.complaints.clear()
 
 
@@ -86,7 +86,7 @@ def test_from_the_webcam_one_comes_back_to_uploads(
     ("host", "script", "shown"),
     [
         ("127.0.0.1", "", [True, True]),
-        ("page.test", "", [False, False]),  # by http, a browser lends it nothing
+        ("page.test", "", [False, False]),  # at http, a browser gives it neither
         ("127.0.0.1", "MediaDevices.prototype.enumerateDevices = async () => []", [False, True]),
     ],
 )
@@ -223,7 +223,7 @@ def test_two_users_at_once_see_their_own(toy_page: Any, visit: Open, pictures: P
     for tab, (name, label) in same.items():
         assert tab.label() == label
         assert tab.page.inner_text("#answer figcaption") == name
-    # The same file at the same time lies at the same place: neither takes it from the other.
+    # Two uploads of the same file lie at one place. Neither user may take the file from the other.
     for tab in same:
         tab.upload(pictures / "green.jpg")
     for tab in same:

@@ -1,4 +1,4 @@
-"""What the page uses of Gradio without a promise of Gradio that it stays.
+"""Parts of Gradio that the page uses, and that are not documented.
 
 A test here fails when a new version changes such a part. Then read `page.py`, `server.py` and
 `service/guard.py` beside the new source, mend what must be mended, and write the new facts down.

@@ -1,4 +1,4 @@
-"""Nothing of a visitor stays, nothing of this machine is shown, and no way leads outside."""
+"""The page keeps nothing of a visitor, shows nothing of this machine, and fetches nothing."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).with_name("page_with_a_window.py")
 def inside(
     toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, serve_page: Callable[..., Any]
 ) -> Iterator[Any]:
-    """A page that tells what it holds."""
+    """A page with one more address that tells what it keeps."""
     folder = tmp_path_factory.mktemp("inside")
     with serve_page(PROGRAM, toy_bundle, cwd=folder, temporary=folder / "tmp") as served:
         yield served
@@ -54,7 +54,7 @@ def test_of_a_forgotten_picture_the_page_says_so(
         tab = visit(served.url)
         tab.upload(pictures / "red.png")
         assert tab.label() == "red"
-        time.sleep(3)  # Gradio looks once a second for what is too old
+        time.sleep(3)  # once a second, Gradio looks for pictures that are too old
         for pane, shown in (("Why", "#why"), ("Compare", "#compared")):
             tab.tab(pane)
             tab.page.locator(shown, has_text="Your picture was forgotten").wait_for()
@@ -71,7 +71,7 @@ def test_of_a_forgotten_picture_the_page_says_so(
 
 
 def test_of_an_upload_that_breaks_off_nothing_stays(inside: Any) -> None:
-    """Gradio deletes what has come whole; and the log, which the fixture reads, is clean."""
+    """Gradio deletes only files that came whole. The fixture reads the log, which must be clean."""
     host, _, port = inside.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(

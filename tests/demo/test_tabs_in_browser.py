@@ -1,4 +1,4 @@
-"""Why, Compare, Many pictures and Model card in a real browser, on a desk and on a phone."""
+"""Why, Compare, Many, Model card and Benchmark in a real browser, on a desktop and a phone."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def test_why_shows_a_heat_map_of_the_present_picture(
     tab.page.get_by_text("What “green” depends on").wait_for()
 
 
-# The least height of the card from now on, and every progress that is not inside of it.
+# Watches the smallest height of the card, and counts every progress text that lies outside of it.
 WATCH = """() => {
   const card = document.querySelector("#ask-answer");
   const box = (element) => element.getBoundingClientRect();
@@ -168,7 +168,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
         assert not tab.page.evaluate(SCROLLS_SIDEWAYS), name
 
 
-# WCAG's contrast ratio of every piece of our own text to what lies behind it.
+# Every piece of our own text whose contrast to its background is below WCAG's limit.
 CONTRAST = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const rgba = (colour) => {

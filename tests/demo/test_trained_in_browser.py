@@ -1,4 +1,4 @@
-"""The page on a student trained by the test run: what a user sees after the three commands."""
+"""The page on a student that the test run has trained, as a user sees it after three commands."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ def digits_page(
     tmp_path_factory: pytest.TempPathFactory,
     serve_page: Callable[..., Any],
 ) -> Iterator[Any]:
-    """`python demo/app.py` where the run is, with no model named."""
+    """`python demo/app.py` without arguments, in the folder of the run."""
     assert trained_bundle.is_dir()
     folder = tmp_path_factory.mktemp("digits-page")
     with serve_page(APP, "--port", "0", cwd=workspace, temporary=folder / "tmp") as served:

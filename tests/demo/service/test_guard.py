@@ -1,4 +1,4 @@
-"""The guard in front of Gradio, with a stand-in behind it that records what gets through."""
+"""The guard before Gradio. A stand-in for Gradio records what the guard lets through."""
 
 import asyncio
 import json

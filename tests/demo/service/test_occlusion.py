@@ -10,7 +10,7 @@ SIZE = 56
 
 
 class Corner:
-    """A "network" whose class 1 is the brightness of one square, and class 0 the rest."""
+    """A stand-in for a network: class 1 is the brightness of one square, class 0 the rest."""
 
     def __init__(self, rows: slice, columns: slice) -> None:
         self.rows, self.columns = rows, columns

@@ -1,4 +1,4 @@
-"""What the page makes of an upload: one decode, small views, the network's very input."""
+"""What the page makes of an upload: one decode, small views, and the exact input of the network."""
 
 import base64
 import io

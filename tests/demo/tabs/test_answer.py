@@ -12,7 +12,7 @@ from demo.tabs.answer import ask
 
 
 def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictures: Path) -> None:
-    """Also for a model that cuts its images: the page must not cut them twice."""
+    """This holds for a model that cuts its images, too: the page must not cut them twice."""
     spec = msgspec.structs.replace(models.first.card.input, resize=40)
     picture = open_picture(
         (pictures / "red.png").read_bytes(), [spec], name="red.png", limits=LIMITS

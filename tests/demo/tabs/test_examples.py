@@ -8,7 +8,7 @@ from runtime.model.card import example_names
 
 
 def test_examples_have_the_label_they_were_written_for(tmp_path: Path) -> None:
-    """Also where labels differ only in what a file's name cannot have."""
+    """This holds for labels, too, that differ only in characters which no file name can have."""
     names = ("C", "C++", "C#", "c", "a b", "a_b", "C-1")
     (tmp_path / "examples").mkdir()
     for name in example_names(names):

@@ -89,8 +89,10 @@ def test_memory_is_the_models_and_not_that_of_the_process_that_asks(
     name: str, toy_bundle: Path
 ) -> None:
     failures: list[BackendError] = []
-    held = bytearray(400 << 20)  # as the page, with its libraries and its visitors' pictures
-    held[:: 4 << 10] = bytes(len(held) >> 12)  # every page of it, or the system gives none
+    held = bytearray(400 << 20)  # as much as the page with its libraries and pictures
+    held[:: 4 << 10] = bytes(
+        len(held) >> 12
+    )  # writes to every page, because the system gives memory only then
     settings = BenchSettings(seconds=0.01, images=2)
     (found,) = bench_model(
         toy_bundle / name, settings, left_out=failures.append, precision="fp32", apart=True
@@ -164,7 +166,7 @@ def test_int8_is_recommended_only_where_it_pays() -> None:
     assert "at 0.50 points of accuracy" in pays
     better = recommend([fp32, result("int8-cpu", 2.0, 900, 0.903)])
     assert better.endswith("and 2.2x as fast for many, at no loss of accuracy")
-    # A little faster, within the noise: figures that alone would seem to say that it pays.
+    # It is a little faster, but within the noise. The figures alone would seem to say that it pays.
     assert recommend([fp32, result("int8-cpu", 3.9, 410)]).endswith(
         "int8 does not pay here: onnx-cpu int8-cpu is not even 1.1x as fast (3.90 ms, 410 images/s)"
     )

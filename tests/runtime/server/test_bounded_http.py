@@ -20,7 +20,7 @@ Connect = Callable[[], socket.socket]
 
 
 async def application(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """/early answers before it reads; /slow answers late; the rest give the body back."""
+    """Answers before it reads (/early), or late (/slow), or with the body of the request."""
     body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
@@ -35,7 +35,7 @@ async def application(scope, receive, send) -> None:  # type: ignore[no-untyped-
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Opens connections to a server with a short patience."""
+    """Opens connections to a server with a short time limit."""
     monkeypatch.setattr(bounded_http, "HEAD_SECONDS", SECONDS)
     server = uvicorn.Server(server_config(application, port=0, lifespan="off"))
     thread = threading.Thread(target=server.run)
@@ -129,7 +129,7 @@ def test_a_head_that_trickles_in_is_not_waited_for(connect: Connect, trickle: by
     if trickle == b"a":
         first.sendall(b"GET /")
     assert 0.9 * SECONDS < closed_after(first, trickle) < 3 * SECONDS
-    later = connect()  # whose first request was in order
+    later = connect()  # its first request is in order
     later.sendall(head(100))
     assert later.recv(1 << 16).startswith(b"HTTP/1.1 200")
     later.sendall(b"\r\n")  # ends uvicorn's own wait for the next request

@@ -1,4 +1,4 @@
-"""What we use of uvicorn and FastAPI without a promise of theirs that it stays.
+"""Parts of uvicorn and FastAPI that the server uses, and that are not documented.
 
 A test here fails when a new version changes such a part. Then read `bounded_http.py` and
 `routes.py` beside the new source, mend what must be mended, and write the new facts down here.
@@ -28,7 +28,7 @@ OVERRIDDEN = {
     "data_received": "f83481cc3c26cebf",
     "on_body": "54a62c7f3ac29355",
 }
-# Its code differs between those versions, but not in what we need of it.
+# Its code differs between those versions, but not in the part that we need.
 ALSO_OVERRIDDEN = "on_headers_complete"
 NO_CODE = {
     tokenize.COMMENT,

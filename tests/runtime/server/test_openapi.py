@@ -1,4 +1,4 @@
-"""The API keeps to its own OpenAPI description, whatever is sent (schemathesis)."""
+"""Every answer of the API fits its OpenAPI description, whatever is sent (schemathesis)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ EXAMPLES = 60
 
 @pytest.fixture(scope="module")
 def batcher(toy_bundle: Path) -> Iterator[Batcher]:
-    # A batcher of its own: schemathesis starts and ends the application for every call.
+    # The API gets a batcher, because schemathesis starts and ends the application for every call.
     with open_classifier(toy_bundle) as classifier, Batcher(classifier) as batcher:
         yield batcher
 
@@ -58,7 +58,7 @@ def test_answers_match_the_description(
     )
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def exercise(case: schemathesis.Case) -> None:
-        # Random bytes fit the schema of a body and are no image: a 422 is right.
+        # Random bytes fit the schema of a body, but are no image. So a 422 is right.
         response = case.call_and_validate(
             headers=headers, excluded_checks=[positive_data_acceptance]
         )

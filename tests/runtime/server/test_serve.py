@@ -314,7 +314,7 @@ def test_slow_answers_and_slow_bodies_are_cut_off(
         is_problem(client.post("/v1/classify", content=dribble(), headers=PNG), 408, "0.2 s")
 
 
-# A GPU that failed once fails for good, so "try again" would be wrong there too.
+# A GPU that has failed once fails for good. So "try again" would be wrong for it, too.
 @pytest.mark.parametrize("failure", [RuntimeError, BackendError])
 def test_a_failing_network_is_500_without_its_insides(
     slow: Callable[[float], Classifier],
@@ -392,7 +392,9 @@ def test_the_command_serves_and_stops_cleanly(
     assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     malformed = httpx.post(f"{address}/v1/classify", content=b"abc", headers=form)
-    assert malformed.status_code == 400  # and nothing of it on the server's terminal, see below
+    assert (
+        malformed.status_code == 400
+    )  # the server's terminal must show nothing of it, as checked below
     busy = httpx.get(f"{address}/healthz")
     assert busy.status_code == 200
     process.send_signal(stop)
@@ -452,7 +454,7 @@ def test_mistakes_are_one_line(
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:
-    # asyncio sets this only on sockets of its own making; without it answers take 40 ms longer.
+    # asyncio sets this only on sockets that it makes. Without it, answers take 40 ms longer.
     with listen("127.0.0.1", 0) as listener:
         with socket.create_connection(listener.getsockname()[:2]):
             accepted, _ = listener.accept()
