@@ -1,1 +1,1 @@
-"""From a checkpoint to verified ONNX files and TensorRT engines."""
+"""From a checkpoint to verified ONNX files and TensorRT engines. Does not import `demo`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from export.bundles.export_options import REQUESTS, Request, parse_precisions
 from export.bundles.printed_tables import engine_table, say
+from export.bundles.write_bundle import check_place
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
@@ -110,8 +111,6 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 def _export(missing: MissingOnnx) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
     options = missing.options
-    from export.bundles.write_bundle import check_place
-
     check_place(options.bundle_of(missing.run))
     from export.pipeline import export_and_report  # torch: needed only if something is exported
 
