@@ -13,7 +13,7 @@ PACKAGES = {
     "training": "from labelled images to a checkpoint",
     "export": "from a checkpoint to verified ONNX files and engines",
     "runtime": "from images to labels, without torch; owns the card and the preprocessing",
-    "demo": "the page, on `runtime` alone",
+    "demo": "the page, on runtime alone",
 }
 _BETWEEN = re.compile(r"(?<=<!-- files -->\n).*?(?=<!-- end of files -->)", re.DOTALL)
 
