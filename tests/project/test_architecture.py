@@ -3,6 +3,7 @@
 Import-linter keeps the floors (`pyproject.toml`, `make check`); what it cannot say is tested here.
 """
 
+import ast
 import graphlib
 import importlib.metadata
 import importlib.util
@@ -133,6 +134,19 @@ def test_folders_do_not_import_in_a_circle(imports: dict[str, set[str]]) -> None
 
 def test_cycles_are_found() -> None:
     assert set(cycle_of({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]})) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_folder_says_what_it_may_not_import(package: str) -> None:
+    rule = re.compile(r"\b(no|not|nothing|neither|none|only)\b", re.IGNORECASE)
+    silent = []
+    for file in (ROOT / package).rglob("__init__.py"):
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        sentences = re.split(r"(?<=[.:])\s", " ".join(docstring.split()))
+        about = [text for text in sentences if re.search(r"import|needs", text, re.IGNORECASE)]
+        if not any(rule.search(text) for text in about):
+            silent.append(str(file.relative_to(ROOT)))
+    assert not silent
 
 
 # --- files ---
