@@ -42,8 +42,11 @@ class BatchResult(Percentiles, frozen=True, kw_only=True):
 class FolderResult(msgspec.Struct, frozen=True, kw_only=True):
     """A folder of files, decoded and classified by all cores.
 
-    `bound` is what the cores could do: the times of decoding alone and of the network alone, each
-    on all cores, summed.
+    Attributes:
+        images: how many files there were.
+        images_per_second: how many were answered in a second.
+        bound: how many could be answered in a second if only decoding and the network took time,
+            each on all cores.
     """
 
     images: int
@@ -52,6 +55,7 @@ class FolderResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
+        """The fraction of `bound` that was reached."""
         return self.images_per_second / self.bound
 
 

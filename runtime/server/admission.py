@@ -45,6 +45,7 @@ class BodyBudget:
     """
 
     def __init__(self, limit: int) -> None:
+        """Allows `limit` bytes at one time."""
         self.limit = limit
         self.used = 0
 
@@ -72,6 +73,7 @@ class TokenGuard:
     """
 
     def __init__(self, token: str | None) -> None:
+        """Asks for `token`; None: for nothing."""
         self._expected = None if token is None else token.encode()
         self.dependencies: Sequence[parameters.Depends] = ()
         self.statuses: tuple[int, ...] = ()
