@@ -56,7 +56,7 @@ def build(models: Models) -> None:
             return gr.skip(), gr.skip()
         uploads = [Upload.from_payload(file) for file in payload]
         # None empties the box, which makes it ready for the next pictures.
-        return or_notice(lambda: _answer(models, key, uploads, progress)), None
+        return or_notice(lambda: _many_html(models, key, uploads, progress)), None
 
     box.upload(
         on_upload,
@@ -68,7 +68,7 @@ def build(models: Models) -> None:
     )
 
 
-def _answer(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:
+def _many_html(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:
     def report(done: int, total: int) -> None:
         progress((done, total), desc="Classifying", unit="pictures")
 
