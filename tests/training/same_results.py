@@ -8,6 +8,11 @@ once with this one, on one thread and not compiled, and compares all loss terms 
 the SHA-256 of the weights. Only the command line of `training/run.py` and the files of a run are
 used, so the folder may be any commit. `--record` writes this tree's figures to
 `recorded_losses.json`, which test_recorded_losses.py compares with.
+
+The record has each case twice. "moving" is this training. "still" has a learning rate of 1e-30: the
+weights stay, so its losses hold on every machine, while those of a moving network differ by 5 to
+100 % after twenty steps where another processor rounds otherwise (measured with
+ATEN_CPU_CAPABILITY=default and ONEDNN_MAX_CPU_ISA=SSE41, which change the first step by 1e-6).
 """
 
 import argparse
@@ -34,6 +39,7 @@ _RECIPE: dict[str, object] = {
     "compile": False,
     "validation_fraction": 0.2,
 }
+_NO_RATE = 1e-30
 _BOTH = ("--drg", "--dsr")
 # The options and the recipe's keys of each method, and of what else changes a step.
 CASES: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
@@ -80,16 +86,23 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def train_case(name: str, arch: str, *, data: Path, folder: Path) -> dict[str, Any]:
-    """The terms of twenty steps, one an epoch, and the digest of the student's weights."""
+def train_case(
+    name: str, arch: str, *, data: Path, folder: Path, still: bool = False
+) -> dict[str, Any]:
+    """The terms of twenty steps, one an epoch, and the digest of the student's weights.
+
+    `still` trains with a learning rate that leaves the weights as they are.
+    """
     import torch
 
     from training import run
 
     options, changes = CASES[name]
-    recipe = folder / f"{name}-{arch}.yaml"
-    recipe.write_text("".join(f"{k}: {json.dumps(v)}\n" for k, v in (_RECIPE | changes).items()))
-    out = folder / f"{name}-{arch}"
+    values = _RECIPE | changes | ({"learning_rate": _NO_RATE} if still else {})
+    word = f"{name}-{arch}-{'still' if still else 'moving'}"
+    recipe = folder / f"{word}.yaml"
+    recipe.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    out = folder / word
     student = ("--arch", arch, "--width", STUDENTS[arch], "--device", "cpu")
     files = ("--data", str(data), "--recipe", str(recipe), "--out", str(out))
     assert run.main([*student, *files, *options]) == 0
@@ -105,14 +118,14 @@ def train_case(name: str, arch: str, *, data: Path, folder: Path) -> dict[str, A
     }
 
 
-def train_all(folder: Path) -> Figures:
+def train_all(folder: Path, *, still: bool = False) -> Figures:
     """The figures of all cases by "method, student", with the code that `training` names here."""
     import torch
 
     torch.set_num_threads(1)
     data = write_data(folder / "four")
     return {
-        f"{name}, {arch}": train_case(name, arch, data=data, folder=folder)
+        f"{name}, {arch}": train_case(name, arch, data=data, folder=folder, still=still)
         for arch in STUDENTS
         for name in CASES
     }
@@ -132,14 +145,14 @@ def capability() -> dict[str, str]:
     return {"torch": torch.__version__, "cpu": " ".join(words)}
 
 
-def _figures_of(tree: Path, folder: Path) -> Figures:
+def _figures_of(tree: Path, folder: Path, *, still: bool = False) -> Figures:
     """The figures of the code in `tree`, from a process of its own."""
     out = folder / "figures.json"
     program = "import runpy, sys; sys.path.insert(0, sys.argv[1])\n"
     program += "import training; assert training.__file__.startswith(sys.argv[1])\n"
     program += "own = runpy.run_path(sys.argv[2])\n"
     program += "from pathlib import Path; import json\n"
-    program += "found = own['train_all'](Path(sys.argv[3]))\n"
+    program += f"found = own['train_all'](Path(sys.argv[3]), still={still})\n"
     program += "Path(sys.argv[4]).write_text(json.dumps(found))"
     subprocess.run(
         [sys.executable, "-c", program, str(tree), __file__, str(folder / "runs"), str(out)],
@@ -163,7 +176,9 @@ def main() -> int:
         (folder / "own").mkdir()
         own = _figures_of(ROOT, folder / "own")
         if options.record:
-            RECORDED.write_text(json.dumps({**capability(), "figures": own}, indent=1) + "\n")
+            (folder / "still").mkdir()
+            found = {"moving": own, "still": _figures_of(ROOT, folder / "still", still=True)}
+            RECORDED.write_text(json.dumps({**capability(), **found}, indent=1) + "\n")
         if options.former is None:
             return 0
         (folder / "former").mkdir()
