@@ -26,6 +26,7 @@ from runtime.model.figures import (
 from runtime.model.holdout import Labelled
 from runtime.model.locate import RESULT
 from runtime.model.preprocess import preprocess
+from training.config.method_registry import BASE
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.splits import split_validation
@@ -125,8 +126,8 @@ def _card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32])
 
 
 def _methods(plan: Plan) -> list[str]:
-    """The names of the methods that trained the run, as `--terms` of a study has them."""
-    return plan.terms.split("+") if plan.recipe.peer == "none" else [plan.recipe.peer]
+    """The names of the methods that trained the run; cross-entropy is named only if it is alone."""
+    return [name for name in plan.methods if name != BASE] or [BASE]
 
 
 def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
