@@ -1,7 +1,6 @@
 """Which device trains; what a result calls it, and the versions that a result states."""
 
 import platform
-from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 
@@ -34,17 +33,6 @@ def precision_of(device: torch.device) -> str:
     """What the networks compute in: "bf16" on GPUs that have it, elsewhere "fp32"."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """A context that computes in `precision`.
-
-    It keeps no cache of converted weights, because a captured graph would read the cache of another
-    step.
-    """
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-    )
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """One update of the student: augment, forward, the methods' terms, backward, optimizer."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.data.batches import Batch
-from training.engine.device import autocast, precision_of
+from training.engine.device import precision_of
 from training.engine.optimizers import set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.weight_average import WeightAverage
@@ -153,7 +154,7 @@ class Step:
 
     def _terms(self, batch: Batch, partners: dict[str, Tensor | None]) -> dict[str, Terms]:
         student = _shared_pass(self._parts.reader, batch.images)
-        with autocast(self._parts.device, self._precision):
+        with _autocast(self._parts.device, self._precision):
             return {
                 name: method.terms(student, batch._replace(partners=partners[name]))
                 for name, method in self._methods.items()
@@ -186,3 +187,14 @@ def _compiled(loss: Loss) -> Loss:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled: Loss = torch.compile(loss, dynamic=False, options=options)
     return compiled
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """A context that computes in `precision`.
+
+    It keeps no cache of converted weights, because a captured graph would read the cache of another
+    step.
+    """
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+    )
