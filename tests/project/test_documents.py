@@ -51,15 +51,15 @@ def installed(is_installed: bool) -> None:
         pytest.skip("the environment is not up to date: `make install` first")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clone(
     installed: None,
     workspace: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
     copy_tree: Callable[[Path], dict[str, str]],
 ) -> Iterator[Clone]:
-    """After `make run`, whose run is a copy, too: engines may be added to it."""
-    folder = tmp_path_factory.mktemp("clone") / "skd-edge"
+    """After `make run`, whose run is a copy, too: a document may change all of it."""
+    folder = tmp_path / "skd-edge"
     environment = copy_tree(folder)
     shutil.copytree(workspace / "runs", folder / "runs", symlinks=True)
     yield Clone(folder, environment)
