@@ -85,8 +85,8 @@ def _files(card: Card, folder: Path) -> str:
     return (
         f"{html_table(head, rows, caption='Each file against the trained network')}"
         '<p class="muted">Each file was run on held-out test images beside the trained network: '
-        "how often it is right and how many points that changes, how often both give the same "
-        "first answer, and the largest difference of any probability.</p>"
+        "how often it is right, the change of this in points, how often both give the same first "
+        "answer, and the largest difference of any probability.</p>"
     )
 
 
