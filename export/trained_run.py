@@ -29,7 +29,7 @@ from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import split_validation
+from training.data.splits import held_out
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
 from training.records.checkpoint import TrainedRun, load_run_dataset, load_trained
@@ -57,12 +57,22 @@ class RunToExport:
     def calibration_data(self) -> CalibrationData:
         """Training images, cropped and resized as the runtime does it."""
         dataset = self.dataset
-        observed, others = draw_rows(len(dataset.train_labels))
+        observed, others = self._calibration_rows()
         images, validation = (
             np.stack([preprocess(image, dataset.input) for image in dataset.train_images[rows]])
             for rows in (observed, others)
         )
         return CalibrationData(images, validation, dataset.train_labels[others])
+
+    def _calibration_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Training images to observe, and others to choose by: the user's own, if there are any."""
+        dataset, count = self.dataset, len(self.dataset.train_labels)
+        if not dataset.validation_images:
+            return draw_rows(count)
+        trained = count - dataset.validation_images
+        observed, _ = draw_rows(trained)
+        chosen = np.concatenate(draw_rows(dataset.validation_images))
+        return observed, trained + np.sort(chosen)
 
 
 def read_run(folder: Path, say: Callable[[str], None]) -> RunToExport:
@@ -131,10 +141,10 @@ def _methods(plan: Plan) -> list[str]:
 
 
 def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
-    trained, held_out = split_validation(dataset.train_labels, plan.recipe.validation_fraction)
+    trained, calibrated = held_out(dataset, plan.recipe.validation_fraction)
     return DataSummary(
         train_images=len(trained),
-        validation_images=len(held_out),
+        validation_images=len(calibrated),
         test_images=len(dataset.test_labels),
         digest=plan.data_digest or None,
     )

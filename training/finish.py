@@ -175,4 +175,4 @@ def _calibration_words(result: dict[str, Any]) -> str:
         return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"
     if result["temperature"] == 1.0:
         return f"1 (none was best for the {count} training images held out: not calibrated)"
-    return f"{result['temperature']:.3f}, fitted on {count} training images held out for it"
+    return f"{result['temperature']:.3f}, fitted on {count} images held out for it"

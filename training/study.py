@@ -43,7 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     recipe = _recipe(options)
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
-    data = load_dataset(options.data, image_size=options.image_size, data_root=options.data_root)
+    data = load_dataset(
+        options.data,
+        image_size=options.image_size,
+        data_root=options.data_root,
+        classes=options.classes,
+    )
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     runs = _runs(options, methods, recipe, data)
@@ -110,6 +115,7 @@ def _runs(
         data=options.data,
         device=options.device,
         data_root=options.data_root,
+        classes=options.classes,
         image_size=options.image_size,
         command=stated_command("training/study.py", stated, _parser()),
     )

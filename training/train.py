@@ -1,6 +1,6 @@
 """One training run from its options to its finished folder."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from training.config.options import Options, repeatable_command
 from training.config.plan import Plan, check_same_run
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
+from training.data.class_names import classes_line
 from training.data.splits import fit_batch
 from training.engine.device import choose_device, device_name
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
@@ -56,6 +57,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     if options.out is None:
         check_latest()
     dataset = _load_data(options, group)
+    progress.say(classes_line(dataset.class_names))
     if options.batch_size is None and options.recipe is None:
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     plan = _plan(options, recipe, dataset, group)
@@ -88,12 +90,16 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
             options.data,
             image_size=options.image_size,
             data_root=options.data_root,
+            classes=options.classes,
             progress=group.is_main,
         )
 
     dataset = load() if group.is_main else None
     group.share(None)
-    return dataset or load()
+    if dataset is None:
+        with redirect_stdout(None):  # the main process has said it all
+            dataset = load()
+    return dataset
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
@@ -112,6 +118,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         data=dataset.name,
         data_argument=_whole_path(options.data),
         data_root=str(options.data_root.resolve()) if options.data_root else None,
+        classes=options.classes,
         class_names=dataset.class_names,
         input=dataset.input,
         seed=options.seed,

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from runtime.base.errors import UserError
 from training import run
+from training.data.class_names import classes_line
 from training.engine.device import choose_device
 from training.engine.interruption import stop_request
 from training.records.checkpoint import (
@@ -175,6 +177,52 @@ def test_a_data_set_smaller_than_the_recipes_batch(
     said = "batch size 45: there are 45 training images, fewer than the 64 of the recipe"
     assert said in capsys.readouterr().out
     assert load_trained(here / "run").plan.recipe.batch_size == 45
+
+
+def test_the_classes_are_printed_before_training(
+    here: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([*tiny_options, "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "\n3 classes: dark, bright, striped\n" in f"\n{out}"
+    assert out.index("3 classes") < out.index("epoch 1/1")
+
+
+@pytest.mark.parametrize(
+    ("count", "end"), [(10, "c7, c8, c9"), (11, "c8, c9, ... and 1 more"), (100, "and 90 more")]
+)
+def test_of_many_classes_the_first_ones_are_printed(count: int, end: str) -> None:
+    line = classes_line([f"c{number}" for number in range(count)])
+    assert line.startswith(f"{count} classes: c0, c1, c2, ")
+    assert line.endswith(end)
+    assert "c10" not in line
+
+
+def test_a_class_name_never_breaks_the_line() -> None:
+    assert classes_line(["new\nline", "caf\u00e9"]) == "2 classes: new\\nline, caf\u00e9"
+
+
+def test_a_run_calibrates_with_the_users_validation_images(
+    here: Path, tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = {"dark": 20, "light": 230}
+    counts = {"train": 12, "val": 5, "test": 3}
+    for split, count in counts.items():
+        for name, colour in colours.items():
+            folder = here / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 20), (colour, 10 * number, 0)).save(folder / f"{number}.png")
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(here / "cache"))
+    options = [*tiny_options, "--data", "data", "--image-size", "16", "--epochs", "1"]
+    assert run.main([*options, "--out", "run"]) == 0
+    result = json.loads((here / "run" / "result.json").read_text())
+    assert [result[f"{split}_images"] for split in ("train", "validation", "test")] == [24, 10, 6]
+    trained = load_trained(here / "run")
+    assert load_run_dataset(trained).validation_images == 10
+    assert run.main([*options, "--out", "run", "--resume"]) == 0
+    with pytest.raises(UserError, match="classes: folders, now leaves"):
+        run.main([*options, "--out", "run", "--resume", "--classes", "leaves"])
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(

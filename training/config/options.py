@@ -10,6 +10,7 @@ from runtime.base.command import CommandParser, folder_path, positive_float, pos
 from training.config.archs import ARCHS
 from training.config.recipe import SUFFIXES
 
+CLASSES = ("folders", "leaves")  # which folders of images are classes
 DEVICES = ("auto", "cpu", "cuda")  # what `training.engine.device.choose_device` understands
 _MAX_SEED = 2**32 - 1
 
@@ -28,6 +29,7 @@ class Options:
     width: float = 1.0
     data: str = "digits"
     data_root: Path | None = None
+    classes: str = CLASSES[0]
     image_size: int | None = None
     recipe: str | None = None
     epochs: int | None = None
@@ -103,6 +105,12 @@ def add_shared_options(parser: CommandParser) -> None:
         type=folder_path,
         metavar="DIR",
         help="where a known data set lies, or goes",
+    )
+    parser.add_argument(
+        "--classes",
+        choices=CLASSES,
+        default=Options.classes,
+        help="which folders of images are classes (default: folders); leaves: the lowest ones",
     )
     parser.add_argument(
         "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"

@@ -42,13 +42,15 @@ class Checksums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an entry's folder holds, and the checksums by which damage is found.
 
-    `skipped` are messages that name the images that could not be decoded.
+    `skipped` are messages that name the images that could not be decoded. The last
+    `validation_images` of the training files are the validation split.
     """
 
     key: str
     class_names: tuple[str, ...]
     skipped: tuple[str, ...]
     files: dict[str, Checksums]
+    validation_images: int = 0
 
 
 def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Dataset:
@@ -76,6 +78,7 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
         train_labels=np.load(folder / "train_labels.npy"),
         test_images=np.load(folder / "test_images.npy", mmap_mode="r"),
         test_labels=np.load(folder / "test_labels.npy"),
+        validation_images=entry.validation_images,
     )
 
 
@@ -123,6 +126,7 @@ def _write_entry(
             class_names=built.class_names,
             skipped=built.skipped,
             files={name: checksums_of(temporary / name) for name in FILES},
+            validation_images=built.validation_images,
         )
         (temporary / ENTRY_FILE).write_bytes(msgspec.json.encode(entry))
     return entry

@@ -24,10 +24,14 @@ _COPY_ROWS = 256
 
 @dataclass(frozen=True)
 class Built:
-    """What was decoded into FILES. `skipped` are messages that name the broken images."""
+    """What was decoded into FILES. `skipped` are messages that name the broken images.
+
+    The last `validation_images` of the training files are the validation split.
+    """
 
     class_names: tuple[str, ...]
     skipped: tuple[str, ...]
+    validation_images: int
 
 
 def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: bool) -> Built:
@@ -38,7 +42,11 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
             left without training images, or if the disk has no room.
     """
     contents = source.read()
-    for word, split in (("training", contents.train), ("test", contents.test)):
+    trained, validation_images = len(contents.train.labels), 0
+    train = contents.train
+    if contents.validation is not None:
+        train, validation_images = _joined(train, contents.validation)
+    for word, split in (("training", train), ("test", contents.test)):
         if len(split.images) != len(split.labels):
             raise UserError(
                 f"{source.name} has {len(split.images)} {word} images and {len(split.labels)} "
@@ -46,7 +54,7 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
             )
     check_labels(source.name, contents.class_names, contents.train.labels, contents.test.labels)
     splits = {
-        "train": (contents.train, geometry.stored),
+        "train": (train, geometry.stored),
         "test": (contents.test, geometry.input),
     }
     total = sum(len(split.labels) for split, _ in splits.values())
@@ -68,10 +76,19 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
         _keep_whole(folder, word, split.labels, [image.row for image in broken[word]])
         for word, (split, _) in splits.items()
     ]
-    check_labels(source.name, contents.class_names, *labels)
+    validation_images -= sum(image.row >= trained for image in broken["train"])
+    trained = len(labels[0]) - validation_images
+    check_labels(source.name, contents.class_names, labels[0][:trained], labels[1])
     for message in messages:
         report(f"skipped {message}")
-    return Built(contents.class_names, tuple(messages))
+    return Built(contents.class_names, tuple(messages), validation_images)
+
+
+def _joined(train: Split, validation: Split) -> tuple[Split, int]:
+    """Both splits in one, which are stored with one geometry, and how long the second one is."""
+    images = [*train.images, *validation.images]
+    labels = np.concatenate([train.labels, validation.labels])
+    return Split(images, labels), len(validation.labels)
 
 
 def _decode(

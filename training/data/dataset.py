@@ -35,6 +35,8 @@ class Dataset:
         test_images: uint8 (M, size, size, 3), exactly as `runtime.model.preprocess` makes them with
             `input`.
         test_labels: int64 (M,).
+        validation_images: how many of the training images, the last ones, are the user's own
+            validation split. They are not trained on. If it is 0, a run holds some images out.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Dataset:
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
+    validation_images: int = 0
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
@@ -70,6 +73,8 @@ class Dataset:
             content.update(labels.tobytes())
             rows = np.linspace(0, len(labels) - 1, min(len(labels), _IMAGES_OF_DIGEST)).astype(int)
             content.update(np.ascontiguousarray(images[rows]).tobytes())
+        if self.validation_images:
+            content.update(f"validation {self.validation_images}".encode())
         return content.hexdigest()
 
 

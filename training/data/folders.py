@@ -1,48 +1,54 @@
-"""A folder of class folders: with `train/` and `test/` or `val/`, or one folder that is split here.
+"""A folder of class folders, in one of the layouts that `layouts` knows: its classes and images.
 
-A class is named after its folder; its images may lie in folders below it. Hidden files are left
-out. Files whose names do not end like an image's are left out, too, and a line tells their number.
+A class is named after its folder; its images may lie in folders below it. Hidden files, and files
+and folders that systems keep for themselves, are left out. Files whose names do not end like an
+image's are left out, too, and a line tells their number.
 """
 
-import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
+from training.config.options import CLASSES
+from training.data.class_names import check_distinct, check_utf8, composed, unified
+from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
+from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.source import Contents, Source, Split, source_of_files, split_of
 
-TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "val")  # the first that there is
-# Other words for the two splits. A pair of folders with such names is hardly a pair of classes.
-_TRAIN_WORDS = {TRAIN_FOLDER, "training"}
-_TEST_WORDS = {*TEST_FOLDERS, "testing", "valid", "validation", "dev", "eval", "evaluation"}
-TEST_SHARE = 0.2
-_EXPECTED = "expected a folder of class folders, or train/ with test/ or val/"
+FOLDERS, LEAVES = CLASSES
+_MAX_NAMED = 3
+
+Classes = dict[str, list[Path]]
 
 
-def folder_source(root: Path, *, split_seed: int) -> Source:
+def folder_source(
+    root: Path, *, split_seed: int, classes: str = FOLDERS, progress: bool = True
+) -> Source:
     """The images in `root`. Without a test folder, the seed draws 20 % of each class as test split.
+
+    Args:
+        root: the folder. The data set is named after it.
+        split_seed: draws the test split.
+        classes: "folders": each folder in a split is a class, with all images below it. "leaves":
+            each folder that images lie directly in is a class.
+        progress: whether to say what was taken for what. What is left out is always said.
 
     Raises:
         UserError: if the folder is not laid out as expected, or a class has no images.
     """
-    train = root / TRAIN_FOLDER
-    tests = [root / word for word in TEST_FOLDERS if (root / word).is_dir()]
-    test = tests[0] if tests else None
-    if train.is_dir() and test is not None:
-        for other in tests[1:]:
-            report(f"{other} is left out: {test.name}/ is what is tested on")
-        contents = _two_folders(train, test)
-    elif train.is_dir() and class_folders(root) == [train]:
-        raise UserError(f"{root} has {TRAIN_FOLDER}/ but neither test/ nor val/; {_EXPECTED}")
+    reader = FolderReader(root)
+    layout = find_layout(root, reader, report if progress else lambda line: None)
+    if layout.test is None:
+        contents = _one_folder(layout.train, reader, split_seed=split_seed, classes=classes)
     else:
-        _refuse_other_words(root)
-        contents = _one_folder(root, split_seed=split_seed)
+        contents = _split_folders(layout, reader, classes=classes)
+    reader.report()
     return source_of_files(name_of(root), root, contents)
 
 
@@ -51,37 +57,17 @@ def name_of(root: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-.") or "folder"
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """The folders in `folder` that are not hidden, in order of their names."""
-    return sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
-def images_by_class(folder: Path) -> dict[str, list[Path]]:
+def images_by_class(folder: Path) -> Classes:
     """The image files of each class folder, sorted.
 
     Raises:
         UserError: if there is no class folder, or one without images, or with a name that is not
             UTF-8.
     """
-    classes = {entry.name: _image_files(entry) for entry in class_folders(folder)}
-    if not classes:
-        raise UserError(f"{folder} has no class folders; {_EXPECTED}")
-    for name, (images, _) in classes.items():
-        if not _is_utf8(name):
-            raise UserError(
-                f"{folder / name} is named in another encoding than UTF-8; rename the folder, "
-                "its name is the class's"
-            )
-        if not images:
-            raise UserError(
-                f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
-            )
-    ignored = sum(others for _, others in classes.values())
-    if ignored:
-        report(f"{folder}: {ignored} files ignored, they do not end in {', '.join(SUFFIXES)}")
-    return {name: images for name, (images, _) in classes.items()}
+    reader = FolderReader(folder)
+    classes = _whole(folder, _read_classes(folder, reader, classes=FOLDERS))
+    reader.report()
+    return classes
 
 
 def labelled(classes: Sequence[list[Path]]) -> Split:
@@ -105,64 +91,131 @@ def split_classes(
     return Contents(tuple(classes), labelled(train), labelled(test))
 
 
-def _refuse_other_words(root: Path) -> None:
-    """Refuses folders such as `Train/` and `Test/`, which would become two classes."""
-    names = [folder.name for folder in class_folders(root)]
-    pair = [
-        next((name for name in names if name.casefold() in words), None)
-        for words in (_TRAIN_WORDS, _TEST_WORDS)
-    ]
-    if None not in pair:
-        raise UserError(f"{root} has {pair[0]}/ and {pair[1]}/; rename them to train/ and test/")
+def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Contents:
+    """The splits as the user has drawn them.
 
-
-def _two_folders(train: Path, test: Path) -> Contents:
-    train_classes, test_classes = images_by_class(train), images_by_class(test)
-    for name in train_classes.keys() ^ test_classes.keys():
-        there, absent = (train, test) if name in train_classes else (test, train)
-        raise UserError(f"class {name!r} is in {there} and not in {absent}; expected it in both")
-    names = tuple(train_classes)
-    return Contents(
-        names,
-        labelled([train_classes[name] for name in names]),
-        labelled([test_classes[name] for name in names]),
+    Raises:
+        UserError: if a class has no training images.
+    """
+    folders = [folder for folder in (layout.train, layout.validation, layout.test) if folder]
+    found = _named([_read_classes(folder, reader, classes=classes) for folder in folders])
+    names = unified([list(split) for split in found], where=layout.train.parent)
+    train, *held_out = (
+        {words[name]: images for name, images in split.items()}
+        for words, split in zip(names, found, strict=True)
     )
+    for folder, split in zip(folders[1:], held_out, strict=True):
+        for name in split.keys() - train.keys():
+            raise UserError(
+                f"class {name!r} is in {folder} and not in {layout.train}; expected it in both"
+            )
+    _whole(layout.train, train)
+    ordered = sorted(train)
+    for folder, split in zip(folders[1:], held_out, strict=True):
+        without = [name for name in ordered if not split.get(name)]
+        if without:
+            report(f"{folder}: {_count(without, 'class', 'classes')} without images there")
+    parts = [[split.get(name, []) for name in ordered] for split in (train, *held_out)]
+    validation = labelled(parts[1]) if layout.validation else None
+    return Contents(tuple(ordered), labelled(parts[0]), labelled(parts[-1]), validation=validation)
 
 
-def _one_folder(root: Path, *, split_seed: int) -> Contents:
-    classes = images_by_class(root)
-    for name, images in classes.items():
+def _one_folder(root: Path, reader: FolderReader, *, split_seed: int, classes: str) -> Contents:
+    (found,) = _named([_whole(root, _read_classes(root, reader, classes=classes))])
+    check_distinct(found, where=root)
+    for name, images in found.items():
         if len(images) == 1:
             raise UserError(
                 f"{root / name} has one image; expected at least two, one to train and one to test"
             )
-    num_test = [max(1, round(TEST_SHARE * len(images))) for images in classes.values()]
-    return split_classes(classes, num_test, split_seed=split_seed)
+    num_test = [max(1, round(TEST_SHARE * len(images))) for images in found.values()]
+    return split_classes(found, num_test, split_seed=split_seed)
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _read_classes(folder: Path, reader: FolderReader, *, classes: str) -> Classes:
+    """The images of each class below the split's folder, in order of the classes' names."""
+    listing = reader.listing(folder)
+    check_distinct((below.name for below in listing.folders), where=folder)
+    for below in listing.folders:
+        check_utf8(below, below.name)
+    if listing.images:
+        report(
+            f"{folder}: {_images(len(listing.images))} beside the class folders left out; "
+            "an image's folder is its class"
+        )
+    found = {below: reader.images_below(below) for below in listing.folders}
+    if classes == LEAVES:
+        return _leaves(folder, found)
+    _say_deeper(folder, found)
+    return {
+        below.name: sorted(image for _, images in parts for image in images)
+        for below, parts in found.items()
+    }
 
 
-def _raise(error: OSError) -> None:
-    """Without this, `os.walk` takes a folder that cannot be listed for an empty one."""
-    raise error
+def _leaves(folder: Path, found: Mapping[Path, list[tuple[Path, list[Path]]]]) -> Classes:
+    """The images of each folder that images lie directly in, by its path below `folder`."""
+    leaves = {
+        leaf.relative_to(folder).as_posix(): images
+        for parts in found.values()
+        for leaf, images in parts
+        if images
+    }
+    for path in leaves:
+        check_utf8(folder / path, path)
+    return leaves
 
 
-def _image_files(folder: Path) -> tuple[list[Path], int]:
-    """The image files below `folder`, sorted, and how many other files there are."""
-    images, others = [], 0
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(SUFFIXES):
-                images.append(Path(parent, name))
-            else:
-                others += 1
-    return sorted(images), others
+def _named(splits: Sequence[Classes]) -> list[Classes]:
+    """The splits with their classes' names for their folders' paths, in order of the names.
+
+    The name is the last part of the path or, if another path ends in the same one, the whole path.
+    """
+    paths = {composed(path) for split in splits for path in split}
+    ends = Counter(path.rpartition("/")[2] for path in paths)
+
+    def name_of_path(path: str) -> str:
+        end = path.rpartition("/")[2]
+        return end if ends[composed(end)] == 1 else path
+
+    named = [{name_of_path(path): images for path, images in split.items()} for split in splits]
+    return [{name: split[name] for name in sorted(split)} for split in named]
+
+
+def _say_deeper(folder: Path, found: Mapping[Path, list[tuple[Path, list[Path]]]]) -> None:
+    """Names the classes that hold images in several folders below them and none themselves."""
+    deeper = []
+    for below, parts in found.items():
+        leaves = [leaf.name for leaf, images in parts if images]
+        if len(leaves) > 1 and below not in [leaf for leaf, images in parts if images]:
+            deeper.append(f"{below.name} is one class, with the images of {_some(leaves)}")
+    if deeper:
+        report(f"{folder}: {_some(deeper, '; ')}. With --classes leaves, each of those is a class")
+
+
+def _whole(folder: Path, classes: Classes) -> Classes:
+    """Returns `classes`.
+
+    Raises:
+        UserError: if there are none, or one has no images.
+    """
+    if not classes:
+        raise UserError(f"{folder} has no class folders; {EXPECTED}")
+    for name, images in classes.items():
+        if not images:
+            raise UserError(
+                f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
+            )
+    return classes
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _count(names: Sequence[str], one: str, several: str) -> str:
+    return f"{len(names)} {one if len(names) == 1 else several} ({_some(names)})"
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    return between.join([*names[:_MAX_NAMED], *(["..."] if len(names) > _MAX_NAMED else [])])

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
-from training.data.folders import folder_source
+from training.data.folders import FOLDERS, folder_source
 from training.data.photo_sets import PHOTO_SETS, photo_set
 from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
 from training.data.source import Source
@@ -60,6 +61,7 @@ def load_dataset(
     data_root: Path | None = None,
     split_seed: int = 0,
     progress: bool = True,
+    classes: str = FOLDERS,
 ) -> Dataset:
     """The data set of that name, or in that folder. Decoding is done once; later calls map it.
 
@@ -69,7 +71,8 @@ def load_dataset(
         data_root: the folder that holds, or receives, the files of a published data set. Without it
             they are looked for in the cache, and downloaded to it.
         split_seed: draws the test split of data that have none.
-        progress: whether to show how far decoding is.
+        progress: whether to say what was taken for what, and how far decoding is.
+        classes: which folders of a folder of images are its classes, as in `folder_source`.
 
     Raises:
         UserError: if there is no such data set, or if its files cannot be used.
@@ -79,6 +82,10 @@ def load_dataset(
             f"a data root is for the files of {', '.join(PUBLISHED)}; "
             f"{data!r} is not one of them, leave it out"
         )
+    if classes not in CLASSES:
+        raise UserError(f"classes {classes!r} is unknown; choose {' or '.join(CLASSES)}")
+    if classes != FOLDERS and data in data_names():
+        raise UserError(f"--classes is for folders of images; {data!r} is none, leave it out")
     if data == DIGITS:
         size = check_image_size(DIGITS_SIZE if image_size is None else image_size)
         return load_digits(size, split_seed=split_seed)
@@ -87,10 +94,12 @@ def load_dataset(
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = published.find(data, data_root, split_seed)
         return load_cached(source, published.geometry(size), progress=progress)
-    return _load_folder(data, image_size, split_seed=split_seed, progress=progress)
+    return _load_folder(data, image_size, split_seed=split_seed, progress=progress, classes=classes)
 
 
-def _load_folder(data: str, image_size: int | None, *, split_seed: int, progress: bool) -> Dataset:
+def _load_folder(
+    data: str, image_size: int | None, *, split_seed: int, progress: bool, classes: str
+) -> Dataset:
     try:
         root = Path(data).expanduser()
     except RuntimeError as error:
@@ -100,7 +109,9 @@ def _load_folder(data: str, image_size: int | None, *, split_seed: int, progress
             f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor a folder"
         )
     if is_array_folder(root):
+        if classes != FOLDERS:
+            raise UserError(f"--classes is for folders of images; {root} holds arrays")
         return load_arrays(root, image_size=image_size, progress=progress)
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
-    source = folder_source(root, split_seed=split_seed)
+    source = folder_source(root, split_seed=split_seed, classes=classes, progress=progress)
     return load_cached(source, photographs(size), progress=progress)

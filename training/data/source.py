@@ -24,11 +24,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Contents:
-    """Both splits of a data set, not decoded yet."""
+    """The splits of a data set, not decoded yet.
+
+    Without `validation`, a run holds some of the training images out instead.
+    """
 
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,11 @@ def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> st
 
 def source_of_files(name: str, root: Path, contents: Contents) -> Source:
     """The source of a data set whose splits are lists of image files below `root`."""
-    files = [Path(image) for split in (contents.train, contents.test) for image in split.images]
-    labels = (contents.train.labels.tobytes(), contents.test.labels.tobytes())
+    splits = [contents.train, contents.test]
+    # Data without a validation split has the fingerprint that it had before there were any.
+    splits += [contents.validation] if contents.validation else []
+    files = [Path(image) for split in splits for image in split.images]
+    labels = [split.labels.tobytes() for split in splits]
     fingerprint = fingerprint_of(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
     )

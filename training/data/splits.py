@@ -42,6 +42,18 @@ def split_validation(
     return np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation), validation
 
 
+def held_out(dataset: Dataset, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers of the training images that are trained on, and of those that are held out.
+
+    The user's own validation split is held out where there is one; otherwise it is `fraction` of
+    each class. Both arrays are int64, ascending.
+    """
+    if not dataset.validation_images:
+        return split_validation(dataset.train_labels, fraction)
+    rows = np.arange(len(dataset.train_labels), dtype=np.int64)
+    return rows[: -dataset.validation_images], rows[-dataset.validation_images :]
+
+
 def with_label_noise(
     dataset: Dataset, rows: NDArray[np.int64], *, share: float, seed: int
 ) -> Dataset:
@@ -79,7 +91,7 @@ def fit_batch(
 
     `say` gets a sentence if that is a smaller one than the recipe's.
     """
-    train_rows, _ = split_validation(dataset.train_labels, recipe.validation_fraction)
+    train_rows, _ = held_out(dataset, recipe.validation_fraction)
     most = max(2, len(train_rows) // processes)
     if recipe.batch_size <= most:
         return recipe

@@ -14,7 +14,7 @@ from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import split_validation, with_label_noise
+from training.data.splits import held_out, with_label_noise
 from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest
@@ -50,9 +50,7 @@ class Trainer:
         self.plan = plan
         self.device = device
         self.group = group or ProcessGroup()
-        self.train_rows, self.validation_rows = split_validation(
-            dataset.train_labels, plan.recipe.validation_fraction
-        )
+        self.train_rows, self.validation_rows = held_out(dataset, plan.recipe.validation_fraction)
         self.dataset = dataset = with_label_noise(
             dataset, self.train_rows, share=plan.recipe.label_noise, seed=plan.seed
         )
@@ -92,7 +90,7 @@ class Trainer:
         return self.learner.deployed_logits(self.dataset.test_images, self.dataset.input)
 
     def validation_logits(self) -> NDArray[np.float32] | None:
-        """Logits (V, K) of the deployed student on the held-out training images, if any are."""
+        """Logits (V, K) of the deployed student on the images that are held out, if any are."""
         if not len(self.validation_rows):
             return None
         images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input

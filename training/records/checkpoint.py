@@ -151,7 +151,9 @@ def load_run_dataset(trained: TrainedRun) -> Dataset:
     """
     plan = trained.plan
     root = Path(plan.data_root) if plan.data_root else None
-    dataset = load_dataset(plan.data_argument, image_size=plan.input.size, data_root=root)
+    dataset = load_dataset(
+        plan.data_argument, image_size=plan.input.size, data_root=root, classes=plan.classes
+    )
     if dataset.class_names != plan.class_names:
         raise UserError(
             f"data {plan.data} now has {len(dataset.class_names)} classes that are not those of "

@@ -137,36 +137,6 @@ def test_a_class_that_is_called_train(class_tree: Path) -> None:
     assert load(class_tree, image_size=32).class_names == ("cat", "dog", "train")
 
 
-def test_images_that_are_left_out_are_not_left_unsaid(
-    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for split in ("train", "val", "test"):
-        for name in ("cat", "dog"):
-            write_image(tmp_path / "pets" / split / name / "1.png")
-    assert len(load(tmp_path / "pets").test_labels) == 2
-    assert "val is left out: test/ is what is tested on" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("Train", "Test"),
-        ("train", "valid"),
-        ("training", "VAL"),
-        ("train", "dev"),
-        ("Train", "eval"),
-    ],
-)
-def test_splits_by_another_name_are_not_taken_for_classes(
-    tmp_path: Path, write_image: Any, train: str, test: str
-) -> None:
-    for split in (train, test):
-        for name in ("cat", "dog"):
-            write_image(tmp_path / "pets" / split / name / "1.png")
-    with pytest.raises(UserError, match=f"has {train}/ and {test}/; rename them to train/ and"):
-        load(tmp_path / "pets")
-
-
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
