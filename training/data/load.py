@@ -1,7 +1,7 @@
 """From the word after `--data` to a Dataset: a published data set by its name, or a folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
 from training.data.folders import FOLDERS, folder_source
+from training.data.loading_progress import report
 from training.data.photo_sets import PHOTO_SETS, photo_set
 from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
 from training.data.source import Source
@@ -66,7 +67,7 @@ def load_dataset(
     """The data set of that name, or in that folder. Decoding is done once; later calls map it.
 
     Args:
-        data: a name of `data_names()`, or the path of a folder.
+        data: a name of `data_names()`, or the path of a folder. `./digits` is a path.
         image_size: side of the input in pixels; None: the data set's default.
         data_root: the folder that holds, or receives, the files of a published data set. Without it
             they are looked for in the cache, and downloaded to it.
@@ -86,6 +87,8 @@ def load_dataset(
         raise UserError(f"classes {classes!r} is unknown; choose {' or '.join(CLASSES)}")
     if classes != FOLDERS and data in data_names():
         raise UserError(f"--classes is for folders of images; {data!r} is none, leave it out")
+    if progress and data in data_names() and Path(data).is_dir():
+        report(f"{data} is the data set of that name; the folder here is ./{data}")
     if data == DIGITS:
         size = check_image_size(DIGITS_SIZE if image_size is None else image_size)
         return load_digits(size, split_seed=split_seed)
@@ -94,7 +97,13 @@ def load_dataset(
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = published.find(data, data_root, split_seed)
         return load_cached(source, published.geometry(size), progress=progress)
-    return _load_folder(data, image_size, split_seed=split_seed, progress=progress, classes=classes)
+    loaded = _load_folder(
+        data, image_size, split_seed=split_seed, progress=progress, classes=classes
+    )
+    if loaded.name.casefold() in data_names():
+        # Results state the name, and would take the user's own images for the published ones.
+        return replace(loaded, name=f"{loaded.name}-folder")
+    return loaded
 
 
 def _load_folder(

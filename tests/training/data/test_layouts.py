@@ -499,3 +499,31 @@ def test_what_was_understood_before_is_the_same_data_still(
     folder = fill(*folders, images=images, root=f"{root}/pets")
     assert folder_source(folder, split_seed=0).fingerprint == fingerprint
     assert load(folder).digest() == digest
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "CIFAR10"])
+def test_a_path_is_a_path_and_its_folder_never_poses_as_a_published_set(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    root = fill("cat", "dog", images=5, root=name)
+    monkeypatch.chdir(root.parent)
+    for path in (f"./{name}", f"{name}/", str(root), f"../{root.parent.name}/{name}"):
+        dataset = load_dataset(path, image_size=32)
+        assert (dataset.name, dataset.class_names) == (f"{name}-folder", ("cat", "dog"))
+
+
+def test_a_name_is_the_published_set_and_the_folder_beside_is_told(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(fill("cat", "dog", root="digits").parent)
+    assert load_dataset("digits").class_names == tuple("0123456789")
+    assert "the folder here is ./digits" in capsys.readouterr().out
+
+
+def test_arrays_do_not_pose_as_a_published_set_either(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    for split in ("train", "test"):
+        np.save(folder / f"{split}_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.array([0, 1, 0, 1]))
+    assert load_dataset(str(folder)).name == "cifar10-folder"
