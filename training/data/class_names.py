@@ -21,6 +21,12 @@ def classes_line(names: Sequence[str]) -> str:
     return f"{len(names)} classes: {shown}{rest}"
 
 
+def counted_classes(names: Sequence[str]) -> str:
+    """Some of the classes: "1 class (cat)", "20 classes (cat, dog, ... and 8 more)"."""
+    number, shown = classes_line(names).split(": ", 1)
+    return f"{'1 class' if len(names) == 1 else number} ({shown})"
+
+
 def composed(name: str) -> str:
     """The name in the Unicode form NFC."""
     return unicodedata.normalize("NFC", name)

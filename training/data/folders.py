@@ -15,7 +15,7 @@ import numpy as np
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
 from training.config.options import CLASSES
-from training.data.class_names import check_distinct, check_utf8, composed, unified
+from training.data.class_names import check_distinct, check_utf8, composed, counted_classes, unified
 from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
@@ -111,10 +111,10 @@ def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Con
             )
     _whole(layout.train, train)
     ordered = sorted(train)
-    for folder, split in zip(folders[1:], held_out, strict=True):
-        without = [name for name in ordered if not split.get(name)]
+    if layout.validation:
+        without = [name for name in ordered if not held_out[0].get(name)]
         if without:
-            report(f"{folder}: {_count(without, 'class', 'classes')} without images there")
+            report(f"{layout.validation}: {counted_classes(without)} without images there")
     parts = [[split.get(name, []) for name in ordered] for split in (train, *held_out)]
     validation = labelled(parts[1]) if layout.validation else None
     return Contents(tuple(ordered), labelled(parts[0]), labelled(parts[-1]), validation=validation)
@@ -211,10 +211,6 @@ def _whole(folder: Path, classes: Classes) -> Classes:
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _count(names: Sequence[str], one: str, several: str) -> str:
-    return f"{len(names)} {one if len(names) == 1 else several} ({_some(names)})"
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from runtime.base.errors import UserError
 from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
+from training.data.class_names import counted_classes
 from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
 from training.data.folders import FOLDERS, folder_source
 from training.data.loading_progress import report
@@ -100,6 +103,10 @@ def load_dataset(
     loaded = _load_folder(
         data, image_size, split_seed=split_seed, progress=progress, classes=classes
     )
+    counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
+    untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
+    if untested:
+        report(f"{loaded.name}: {counted_classes(untested)} without test images")
     if loaded.name.casefold() in data_names():
         # Results state the name, and would take the user's own images for the published ones.
         return replace(loaded, name=f"{loaded.name}-folder")

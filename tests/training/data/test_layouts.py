@@ -430,7 +430,25 @@ def test_classes_without_test_images_are_told(
     dataset = load(root)
     assert dataset.class_names == ("cat", "dog", "emu")
     assert dataset.test_labels.tolist() == [1, 1]
-    assert f"{root}/test: 2 classes (cat, emu) without images" in capsys.readouterr().out
+    assert "pets: 2 classes (cat, emu) without test images\n" in capsys.readouterr().out
+
+
+def test_classes_without_validation_images_are_told(
+    fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = fill("train/cat", "train/dog", "val/cat", "test/cat", "test/dog")
+    assert load(root).validation_images == 2
+    assert f"{root}/val: 1 class (dog) without images there\n" in capsys.readouterr().out
+
+
+def test_a_class_whose_test_images_are_all_broken_is_told(
+    fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = fill("train/cat", "train/dog", "test/dog")
+    fill("test/cat", images=1)
+    (root / "test" / "cat" / "0.bmp").write_text("no image")
+    assert load(root).test_labels.tolist() == [1, 1]
+    assert "pets: 1 class (cat) without test images\n" in capsys.readouterr().out
 
 
 def test_a_class_without_training_images_is_refused(fill: Fill) -> None:
@@ -527,3 +545,13 @@ def test_arrays_do_not_pose_as_a_published_set_either(tmp_path: Path) -> None:
         np.save(folder / f"{split}_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
         np.save(folder / f"{split}_labels.npy", np.array([0, 1, 0, 1]))
     assert load_dataset(str(folder)).name == "cifar10-folder"
+
+
+def test_arrays_without_test_images_of_a_class_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, labels in (("train", [0, 1, 2, 0]), ("test", [0, 0, 2, 2])):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.array(labels))
+    load_dataset(str(tmp_path))
+    assert ": 1 class (1) without test images\n" in capsys.readouterr().out
