@@ -169,7 +169,9 @@ def _verify(
     embedded = json_from_card(run.card).decode()
     content = model_bytes(model, {METADATA_KEY: embedded, PRECISION_KEY: precision})
     probabilities = _probabilities(content, name, run.test.images)
-    parity = gate.compare(probabilities, run.test.probabilities, run.test.labels)
+    parity = gate.compare(
+        probabilities, run.test.probabilities, run.test.labels, run.card.class_names
+    )
     # On a CPU the int8 file for TensorRT only simulates its arithmetic, so a time would mislead.
     timed = precision != "int8"
     record = ModelFile(

@@ -2,15 +2,18 @@
 
 It needs NumPy only, because engines are verified on machines without torch and the data set.
 Polygraphy's comparator is not used: it compares outputs by tolerances, and the gate also counts how
-many labels are right.
+many labels are right, class by class.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.model.card import Parity, Precision
+from runtime.model.card import ClassChange, Parity, Precision
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,93 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8-cpu": Tolerance(top1_drop=0.01),
 }
 _ROUNDING = 1e-9
+# A class may lose this share of its images. It fails where so many lost images are less probable
+# than the level if each image were lost with that probability.
+CLASS_LOSS = 0.05
+CLASS_LEVEL = 1e-6
+# With fewer images, a class would fail by the loss of a handful, or could not fail at all.
+FEWEST_JUDGED = 6
+_MAX_NAMED = 3
 
 
 def compare(
     probabilities: NDArray[np.float32],
     reference: NDArray[np.float32],
     labels: NDArray[np.int64],
+    class_names: Sequence[str],
 ) -> Parity:
-    """Compares a file's probabilities, float32 (N, K), with the `reference` of torch.
+    """Compares a file's probabilities with those of torch.
 
-    `labels`, int64 (N,), are the true classes. A row with a probability that is not finite counts
-    as wrong, and such a probability as a difference of 1, the largest possible one.
+    A row with a probability that is not finite counts as wrong, and such a probability as a
+    difference of 1, the largest possible one.
+
+    Args:
+        probabilities: the file's, float32 (N, K).
+        reference: torch's, float32 (N, K).
+        labels: the true classes, int64 (N,).
+        class_names: of the K classes.
     """
     difference = np.abs(probabilities - reference)
     difference = np.where(np.isfinite(difference), difference, 1.0)
     first, expected = probabilities.argmax(axis=1), reference.argmax(axis=1)
     finite = np.isfinite(probabilities).all(axis=1)
+    before, after = expected == labels, (first == labels) & finite
+    size = len(class_names)
+    counts = np.bincount(labels, minlength=size)
+    lost = np.bincount(labels[before & ~after], minlength=size)
+    judged = counts >= FEWEST_JUDGED
+    judged_classes = np.flatnonzero(judged).tolist()
+    failed = [c for c in judged_classes if lost[c] >= fewest_too_many(int(counts[c]))]
     return Parity(
         images=len(labels),
-        top1=float(np.mean((first == labels) & finite)),
-        reference_top1=float(np.mean(expected == labels)),
+        top1=float(np.mean(after)),
+        reference_top1=float(np.mean(before)),
         agreement=float(np.mean((first == expected) & finite)),
         max_difference=float(difference.max()),
+        worst_class=_worst_class(before, after, labels, class_names),
+        lost_classes=tuple(class_names[c] for c in failed),
+        unjudged_classes=int(np.sum((counts > 0) & ~judged)),
+    )
+
+
+@cache
+def fewest_too_many(images: int) -> int:
+    """How many of a class's images are too many to lose: 7 of 10.
+
+    A one-sided exact binomial test: the smallest k with P(X >= k) <= CLASS_LEVEL, where X is the
+    number of lost images among `images` if each is lost with probability CLASS_LOSS. It is more
+    than `images` where no number is too many.
+    """
+    tail = 0.0
+    for count in range(images, -1, -1):
+        kept = images - count
+        # By logarithms: the number of ways to lose half of 2,000 images is no float any more.
+        ways = math.lgamma(images + 1) - math.lgamma(count + 1) - math.lgamma(kept + 1)
+        tail += math.exp(ways + count * math.log(CLASS_LOSS) + kept * math.log1p(-CLASS_LOSS))
+        if tail > CLASS_LEVEL:
+            return count + 1
+    raise AssertionError("the probabilities of all counts add up to one")
+
+
+def _worst_class(
+    before: NDArray[np.bool_],
+    after: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> ClassChange:
+    """The class whose recall falls most; of several the one that is found least."""
+    size = len(class_names)
+    counts = np.bincount(labels, minlength=size)
+    found = [np.bincount(labels[right], minlength=size) for right in (before, after)]
+    recalls = [right / np.maximum(counts, 1) for right in found]
+    present = np.flatnonzero(counts)
+    order = np.lexsort((recalls[1][present], (recalls[1] - recalls[0])[present]))
+    worst = int(present[order[0]])
+    return ClassChange(
+        name=class_names[worst],
+        recall_before=float(recalls[0][worst]),
+        recall_after=float(recalls[1][worst]),
+        images=int(counts[worst]),
     )
 
 
@@ -81,4 +149,21 @@ def complaint(parity: Parity, precision: Precision) -> str | None:
             f"a probability differs by {parity.max_difference:.1e} "
             f"(allowed {tolerance.difference:.0e})"
         )
+    if parity.lost_classes:
+        found.append(_lost(parity))
     return "; ".join(found) or None
+
+
+def _lost(parity: Parity) -> str:
+    names = [repr(name) for name in parity.lost_classes[:_MAX_NAMED]]
+    more = len(parity.lost_classes) - len(names)
+    words = ", ".join(names) + (f" and {more} more" if more else "")
+    worst = parity.worst_class
+    example = ""
+    if worst is not None and worst.name in parity.lost_classes:
+        example = (
+            f": of the {worst.images} images of {worst.name!r} it finds {worst.recall_after:.0%}, "
+            f"the student {worst.recall_before:.0%}"
+        )
+    classes = "class" if len(parity.lost_classes) == 1 else "classes"
+    return f"it loses the {classes} {words}{example} (allowed {CLASS_LOSS:.0%} and chance)"

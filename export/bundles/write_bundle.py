@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundles.gate import complaint
@@ -201,13 +202,13 @@ def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
 
 
 def holdout_bytes(test: Labelled) -> bytes:
-    """The content of `holdout.npz`: test images with labels and probabilities, drawn at random.
+    """The content of `holdout.npz`: test images with labels and probabilities.
 
-    At most 1,000 images and 64 MiB. They are drawn at random because a split that is sorted by
-    class would otherwise give the first classes only.
+    At most 1,000 images and 64 MiB, drawn class by class, so that the gate can judge as many
+    classes as there is room for.
     """
     count = min(len(test.images), MAX_HOLDOUT_IMAGES, _MAX_HOLDOUT_BYTES // test.images[0].nbytes)
-    rows = np.sort(np.random.default_rng(_SEED).permutation(len(test.images))[:count])
+    rows = _drawn_by_class(test.labels, count)
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -216,6 +217,17 @@ def holdout_bytes(test: Labelled) -> bytes:
         probabilities=test.probabilities[rows],
     )
     return file.getvalue()
+
+
+def _drawn_by_class(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows of `count` images: one of each class in turn, at random, until there are enough."""
+    order = np.random.default_rng(_SEED).permutation(len(labels))
+    turns = np.empty(len(labels), dtype=np.int64)  # the turn in which a row would be drawn
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        turns[own] = np.arange(len(own))
+    drawn = order[np.argsort(turns[order], kind="stable")[:count]]
+    return np.sort(drawn)
 
 
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:

@@ -4,7 +4,7 @@ The card is read again whenever an engine is listed. A build takes minutes, and 
 before it could lack an engine that another process has listed meanwhile.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,8 @@ def add_engine(
         say(f"not run: {reason}")
     else:
         holdout = read_holdout(bundle.path)
-        record = _verified(built, record, holdout, allow_drop=options.allow_drop)
+        names = bundle.card.class_names
+        record = _verified(built, record, holdout, names, allow_drop=options.allow_drop)
     _list(bundle.path, path, record, built.plan)
     return record
 
@@ -144,7 +145,8 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
         say(f"running {record.path}")
         plan = BuiltEngine(bundle.read(record), seconds=0)
         try:
-            verified = _verified(plan, record, holdout, allow_drop=allow_drop)
+            names = bundle.card.class_names
+            verified = _verified(plan, record, holdout, names, allow_drop=allow_drop)
         except VerificationError as error:
             failed.append(error)
             _list(bundle.path, record.path, None)
@@ -166,7 +168,12 @@ def why_not_here(record: EngineRecord) -> str | None:
 
 
 def verify_engine(
-    plan: bytes, record: EngineRecord, holdout: Labelled, *, loaded: LoadedEngine | None = None
+    plan: bytes,
+    record: EngineRecord,
+    holdout: Labelled,
+    class_names: Sequence[str],
+    *,
+    loaded: LoadedEngine | None = None,
 ) -> Parity:
     """Compares an engine with torch's probabilities, with the session that a user gets.
 
@@ -180,7 +187,7 @@ def verify_engine(
         plan, source=record.path, flavor=record.flavor, profile=record.profile, loaded=loaded
     ) as session:
         found = np.concatenate([session.run(b) for b in _batches(holdout.images, record)])
-    return gate.compare(found, holdout.probabilities, holdout.labels)
+    return gate.compare(found, holdout.probabilities, holdout.labels, class_names)
 
 
 def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
@@ -200,10 +207,15 @@ def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np
 
 
 def _verified(
-    built: BuiltEngine, record: EngineRecord, holdout: Labelled, *, allow_drop: bool
+    built: BuiltEngine,
+    record: EngineRecord,
+    holdout: Labelled,
+    class_names: Sequence[str],
+    *,
+    allow_drop: bool,
 ) -> EngineRecord:
     """`record` with the measured accuracy; VerificationError if it is outside the tolerance."""
-    parity = verify_engine(built.plan, record, holdout, loaded=built.loaded)
+    parity = verify_engine(built.plan, record, holdout, class_names, loaded=built.loaded)
     complaint = gate.complaint(parity, record.precision)
     if complaint is not None and not allow_drop:
         raise VerificationError(

@@ -99,6 +99,15 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"std {self.std} must be finite and positive")
 
 
+class ClassChange(msgspec.Struct, frozen=True, kw_only=True):
+    """How many images of one class the student finds, and how many of them the file."""
+
+    name: str
+    recall_before: Fraction
+    recall_after: Fraction
+    images: Positive
+
+
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """A model file compared with the trained student (torch, float32) on held-out test images.
 
@@ -108,6 +117,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         reference_top1: the same by the trained student.
         agreement: the share of them for which both have the same first class.
         max_difference: the largest absolute difference of any probability.
+        worst_class: the class that loses most recall; None in cards that do not state it.
+        lost_classes: names of the classes that lose more images than the gate tolerates.
+        unjudged_classes: how many classes have too few images to be judged.
     """
 
     images: Positive
@@ -115,6 +127,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     reference_top1: Fraction
     agreement: Fraction
     max_difference: float
+    worst_class: ClassChange | None = None
+    lost_classes: tuple[str, ...] = ()
+    unjudged_classes: int = 0
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ import pytest
 
 from export import pipeline
 from export.bundles.export_options import ExportOptions
-from export.bundles.gate import compare, complaint
+from export.bundles.gate import CLASS_LEVEL, CLASS_LOSS, compare, complaint, fewest_too_many
 from export.run import main
 from runtime.base.errors import VerificationError
 from runtime.model.bundle import read_card
-from runtime.model.card import CARD_FILE, Parity
+from runtime.model.card import CARD_FILE, ClassChange, Parity
 
 SAME = Parity(images=1000, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
 
@@ -65,22 +65,98 @@ def test_two_of_fifty_images_are_too_many() -> None:
 def test_comparison_counts() -> None:
     reference = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
     found = np.array([[0.8, 0.2], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]], np.float32)
-    assert compare(found, reference, np.array([0, 1, 0, 0])) == Parity(
+    assert compare(found, reference, np.array([0, 1, 0, 0]), ("a", "b")) == Parity(
         images=4,
         top1=0.5,
         reference_top1=0.75,
         agreement=0.75,
         max_difference=pytest.approx(0.2, abs=1e-6),
+        worst_class=ClassChange(
+            name="a",
+            recall_before=pytest.approx(2 / 3),
+            recall_after=pytest.approx(1 / 3),
+            images=3,
+        ),
+        unjudged_classes=2,
     )
 
 
 def test_not_a_number_is_never_right() -> None:
     reference = np.eye(4, dtype=np.float32)
     found = np.full((4, 4), np.nan, np.float32)
-    nothing = compare(found, reference, np.arange(4))
+    nothing = compare(found, reference, np.arange(4), tuple("abcd"))
     assert (nothing.top1, nothing.agreement, nothing.max_difference) == (0.0, 0.0, 1.0)
     for precision in ("fp32", "fp16", "int8", "int8-cpu"):
         assert complaint(nothing, precision) is not None
+
+
+# --- classes ---
+
+
+def answers(predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Probabilities whose first classes are `predicted`."""
+    return np.eye(classes, dtype=np.float32)[predicted]
+
+
+def test_so_many_lost_images_are_too_many_by_scipy() -> None:
+    """The smallest number whose binomial tail is at most the level, for every size of a class."""
+    stats = pytest.importorskip("scipy.stats")
+    assert fewest_too_many(10) == 7
+    for images in (6, 7, 10, 20, 50, 100, 1000, 5000):
+        count = fewest_too_many(images)
+        assert stats.binom.sf(count - 1, images, CLASS_LOSS) <= CLASS_LEVEL
+        assert stats.binom.sf(count - 2, images, CLASS_LOSS) > CLASS_LEVEL
+
+
+def test_flips_of_two_per_cent_alarm_at_most_once_in_a_thousand_files() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 10)
+    names = tuple(map(str, range(100)))
+    alarms = 0
+    for _ in range(1000):
+        right = generator.random(1000) < 0.9
+        before = np.where(right, labels, (labels + 1) % 100)
+        flipped = generator.random(1000) < 0.02
+        after = np.where(flipped, (before + 7) % 100, before)
+        parity = compare(answers(after, 100), answers(before, 100), labels, names)
+        alarms += bool(parity.lost_classes)
+    assert alarms <= 1
+
+
+@pytest.mark.parametrize("recall", [0.8, 1.0])
+def test_a_class_that_is_lost_is_refused_though_top1_is_within_a_point(recall: float) -> None:
+    labels = np.repeat(np.arange(100), 10)
+    names = tuple(f"class {number}" for number in range(100))
+    before = labels.copy()
+    before[420 : 420 + round(10 * (1 - recall))] = 0
+    after = before.copy()
+    after[labels == 42] = 0
+    found = compare(answers(after, 100), answers(before, 100), labels, names)
+    passed = msgspec.structs.replace(found, lost_classes=())
+    assert complaint(passed, "int8") is None  # all else is inside the gate
+    assert found.lost_classes == ("class 42",)
+    assert found.worst_class == ClassChange(
+        name="class 42", recall_before=recall, recall_after=0.0, images=10
+    )
+    words = complaint(found, "int8")
+    assert words is not None
+    assert f"of the 10 images of 'class 42' it finds 0%, the student {recall:.0%}" in words
+
+
+def test_classes_with_few_images_are_counted_and_not_judged() -> None:
+    labels = np.array([0] * 100 + [1] * 5 + [2] * 6)
+    after = np.where(labels > 0, 0, labels)
+    found = compare(answers(after, 3), answers(labels, 3), labels, ("many", "five", "six"))
+    assert found.lost_classes == ("six",)
+    assert found.unjudged_classes == 1
+
+
+def test_of_many_lost_classes_three_are_named() -> None:
+    labels = np.repeat(np.arange(8), 10)
+    found = compare(answers(labels * 0, 8), answers(labels, 8), labels, tuple("abcdefgh"))
+    words = complaint(found, "int8")
+    assert words is not None
+    assert "it loses the classes 'b', 'c', 'd' and 4 more: of the 10 images of 'b'" in words
 
 
 # --- damaged files, made from a sound one ---
@@ -116,10 +192,11 @@ def test_a_damaged_float32_file_is_refused(
 ) -> None:
     reference = run(small_graph.model)
     labels = reference.argmax(axis=1)
-    assert complaint(compare(run(small_graph.model), reference, labels), "fp32") is None
+    names = tuple(map(str, range(reference.shape[1])))
+    assert complaint(compare(run(small_graph.model), reference, labels, names), "fp32") is None
     damaged = small_graph.model.clone()
     damage(damaged)
-    assert complaint(compare(run(damaged), reference, labels), "fp32") is not None
+    assert complaint(compare(run(damaged), reference, labels, names), "fp32") is not None
 
 
 @pytest.fixture

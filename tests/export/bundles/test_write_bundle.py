@@ -368,6 +368,19 @@ def test_the_holdout_is_a_random_part_of_limited_size(tmp_path: Path) -> None:
         assert len(arrays["images"]) == 445
 
 
+def test_the_holdout_is_drawn_class_by_class() -> None:
+    """A rare class keeps all of its images, where a plain draw of 1,000 would leave it a fifth."""
+    labels = np.repeat([0, 1, 2], [4000, 990, 10])
+    images = np.arange(5000, dtype=np.uint32).view(np.uint8).reshape(5000, 4)[:, :3]
+    split = Labelled(images.reshape(5000, 1, 1, 3), labels, np.eye(3, dtype=np.float32)[labels])
+    with np.load(io.BytesIO(holdout_bytes(split))) as arrays:
+        assert np.bincount(arrays["labels"]).tolist() == [495, 495, 10]
+        numbers = arrays["images"].reshape(-1, 3).astype(int) @ [1, 256, 65536]
+        assert len(set(numbers)) == 1000
+        assert (labels[numbers] == arrays["labels"]).all()
+        assert not (np.diff(numbers[:495]) == 1).all()  # at random, not the first of the class
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", json.dumps({}).encode()])
 def test_a_damaged_holdout_is_named(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
