@@ -84,6 +84,8 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
     exported = export_run(run, options, lambda text: say(f"  {text}"))
     outcomes = exported.outcomes
     say("\n" + model_table((o.record, len(o.content), o.milliseconds) for o in outcomes))
+    if (parity := outcomes[0].record.parity) and parity.unjudged_classes:
+        say(gate.unjudged_words(parity))
     for engine in exported.written.dropped if exported.written else ():
         say(f"removed {engine.path}: its ONNX file changed; build it again")
     failed = [outcome for outcome in outcomes if outcome.complaint is not None]

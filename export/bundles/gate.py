@@ -154,6 +154,16 @@ def complaint(parity: Parity, precision: Precision) -> str | None:
     return "; ".join(found) or None
 
 
+def unjudged_words(parity: Parity) -> str:
+    """Says how many classes the gate could not judge by themselves."""
+    count = parity.unjudged_classes
+    classes = "1 class has" if count == 1 else f"{count} classes have"
+    return (
+        f"{classes} fewer than {FEWEST_JUDGED} test images: too few to judge, so only top-1 "
+        "counts there"
+    )
+
+
 def _lost(parity: Parity) -> str:
     names = [repr(name) for name in parity.lost_classes[:_MAX_NAMED]]
     more = len(parity.lost_classes) - len(names)

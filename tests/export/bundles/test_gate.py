@@ -10,7 +10,14 @@ import pytest
 
 from export import pipeline
 from export.bundles.export_options import ExportOptions
-from export.bundles.gate import CLASS_LEVEL, CLASS_LOSS, compare, complaint, fewest_too_many
+from export.bundles.gate import (
+    CLASS_LEVEL,
+    CLASS_LOSS,
+    compare,
+    complaint,
+    fewest_too_many,
+    unjudged_words,
+)
 from export.run import main
 from runtime.base.errors import VerificationError
 from runtime.model.bundle import read_card
@@ -149,6 +156,7 @@ def test_classes_with_few_images_are_counted_and_not_judged() -> None:
     found = compare(answers(after, 3), answers(labels, 3), labels, ("many", "five", "six"))
     assert found.lost_classes == ("six",)
     assert found.unjudged_classes == 1
+    assert unjudged_words(found).startswith("1 class has fewer than 6 test images: too few to")
 
 
 def test_of_many_lost_classes_three_are_named() -> None:
