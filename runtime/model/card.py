@@ -40,7 +40,6 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
 Methods = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 MODEL_FILES: dict[str, str] = {
@@ -257,10 +256,7 @@ class ClassRecall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How good the trained student is on the test images, class by class.
-
-    `runtime.model.figures` defines the figures.
-    """
+    """How good the student is on the test images; `runtime.model.figures` has the definitions."""
 
     balanced_accuracy: Fraction
     macro_f1: Fraction
