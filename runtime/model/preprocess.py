@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import (  # importing a plugin registers it; without these Pillow imports all forty
     BmpImagePlugin,
+    ExifTags,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     UnidentifiedImageError,
@@ -27,6 +27,16 @@ from PIL import (  # importing a plugin registers it; without these Pillow impor
 
 from runtime.base.errors import ImageError
 from runtime.model.card import InputSpec
+from runtime.model.foreign_formats import format_of
+from runtime.model.image_colours import rgb_of
+from runtime.model.image_metadata import (
+    JPEG_START,
+    PNG_START,
+    UPRIGHT,
+    orientation_of,
+    read_jpeg,
+    read_png,
+)
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -41,13 +51,25 @@ _RGB_CHANNELS = 3
 # A plain JPEG has one scan, a progressive one about ten. Each scan is decoded over the whole
 # picture, even an empty one. A small file can hold some hundred thousand of them: that takes hours.
 _MAX_SCANS = 200
-_JPEG = b"\xff\xd8"
+# Bytes that some programs put before a JPEG, such as a line end.
+_MAX_JUNK = 64
+_OTHER_STARTS = (PNG_START, b"RIFF", b"BM")  # PNG, WebP, BMP
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_DEPTH = 24  # the place of the byte that tells the bits of a channel
+_SIXTEEN_BITS = b"\x10"
 _START_OF_SCAN = 0xDAFF  # FF DA, read as a little-endian number
 # Pillow decodes run lengths in Python, at 4 million pixels a second. A small file can state a large
 # picture, because it may leave out all of its pixels.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000
 _RUN_LENGTHS = "bmp_rle"
-_UNDEFINED_RANGE = ("I", "F")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,13 +189,15 @@ def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: 
     try:
         if isinstance(source, Image.Image):
             _check_pixels(source, limits.max_pixels, name)
-            return _rgb(ImageOps.exif_transpose(source), name)
+            source.load()
+            return rgb_of(_turned(source, _orientation(source)), name)
         return _decode_bytes(source, spec, limits, name)
     except ImageError:
         raise
     except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
+        reason = _reason(error, source)
         raise ImageError(
-            f"{name}: not a readable image ({_reason(error)}); expected JPEG, PNG, WebP or BMP"
+            f"{name}: not a readable image ({reason}); expected JPEG, PNG, WebP or BMP"
         ) from error
 
 
@@ -181,17 +205,58 @@ def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) ->
     if not content:
         raise ImageError(f"{name}: is empty; expected JPEG, PNG, WebP or BMP")
     _check_bytes(len(content), limits, name)
+    content, orientation = _without_junk(content), None
+    is_jpeg, sixteen_bits = content.startswith(JPEG_START), False
+    if is_jpeg:
+        content, orientation = read_jpeg(content)
+    elif content.startswith(PNG_START):
+        content, orientation = read_png(content)
+        sixteen_bits = content[_PNG_DEPTH : _PNG_DEPTH + 1] == _SIXTEEN_BITS
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         _check_pixels(image, limits.max_pixels, name)
-        if content.startswith(_JPEG) and _count_scans(content) > _MAX_SCANS:
+        if is_jpeg and _count_scans(content) > _MAX_SCANS:
             raise ImageError(f"{name}: has over {_MAX_SCANS} scans; save it again as plain JPEG")
         if any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
             _check_pixels(image, _MAX_RUN_LENGTH_PIXELS, f"{name}: a BMP of run lengths")
         # libjpeg decodes faster at 1/2, 1/4 or 1/8. `draft` keeps at least the size that we need.
         edge = math.ceil(spec.size * spec.resize / spec.crop)
         image.draft(None, (edge, edge))
-        ImageOps.exif_transpose(image, in_place=True)  # loads the pixels
-        return _rgb(image, name)
+        image.load()
+        if orientation is None:
+            orientation = orientation_of(image.info.get("exif") or b"", _xmp(image))
+        transparent = image.info.get("transparency")
+        if sixteen_bits and image.mode == "RGB" and isinstance(transparent, tuple):
+            # Pillow has made 8-bit pixels, and leaves the transparent colour in 16 bits.
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+            return image.convert("RGB")  # many programs leave the fourth byte zero
+        return rgb_of(_turned(image, orientation), name)
+
+
+def _without_junk(content: bytes) -> bytes:
+    """The file from the start of its JPEG on, if that is among the first bytes."""
+    if content.startswith(_OTHER_STARTS):
+        return content  # its pixels may have the same bytes
+    start = content.find(JPEG_START, 0, _MAX_JUNK)
+    return content[start:] if start > 0 else content
+
+
+def _xmp(image: Image.Image) -> bytes:
+    xmp = image.info.get("xmp")
+    return xmp if isinstance(xmp, bytes) else b""
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation of an image that somebody else opened. What is broken is ignored."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
+    except Exception:  # Pillow raises errors of almost every class for broken EXIF data
+        return UPRIGHT
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _count_scans(content: bytes) -> int:
@@ -210,29 +275,10 @@ def _check_pixels(image: Image.Image, most: int, name: str) -> None:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, the limit is {most}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, source: bytes | Image.Image) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
+        return format_of(source) if isinstance(source, bytes) else "unknown format"
     return str(error) or type(error).__name__
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """The image in RGB. Transparent images are put on white, 16-bit values become 8-bit ones."""
-    if image.mode == "RGB":
-        return image
-    if image.mode in _UNDEFINED_RANGE:
-        raise ImageError(
-            f"{name}: mode {image.mode} has no defined range of values; convert it to 8 bit"
-        )
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16) >> 8  # Pillow limits each to 255
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        background = Image.new("RGB", image.size, "white")
-        background.paste(coloured, mask=coloured.getchannel("A"))
-        return background
-    return image.convert("RGB")
 
 
 def _image_from_array(array: NDArray[np.uint8], name: str) -> Image.Image:
