@@ -301,5 +301,7 @@ def test_an_engine_is_verified_on_every_holdout_image(trt11: FakeTrt, images: in
         path="m.engine", flavor="tensorrt", profile=Profile(min=8, opt=8, max=16)
     )
     rows = expected(shown)
-    parity = verify_engine(b"plan", record, Labelled(shown, rows.argmax(axis=1), rows))  # type: ignore[arg-type]
+    holdout = Labelled(shown, rows.argmax(axis=1), rows)
+    names = tuple(map(str, range(rows.shape[1])))
+    parity = verify_engine(b"plan", record, holdout, names)  # type: ignore[arg-type]
     assert (parity.images, parity.agreement) == (images, 1)
