@@ -2,16 +2,22 @@
 
 Pillow reads all metadata of a file, and refuses the file or warns if some of it is broken, or
 large. No pixel depends on it, so it is left out before Pillow sees the file. The segments of a JPEG
-are those of ITU-T T.81, annex B.
+are those of ITU-T T.81, annex B. What Pillow decoded becomes RGB here, too.
 """
 
 import re
 import zlib
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from runtime.base.errors import ImageError
+
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 UPRIGHT = 1
+_UNDEFINED_RANGE = ("I", "F")
 
 _FF, _FIRST_FRAME, _START_OF_SCAN, _APP1, _APP2 = 0xFF, 0xC0, 0xDA, 0xE1, 0xE2
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -140,3 +146,32 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
                 return number if number in range(1, 9) else UPRIGHT
     found = _XMP_ORIENTATION.search(xmp)
     return int(found[1]) if found else UPRIGHT
+
+
+def rgb_of(image: Image.Image, name: str) -> Image.Image:
+    """The image in RGB. Transparent images are put on white, 16-bit values become 8-bit ones.
+
+    Raises:
+        ImageError: if the mode has no defined range of values; the message names the image.
+    """
+    if image.mode in _UNDEFINED_RANGE:
+        raise ImageError(
+            f"{name}: mode {image.mode} has no defined range of values; convert it to 8 bit"
+        )
+    if image.mode.startswith("I;16"):
+        return _rgb_of_16_bits(image)
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        background = Image.new("RGB", image.size, "white")
+        background.paste(coloured, mask=coloured.getchannel("A"))
+        return background
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _rgb_of_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.uint16)
+    grey = (values >> 8).astype(np.uint8)  # Pillow limits each to 255
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")

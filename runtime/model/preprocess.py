@@ -28,7 +28,6 @@ from PIL import (  # importing a plugin registers it; without these Pillow impor
 from runtime.base.errors import ImageError
 from runtime.model.card import InputSpec
 from runtime.model.foreign_formats import format_of
-from runtime.model.image_colours import rgb_of
 from runtime.model.image_metadata import (
     JPEG_START,
     PNG_START,
@@ -36,6 +35,7 @@ from runtime.model.image_metadata import (
     orientation_of,
     read_jpeg,
     read_png,
+    rgb_of,
 )
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
