@@ -7,15 +7,17 @@ image's are left out, too, and a line tells their number.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
 from training.config.options import CLASSES
 from training.data.class_names import check_distinct, check_utf8, composed, counted_classes, unified
+from training.data.group_draw import draw
 from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
@@ -77,18 +79,63 @@ def labelled(classes: Sequence[list[Path]]) -> Split:
 
 
 def split_classes(
-    classes: dict[str, list[Path]], num_test: Sequence[int], *, split_seed: int
+    classes: Mapping[str, Sequence[Path]],
+    num_test: Sequence[int],
+    *,
+    split_seed: int,
+    group_of: Callable[[Path], Hashable | None] | None = None,
 ) -> Contents:
     """Takes `num_test[n]` images of class n as test split.
 
     The draw depends on the seed and on the class alone: adding a class changes no other's split.
+
+    Args:
+        classes: the images of each class.
+        num_test: how many images of each class are tested on.
+        split_seed: draws them.
+        group_of: images for which it gives an equal value go to one side together, also those of
+            different classes. Then as many images of a class are drawn as is nearest to `num_test`.
+            None: the image is in no group.
+
+    Raises:
+        UserError: if a class cannot be split, because its images are one group.
     """
+    groups = _numbered([*classes.values()], group_of)
+
+    def permutation(position: int, count: int) -> NDArray[np.int64]:
+        seed = (split_seed, *names[position].encode())
+        return np.random.default_rng(seed).permutation(count)
+
+    names = list(classes)
+    drawn = draw(groups, num_test, permutation, generator=np.random.default_rng(split_seed))
     train, test = [], []
-    for (name, images), count in zip(classes.items(), num_test, strict=True):
-        order = np.random.default_rng((split_seed, *name.encode())).permutation(len(images))
-        test.append([images[i] for i in sorted(order[:count])])
-        train.append([images[i] for i in sorted(order[count:])])
+    for name, flags in zip(names, drawn, strict=True):
+        if flags is None:
+            raise UserError(
+                f"class {name!r} cannot be split: its {_images(len(classes[name]))} are in one "
+                "group, or in groups that other classes need whole; add images of other groups, "
+                "or give the split yourself"
+            )
+        test.append([image for image, taken in zip(classes[name], flags, strict=True) if taken])
+        train.append(
+            [image for image, taken in zip(classes[name], flags, strict=True) if not taken]
+        )
     return Contents(tuple(classes), labelled(train), labelled(test))
+
+
+def _numbered(
+    classes: Sequence[Sequence[Path]], group_of: Callable[[Path], Hashable | None] | None
+) -> list[NDArray[np.int64]]:
+    """The number of each image's group. An image in no group is one of its own."""
+    numbers: dict[Hashable, int] = {}
+    numbered = []
+    for images in classes:
+        values = [group_of(image) if group_of else None for image in images]
+        keys = [object() if value is None else value for value in values]
+        numbered.append(
+            np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+        )
+    return numbered
 
 
 def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Contents:

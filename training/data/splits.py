@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runtime.base.errors import UserError
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
+from training.data.group_draw import draw
 
 # All runs hold out the same images, whatever their seed: seeds are compared on equal terms.
 _HELD_OUT_SEED = 0
@@ -20,7 +21,7 @@ _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners w
 
 
 def split_validation(
-    labels: NDArray[np.int64], fraction: float
+    labels: NDArray[np.int64], fraction: float, *, groups: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers of the images that are trained on, and of those that are held out.
 
@@ -28,18 +29,25 @@ def split_validation(
         labels: int64 (N,).
         fraction: share of each class that is held out, rounded to whole images. At least one image
             of each class is trained on.
+        groups: int64 (N,). Images of one group are trained on, or held out, together: the share is
+            then as near as the groups allow.
 
     Returns:
         Two ascending int64 arrays, which together hold 0 to N - 1.
     """
     generator = np.random.default_rng(_HELD_OUT_SEED)
-    held_out = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = min(round(fraction * len(rows)), len(rows) - 1)
-        held_out.append(generator.permutation(rows)[:count])
-    validation = np.sort(np.concatenate(held_out)).astype(np.int64)
-    return np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation), validation
+    numbers = np.arange(len(labels), dtype=np.int64)
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    drawn = draw(
+        [(numbers if groups is None else groups)[of_class] for of_class in rows],
+        [min(round(fraction * len(of_class)), len(of_class) - 1) for of_class in rows],
+        lambda _, count: generator.permutation(count),
+        generator=generator,
+        least=0,
+    )
+    chosen = [of_class[flags] for of_class, flags in zip(rows, drawn, strict=True)]
+    validation = np.sort(np.concatenate(chosen)).astype(np.int64)
+    return np.setdiff1d(numbers, validation), validation
 
 
 def held_out(dataset: Dataset, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
