@@ -19,15 +19,16 @@ from runtime.model.locate import RESULT
 from training.config.plan import Plan
 from training.engine.device import device_name, precision_of, versions
 from training.engine.trainer import Save, Trainer
-from training.evaluation.logits import fit_temperature
+from training.evaluation.calibration import calibrate
 from training.networks.students import Cost, cost_of, student_of
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
 
 
 class _Calibration(NamedTuple):
-    """The temperature, and the accuracy on the images that it was fitted on."""
+    """The temperature, why it is 1, and the accuracy on the images that it was found with."""
 
     temperature: float = 1.0
+    not_calibrated: str | None = None
     validation_top1: float | None = None  # None: no image was held out
 
 
@@ -74,10 +75,9 @@ def finish_run(
 
 def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
     if logits is None:
-        return _Calibration()
+        return _Calibration(not_calibrated="no image was held out")
     labels = trainer.dataset.train_labels[trainer.validation_rows]
-    # Too few images may have no best temperature.
-    return _Calibration(fit_temperature(logits, labels) or 1.0, top_k(logits, labels, 1))
+    return _Calibration(*calibrate(logits, labels), top_k(logits, labels, 1))
 
 
 def _choices(plan: Plan) -> dict[str, Any]:
@@ -174,5 +174,6 @@ def _calibration_words(result: dict[str, Any]) -> str:
         fraction = result["recipe"]["validation_fraction"]
         return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"
     if result["temperature"] == 1.0:
-        return f"1 (none was best for the {count} training images held out: not calibrated)"
-    return f"{result['temperature']:.3f}, fitted on {count} images held out for it"
+        why = result.get("not_calibrated") or f"none was best for {count} images held out"
+        return f"1 (not calibrated: {why})"
+    return f"{result['temperature']:.3f}, found with {count} images held out for it"
