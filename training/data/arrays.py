@@ -21,7 +21,15 @@ from training.data.dataset import (
     whole_images,
 )
 from training.data.folders import name_of
-from training.data.source import Contents, Source, Split, check_labels, fingerprint_of, split_of
+from training.data.source import (
+    Contents,
+    Source,
+    Split,
+    check_labels,
+    fingerprint_of,
+    row_paths,
+    split_of,
+)
 
 CLASSES_FILE = "classes.txt"
 _TRAIN_IMAGES = "train_images.npy"
@@ -48,7 +56,14 @@ def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Datase
     labels = {split: _load(root / f"{split}_labels.npy") for split in _SPLITS}
     for split in _SPLITS:
         _check_split(root, split, images[split], labels[split])
-    splits = [split_of(images[split], labels[split]) for split in _SPLITS]
+    splits = [
+        split_of(
+            images[split],
+            labels[split],
+            row_paths(f"{split}_images.npy", range(len(labels[split]))),
+        )
+        for split in _SPLITS
+    ]
     contents = Contents(_class_names(root, splits), *splits)
     check_labels(name, contents.class_names, *(split.labels for split in splits))
 
@@ -70,6 +85,8 @@ def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Datase
         train_labels=splits[0].labels,
         test_images=images["test"],
         test_labels=splits[1].labels,
+        train_paths=splits[0].paths,
+        test_paths=splits[1].paths,
     )
 
 

@@ -17,15 +17,15 @@ import numpy as np
 import PIL
 
 from runtime.base.files import atomic_folder, cache_root, leftovers
-from training.data.cache_entry import FILES, build_arrays
+from training.data.cache_entry import FILES, build_arrays, unpacked_paths
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
 from training.data.loading_progress import report
 from training.data.locks import locked
-from training.data.source import Source
+from training.data.source import BROKEN, Source
 
 ENTRY_FILE = "entry.json"
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK_BYTES = 16 << 20
 # Of a larger file an even selection of blocks is checked, so that a run starts within seconds.
 _MAX_CHECKED_BYTES = 4 << 30
@@ -51,6 +51,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     skipped: tuple[str, ...]
     files: dict[str, Checksums]
     validation_images: int = 0
+    format: int = 1
 
 
 def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Dataset:
@@ -67,9 +68,11 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
             # Another process may have finished it while this one waited.
             entry = _read_entry(folder, key)
             if entry is None:
+                _say_older(folder)
                 entry = _write_entry(folder, key, source, geometry, progress=progress)
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
+    broken = {BROKEN: len(entry.skipped)} if entry.skipped else {}
     return Dataset(
         name=source.name,
         class_names=entry.class_names,
@@ -79,6 +82,11 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
         test_images=np.load(folder / "test_images.npy", mmap_mode="r"),
         test_labels=np.load(folder / "test_labels.npy"),
         validation_images=entry.validation_images,
+        train_paths=unpacked_paths((folder / "train_paths.bin").read_bytes()),
+        test_paths=unpacked_paths((folder / "test_paths.bin").read_bytes()),
+        left_out={**source.left_out, **broken},
+        train_sha256=np.load(folder / "train_sha256.npy"),
+        test_sha256=np.load(folder / "test_sha256.npy"),
     )
 
 
@@ -95,7 +103,10 @@ def _key(source: Source, geometry: Geometry) -> str:
 
 
 def _read_entry(folder: Path, key: str) -> Entry | None:
-    """The entry in `folder`; None if there is none, or if it is damaged, which is reported."""
+    """The entry in `folder`. None if there is none, or an older one, or a damaged one.
+
+    Damage is reported.
+    """
     if not folder.exists():
         return None
     try:
@@ -105,8 +116,24 @@ def _read_entry(folder: Path, key: str) -> Entry | None:
         return None
 
 
-def _verified_entry(folder: Path, key: str) -> Entry:
+def _say_older(folder: Path) -> None:
+    """Says which entries of the same data and size are of an older format, and no longer read."""
+    for older in sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")):
+        try:
+            entry = msgspec.json.decode((older / ENTRY_FILE).read_bytes(), type=Entry)
+        except (OSError, ValueError):
+            continue
+        if entry.format < _FORMAT:
+            report(
+                f"the data cache {older} is of an older version, without the images' paths; "
+                "it is made again beside it, and the old one may be removed"
+            )
+
+
+def _verified_entry(folder: Path, key: str) -> Entry | None:
     entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
+    if entry.format < _FORMAT:
+        return None
     if entry.key != key or set(entry.files) != set(FILES):
         raise ValueError(f"{ENTRY_FILE} is of another entry")
     for name, checksums in entry.files.items():
@@ -127,6 +154,7 @@ def _write_entry(
             skipped=built.skipped,
             files={name: checksums_of(temporary / name) for name in FILES},
             validation_images=built.validation_images,
+            format=_FORMAT,
         )
         (temporary / ENTRY_FILE).write_bytes(msgspec.json.encode(entry))
     return entry

@@ -1,7 +1,7 @@
 """A new entry of the cache: decodes both splits to files, and leaves broken images out."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,13 @@ from runtime.model.card import InputSpec
 from training.data.dataset import Geometry
 from training.data.decode import Broken, decode_split
 from training.data.loading_progress import report, track
-from training.data.source import Source, Split, check_labels
+from training.data.source import Source, Split, check_labels, row_paths
 
-FILES = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
+FILES = tuple(
+    f"{split}_{what}"
+    for split in ("train", "test")
+    for what in ("images.npy", "labels.npy", "sha256.npy", "paths.bin")
+)
 _MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 5
 _COPY_ROWS = 256
@@ -62,7 +66,10 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
         folder, sum(len(split.labels) * spec.size**2 * 3 for split, spec in splits.values())
     )
     broken: dict[str, list[Broken]] = {}
-    steps = _decode(folder, splits, broken)
+    digests = {
+        word: np.zeros((len(split.labels), 32), np.uint8) for word, (split, _) in splits.items()
+    }
+    steps = _decode(folder, splits, broken, digests)
     for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
         pass
     # The entry is JSON, which cannot hold a name that is not UTF-8.
@@ -73,7 +80,7 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     ]
     _check_broken(source.name, messages, total)
     labels = [
-        _keep_whole(folder, word, split.labels, [image.row for image in broken[word]])
+        _keep_whole(folder, word, split, digests[word], [image.row for image in broken[word]])
         for word, (split, _) in splits.items()
     ]
     validation_images -= sum(image.row >= trained for image in broken["train"])
@@ -88,22 +95,25 @@ def _joined(train: Split, validation: Split) -> tuple[Split, int]:
     """Both splits in one, which are stored with one geometry, and how long the second one is."""
     images = [*train.images, *validation.images]
     labels = np.concatenate([train.labels, validation.labels])
-    return Split(images, labels), len(validation.labels)
+    return Split(images, labels, train.paths + validation.paths), len(validation.labels)
 
 
 def _decode(
     folder: Path,
     splits: dict[str, tuple[Split, InputSpec]],
     broken: dict[str, list[Broken]],
+    digests: dict[str, NDArray[np.uint8]],
 ) -> Iterator[int]:
     """Decodes the splits and yields the number of images of each step.
 
-    Fills `broken` for each split, in the order of the rows.
+    Fills `broken` for each split, in the order of the rows, and the rows of `digests`.
     """
     for word, (split, spec) in splits.items():
         found: list[Broken] = []
         for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
+            first = decoded.first_row
+            digests[word][first : first + decoded.images] = decoded.sha256
             yield decoded.images
         broken[word] = sorted(found, key=lambda image: image.row)
 
@@ -128,9 +138,14 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _keep_whole(
-    folder: Path, word: str, labels: NDArray[np.int64], broken_rows: list[int]
+    folder: Path, word: str, split: Split, digests: NDArray[np.uint8], broken_rows: list[int]
 ) -> NDArray[np.int64]:
-    """Removes the rows of broken images from the split's file; writes and returns the labels."""
+    """Removes the rows of broken images from the split's file, and writes its other files.
+
+    Returns:
+        The labels of the rows that are left.
+    """
+    labels = split.labels
     kept = np.delete(np.arange(len(labels)), broken_rows)
     if broken_rows:
         file = folder / f"{word}_images.npy"
@@ -145,4 +160,17 @@ def _keep_whole(
                 whole.write(images[kept[start : start + _COPY_ROWS]].tobytes())
         (folder / "whole.npy").replace(file)
     np.save(folder / f"{word}_labels.npy", labels[kept])
+    np.save(folder / f"{word}_sha256.npy", digests[kept])
+    paths = split.paths or row_paths(word, range(len(labels)))
+    (folder / f"{word}_paths.bin").write_bytes(packed_paths([paths[row] for row in kept]))
     return labels[kept]
+
+
+def packed_paths(paths: Sequence[str]) -> bytes:
+    """The paths in one file: the bytes of each, and a zero byte, which no path holds."""
+    return b"".join(path.encode("utf-8", "surrogateescape") + b"\0" for path in paths)
+
+
+def unpacked_paths(content: bytes) -> tuple[str, ...]:
+    """The paths that `packed_paths` has packed."""
+    return tuple(path.decode("utf-8", "surrogateescape") for path in content.split(b"\0")[:-1])

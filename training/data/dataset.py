@@ -1,7 +1,8 @@
 """The one form that every data set takes, and which pixels of an image are in it."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,15 @@ class Dataset:
         test_labels: int64 (M,).
         validation_images: how many of the training images, the last ones, are the user's own
             validation split. They are not trained on. If it is 0, a run holds some images out.
+        train_paths: where each training image lies, relative to the data, as text with "/"; bytes
+            that are not UTF-8 are surrogates. Of arrays it is "train_images.npy#17" for row 17 of a
+            file, and "train#17" or "#17" for a row of a published set. () of data made in memory.
+        test_paths: the same of the test images.
+        left_out: how many files or images of the data are not in it, for each reason. The words
+            are those of `training.data.source`.
+        train_sha256: SHA-256 of each training image's bytes as stored, uint8 (N, 32). None: it is
+            made when it is asked for (`row_digests`).
+        test_sha256: the same of the test images.
     """
 
     name: str
@@ -47,6 +57,11 @@ class Dataset:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
     validation_images: int = 0
+    train_paths: tuple[str, ...] = ()
+    test_paths: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    train_sha256: NDArray[np.uint8] | None = None
+    test_sha256: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
@@ -55,6 +70,8 @@ class Dataset:
                 raise ValueError(f"{split} images are {images.dtype} {images.shape}")
             if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels):
                 raise ValueError(f"{split} labels are {labels.dtype} {labels.shape}")
+            if len(paths := getattr(self, f"{split}_paths")) not in (0, len(labels)):
+                raise ValueError(f"{len(paths)} {split} paths for {len(labels)} images")
         size = self.input.size
         if self.test_images.shape[1:3] != (size, size):
             raise ValueError(f"test images are {self.test_images.shape}, the input size is {size}")
@@ -63,8 +80,24 @@ class Dataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def content_digest(self) -> str:
+        """Hex SHA-256 of the class names, all labels and all images, wherever the data lies."""
+        content = hashlib.sha256("\0".join(self.class_names).encode())
+        for images, digests, labels in (
+            (self.train_images, self.train_sha256, self.train_labels),
+            (self.test_images, self.test_sha256, self.test_labels),
+        ):
+            content.update(f"\0{len(labels)}\0".encode())
+            content.update(labels.tobytes())
+            content.update((row_digests(images) if digests is None else digests).tobytes())
+        content.update(f"validation {self.validation_images}".encode())
+        return content.hexdigest()
+
     def digest(self) -> str:
-        """Hex SHA-256 of the class names, all labels and some images, wherever the data lies."""
+        """Hex SHA-256 of the class names, all labels and some images, wherever the data lies.
+
+        Runs made before `content_digest` existed state this one.
+        """
         content = hashlib.sha256("\0".join(self.class_names).encode())
         for images, labels in (
             (self.train_images, self.train_labels),
@@ -76,6 +109,12 @@ class Dataset:
         if self.validation_images:
             content.update(f"validation {self.validation_images}".encode())
         return content.hexdigest()
+
+
+def row_digests(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHA-256 of the bytes of each image: uint8 (N, 32) of uint8 images (N, H, W, 3)."""
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
+    return np.frombuffer(digests, np.uint8).reshape(len(images), -1)
 
 
 @dataclass(frozen=True)

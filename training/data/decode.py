@@ -23,6 +23,7 @@ from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
+from training.data.dataset import row_digests
 from training.data.source import Split
 
 # With fewer images, processes take longer to start than they save.
@@ -59,10 +60,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Decoded:
-    """How many images a chunk had, and which of them are broken."""
+    """What a chunk gave: how many images it had, their digests, and which of them are broken.
+
+    `sha256` is uint8 (N, 32), of the rows from `first_row` on as they were stored.
+    """
 
     images: int
     broken: list[Broken]
+    first_row: int
+    sha256: NDArray[np.uint8]
 
 
 def decoding_code() -> str:
@@ -108,7 +114,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     with chunk.file.open("r+b") as file:
         file.seek(chunk.offset)
         file.write(rows.tobytes())
-    return Decoded(len(images), broken)
+    return Decoded(len(images), broken, chunk.first_row, row_digests(rows))
 
 
 def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:

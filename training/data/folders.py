@@ -21,7 +21,7 @@ from training.data.group_draw import draw
 from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
-from training.data.source import Contents, Source, Split, source_of_files, split_of
+from training.data.source import BESIDE_CLASSES, Contents, Source, Split, source_of_files, split_of
 
 FOLDERS, LEAVES = CLASSES
 _MAX_NAMED = 3
@@ -51,7 +51,7 @@ def folder_source(
     else:
         contents = _split_folders(layout, reader, classes=classes)
     reader.report()
-    return source_of_files(name_of(root), root, contents)
+    return source_of_files(name_of(root), root, contents, left_out=dict(+reader.left_out))
 
 
 def name_of(root: Path) -> str:
@@ -186,6 +186,7 @@ def _read_classes(folder: Path, reader: FolderReader, *, classes: str) -> Classe
     for below in listing.folders:
         check_utf8(below, below.name)
     if listing.images:
+        reader.left_out[BESIDE_CLASSES] += len(listing.images)
         report(
             f"{folder}: {_images(len(listing.images))} beside the class folders left out; "
             "an image's folder is its class"

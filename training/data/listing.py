@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
 from training.data.loading_progress import report
+from training.data.source import DEAD_LINK, HIDDEN, NOT_AN_IMAGE, OF_THE_SYSTEM, READ_ALREADY
 
 _SYSTEM_FOLDERS = {
     "@eadir",  # Synology: thumbnails
@@ -58,9 +59,14 @@ class Listing:
 
 
 class FolderReader:
-    """Reads the folders of one data set, and remembers what it has left out."""
+    """Reads the folders of one data set, and remembers what it has left out.
+
+    Attributes:
+        left_out: how many files and folders, for each reason. Those that `report` has told, too.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.left_out: Counter[str] = Counter()
         self._root = root
         self._above = {_identity(folder) for folder in (root, *root.resolve().parents)}
         self._class_of: dict[_Identity, tuple[Path, Path]] = {}  # the class, and the folder itself
@@ -131,6 +137,7 @@ class FolderReader:
     def _add(self, listing: Listing, entry: "os.DirEntry[str]") -> None:
         path = Path(entry.path)
         if is_of_the_system(entry.name):
+            self.left_out[HIDDEN if entry.name.startswith(".") else OF_THE_SYSTEM] += 1
             if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                 self._system_folders[entry.name] += 1
         elif _is_folder(path, entry):
@@ -138,6 +145,7 @@ class FolderReader:
         elif entry.name.lower().endswith(SUFFIXES):
             listing.images.append(path)
         elif entry.is_symlink() and not path.exists():
+            self.left_out[DEAD_LINK] += 1
             self._dead_links.add(path)
         else:
             listing.others += 1
@@ -151,6 +159,7 @@ class FolderReader:
     ) -> None:
         identity = _identity(folder)
         if identity in above:
+            self.left_out[READ_ALREADY] += 1
             self._repeated.add(folder)
             return
         former_class, former = self._class_of.setdefault(identity, (of_class, folder))
@@ -160,10 +169,12 @@ class FolderReader:
                 f"{of_class} and in {former_class}; remove one of the two"
             )
         if former != folder:
+            self.left_out[READ_ALREADY] += 1
             self._repeated.add(folder)
             return
         listing = self.listing(folder)
         self._others += listing.others
+        self.left_out[NOT_AN_IMAGE] += listing.others
         found.append((folder, listing.images))
         for below in listing.folders:
             self._read(below, of_class, above | {identity}, found)

@@ -12,7 +12,7 @@ from runtime.base.errors import UserError
 from runtime.model.preprocess import preprocess
 from training.data.dataset import Dataset, whole_images
 from training.data.fetch import Published, obtain
-from training.data.source import Contents, Source, fingerprint_of, split_of
+from training.data.source import Contents, Source, fingerprint_of, row_paths, split_of
 
 DIGITS = "digits"
 DIGITS_SIZE = 32
@@ -82,6 +82,8 @@ def load_digits(image_size: int, *, split_seed: int) -> Dataset:
         train_labels=labels[train],
         test_images=images(test),
         test_labels=labels[test],
+        train_paths=row_paths("", train),
+        test_paths=row_paths("", test),
     )
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,34 @@ from runtime.base.errors import UserError
 
 MIN_CLASSES = 2
 
+# Why files, folders and images that lie in the data are not used: the words of every count.
+NOT_AN_IMAGE = "not an image"
+HIDDEN = "hidden"
+OF_THE_SYSTEM = "system file or folder"
+DEAD_LINK = "link that leads nowhere"
+READ_ALREADY = "folder read already"
+BESIDE_CLASSES = "beside the class folders"
+UNLABELLED = "unlabelled"
+NO_SPLIT = "no split"
+BROKEN = "broken"
+DUPLICATE = "duplicate"
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images, as files or as one uint8 array (N, H, W, 3), and their int64 labels (N,)."""
+    """Images and their labels.
+
+    Attributes:
+        images: files, or one uint8 array (N, H, W, 3).
+        labels: int64 (N,).
+        paths: where each image lies, relative to the data, as text with "/"; bytes that are not
+            UTF-8 are surrogates, as `os.fsdecode` gives them. () of arrays whose images are known
+            by their row alone.
+    """
 
     images: Sequence[Path] | NDArray[np.uint8]
     labels: NDArray[np.int64]
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +65,13 @@ class Source:
         fingerprint: changes when a file, a label or the split changes. It is found without reading
             an image.
         read: gives the contents. It is called only when nothing with this fingerprint is cached.
+        left_out: how many files or images were left out, for each reason.
     """
 
     name: str
     fingerprint: str
     read: Callable[[], Contents]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
@@ -68,8 +91,11 @@ def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> st
     return digest.hexdigest()
 
 
-def source_of_files(name: str, root: Path, contents: Contents) -> Source:
+def source_of_files(
+    name: str, root: Path, contents: Contents, *, left_out: Mapping[str, int] | None = None
+) -> Source:
     """The source of a data set whose splits are lists of image files below `root`."""
+    contents = _with_paths(contents, root)
     splits = [contents.train, contents.test]
     # Data without a validation split has the fingerprint that it had before there were any.
     splits += [contents.validation] if contents.validation else []
@@ -78,12 +104,35 @@ def source_of_files(name: str, root: Path, contents: Contents) -> Source:
     fingerprint = fingerprint_of(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
     )
-    return Source(name, fingerprint, lambda: contents)
+    return Source(name, fingerprint, lambda: contents, left_out or {})
 
 
-def split_of(images: Sequence[Path] | NDArray[np.uint8], labels: ArrayLike) -> Split:
+def _with_paths(contents: Contents, root: Path) -> Contents:
+    """`contents` with the path of each file relative to `root`."""
+
+    def named(split: Split) -> Split:
+        files = [Path(image) for image in split.images]
+        return replace(split, paths=tuple(file.relative_to(root).as_posix() for file in files))
+
+    validation = contents.validation
+    return replace(
+        contents,
+        train=named(contents.train),
+        test=named(contents.test),
+        validation=None if validation is None else named(validation),
+    )
+
+
+def split_of(
+    images: Sequence[Path] | NDArray[np.uint8], labels: ArrayLike, paths: Sequence[str] = ()
+) -> Split:
     """A Split; its labels become int64 (N,)."""
-    return Split(images, np.asarray(labels, dtype=np.int64))
+    return Split(images, np.asarray(labels, dtype=np.int64), tuple(paths))
+
+
+def row_paths(where: str, rows: Iterable[int]) -> tuple[str, ...]:
+    """What stands for the paths of images in an array: "test#17" is row 17 of the test images."""
+    return tuple(f"{where}#{row}" for row in rows)
 
 
 def check_labels(
