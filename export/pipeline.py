@@ -12,7 +12,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundles import gate
 from export.bundles.export_options import FILES_OF, ExportOptions
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
@@ -24,6 +23,7 @@ from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
 from runtime.base.errors import VerificationError
 from runtime.base.files import sha256_of_bytes
+from runtime.evaluation import gate
 from runtime.model.bundle import Bundle
 from runtime.model.card import (
     METADATA_KEY,

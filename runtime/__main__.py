@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": "what this machine has, and what is missing for each backend",
     "info": "what a model says about itself",
     "serve": "an HTTP API over a model",
+    "verify": "whether every file answers here as it did when it was exported",
 }
 
 

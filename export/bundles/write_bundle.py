@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundles.gate import complaint
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
@@ -31,6 +30,7 @@ from runtime.base.files import (
     temporaries,
     write_atomic,
 )
+from runtime.evaluation.gate import complaint
 from runtime.model.bundle import read_card, write_card
 from runtime.model.card import (
     CARD_FILE,

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundles import gate
 from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import EngineFlavor
 from runtime.backends import choice as backends
@@ -21,6 +20,7 @@ from runtime.backends.preflight import engine_problem, this_machine, this_platfo
 from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.evaluation import gate
 from runtime.model.bundle import Bundle, read_card, write_card
 from runtime.model.card import (
     ENGINE_FOLDER,

@@ -1,0 +1,150 @@
+"""Every file and engine of a bundle that runs here, against the bundle's held-out test images."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.choice import Option, open_session, options
+from runtime.backends.session import Session
+from runtime.base.errors import BackendError, BundleError
+from runtime.evaluation.gate import compare, complaint
+from runtime.model.bundle import Bundle
+from runtime.model.card import ClassChange
+from runtime.model.holdout import Labelled, read_holdout
+
+_BATCH = 32
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """How one file does on one backend of this machine.
+
+    Attributes:
+        path: of the file, in the bundle.
+        precision: of the file.
+        backend: what ran it.
+        images: how many were asked. It is 0 if the file is missing or damaged, and then the
+            figures are null.
+        top1: the share that is answered rightly.
+        reference_top1: the share that the trained student answers rightly in torch.
+        agreement: the share with the student's answer.
+        max_difference: the largest difference of any probability from the student's.
+        worst_class: the class whose recall falls most.
+        passed: whether the file is whole and within its precision's tolerance.
+        complaint: in words what is wrong; null if nothing is.
+    """
+
+    path: str
+    precision: str
+    backend: str
+    images: int = 0
+    top1: float | None = None
+    reference_top1: float | None = None
+    agreement: float | None = None
+    max_difference: float | None = None
+    worst_class: ClassChange | None = None
+    passed: bool
+    complaint: str | None = None
+
+
+def verify_bundle(
+    bundle: Bundle,
+    *,
+    not_run: Callable[[str], None],
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Iterator[Verified]:
+    """Runs each file of the bundle on each backend of this machine that takes it.
+
+    The test images, their labels and torch's answers to them are in the bundle, so neither torch
+    nor the data set is needed.
+
+    Args:
+        bundle: as it was exported, or a copy of it, on any machine.
+        not_run: called with a line for each file that a backend has and cannot run here.
+        backend: only this one; None: all.
+        precision: only this one; None: all.
+
+    Yields:
+        The result of each file and backend, as soon as it is known.
+
+    Raises:
+        UserError: there is no backend of that name.
+        BundleError: the bundle has no test images, or they are damaged or of another model.
+        BackendError: no file runs here.
+    """
+    holdout = read_holdout(bundle.path)
+    _check(bundle, holdout)
+    anything = False
+    for option in options(bundle, backend):
+        if precision not in (None, option.precision):
+            continue
+        named = f"{option.record.path} on {option.backend}"
+        if option.problem is not None:
+            not_run(f"{named}: {option.problem}")
+            continue
+        try:
+            result = _verify(bundle, option, holdout)
+        except BackendError as error:  # what is installed may not start, as CUDA without cuDNN
+            not_run(f"{named}: {error}")
+            continue
+        anything = True
+        yield result
+    if not anything:
+        asked = " ".join(word for word in (backend, precision) if word)
+        raise BackendError(
+            f"no file {f'of {asked} ' if asked else ''}in {bundle.path} runs here; "
+            "`python -m runtime doctor` says what is missing"
+        )
+
+
+def _verify(bundle: Bundle, option: Option, holdout: Labelled) -> Verified:
+    record, names = option.record, bundle.card.class_names
+    try:
+        session = open_session(bundle, option)
+    except BundleError as error:  # it is missing, or not the file that the card lists
+        return Verified(
+            path=record.path,
+            precision=option.precision,
+            backend=option.backend,
+            passed=False,
+            complaint=str(error),
+        )
+    with session:
+        parity = compare(
+            answers(session, holdout.images), holdout.probabilities, holdout.labels, names
+        )
+    wrong = complaint(parity, record.precision)
+    return Verified(
+        path=record.path,
+        precision=option.precision,
+        backend=option.backend,
+        images=parity.images,
+        top1=parity.top1,
+        reference_top1=parity.reference_top1,
+        agreement=parity.agreement,
+        max_difference=parity.max_difference,
+        worst_class=parity.worst_class,
+        passed=wrong is None,
+        complaint=wrong,
+    )
+
+
+def answers(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities float32 (N, K) of prepared images, uint8 (N, size, size, 3)."""
+    size = min(_BATCH, session.max_batch or _BATCH)
+    parts = (images[start : start + size] for start in range(0, len(images), size))
+    return np.concatenate([session.run(part) for part in parts])
+
+
+def _check(bundle: Bundle, holdout: Labelled) -> None:
+    """Refuses test images that are not of the bundle's model."""
+    card, count = bundle.card, len(holdout.labels)
+    expected = (count, card.input.size, card.input.size, 3), (count, card.num_classes)
+    found = holdout.images.shape, holdout.probabilities.shape
+    if found != expected or count == 0:
+        raise BundleError(
+            f"{bundle.path}: the held-out test images have the shapes {found}, the card needs "
+            f"{expected}, with at least one image; export the run again"
+        )
