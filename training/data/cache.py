@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 from runtime.base.files import atomic_folder, cache_root, leftovers
-from training.data.cache_entry import FILES, build_arrays, unpacked_paths
+from training.data.cache_entry import FILES, GROUPS_FILE, build_arrays, unpacked_paths
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
 from training.data.loading_progress import report
@@ -73,6 +73,7 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
     broken = {BROKEN: len(entry.skipped)} if entry.skipped else {}
+    groups = np.load(folder / GROUPS_FILE)
     return Dataset(
         name=source.name,
         class_names=entry.class_names,
@@ -85,6 +86,7 @@ def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Datase
         train_paths=unpacked_paths((folder / "train_paths.bin").read_bytes()),
         test_paths=unpacked_paths((folder / "test_paths.bin").read_bytes()),
         left_out={**source.left_out, **broken},
+        train_groups=groups if len(groups) else None,
         train_sha256=np.load(folder / "train_sha256.npy"),
         test_sha256=np.load(folder / "test_sha256.npy"),
     )

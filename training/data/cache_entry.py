@@ -16,10 +16,14 @@ from training.data.decode import Broken, decode_split
 from training.data.loading_progress import report, track
 from training.data.source import Source, Split, check_labels, row_paths
 
-FILES = tuple(
-    f"{split}_{what}"
-    for split in ("train", "test")
-    for what in ("images.npy", "labels.npy", "sha256.npy", "paths.bin")
+GROUPS_FILE = "train_groups.npy"  # empty where there are no groups
+FILES = (
+    *(
+        f"{split}_{what}"
+        for split in ("train", "test")
+        for what in ("images.npy", "labels.npy", "sha256.npy", "paths.bin")
+    ),
+    GROUPS_FILE,
 )
 _MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 5
@@ -95,7 +99,10 @@ def _joined(train: Split, validation: Split) -> tuple[Split, int]:
     """Both splits in one, which are stored with one geometry, and how long the second one is."""
     images = [*train.images, *validation.images]
     labels = np.concatenate([train.labels, validation.labels])
-    return Split(images, labels, train.paths + validation.paths), len(validation.labels)
+    groups = None
+    if train.groups is not None and validation.groups is not None:
+        groups = np.concatenate([train.groups, validation.groups])
+    return Split(images, labels, train.paths + validation.paths, groups), len(validation.labels)
 
 
 def _decode(
@@ -112,8 +119,7 @@ def _decode(
         found: list[Broken] = []
         for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
-            first = decoded.first_row
-            digests[word][first : first + decoded.images] = decoded.sha256
+            digests[word][decoded.rows] = decoded.sha256
             yield decoded.images
         broken[word] = sorted(found, key=lambda image: image.row)
 
@@ -161,6 +167,9 @@ def _keep_whole(
         (folder / "whole.npy").replace(file)
     np.save(folder / f"{word}_labels.npy", labels[kept])
     np.save(folder / f"{word}_sha256.npy", digests[kept])
+    if word == "train":
+        groups = np.zeros(0, dtype=np.int64) if split.groups is None else split.groups[kept]
+        np.save(folder / GROUPS_FILE, groups)
     paths = split.paths or row_paths(word, range(len(labels)))
     (folder / f"{word}_paths.bin").write_bytes(packed_paths([paths[row] for row in kept]))
     return labels[kept]

@@ -44,6 +44,8 @@ class Dataset:
         test_paths: the same of the test images.
         left_out: how many files or images of the data are not in it, for each reason. The words
             are those of `training.data.source`.
+        train_groups: the group of each training image, int64 (N,). Images of one group are held out
+            together, or not at all. None: there are no groups.
         train_sha256: SHA-256 of each training image's bytes as stored, uint8 (N, 32). None: it is
             made when it is asked for (`row_digests`).
         test_sha256: the same of the test images.
@@ -60,6 +62,7 @@ class Dataset:
     train_paths: tuple[str, ...] = ()
     test_paths: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    train_groups: NDArray[np.int64] | None = None
     train_sha256: NDArray[np.uint8] | None = None
     test_sha256: NDArray[np.uint8] | None = None
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 from training.data.dataset import row_digests
-from training.data.source import Split
+from training.data.packed_image import PackedImage
+from training.data.source import Picture, Split
 
 # With fewer images, processes take longer to start than they save.
 _MIN_IMAGES_FOR_PROCESSES = 512
@@ -45,16 +46,16 @@ class Broken:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images whose rows are neighbours in one file.
+    """Images that one process decodes to rows of one file.
 
-    `images` are paths, or uint8 (N, H, W, 3). Their rows begin `offset` bytes into the file, with
-    row `first_row`.
+    `images` are files, or uint8 (N, H, W, 3). They are the rows `rows`, int64 (N,), of the array
+    that begins `offset` bytes into the file.
     """
 
     file: Path
     offset: int
-    first_row: int
-    images: list[Path] | NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    images: list[Picture] | NDArray[np.uint8]
     spec: InputSpec
 
 
@@ -62,12 +63,12 @@ class Chunk:
 class Decoded:
     """What a chunk gave: how many images it had, their digests, and which of them are broken.
 
-    `sha256` is uint8 (N, 32), of the rows from `first_row` on as they were stored.
+    `sha256` is uint8 (N, 32), of the rows `rows` as they were stored.
     """
 
     images: int
     broken: list[Broken]
-    first_row: int
+    rows: NDArray[np.int64]
     sha256: NDArray[np.uint8]
 
 
@@ -106,15 +107,24 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     else:
         rows = np.zeros((len(images), spec.size, spec.size, 3), dtype=np.uint8)
         for index, image in enumerate(images):
-            row = chunk.first_row + index
+            row = int(chunk.rows[index])
             try:
-                rows[index] = preprocess(image, spec, name=_name(image, row))
+                content = image.read() if isinstance(image, PackedImage) else image
+                rows[index] = preprocess(content, spec, name=_name(image, row))
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
+    _write(chunk, rows)
+    return Decoded(len(images), broken, chunk.rows, row_digests(rows))
+
+
+def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:
+    """Writes neighbouring rows at once."""
+    breaks = np.flatnonzero(np.diff(chunk.rows) != 1) + 1
+    parts = zip(np.split(chunk.rows, breaks), np.split(images, breaks), strict=True)
     with chunk.file.open("r+b") as file:
-        file.seek(chunk.offset)
-        file.write(rows.tobytes())
-    return Decoded(len(images), broken, chunk.first_row, row_digests(rows))
+        for rows, part in parts:
+            file.seek(chunk.offset + int(rows[0]) * part[0].nbytes)
+            file.write(part.tobytes())
 
 
 def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:
@@ -122,22 +132,37 @@ def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:
     return images.shape[1:3] == (spec.size, spec.size) and spec.crop == spec.resize
 
 
-def _name(image: Path | NDArray[np.uint8], row: int) -> str:
+def _name(image: Picture | NDArray[np.uint8], row: int) -> str:
+    if isinstance(image, PackedImage):
+        return str(image.path)
     return str(image) if isinstance(image, Path) else f"image {row}"
 
 
 def _chunks(split: Split, spec: InputSpec, file: Path, offset: int) -> Iterator[Chunk]:
     row_bytes = spec.size * spec.size * 3
     step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // row_bytes))
-    for first in range(0, len(split.images), step):
-        images = split.images[first : first + step]
-        yield Chunk(
-            file=file,
-            offset=offset + first * row_bytes,
-            first_row=first,
-            images=images if isinstance(images, np.ndarray) else list(images),
-            spec=spec,
+    images = split.images
+    order = _reading_order(images)
+    for first in range(0, len(images), step):
+        rows = order[first : first + step]
+        some = (
+            images[first : first + step]
+            if isinstance(images, np.ndarray)
+            else [images[row] for row in rows]
         )
+        yield Chunk(file=file, offset=offset, rows=rows, images=some, spec=spec)
+
+
+def _reading_order(images: Sequence[Picture] | NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The rows in the order in which they are decoded.
+
+    Pictures in other files are read as they lie there, so that no part is read twice.
+    """
+    order = range(len(images))
+    if len(images) and isinstance(images[0], PackedImage):
+        places = [image.place for image in images if isinstance(image, PackedImage)]
+        return np.array(sorted(order, key=places.__getitem__), dtype=np.int64)
+    return np.arange(len(images), dtype=np.int64)
 
 
 def _in_processes(chunks: list[Chunk], workers: int) -> Iterator[Decoded]:

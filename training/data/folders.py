@@ -7,21 +7,18 @@ image's are left out, too, and a line tells their number.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
 from training.config.options import CLASSES
+from training.data.class_lists import counted_images, labelled, split_classes
 from training.data.class_names import check_distinct, check_utf8, composed, counted_classes, unified
-from training.data.group_draw import draw
 from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
-from training.data.source import BESIDE_CLASSES, Contents, Source, Split, source_of_files, split_of
+from training.data.source import BESIDE_CLASSES, Contents, Source, source_of_files
 
 FOLDERS, LEAVES = CLASSES
 _MAX_NAMED = 3
@@ -70,72 +67,6 @@ def images_by_class(folder: Path) -> Classes:
     classes = _whole(folder, _read_classes(folder, reader, classes=FOLDERS))
     reader.report()
     return classes
-
-
-def labelled(classes: Sequence[list[Path]]) -> Split:
-    """The files of all classes, one class after the other; a label is the class's position."""
-    labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes])
-    return split_of([image for images in classes for image in images], labels)
-
-
-def split_classes(
-    classes: Mapping[str, Sequence[Path]],
-    num_test: Sequence[int],
-    *,
-    split_seed: int,
-    group_of: Callable[[Path], Hashable | None] | None = None,
-) -> Contents:
-    """Takes `num_test[n]` images of class n as test split.
-
-    The draw depends on the seed and on the class alone: adding a class changes no other's split.
-
-    Args:
-        classes: the images of each class.
-        num_test: how many images of each class are tested on.
-        split_seed: draws them.
-        group_of: images for which it gives an equal value go to one side together, also those of
-            different classes. Then as many images of a class are drawn as is nearest to `num_test`.
-            None: the image is in no group.
-
-    Raises:
-        UserError: if a class cannot be split, because its images are one group.
-    """
-    groups = _numbered([*classes.values()], group_of)
-
-    def permutation(position: int, count: int) -> NDArray[np.int64]:
-        seed = (split_seed, *names[position].encode())
-        return np.random.default_rng(seed).permutation(count)
-
-    names = list(classes)
-    drawn = draw(groups, num_test, permutation, generator=np.random.default_rng(split_seed))
-    train, test = [], []
-    for name, flags in zip(names, drawn, strict=True):
-        if flags is None:
-            raise UserError(
-                f"class {name!r} cannot be split: its {_images(len(classes[name]))} are in one "
-                "group, or in groups that other classes need whole; add images of other groups, "
-                "or give the split yourself"
-            )
-        test.append([image for image, taken in zip(classes[name], flags, strict=True) if taken])
-        train.append(
-            [image for image, taken in zip(classes[name], flags, strict=True) if not taken]
-        )
-    return Contents(tuple(classes), labelled(train), labelled(test))
-
-
-def _numbered(
-    classes: Sequence[Sequence[Path]], group_of: Callable[[Path], Hashable | None] | None
-) -> list[NDArray[np.int64]]:
-    """The number of each image's group. An image in no group is one of its own."""
-    numbers: dict[Hashable, int] = {}
-    numbered = []
-    for images in classes:
-        values = [group_of(image) if group_of else None for image in images]
-        keys = [object() if value is None else value for value in values]
-        numbered.append(
-            np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-        )
-    return numbered
 
 
 def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Contents:
@@ -188,7 +119,7 @@ def _read_classes(folder: Path, reader: FolderReader, *, classes: str) -> Classe
     if listing.images:
         reader.left_out[BESIDE_CLASSES] += len(listing.images)
         report(
-            f"{folder}: {_images(len(listing.images))} beside the class folders left out; "
+            f"{folder}: {counted_images(len(listing.images))} beside the class folders left out; "
             "an image's folder is its class"
         )
     found = {below: reader.images_below(below) for below in listing.folders}
@@ -255,10 +186,6 @@ def _whole(folder: Path, classes: Classes) -> Classes:
                 f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
             )
     return classes
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from training.data.class_lists import labelled, split_classes
 from training.data.fetch import Archive, Published, download_archives, obtain
-from training.data.folders import images_by_class, labelled, split_classes
+from training.data.folders import images_by_class
 from training.data.source import Contents, Source, source_of_files, split_of, unique_names
 
 CALTECH_TRAIN_IMAGES = 30  # a class

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.base.errors import UserError
+from training.data.packed_image import PackedImage
 
 MIN_CLASSES = 2
+
+Picture = Path | PackedImage
 
 # Why files, folders and images that lie in the data are not used: the words of every count.
 NOT_AN_IMAGE = "not an image"
@@ -31,16 +34,19 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        images: files, or one uint8 array (N, H, W, 3).
+        images: files, pictures inside of other files, or one uint8 array (N, H, W, 3).
         labels: int64 (N,).
         paths: where each image lies, relative to the data, as text with "/"; bytes that are not
             UTF-8 are surrogates, as `os.fsdecode` gives them. () of arrays whose images are known
             by their row alone.
+        groups: int64 (N,), None if there are none. Images of one number, in whatever split, are
+            one group, which must not lie on both sides of a split.
     """
 
-    images: Sequence[Path] | NDArray[np.uint8]
+    images: Sequence[Picture] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     paths: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,8 @@ def source_of_files(
 ) -> Source:
     """The source of a data set whose splits are lists of image files below `root`."""
     contents = _with_paths(contents, root)
-    splits = [contents.train, contents.test]
-    # Data without a validation split has the fingerprint that it had before there were any.
-    splits += [contents.validation] if contents.validation else []
-    files = [Path(image) for split in splits for image in split.images]
+    splits = splits_of(contents)
+    files = [_file(image) for split in splits for image in split.images]
     labels = [split.labels.tobytes() for split in splits]
     fingerprint = fingerprint_of(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
@@ -107,11 +111,23 @@ def source_of_files(
     return Source(name, fingerprint, lambda: contents, left_out or {})
 
 
+def splits_of(contents: Contents) -> list[Split]:
+    """The training, the test and, if there is one, the validation split."""
+    # Data without a validation split has the fingerprint that it had before there were any.
+    validation = [contents.validation] if contents.validation else []
+    return [contents.train, contents.test, *validation]
+
+
+def _file(image: Picture | NDArray[np.uint8]) -> Path:
+    assert isinstance(image, Path)
+    return image
+
+
 def _with_paths(contents: Contents, root: Path) -> Contents:
     """`contents` with the path of each file relative to `root`."""
 
     def named(split: Split) -> Split:
-        files = [Path(image) for image in split.images]
+        files = [_file(image) for image in split.images]
         return replace(split, paths=tuple(file.relative_to(root).as_posix() for file in files))
 
     validation = contents.validation
@@ -124,7 +140,7 @@ def _with_paths(contents: Contents, root: Path) -> Contents:
 
 
 def split_of(
-    images: Sequence[Path] | NDArray[np.uint8], labels: ArrayLike, paths: Sequence[str] = ()
+    images: Sequence[Picture] | NDArray[np.uint8], labels: ArrayLike, paths: Sequence[str] = ()
 ) -> Split:
     """A Split; its labels become int64 (N,)."""
     return Split(images, np.asarray(labels, dtype=np.int64), tuple(paths))

@@ -54,10 +54,10 @@ def held_out(dataset: Dataset, fraction: float) -> tuple[NDArray[np.int64], NDAr
     """Row numbers of the training images that are trained on, and of those that are held out.
 
     The user's own validation split is held out where there is one; otherwise it is `fraction` of
-    each class. Both arrays are int64, ascending.
+    each class, with whole groups where the data have some. Both arrays are int64, ascending.
     """
     if not dataset.validation_images:
-        return split_validation(dataset.train_labels, fraction)
+        return split_validation(dataset.train_labels, fraction, groups=dataset.train_groups)
     rows = np.arange(len(dataset.train_labels), dtype=np.int64)
     return rows[: -dataset.validation_images], rows[-dataset.validation_images :]
 

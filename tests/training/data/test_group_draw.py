@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.base.errors import UserError
-from training.data.folders import split_classes
+from training.data.class_lists import split_classes
 from training.data.source import Contents
 from training.data.splits import split_validation
 
@@ -66,7 +66,10 @@ def test_the_seed_chooses_the_groups_and_other_classes_do_not() -> None:
 
     def test_groups(seed: int, classes: dict[str, list[Path]]) -> frozenset[str]:
         contents = split_classes(
-            classes, [8, 4][: len(classes)], split_seed=seed, group_of=lambda image: image.stem[:-1]
+            classes,
+            [8, 4][: len(classes)],
+            split_seed=seed,
+            group_of=lambda image: image.stem[:-1],
         )
         return frozenset(image.stem[:-1] for image in drawn(contents) if image.parts[0] == "cat")
 
@@ -145,3 +148,18 @@ def test_thousands_of_groups_are_drawn(shared: bool) -> None:
 
     contents = split_classes(classes, [4_000, 4_000], split_seed=0, group_of=burst_of)
     assert np.bincount(contents.test.labels).tolist() == [3_999, 3_999]
+
+
+def test_the_splits_know_their_groups_and_a_run_holds_whole_groups_out() -> None:
+    classes = {"cat": files("cat", 60), "dog": files("dog", 40)}
+    contents = split_classes(
+        classes, [12, 8], split_seed=0, group_of=lambda image: (image.parts[0], image.stem[:3])
+    )
+    for split in (contents.train, contents.test):
+        assert split.groups is not None
+        kinds = zip(
+            [(image.parts[0], image.stem[:3]) for image in split.images], split.groups, strict=True
+        )
+        assert len(set(kinds)) == len(set(split.groups))
+    assert not set(contents.train.groups) & set(contents.test.groups)
+    assert split_classes(classes, [12, 8], split_seed=0).train.groups is None
