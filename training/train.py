@@ -92,6 +92,7 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
             data_root=options.data_root,
             classes=options.classes,
             progress=group.is_main,
+            refresh=options.refresh and group.is_main,
         )
 
     dataset = load() if group.is_main else None

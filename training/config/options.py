@@ -30,6 +30,7 @@ class Options:
     data: str = "digits"
     data_root: Path | None = None
     classes: str = CLASSES[0]
+    refresh: bool = False
     image_size: int | None = None
     recipe: str | None = None
     epochs: int | None = None
@@ -74,6 +75,9 @@ def option_parser() -> CommandParser:
         "--out", type=folder_path, metavar="DIR", help="run folder (default: one in runs/)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    parser.add_argument(
+        "--refresh", action="store_true", help="decode the data again, whatever the cache holds"
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
@@ -170,7 +174,8 @@ def repeatable_command(options: Options, *, data: str) -> str:
     """
     if options.command is not None:
         return options.command
-    stated = vars(options) | without_paths(vars(options), data=data) | {"out": None, "resume": None}
+    left_out = {"out": None, "resume": None, "refresh": None}
+    stated = vars(options) | without_paths(vars(options), data=data) | left_out
     if options.weights is not None:
         stated["weights"] = options.weights.name
     return stated_command("training/run.py", stated, option_parser())

@@ -45,8 +45,12 @@ def is_array_folder(root: Path) -> bool:
     return (root / _TRAIN_IMAGES).exists()
 
 
-def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Dataset:
+def load_arrays(
+    root: Path, *, image_size: int | None, progress: bool, refresh: bool = False
+) -> Dataset:
     """The arrays in `root` at `image_size` pixels; None: the shorter side that they have.
+
+    With `refresh`, arrays that have to be resized are resized again.
 
     Raises:
         UserError: if a file is absent or broken, or if images and labels do not fit.
@@ -76,7 +80,8 @@ def load_arrays(root: Path, *, image_size: int | None, progress: bool) -> Datase
     if shapes != {(size, size)}:
         files = [root / f"{split}_{what}.npy" for split in _SPLITS for what in ("images", "labels")]
         fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))
-        return load_cached(Source(name, fingerprint, lambda: contents), geometry, progress=progress)
+        source = Source(name, fingerprint, lambda: contents, files=tuple(files))
+        return load_cached(source, geometry, progress=progress, refresh=refresh)
     return Dataset(
         name=name,
         class_names=contents.class_names,

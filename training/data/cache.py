@@ -4,8 +4,12 @@ An entry is a folder named after its key, which is a digest of the source's fing
 geometry, and the code that decodes. It is written under a temporary name, synced and renamed: it is
 whole or absent. A second process that needs the same entry waits for the first one. Checksums find
 entries that were damaged later, block by block, fast enough for every start of a run.
+
+The key knows a file by its name, size and time of modification. One that was replaced by another of
+the same three is found by what the entry knows of it beside (`file_states`).
 """
 
+import contextlib
 import hashlib
 import shutil
 import zlib
@@ -15,16 +19,25 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 
 from runtime.base.files import atomic_folder, cache_root, leftovers
-from training.data.cache_entry import FILES, GROUPS_FILE, build_arrays, unpacked_paths
+from training.data.cache_entry import (
+    FILES,
+    GROUPS_FILE,
+    SOURCE_DIGESTS,
+    build_arrays,
+    unpacked_paths,
+)
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
+from training.data.file_states import first_replaced, other_states, states_of, write_states
 from training.data.loading_progress import report
 from training.data.locks import locked
 from training.data.source import BROKEN, Source
 
 ENTRY_FILE = "entry.json"
+_STATES = "source_states.npy"  # beside the files with checksums: it changes with the data's place
 _FORMAT = 2
 _BLOCK_BYTES = 16 << 20
 # Of a larger file an even selection of blocks is checked, so that a run starts within seconds.
@@ -54,22 +67,31 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     format: int = 1
 
 
-def load_cached(source: Source, geometry: Geometry, *, progress: bool) -> Dataset:
+def load_cached(
+    source: Source, geometry: Geometry, *, progress: bool, refresh: bool = False
+) -> Dataset:
     """The decoded data set from the cache; if it is not there, it is decoded into the cache.
+
+    With `refresh` it is decoded again in any case.
 
     Raises:
         UserError: if too many images are broken, or the cache cannot be written.
     """
     key = _key(source, geometry)
     folder = cache_root() / "arrays" / f"{source.name}-{geometry.input.size}-{key[:16]}"
-    entry = _read_entry(folder, key)
-    if entry is None:
+    # Before anything is read: a file that is replaced from now on has another state at the next
+    # start.
+    states = states_of(source.files)
+    entry = None if refresh else _read_entry(folder, key)
+    if entry is None or len(other_states(folder / _STATES, states)):
         with locked(folder):
             # Another process may have finished it while this one waited.
-            entry = _read_entry(folder, key)
+            entry = None if refresh else _read_entry(folder, key)
+            if entry is not None and not _same_files(folder, source, states, progress=progress):
+                entry = None
             if entry is None:
                 _say_older(folder)
-                entry = _write_entry(folder, key, source, geometry, progress=progress)
+                entry = _write_entry(folder, key, source, geometry, states, progress=progress)
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
     broken = {BROKEN: len(entry.skipped)} if entry.skipped else {}
@@ -118,6 +140,27 @@ def _read_entry(folder: Path, key: str) -> Entry | None:
         return None
 
 
+def _same_files(folder: Path, source: Source, states: NDArray[np.int64], *, progress: bool) -> bool:
+    """Whether the source's files hold what was decoded into the entry.
+
+    Then the entry gets their new states, so that they need not be read the next time.
+    """
+    suspects = other_states(folder / _STATES, states)
+    if not len(suspects):
+        return True
+    digests = np.load(folder / SOURCE_DIGESTS)
+    replaced = first_replaced(source.files, suspects, digests, name=source.name, show=progress)
+    if replaced is not None:
+        report(
+            f"{replaced} was replaced by another file of the same name, size and time; "
+            f"{source.name} is decoded again"
+        )
+        return False
+    with contextlib.suppress(OSError):  # whoever may only read the cache compares again
+        write_states(folder / _STATES, states)
+    return True
+
+
 def _say_older(folder: Path) -> None:
     """Says which entries of the same data and size are of an older format, and no longer read."""
     for older in sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")):
@@ -144,7 +187,13 @@ def _verified_entry(folder: Path, key: str) -> Entry | None:
 
 
 def _write_entry(
-    folder: Path, key: str, source: Source, geometry: Geometry, *, progress: bool
+    folder: Path,
+    key: str,
+    source: Source,
+    geometry: Geometry,
+    states: NDArray[np.int64],
+    *,
+    progress: bool,
 ) -> Entry:
     for path in leftovers(folder):  # killed processes left them; the caller holds the lock
         shutil.rmtree(path, ignore_errors=True)
@@ -158,6 +207,7 @@ def _write_entry(
             validation_images=built.validation_images,
             format=_FORMAT,
         )
+        write_states(temporary / _STATES, states)
         (temporary / ENTRY_FILE).write_bytes(msgspec.json.encode(entry))
     return entry
 

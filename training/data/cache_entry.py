@@ -13,10 +13,12 @@ from runtime.base.files import CACHE_VARIABLE
 from runtime.model.card import InputSpec
 from training.data.dataset import Geometry
 from training.data.decode import Broken, decode_split
+from training.data.file_states import DIGEST_BYTES, digests_of
 from training.data.loading_progress import report, track
 from training.data.source import Source, Split, check_labels, row_paths
 
 GROUPS_FILE = "train_groups.npy"  # empty where there are no groups
+SOURCE_DIGESTS = "source_sha256.npy"
 FILES = (
     *(
         f"{split}_{what}"
@@ -24,6 +26,7 @@ FILES = (
         for what in ("images.npy", "labels.npy", "sha256.npy", "paths.bin")
     ),
     GROUPS_FILE,
+    SOURCE_DIGESTS,
 )
 _MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 5
@@ -73,9 +76,11 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     digests = {
         word: np.zeros((len(split.labels), 32), np.uint8) for word, (split, _) in splits.items()
     }
-    steps = _decode(folder, splits, broken, digests)
+    file_digests = _digests_of_containers(source, splits)
+    steps = _decode(folder, splits, broken, digests, file_digests)
     for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
         pass
+    np.save(folder / SOURCE_DIGESTS, _in_order(source.files, file_digests))
     # The entry is JSON, which cannot hold a name that is not UTF-8.
     messages = [
         image.message.encode("utf-8", "backslashreplace").decode()
@@ -105,21 +110,44 @@ def _joined(train: Split, validation: Split) -> tuple[Split, int]:
     return Split(images, labels, train.paths + validation.paths, groups), len(validation.labels)
 
 
+def _digests_of_containers(
+    source: Source, splits: dict[str, tuple[Split, InputSpec]]
+) -> dict[Path, bytes]:
+    """The digests of the source's files that are no images, such as lists and archives."""
+    images: set[object] = set()
+    for split, _ in splits.values():
+        if not isinstance(split.images, np.ndarray):
+            images.update(split.images)
+    others = [file for file in source.files if file not in images]
+    return dict(zip(others, digests_of(others), strict=True))
+
+
+def _in_order(files: Sequence[Path], digests: dict[Path, bytes]) -> NDArray[np.uint8]:
+    """The digests of the files, uint8 (F, 32)."""
+    joined = b"".join(digests[file] for file in files)
+    return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+
+
 def _decode(
     folder: Path,
     splits: dict[str, tuple[Split, InputSpec]],
     broken: dict[str, list[Broken]],
     digests: dict[str, NDArray[np.uint8]],
+    file_digests: dict[Path, bytes],
 ) -> Iterator[int]:
     """Decodes the splits and yields the number of images of each step.
 
-    Fills `broken` for each split, in the order of the rows, and the rows of `digests`.
+    Fills `broken` for each split, in the order of the rows, the rows of `digests`, and
+    `file_digests` for each image that is a file.
     """
     for word, (split, spec) in splits.items():
         found: list[Broken] = []
         for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
             digests[word][decoded.rows] = decoded.sha256
+            for row, digest in decoded.file_sha256.items():
+                if isinstance(file := split.images[row], Path):
+                    file_digests[file] = digest
             yield decoded.images
         broken[word] = sorted(found, key=lambda image: image.row)
 

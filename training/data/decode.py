@@ -4,10 +4,12 @@ The processes write their rows themselves. They get paths, and send back only wh
 broken. This module imports no torch, so that the processes start fast.
 """
 
+import hashlib
 import inspect
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import preprocess
+from runtime.model.preprocess import DEFAULT_LIMITS, preprocess
 from training.data.dataset import row_digests
 from training.data.packed_image import PackedImage
 from training.data.source import Picture, Split
@@ -63,13 +65,15 @@ class Chunk:
 class Decoded:
     """What a chunk gave: how many images it had, their digests, and which of them are broken.
 
-    `sha256` is uint8 (N, 32), of the rows `rows` as they were stored.
+    `sha256` is uint8 (N, 32), of the rows `rows` as they were stored. `file_sha256` has for the row
+    of each image that is a file the 32 bytes of the file's digest; zeros where it cannot be read.
     """
 
     images: int
     broken: list[Broken]
     rows: NDArray[np.int64]
     sha256: NDArray[np.uint8]
+    file_sha256: dict[int, bytes]
 
 
 def decoding_code() -> str:
@@ -102,6 +106,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     """Decodes the images of one chunk and writes their rows."""
     images, spec = chunk.images, chunk.spec
     broken: list[Broken] = []
+    digests: dict[int, bytes] = {}
     if isinstance(images, np.ndarray) and _is_input(images, spec):
         rows = images
     else:
@@ -110,11 +115,18 @@ def decode_chunk(chunk: Chunk) -> Decoded:
             row = int(chunk.rows[index])
             try:
                 content = image.read() if isinstance(image, PackedImage) else image
-                rows[index] = preprocess(content, spec, name=_name(image, row))
+                if isinstance(image, Path):
+                    content = _bytes_of(image)
+                    digests[row] = (
+                        bytes(32) if content is None else hashlib.sha256(content).digest()
+                    )
+                # What cannot be read here is left to `preprocess`, which says why.
+                source = image if content is None else content
+                rows[index] = preprocess(source, spec, name=_name(image, row))
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
     _write(chunk, rows)
-    return Decoded(len(images), broken, chunk.rows, row_digests(rows))
+    return Decoded(len(images), broken, chunk.rows, row_digests(rows), digests)
 
 
 def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:
@@ -125,6 +137,17 @@ def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:
         for rows, part in parts:
             file.seek(chunk.offset + int(rows[0]) * part[0].nbytes)
             file.write(part.tobytes())
+
+
+def _bytes_of(file: Path) -> bytes | None:
+    """The file's bytes; None if they cannot be read, or are more than an image may have."""
+    try:
+        state = file.stat()
+        if not stat.S_ISREG(state.st_mode) or state.st_size > DEFAULT_LIMITS.max_bytes:
+            return None
+        return file.read_bytes()
+    except (OSError, ValueError):
+        return None
 
 
 def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:

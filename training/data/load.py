@@ -66,6 +66,7 @@ def load_dataset(
     split_seed: int = 0,
     progress: bool = True,
     classes: str = FOLDERS,
+    refresh: bool = False,
 ) -> Dataset:
     """The data set of that name, or in that folder. Decoding is done once; later calls map it.
 
@@ -77,6 +78,7 @@ def load_dataset(
         split_seed: draws the test split of data that have none.
         progress: whether to say what was taken for what, and how far decoding is.
         classes: which folders of a folder of images are its classes, as in `folder_source`.
+        refresh: whether to decode again what the cache holds.
 
     Raises:
         UserError: if there is no such data set, or if its files cannot be used.
@@ -99,9 +101,9 @@ def load_dataset(
         published = PUBLISHED[data]
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = published.find(data, data_root, split_seed)
-        return load_cached(source, published.geometry(size), progress=progress)
+        return load_cached(source, published.geometry(size), progress=progress, refresh=refresh)
     loaded = _load_folder(
-        data, image_size, split_seed=split_seed, progress=progress, classes=classes
+        data, image_size, split_seed=split_seed, progress=progress, classes=classes, refresh=refresh
     )
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
     untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
@@ -114,7 +116,13 @@ def load_dataset(
 
 
 def _load_folder(
-    data: str, image_size: int | None, *, split_seed: int, progress: bool, classes: str
+    data: str,
+    image_size: int | None,
+    *,
+    split_seed: int,
+    progress: bool,
+    classes: str,
+    refresh: bool,
 ) -> Dataset:
     try:
         root = Path(data).expanduser()
@@ -127,7 +135,7 @@ def _load_folder(
     if is_array_folder(root):
         if classes != FOLDERS:
             raise UserError(f"--classes is for folders of images; {root} holds arrays")
-        return load_arrays(root, image_size=image_size, progress=progress)
+        return load_arrays(root, image_size=image_size, progress=progress, refresh=refresh)
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
     source = folder_source(root, split_seed=split_seed, classes=classes, progress=progress)
-    return load_cached(source, photographs(size), progress=progress)
+    return load_cached(source, photographs(size), progress=progress, refresh=refresh)

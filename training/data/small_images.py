@@ -104,7 +104,7 @@ def fashion_mnist(name: str, data_root: Path | None, split_seed: int) -> Source:
             split_of(_rgb(test_images), test_labels),
         )
 
-    return Source(name, fingerprint_of(folder, files), read)
+    return Source(name, fingerprint_of(folder, files), read, files=tuple(files))
 
 
 def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
@@ -126,7 +126,7 @@ def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
             names, split_of(train.data, train.targets), split_of(test.data, test.targets)
         )
 
-    return Source(name, fingerprint_of(folder, files), read)
+    return Source(name, fingerprint_of(folder, files), read, files=tuple(files))
 
 
 def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:

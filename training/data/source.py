@@ -72,12 +72,15 @@ class Source:
             an image.
         read: gives the contents. It is called only when nothing with this fingerprint is cached.
         left_out: how many files or images were left out, for each reason.
+        files: all files that the contents are made of. The cache finds those that were replaced by
+            others of the same name, size and time of modification.
     """
 
     name: str
     fingerprint: str
     read: Callable[[], Contents]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
 
 def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
@@ -108,7 +111,7 @@ def source_of_files(
     fingerprint = fingerprint_of(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
     )
-    return Source(name, fingerprint, lambda: contents, left_out or {})
+    return Source(name, fingerprint, lambda: contents, left_out or {}, tuple(files))
 
 
 def splits_of(contents: Contents) -> list[Split]:

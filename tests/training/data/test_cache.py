@@ -211,7 +211,7 @@ def test_damage_is_found_and_mended(
     assert equal(first, second)
     assert entries(cache) == [entry]
     assert sorted(path.name for path in entry.iterdir()) == sorted(
-        (*cache_entry.FILES, "entry.json")
+        (*cache_entry.FILES, "source_states.npy", "entry.json")
     )
     load(class_tree)
     assert "is damaged" not in capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_what_a_killed_build_left_is_removed(class_tree: Path, cache: Path, kind
     assert entries(cache) == [entry]
     assert not left_over.exists()
     assert sorted(path.name for path in entry.iterdir()) == sorted(
-        (*cache_entry.FILES, "entry.json")
+        (*cache_entry.FILES, "source_states.npy", "entry.json")
     )
 
 
