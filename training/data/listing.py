@@ -6,8 +6,10 @@ out, because it would never end. A folder that is reached twice is read once.
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import SUFFIXES
@@ -58,8 +60,24 @@ class Listing:
     others: int = 0
 
 
+class Entry(Protocol):
+    """A file or folder in a folder: what `os.DirEntry` says of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool: ...
+
+    def is_symlink(self) -> bool: ...
+
+
 class FolderReader:
     """Reads the folders of one data set, and remembers what it has left out.
+
+    Those of an archive are read in the same way: it says itself what lies in its folders.
 
     Attributes:
         left_out: how many files and folders, for each reason. Those that `report` has told, too.
@@ -68,7 +86,7 @@ class FolderReader:
     def __init__(self, root: Path) -> None:
         self.left_out: Counter[str] = Counter()
         self._root = root
-        self._above = {_identity(folder) for folder in (root, *root.resolve().parents)}
+        self._above = {self._identity(folder) for folder in (root, *root.resolve().parents)}
         self._class_of: dict[_Identity, tuple[Path, Path]] = {}  # the class, and the folder itself
         self._system_folders: Counter[str] = Counter()
         self._dead_links: set[Path] = set()
@@ -86,9 +104,8 @@ class FolderReader:
             return self._listed[folder]
         listing = self._listed[folder] = Listing()
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    self._add(listing, entry)
+            for entry in self._entries(folder):
+                self._add(listing, entry)
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be listed ({error.strerror}); "
@@ -106,7 +123,7 @@ class FolderReader:
         """
         found: list[tuple[Path, list[Path]]] = []
         above = self._above | {
-            _identity(parent) for parent in folder.parents if parent.is_relative_to(self._root)
+            self._identity(parent) for parent in folder.parents if parent.is_relative_to(self._root)
         }
         self._read(folder, folder, above, found)
         return found
@@ -134,7 +151,19 @@ class FolderReader:
         self._repeated.clear()
         self._others = 0
 
-    def _add(self, listing: Listing, entry: "os.DirEntry[str]") -> None:
+    def _entries(self, folder: Path) -> Iterable[Entry]:
+        with os.scandir(folder) as entries:
+            return list(entries)
+
+    def _identity(self, folder: Path) -> _Identity:
+        """What two paths of one folder have in common."""
+        state = folder.stat()  # some file systems do not number their files
+        return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(folder)
+
+    def _is_image(self, entry: Entry) -> bool:
+        return entry.name.lower().endswith(SUFFIXES)
+
+    def _add(self, listing: Listing, entry: Entry) -> None:
         path = Path(entry.path)
         if is_of_the_system(entry.name):
             self.left_out[HIDDEN if entry.name.startswith(".") else OF_THE_SYSTEM] += 1
@@ -142,7 +171,7 @@ class FolderReader:
                 self._system_folders[entry.name] += 1
         elif _is_folder(path, entry):
             listing.folders.append(path)
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif self._is_image(entry):
             listing.images.append(path)
         elif entry.is_symlink() and not path.exists():
             self.left_out[DEAD_LINK] += 1
@@ -157,7 +186,7 @@ class FolderReader:
         above: set[_Identity],
         found: list[tuple[Path, list[Path]]],
     ) -> None:
-        identity = _identity(folder)
+        identity = self._identity(folder)
         if identity in above:
             self.left_out[READ_ALREADY] += 1
             self._repeated.add(folder)
@@ -183,7 +212,7 @@ class FolderReader:
         return [str(path.relative_to(self._root)) for path in sorted(paths)]
 
 
-def _is_folder(path: Path, entry: "os.DirEntry[str]") -> bool:
+def _is_folder(path: Path, entry: Entry) -> bool:
     """Also of a link to a folder. A link to itself is none."""
     try:
         return entry.is_dir()
@@ -191,12 +220,6 @@ def _is_folder(path: Path, entry: "os.DirEntry[str]") -> bool:
         if not entry.is_symlink() or path.exists():
             raise
         return False
-
-
-def _identity(folder: Path) -> _Identity:
-    """What two paths of one folder have in common. Some file systems do not number their files."""
-    state = folder.stat()
-    return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(folder)
 
 
 def _some(names: list[str]) -> str:
