@@ -12,6 +12,7 @@ from runtime.base.errors import UserError
 COMMANDS = {
     "bench": "how fast every backend and precision is here",
     "classify": "label images, folders of them, a video or a camera",
+    "compare": "whether a new model is worse than the old one",
     "doctor": "what this machine has, and what is missing for each backend",
     "info": "what a model says about itself",
     "serve": "an HTTP API over a model",

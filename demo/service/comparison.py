@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from demo.service.models import Model
 from demo.service.picture import Picture
-from runtime.base.errors import UserError
-from runtime.model.card import HOLDOUT_FILE
-from runtime.model.holdout import Labelled, read_holdout
+from runtime.evaluation.compare_models import Compared
+from runtime.evaluation.compare_on_images import answer_holdout
 
 ROUNDS = 9
 _LABELS_SHOWN = 5
-_BATCH = 32
 _DIFFERENCES_SHOWN = 12
 
 
@@ -72,18 +70,12 @@ class HoldoutComparison:
     """Both models on the held-out test images.
 
     Attributes:
-        num_images: how many images were asked.
-        agreement: the fraction of images with the same answer.
-        first_top1: the fraction that the first model answers correctly.
-        second_top1: the fraction that the second model answers correctly.
+        compared: the figures, with the first model as the old one and the second as the new one.
         max_difference: the largest difference of any probability.
         disagreements: the first few images with different answers.
     """
 
-    num_images: int
-    agreement: float
-    first_top1: float
-    second_top1: float
+    compared: Compared
     max_difference: float
     disagreements: tuple[Disagreement, ...]
 
@@ -127,51 +119,27 @@ def _comparison(first: ModelAnswer, second: ModelAnswer) -> Comparison:
 def compare_on_holdout(
     first: Model, second: Model, *, progress: Callable[[int, int], None]
 ) -> HoldoutComparison:
-    """Runs both models over the held-out images of the first one's bundle.
+    """Runs both models over the held-out test images of the first one's bundle, or the second's.
 
     Args:
-        first: the model whose bundle has the images.
+        first: a model.
         second: the other model.
         progress: called with the number of answered images and of all images.
 
     Raises:
-        UserError: the models differ in classes or input, or the bundle has no such images.
+        UserError: the models differ in classes or input, or no bundle has such images.
         BundleError: the file of the images is damaged.
     """
-    bundle = first.entry.path
-    same = (
-        first.card.class_names == second.card.class_names and first.card.input == second.card.input
+    both = answer_holdout(
+        first.classifier, second.classifier, note=lambda line: None, progress=progress
     )
-    if not same or not (bundle / HOLDOUT_FILE).is_file():
-        raise UserError("these two models have no test images in common to be compared on")
-    test = read_holdout(bundle)
-    count = len(test.images)
-    answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    for start in range(0, count, _BATCH):
-        for model, found in zip((first, second), answers, strict=True):
-            found.append(model.classifier.probabilities(test.images[start : start + _BATCH]))
-        progress(min(start + _BATCH, count), count)
-    one, two = (np.concatenate(found) for found in answers)
-    return _summary(first.card.class_names, test, one, two)
-
-
-def _summary(
-    names: tuple[str, ...],
-    test: Labelled,
-    one: NDArray[np.float32],
-    two: NDArray[np.float32],
-) -> HoldoutComparison:
-    """The figures from both models' probabilities (N, classes)."""
-    first, second = one.argmax(axis=1), two.argmax(axis=1)
-    differ = np.flatnonzero(first != second)
+    names, test = both.class_names, both.test
+    one, two = both.old.argmax(axis=1), both.new.argmax(axis=1)
     return HoldoutComparison(
-        num_images=len(test.labels),
-        agreement=1 - len(differ) / len(test.labels),
-        first_top1=float((first == test.labels).mean()),
-        second_top1=float((second == test.labels).mean()),
-        max_difference=float(np.abs(one - two).max()),
+        compared=both.compared(),
+        max_difference=float(np.abs(both.old - both.new).max()),
         disagreements=tuple(
-            Disagreement(test.images[i], names[test.labels[i]], names[first[i]], names[second[i]])
-            for i in differ[:_DIFFERENCES_SHOWN]
+            Disagreement(test.images[i], names[test.labels[i]], names[one[i]], names[two[i]])
+            for i in np.flatnonzero(one != two)[:_DIFFERENCES_SHOWN]
         ),
     )

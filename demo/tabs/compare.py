@@ -3,7 +3,7 @@
 import gradio as gr
 
 from demo.look import wording
-from demo.look.markup import LOSSLESS, notice, picture_uri, text
+from demo.look.markup import LOSSLESS, html_table, notice, picture_uri, text
 from demo.look.panels import (
     HEAVY,
     PROGRESS,
@@ -25,6 +25,7 @@ from demo.service.comparison import (
 from demo.service.models import Models
 from demo.service.picture import Picture
 from demo.tabs.answer import accuracy_words
+from runtime.evaluation.compare_models import LEVEL, Compared
 
 NAME = "compare"
 EMPTY = notice(
@@ -166,8 +167,9 @@ def _pair(found: Comparison, label: str) -> str:
 
 
 def holdout_html(found: HoldoutComparison) -> str:
-    """How often both agree on the test images, and some images on which they do not."""
-    agreed = round(found.agreement * found.num_images)
+    """How often both agree on the test images, whether one is better, and where they differ."""
+    both = found.compared
+    agreed = round(both.agreement * both.images)
     shown = "".join(
         f'<li><img class="{"tiny" if item.image.shape[0] <= LOSSLESS else ""}" '
         f'src="{picture_uri(item.image)}" '
@@ -178,9 +180,38 @@ def holdout_html(found: HoldoutComparison) -> str:
     gallery = f'<p>Where they differ (first | second):</p><ul class="thumbs">{shown}</ul>'
     return (
         '<article class="holdout" data-testid="holdout">'
-        f"<p><b>They agree on {agreed:,} of {found.num_images:,} held-out test images</b> "
-        f"({wording.percent(found.agreement)}). The first is right on "
-        f"{wording.percent(found.first_top1)}, the second on {wording.percent(found.second_top1)}. "
+        f"<p><b>They agree on {agreed:,} of {both.images:,} held-out test images</b> "
+        f"({wording.percent(both.agreement)}). The first is right on "
+        f"{wording.percent(both.old_top1)}, the second on {wording.percent(both.new_top1)}. "
         f"The largest difference of any probability is {wording.points(found.max_difference)}.</p>"
+        f"<p>{_verdict(both)}</p>{_changed_classes(both)}"
         f"{gallery if found.disagreements else ''}</article>"
     )
+
+
+def _verdict(both: Compared) -> str:
+    """Whether the second model is worse, as `python -m runtime compare` judges it."""
+    counted = (
+        f"{both.worse:,} only the first answers rightly, {both.better:,} only the second"
+        f" (McNemar's test: p = {both.p_value:.2g})."
+    )
+    if both.p_value >= LEVEL:
+        return f"No difference beyond chance: {counted}"
+    return f"<b>The second is {'worse' if both.is_worse else 'better'} beyond chance</b>: {counted}"
+
+
+def _changed_classes(both: Compared) -> str:
+    """The classes that one model finds more often, the largest loss first."""
+    changed = [row for row in both.classes if row.old_recall != row.new_recall]
+    changed.sort(key=lambda row: row.new_recall - row.old_recall)
+    rows = [
+        [
+            text(row.name),
+            f"{row.images:,}",
+            wording.percent(row.old_recall),
+            wording.percent(row.new_recall),
+        ]
+        for row in changed
+    ]
+    head = ["Class", "Images", "First finds", "Second finds"]
+    return html_table(head, rows, caption="Classes that change") if rows else ""

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from demo.service.comparison import compare_on_holdout, compare_on_picture
+from demo.service.comparison import HoldoutComparison, compare_on_holdout, compare_on_picture
 from demo.service.models import LIMITS, Models
 from demo.service.picture import open_picture
-from demo.tabs.compare import comparison_html
+from demo.tabs.compare import comparison_html, holdout_html
 from runtime.base.errors import BundleError, UserError
+from runtime.evaluation.compare_models import compare_answers
 from runtime.model.bundle import read_card, write_card
 
 
@@ -31,8 +32,9 @@ def test_a_comparison_counts_agreement_on_the_test_images(
         one = first.classifier.session.run(images)
         two = second.classifier.session.run(images)
     tested = compare_on_holdout(first, second, progress=lambda *_: None)
-    assert tested.num_images == len(images)
-    assert tested.agreement == (one.argmax(1) == two.argmax(1)).mean()
+    assert tested.compared.images == len(images)
+    assert "No difference beyond chance: 0 only the first" in holdout_html(tested)
+    assert tested.compared.agreement == (one.argmax(1) == two.argmax(1)).mean()
     assert tested.max_difference == pytest.approx(np.abs(one - two).max(), abs=1e-7)
 
 
@@ -53,7 +55,7 @@ def test_models_of_different_classes_are_compared_by_name(
         found = compare_on_picture(first, second, picture)
         assert (found.first.label, found.second.label) == ("red", "rouge")
         assert "They give different answers." in comparison_html(picture, found)
-        with pytest.raises(UserError, match="no test images in common"):
+        with pytest.raises(UserError, match="the two models know different classes"):
             compare_on_holdout(first, second, progress=lambda *_: None)
     finally:
         models.close()
@@ -72,3 +74,13 @@ def test_a_damaged_holdout_is_one_clear_line(
             compare_on_holdout(models.first, models.open(models.rival), progress=lambda *_: None)
     finally:
         models.close()
+
+
+def test_the_page_judges_the_second_model_as_the_command_does() -> None:
+    """Of 40 reds the second finds none; greens are equal, so that only the reds are listed."""
+    labels = np.repeat([0, 1], [40, 10])
+    compared = compare_answers(labels, np.ones(50, np.int64), labels, ("red", "green"), range(50))
+    html = holdout_html(HoldoutComparison(compared, max_difference=0.5, disagreements=()))
+    assert "<b>The second is worse beyond chance</b>: 40 only the first answers rightly" in html
+    assert ">red</th><td>40</td><td>100.0\u202f%</td><td>0.0\u202f%</td>" in html
+    assert ">green</th>" not in html
