@@ -22,6 +22,7 @@ from runtime.base.command import (
 )
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT
+from training.config.plan import MovedData
 from training.records.run_folder import exclusive
 from training.studies.costs import measure_cost
 from training.studies.evidence_plan import (
@@ -37,7 +38,7 @@ from training.studies.evidence_plan import (
 )
 from training.studies.pool import PoolResult, fail_runs, run_all
 from training.studies.result_lines import merge_lines
-from training.studies.robustness_lines import MovedData, lines_file, measure_missing_robustness
+from training.studies.robustness_lines import lines_file, measure_missing_robustness
 from training.studies.study_run import StudyRun
 
 _FAILED = 1

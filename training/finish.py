@@ -88,6 +88,7 @@ def _choices(plan: Plan) -> dict[str, Any]:
         "image_size": plan.input.size,
         "data": plan.data,
         "data_digest": plan.data_digest,
+        "content_digest": plan.content_digest,
         "terms": plan.terms,
         "seed": plan.seed,
         "epochs": plan.recipe.epochs,
