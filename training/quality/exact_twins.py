@@ -1,0 +1,50 @@
+"""Which images are exact duplicates: their decoded pictures have the same size and pixels."""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# A decoded picture: a check value of its pixels, and its size. Two sums of 32 bits take a fifth of
+# the time of a SHA-256. Among a million pictures, two different ones of one size have equal values
+# with a chance of about one in ten million.
+PICTURE = np.dtype([("pixels", "<u8"), ("width", "<i4"), ("height", "<i4")])
+
+Pictures = NDArray[np.void]
+
+
+def picture_of(image: Image.Image | NDArray[np.uint8]) -> tuple[int, int, int]:
+    """The PICTURE of an RGB image: PIL's, or uint8 (H, W, 3)."""
+    rgb = np.ascontiguousarray(image)
+    return zlib.crc32(rgb.data) << 32 | zlib.adler32(rgb.data), rgb.shape[1], rgb.shape[0]
+
+
+def pictures_of(images: Sequence[Image.Image] | NDArray[np.uint8]) -> Pictures:
+    """The PICTUREs (N,) of several images, for example of uint8 (N, H, W, 3)."""
+    return np.array([picture_of(image) for image in images], dtype=PICTURE)
+
+
+def exact_groups(pictures: Pictures, blank: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The number of each picture's group, int64 (N,): exact duplicates are in one group.
+
+    Pictures of one colour repeat each other without being copies: each is a group of its own.
+    """
+    _, groups = np.unique(pictures, return_inverse=True)
+    groups = groups.reshape(-1).astype(np.int64)
+    return np.where(blank, len(pictures) + np.arange(len(pictures)), groups)
+
+
+def twins_in(
+    groups: NDArray[np.int64], inside: NDArray[np.bool_], among: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which images are `inside` and have an exact duplicate `among` others: bool (N,).
+
+    Args:
+        groups: int64 (N,), of `exact_groups`.
+        inside: bool (N,).
+        among: bool (N,), of other images than `inside`.
+    """
+    found: NDArray[np.bool_] = inside & np.isin(groups, groups[among])
+    return found
