@@ -38,7 +38,7 @@ class Twins:
         return twins_in(self.groups, self.splits == split, np.isin(self.splits, others))
 
     def near_in(self, split: int, others: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Which images of `split` have near duplicates in `others`, and no exact ones: bool (N,)."""
+        """Which images of `split` have near and no exact duplicates in `others`: bool (N,)."""
         near = (self.near[:, list(others)] != NONE).any(axis=1) & (self.splits == split)
         found: NDArray[np.bool_] = near & ~self.exact_in(split, others)
         return found
