@@ -10,7 +10,7 @@ from demo.look.markup import picture_uri, text
 from demo.service.models import Models
 from runtime.base.errors import BundleError
 from runtime.model.card import EXAMPLE_FOLDER, example_names
-from runtime.model.preprocess import SUFFIXES
+from runtime.images.image_formats import SUFFIXES
 
 _THUMBNAIL = 96  # pixels of the long edge
 _COLUMNS = (4, 5, 6)  # the number that leaves the last row fullest is taken

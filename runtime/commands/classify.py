@@ -11,11 +11,12 @@ from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, p
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.commands.model_options import add_backend, model_or_latest
+from runtime.images.image_folders import ImageFolders, in_order, in_words
+from runtime.images.image_formats import READABLE
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.inference.open_classifier import open_classifier
 from runtime.inference.video import Frame, Video
 from runtime.model.locate import is_model, looks_like_model
-from runtime.model.preprocess import SUFFIXES
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,22 +157,22 @@ def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
     return first, rest
 
 
-def _expand(path: Path) -> Iterator[Path]:
-    """The image files below a folder, sorted and without hidden ones; any other path as it is."""
+def _expand(path: Path) -> Sequence[Path]:
+    """The images below a folder, sorted, by the rules of training; any other path as it is.
+
+    Raises:
+        UserError: a folder cannot be listed, or has no images.
+    """
     if not path.is_dir():
-        yield path
-        return
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        # Hidden files are left out, as in training, because desktops keep thumbnails there.
-        if file.suffix.lower() in SUFFIXES
-        and not file.is_dir()  # a link to nothing stays, and is answered as a broken image
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+        return [path]
+    folders = ImageFolders(path)
+    found = in_order(folders.images_below(path))
+    left_out = in_words(folders.left_out)
     if not found:
         raise UserError(
-            f"{path} is neither a model (bundle, run) nor a folder with images "
-            f"({', '.join(SUFFIXES)})"
+            f"{path} is neither a model (bundle, run) nor a folder with images ({READABLE})"
+            + (f"; left out: {left_out}" if left_out else "")
         )
-    yield from found
+    if left_out:
+        print(f"note: {path}: left out: {left_out}", file=sys.stderr)
+    return found

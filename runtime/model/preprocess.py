@@ -26,9 +26,8 @@ from PIL import (  # importing a plugin registers it; without these Pillow impor
 )
 
 from runtime.base.errors import ImageError
-from runtime.model.card import InputSpec
-from runtime.model.foreign_formats import format_of
-from runtime.model.image_metadata import (
+from runtime.images.image_formats import READABLE, format_of
+from runtime.images.image_metadata import (
     JPEG_START,
     PNG_START,
     UPRIGHT,
@@ -37,10 +36,10 @@ from runtime.model.image_metadata import (
     read_png,
     rgb_of,
 )
+from runtime.model.card import InputSpec
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 _RESAMPLING = {
@@ -197,13 +196,13 @@ def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: 
     except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
         reason = _reason(error, source)
         raise ImageError(
-            f"{name}: not a readable image ({reason}); expected JPEG, PNG, WebP or BMP"
+            f"{name}: not a readable image ({reason}); expected {READABLE}"
         ) from error
 
 
 def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
     if not content:
-        raise ImageError(f"{name}: is empty; expected JPEG, PNG, WebP or BMP")
+        raise ImageError(f"{name}: is empty; expected {READABLE}")
     _check_bytes(len(content), limits, name)
     content, orientation = _without_junk(content), None
     is_jpeg, sixteen_bits = content.startswith(JPEG_START), False
@@ -277,7 +276,7 @@ def _check_pixels(image: Image.Image, most: int, name: str) -> None:
 
 def _reason(error: Exception, source: bytes | Image.Image) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return format_of(source) if isinstance(source, bytes) else "unknown format"
+        return format_of(source) if isinstance(source, bytes) else "of no known format"
     return str(error) or type(error).__name__
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
-from runtime.model.preprocess import SUFFIXES
+from runtime.images.image_formats import READABLE
 from training.config.options import CLASSES
 from training.data.class_lists import counted_images, labelled, split_classes
 from training.data.class_names import check_distinct, check_utf8, composed, counted_classes, unified
@@ -183,7 +183,7 @@ def _whole(folder: Path, classes: Classes) -> Classes:
     for name, images in classes.items():
         if not images:
             raise UserError(
-                f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove it"
+                f"{folder / name} has no images ({READABLE}); add some or remove it"
             )
     return classes
 

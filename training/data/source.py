@@ -16,12 +16,8 @@ MIN_CLASSES = 2
 
 Picture = Path | PackedImage
 
-# Why files, folders and images that lie in the data are not used: the words of every count.
-NOT_AN_IMAGE = "not an image"
-HIDDEN = "hidden"
-OF_THE_SYSTEM = "system file or folder"
-DEAD_LINK = "link that leads nowhere"
-READ_ALREADY = "folder read already"
+# Why files, folders and images that lie in the data are not used: the words of every count. What
+# any folder of images leaves out has its words in `runtime.images.image_folders`.
 BESIDE_CLASSES = "beside the class folders"
 UNLABELLED = "unlabelled"
 NO_SPLIT = "no split"

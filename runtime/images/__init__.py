@@ -1,0 +1,1 @@
+"""From the bytes of a file to pixels: formats, what lies beside the pixels, and folders of images."""
