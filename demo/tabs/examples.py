@@ -9,8 +9,8 @@ from PIL import Image
 from demo.look.markup import picture_uri, text
 from demo.service.models import Models
 from runtime.base.errors import BundleError
-from runtime.model.card import EXAMPLE_FOLDER, example_names
 from runtime.images.image_formats import SUFFIXES
+from runtime.model.card import EXAMPLE_FOLDER, example_names
 
 _THUMBNAIL = 96  # pixels of the long edge
 _COLUMNS = (4, 5, 6)  # the number that leaves the last row fullest is taken

@@ -1,1 +1,1 @@
-"""From the bytes of a file to pixels: formats, what lies beside the pixels, and folders of images."""
+"""From a file's bytes to pixels, and from folders to image files. May import nothing but `base`."""

@@ -3,6 +3,7 @@
 The signatures are those of the formats' own specifications and of the IANA registry of media types.
 """
 
+import codecs
 import re
 from pathlib import Path
 
@@ -45,6 +46,7 @@ _OTHERS = (
     (b"ID3", "a sound file"),
 )
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}
+_CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _NETPBM = re.compile(rb"P[1-7f]\s")
 
 
@@ -90,7 +92,9 @@ def _text_format(content: bytes) -> str:
         return "an SVG file"
     if text.startswith((b"<html", b"<!doctype html")):
         return "an HTML page"
+    # A decoder that waits for more does not mind that the last character may be cut.
     try:
-        return "a text file" if text and start.decode().isprintable() else ""
+        codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return ""
+    return "a text file" if text and not _CONTROLS.search(start) else ""

@@ -1,1 +1,1 @@
-"""What a model is: card, bundle, preprocessing, figures. May import nothing but `base`."""
+"""What a model is: card, bundle, preprocessing, figures. May import only `images` and `base`."""

@@ -195,9 +195,7 @@ def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: 
         raise
     except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
         reason = _reason(error, source)
-        raise ImageError(
-            f"{name}: not a readable image ({reason}); expected {READABLE}"
-        ) from error
+        raise ImageError(f"{name}: not a readable image ({reason}); expected {READABLE}") from error
 
 
 def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:

@@ -182,9 +182,7 @@ def _whole(folder: Path, classes: Classes) -> Classes:
         raise UserError(f"{folder} has no class folders; {EXPECTED}")
     for name, images in classes.items():
         if not images:
-            raise UserError(
-                f"{folder / name} has no images ({READABLE}); add some or remove it"
-            )
+            raise UserError(f"{folder / name} has no images ({READABLE}); add some or remove it")
     return classes
 
 

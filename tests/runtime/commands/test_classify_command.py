@@ -211,3 +211,39 @@ def test_info_for_people_and_programs(cli: Run, toy_bundle: Path) -> None:
     assert card == json.loads((toy_bundle / "card.json").read_text())
     (embedded,) = records(cli("info", toy_bundle / "model.onnx", "--json"))
     assert embedded == {**card, "files": [], "engines": []}
+
+
+def test_a_folder_is_read_by_the_rules_of_training(
+    cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    red = (toy_bundle / "examples" / "red.png").read_bytes()
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    (folder / "@eaDir").mkdir(parents=True)
+    for file in ("without-suffix", "a.jfif", "wrong.bmp", "@eaDir/thumbnail.png"):
+        (folder / file).write_bytes(red)
+    (outside / "far.png").write_bytes(red)
+    (folder / "notes.txt").write_text("of a trip")
+    (folder / "linked").symlink_to(outside)
+    (folder / "round").symlink_to(folder)
+    finished = cli("classify", toy_bundle, folder, "--json")
+    assert finished.returncode == 0, finished.stderr
+    found = records(finished)
+    assert [Path(str(record["path"])).name for record in found] == [
+        "a.jfif",
+        "far.png",
+        "without-suffix",
+        "wrong.bmp",
+    ]
+    assert {record["predictions"][0]["label"] for record in found} == {"red"}  # type: ignore[index]
+    assert (
+        f"note: {folder}: left out: folder read already 1, not an image 1, "
+        "system file or folder 1\n" in finished.stderr
+    )
+
+
+def test_a_folder_without_images_says_what_it_holds(
+    cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("of a trip")
+    one_error(cli("classify", toy_bundle, tmp_path), "left out: not an image 1")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import ImageError
+from runtime.images.image_metadata import orientation_of
 from runtime.model.card import InputSpec
-from runtime.model.image_metadata import orientation_of
 from runtime.model.preprocess import preprocess
 
 UNIT = (1.0, 1.0, 1.0)
