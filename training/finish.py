@@ -1,4 +1,4 @@
-"""The end of a run: calibration, figures on the test split, `result.json`, plots."""
+"""The end of a run: calibration, figures on the test split, what fails, `result.json`, plots."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.base.files import write_atomic
+from runtime.evaluation.class_report import CLASSES_FILE, Answered, write_class_report
+from runtime.evaluation.error_sheet import SHEET_FILE, write_error_sheet
 from runtime.model.figures import (
-    confusion_matrix,
     expected_calibration_error,
     softmax,
     top_k,
 )
 from runtime.model.locate import RESULT
 from training.config.plan import Plan
+from training.data import Dataset
+from training.data.source import row_paths
 from training.engine.device import device_name, precision_of, versions
 from training.engine.trainer import Save, Trainer
 from training.evaluation.calibration import calibrate
@@ -33,7 +36,7 @@ class _Calibration(NamedTuple):
 
 
 def finish_run(
-    trainer: Trainer, folder: Path, save: Save, *, command: str
+    trainer: Trainer, folder: Path, save: Save, *, command: str, error_sheet: bool = True
 ) -> dict[str, Any] | None:
     """Calibrates, evaluates and writes the run's last files.
 
@@ -45,6 +48,7 @@ def finish_run(
         folder: of the run.
         save: writes a checkpoint.
         command: that result.json states, without local paths.
+        error_sheet: whether `errors.png` shows the worst mistakes.
 
     Returns:
         The content of result.json; None in processes other than the main one.
@@ -60,17 +64,45 @@ def finish_run(
     trainer.require_finite_answers(logits, validation_logits)
     calibration = _calibrate(trainer, validation_logits)
     save(trainer.checkpoint(temperature=calibration.temperature, finished=True))
+    answered = _answered(trainer.dataset, logits, calibration.temperature)
     result = {
         **_choices(trainer.plan),
         **_figures(logits, trainer.dataset.test_labels, calibration),
+        **answered.class_means(),
         **_size(trainer),
         **_circumstances(trainer),
         "command": command,
     }
-    _plot(trainer, logits, folder)
+    _plot(trainer, answered, folder)
+    _report(trainer, answered, folder, error_sheet=error_sheet)
     content = msgspec.json.format(msgspec.json.encode(result), indent=2)
     write_atomic(folder / RESULT, content + b"\n")
     return result
+
+
+def _answered(dataset: Dataset, logits: NDArray[np.float32], temperature: float) -> Answered:
+    """The test images with the student's calibrated probabilities."""
+    return Answered(
+        dataset.class_names,
+        dataset.test_labels,
+        softmax(logits, temperature=temperature),
+        dataset.test_paths or row_paths("", range(len(logits))),
+    )
+
+
+def _report(trainer: Trainer, answered: Answered, folder: Path, *, error_sheet: bool) -> None:
+    """Writes which classes and which pictures fail."""
+    dataset, classes = trainer.dataset, len(answered.class_names)
+    train, validation = (
+        np.bincount(dataset.train_labels[rows], minlength=classes)
+        for rows in (trainer.train_rows, trainer.validation_rows)
+    )
+    write_class_report(folder, answered, train=train, validation=validation)
+    if error_sheet:
+        images = dataset.test_images
+        write_error_sheet(folder / SHEET_FILE, answered, lambda row: images[row])
+    else:
+        (folder / SHEET_FILE).unlink(missing_ok=True)
 
 
 def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
@@ -137,12 +169,11 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _plot(trainer: Trainer, logits: NDArray[np.float32], folder: Path) -> None:
-    plan, dataset = trainer.plan, trainer.dataset
+def _plot(trainer: Trainer, answered: Answered, folder: Path) -> None:
+    plan = trainer.plan
     title = f"{plan.arch} on {plan.data}, {plan.terms}, seed {plan.seed}"
     plot_curves(folder / CURVES, trainer.history, terms=trainer.learner.log.names, title=title)
-    counts = confusion_matrix(logits, dataset.test_labels)
-    plot_confusion(folder / CONFUSION, counts, dataset.class_names, title=title)
+    plot_confusion(folder / CONFUSION, answered.confusion, answered.class_names, title=title)
 
 
 def _cost(plan: Plan) -> Cost:
@@ -159,6 +190,7 @@ def summary(result: dict[str, Any]) -> str:
         ("terms", result["terms"]),
         ("top-1", f"{result['top1']:.2%}"),
         ("top-5", f"{result['top5']:.2%}"),
+        *([("worst class", _worst_words(result))] if "worst_class" in result else []),
         ("ECE", f"{result['ece']:.2%} (before calibration {result['ece_uncalibrated']:.2%})"),
         ("temperature", _calibration_words(result)),
         ("parameters", f"{result['params']:,}"),
@@ -167,6 +199,11 @@ def summary(result: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _worst_words(result: dict[str, Any]) -> str:
+    worst = result["worst_class"]
+    return f"{worst['name']}, {worst['recall']:.2%} found (all classes are in {CLASSES_FILE})"
 
 
 def _calibration_words(result: dict[str, Any]) -> str:

@@ -196,7 +196,9 @@ def _train_in(
             return _STOPPED
         return fail(f"{interruption}; {run.path} goes on with --resume", _STOPPED)
     command = repeatable_command(options, data=trainer.plan.data)
-    result = finish_run(trainer, run.path, save, command=command)
+    result = finish_run(
+        trainer, run.path, save, command=command, error_sheet=not options.no_error_sheet
+    )
     if result is not None:
         progress.say(f"\n{summary(result)}")
         progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")

@@ -41,6 +41,7 @@ class Options:
     device: str = "auto"
     pretrained: bool = False
     weights: Path | None = None
+    no_error_sheet: bool = False
     command: str | None = None
 
     def overrides(self) -> dict[str, object]:
@@ -83,6 +84,11 @@ def option_parser() -> CommandParser:
         "--pretrained", action="store_true", help="start from torchvision's ImageNet weights"
     )
     start.add_argument("--weights", type=Path, metavar="FILE", help="start from a file's weights")
+    parser.add_argument(
+        "--no-error-sheet",
+        action="store_true",
+        help="write no errors.png, the picture of the worst mistakes: for private pictures",
+    )
     parser.add_argument("--command", help=SUPPRESS)
     return parser
 
@@ -174,7 +180,7 @@ def repeatable_command(options: Options, *, data: str) -> str:
     """
     if options.command is not None:
         return options.command
-    left_out = {"out": None, "resume": None, "refresh": None}
+    left_out = dict.fromkeys(("out", "resume", "refresh", "no_error_sheet"))
     stated = vars(options) | without_paths(vars(options), data=data) | left_out
     if options.weights is not None:
         stated["weights"] = options.weights.name
