@@ -30,6 +30,8 @@ from training.data.source import (
     row_paths,
     split_of,
 )
+from training.data.split_twins import with_twins
+from training.quality.exact_twins import pictures_of
 
 CLASSES_FILE = "classes.txt"
 _TRAIN_IMAGES = "train_images.npy"
@@ -82,6 +84,7 @@ def load_arrays(
         fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))
         source = Source(name, fingerprint, lambda: contents, files=tuple(files))
         return load_cached(source, geometry, progress=progress, refresh=refresh)
+    pictures = pictures_of(images["train"])
     return Dataset(
         name=name,
         class_names=contents.class_names,
@@ -92,6 +95,8 @@ def load_arrays(
         test_labels=splits[1].labels,
         train_paths=splits[0].paths,
         test_paths=splits[1].paths,
+        train_groups=with_twins(pictures, images["train"], None),
+        train_pictures=pictures,
     )
 
 

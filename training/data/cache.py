@@ -111,6 +111,8 @@ def load_cached(
         train_groups=groups if len(groups) else None,
         train_sha256=np.load(folder / "train_sha256.npy"),
         test_sha256=np.load(folder / "test_sha256.npy"),
+        train_pictures=np.load(folder / "train_pictures.npy"),
+        test_pictures=np.load(folder / "test_pictures.npy"),
     )
 
 
@@ -120,7 +122,7 @@ def _key(source: Source, geometry: Geometry) -> str:
     So whoever changes that code need not think of a version number.
     """
     digest = hashlib.sha256(f"{_FORMAT} Pillow {PIL.__version__}\n".encode())
-    digest.update(msgspec.json.encode((source.name, source.fingerprint)))
+    digest.update(msgspec.json.encode((source.name, source.fingerprint, source.published)))
     digest.update(msgspec.json.encode((geometry.input, geometry.stored)))
     digest.update(decoding_code().encode())
     return digest.hexdigest()

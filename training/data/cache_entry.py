@@ -15,7 +15,9 @@ from training.data.dataset import Geometry
 from training.data.decode import Broken, decode_split
 from training.data.file_states import DIGEST_BYTES, digests_of
 from training.data.loading_progress import report, track
-from training.data.source import Source, Split, check_labels, row_paths
+from training.data.source import Contents, Source, Split, check_labels, row_paths
+from training.data.split_twins import groups_with_twins, twins_across_splits
+from training.quality.exact_twins import PICTURE, Pictures
 
 GROUPS_FILE = "train_groups.npy"  # empty where there are no groups
 SOURCE_DIGESTS = "source_sha256.npy"
@@ -23,7 +25,7 @@ FILES = (
     *(
         f"{split}_{what}"
         for split in ("train", "test")
-        for what in ("images.npy", "labels.npy", "sha256.npy", "paths.bin")
+        for what in ("images.npy", "labels.npy", "sha256.npy", "pictures.npy", "paths.bin")
     ),
     GROUPS_FILE,
     SOURCE_DIGESTS,
@@ -45,18 +47,81 @@ class Built:
     validation_images: int
 
 
+@dataclass(frozen=True)
+class _Decoding:
+    """The splits, which are decoded to files one after the other, and what is known of their rows.
+
+    Attributes:
+        splits: the images of "train" and "test", and which of their pixels are stored.
+        trained: how many of the training images are not of the validation split.
+        broken: those of each split, in the order of the rows.
+        sha256: digests of the rows of each split, uint8 (N, 32).
+        pictures: the decoded pictures of each split, (N,).
+        file_sha256: the digests of the source's files.
+    """
+
+    splits: dict[str, tuple[Split, InputSpec]]
+    trained: int
+    broken: dict[str, list[Broken]]
+    sha256: dict[str, NDArray[np.uint8]]
+    pictures: dict[str, Pictures]
+    file_sha256: dict[Path, bytes]
+
+    @property
+    def total(self) -> int:
+        return sum(len(split.labels) for split, _ in self.splits.values())
+
+
 def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: bool) -> Built:
     """Decodes the source into FILES in `folder`.
+
+    A test split that was drawn is drawn again if pictures of it are in the training split, too.
 
     Raises:
         UserError: if more than 1 % of the images are broken (but one may always be), if a class is
             left without training images, or if the disk has no room.
     """
     contents = source.read()
-    trained, validation_images = len(contents.train.labels), 0
-    train = contents.train
+    decoding = _decode_contents(folder, source, contents, geometry, progress=progress)
+    if contents.redraw is not None and not source.published:
+        group_of, copies = twins_across_splits(folder, decoding.pictures, decoding.splits)
+        if copies:
+            report(
+                f"{source.name}: {copies} test images are also in train; the test images are drawn "
+                "again, with copies of one picture on one side, and decoded again"
+            )
+            contents = contents.redraw(group_of)
+            decoding = _decode_contents(folder, source, contents, geometry, progress=progress)
+    np.save(folder / SOURCE_DIGESTS, _in_order(source.files, decoding.file_sha256))
+    # The entry is JSON, which cannot hold a name that is not UTF-8.
+    messages = [
+        image.message.encode("utf-8", "backslashreplace").decode()
+        for found in decoding.broken.values()
+        for image in found
+    ]
+    _check_broken(source.name, messages, decoding.total)
+    groups = decoding.splits["train"][0].groups
+    if not source.published:
+        groups = groups_with_twins(folder, decoding.pictures["train"], groups)
+    labels = [
+        _keep_whole(folder, word, decoding, groups if word == "train" else None)
+        for word in decoding.splits
+    ]
+    broken_ones = sum(image.row >= decoding.trained for image in decoding.broken["train"])
+    validation = len(decoding.splits["train"][0].labels) - decoding.trained - broken_ones
+    trained = len(labels[0]) - validation
+    check_labels(source.name, contents.class_names, labels[0][:trained], labels[1])
+    for message in messages:
+        report(f"skipped {message}")
+    return Built(contents.class_names, tuple(messages), validation)
+
+
+def _decode_contents(
+    folder: Path, source: Source, contents: Contents, geometry: Geometry, *, progress: bool
+) -> _Decoding:
+    train, trained = contents.train, len(contents.train.labels)
     if contents.validation is not None:
-        train, validation_images = _joined(train, contents.validation)
+        train = _joined(train, contents.validation)
     for word, split in (("training", train), ("test", contents.test)):
         if len(split.images) != len(split.labels):
             raise UserError(
@@ -68,46 +133,30 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
         "train": (train, geometry.stored),
         "test": (contents.test, geometry.input),
     }
-    total = sum(len(split.labels) for split, _ in splits.values())
-    _check_space(
-        folder, sum(len(split.labels) * spec.size**2 * 3 for split, spec in splits.values())
+    counts = {word: len(split.labels) for word, (split, _) in splits.items()}
+    _check_space(folder, sum(counts[word] * spec.size**2 * 3 for word, (_, spec) in splits.items()))
+    decoding = _Decoding(
+        splits=splits,
+        trained=trained,
+        broken={},
+        sha256={word: np.zeros((count, 32), np.uint8) for word, count in counts.items()},
+        pictures={word: np.zeros(count, PICTURE) for word, count in counts.items()},
+        file_sha256=_digests_of_containers(source, splits),
     )
-    broken: dict[str, list[Broken]] = {}
-    digests = {
-        word: np.zeros((len(split.labels), 32), np.uint8) for word, (split, _) in splits.items()
-    }
-    file_digests = _digests_of_containers(source, splits)
-    steps = _decode(folder, splits, broken, digests, file_digests)
-    for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
+    steps = _decode(folder, decoding)
+    for _ in track(steps, total=decoding.total, what=f"decoding {source.name}", show=progress):
         pass
-    np.save(folder / SOURCE_DIGESTS, _in_order(source.files, file_digests))
-    # The entry is JSON, which cannot hold a name that is not UTF-8.
-    messages = [
-        image.message.encode("utf-8", "backslashreplace").decode()
-        for found in broken.values()
-        for image in found
-    ]
-    _check_broken(source.name, messages, total)
-    labels = [
-        _keep_whole(folder, word, split, digests[word], [image.row for image in broken[word]])
-        for word, (split, _) in splits.items()
-    ]
-    validation_images -= sum(image.row >= trained for image in broken["train"])
-    trained = len(labels[0]) - validation_images
-    check_labels(source.name, contents.class_names, labels[0][:trained], labels[1])
-    for message in messages:
-        report(f"skipped {message}")
-    return Built(contents.class_names, tuple(messages), validation_images)
+    return decoding
 
 
-def _joined(train: Split, validation: Split) -> tuple[Split, int]:
-    """Both splits in one, which are stored with one geometry, and how long the second one is."""
+def _joined(train: Split, validation: Split) -> Split:
+    """Both splits in one, which are stored with one geometry."""
     images = [*train.images, *validation.images]
     labels = np.concatenate([train.labels, validation.labels])
     groups = None
     if train.groups is not None and validation.groups is not None:
         groups = np.concatenate([train.groups, validation.groups])
-    return Split(images, labels, train.paths + validation.paths, groups), len(validation.labels)
+    return Split(images, labels, train.paths + validation.paths, groups)
 
 
 def _digests_of_containers(
@@ -128,28 +177,19 @@ def _in_order(files: Sequence[Path], digests: dict[Path, bytes]) -> NDArray[np.u
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _decode(
-    folder: Path,
-    splits: dict[str, tuple[Split, InputSpec]],
-    broken: dict[str, list[Broken]],
-    digests: dict[str, NDArray[np.uint8]],
-    file_digests: dict[Path, bytes],
-) -> Iterator[int]:
-    """Decodes the splits and yields the number of images of each step.
-
-    Fills `broken` for each split, in the order of the rows, the rows of `digests`, and
-    `file_digests` for each image that is a file.
-    """
-    for word, (split, spec) in splits.items():
+def _decode(folder: Path, decoding: _Decoding) -> Iterator[int]:
+    """Decodes the splits, notes what is found, and yields the number of images of each step."""
+    for word, (split, spec) in decoding.splits.items():
         found: list[Broken] = []
         for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
-            digests[word][decoded.rows] = decoded.sha256
+            decoding.sha256[word][decoded.rows] = decoded.sha256
+            decoding.pictures[word][decoded.rows] = decoded.pictures
             for row, digest in decoded.file_sha256.items():
                 if isinstance(file := split.images[row], Path):
-                    file_digests[file] = digest
+                    decoding.file_sha256[file] = digest
             yield decoded.images
-        broken[word] = sorted(found, key=lambda image: image.row)
+        decoding.broken[word] = sorted(found, key=lambda image: image.row)
 
 
 def _check_broken(name: str, messages: list[str], total: int) -> None:
@@ -172,35 +212,44 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _keep_whole(
-    folder: Path, word: str, split: Split, digests: NDArray[np.uint8], broken_rows: list[int]
+    folder: Path, word: str, decoding: _Decoding, groups: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
     """Removes the rows of broken images from the split's file, and writes its other files.
+
+    `groups` are those of the training images; None: there are none.
 
     Returns:
         The labels of the rows that are left.
     """
-    labels = split.labels
-    kept = np.delete(np.arange(len(labels)), broken_rows)
+    split, _ = decoding.splits[word]
+    broken_rows = [image.row for image in decoding.broken[word]]
+    kept = np.delete(np.arange(len(split.labels)), broken_rows)
     if broken_rows:
-        file = folder / f"{word}_images.npy"
-        images = np.load(file, mmap_mode="r")
-        header = np.lib.format.header_data_from_array_1_0(images)
-        header["shape"] = (len(kept), *images.shape[1:])
-        # Written, not mapped: where the disk has no room for a mapped page, the system kills the
-        # process.
-        with (folder / "whole.npy").open("wb") as whole:
-            np.lib.format.write_array_header_1_0(whole, header)
-            for start in range(0, len(kept), _COPY_ROWS):
-                whole.write(images[kept[start : start + _COPY_ROWS]].tobytes())
-        (folder / "whole.npy").replace(file)
-    np.save(folder / f"{word}_labels.npy", labels[kept])
-    np.save(folder / f"{word}_sha256.npy", digests[kept])
+        copy_rows(folder / f"{word}_images.npy", folder / "whole.npy", kept)
+        (folder / "whole.npy").replace(folder / f"{word}_images.npy")
+    np.save(folder / f"{word}_labels.npy", split.labels[kept])
+    np.save(folder / f"{word}_sha256.npy", decoding.sha256[word][kept])
+    np.save(folder / f"{word}_pictures.npy", decoding.pictures[word][kept])
     if word == "train":
-        groups = np.zeros(0, dtype=np.int64) if split.groups is None else split.groups[kept]
-        np.save(folder / GROUPS_FILE, groups)
-    paths = split.paths or row_paths(word, range(len(labels)))
+        np.save(folder / GROUPS_FILE, np.zeros(0, np.int64) if groups is None else groups[kept])
+    paths = split.paths or row_paths(word, range(len(split.labels)))
     (folder / f"{word}_paths.bin").write_bytes(packed_paths([paths[row] for row in kept]))
-    return labels[kept]
+    return split.labels[kept]
+
+
+def copy_rows(source: Path, target: Path, rows: NDArray[np.int64]) -> None:
+    """Writes the rows of the array in one `.npy` file to another one.
+
+    They are written, not mapped: where the disk has no room for a mapped page, the system kills the
+    process.
+    """
+    images = np.load(source, mmap_mode="r")
+    header = np.lib.format.header_data_from_array_1_0(images)
+    header["shape"] = (len(rows), *images.shape[1:])
+    with target.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(rows), _COPY_ROWS):
+            file.write(images[rows[start : start + _COPY_ROWS]].tobytes())
 
 
 def packed_paths(paths: Sequence[str]) -> bytes:

@@ -1,6 +1,6 @@
 """From the images of each class to splits: labels, the draw of a test split, and groups."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from training.data.group_draw import draw
-from training.data.source import Contents, Picture, Split, split_of
-
-GroupOf = Callable[[Picture], Hashable | None]
+from training.data.source import Contents, GroupOf, Picture, Split, split_of
+from training.quality.exact_twins import joined_groups
 
 
 def labelled(classes: Sequence[Sequence[Picture]]) -> Split:
@@ -61,7 +60,21 @@ def split_classes(
         test.append(flags)
     train = [~flags for flags in test]
     parts = [_chosen([*classes.values()], groups, flags, group_of) for flags in (train, test)]
-    return Contents(tuple(classes), *parts)
+    pictures = [picture for images in classes.values() for picture in images]
+
+    def redraw(other_groups: GroupOf) -> Contents:
+        joined = joined_group_of(pictures, group_of, other_groups)
+        return split_classes(classes, num_test, split_seed=split_seed, group_of=joined)
+
+    return Contents(tuple(classes), *parts, redraw=redraw)
+
+
+def joined_group_of(pictures: Sequence[Picture], first: GroupOf | None, second: GroupOf) -> GroupOf:
+    """Gives groups that are made of all groups, of both kinds, that have pictures in common."""
+    if first is None:
+        return second
+    groups = joined_groups(numbered(pictures, first, {}), numbered(pictures, second, {}))
+    return dict(zip(pictures, groups.tolist(), strict=True)).__getitem__
 
 
 def numbered(

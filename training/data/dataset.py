@@ -12,6 +12,7 @@ from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
 from training.data.loading_progress import track
+from training.quality.exact_twins import Pictures
 
 MIN_IMAGE_SIZE = 16
 MAX_IMAGE_SIZE = 1024
@@ -53,6 +54,9 @@ class Dataset:
         train_sha256: SHA-256 of each training image's bytes as stored, uint8 (N, 32). None: it is
             made when it is asked for (`row_digests`).
         test_sha256: the same of the test images.
+        train_pictures: of each training image the check value and the size of the picture that it
+            was made of, (N,). None: the pictures are the images themselves.
+        test_pictures: the same of the test images.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Dataset:
     train_groups: NDArray[np.int64] | None = None
     train_sha256: NDArray[np.uint8] | None = None
     test_sha256: NDArray[np.uint8] | None = None
+    train_pictures: Pictures | None = None
+    test_pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):

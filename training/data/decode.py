@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import DEFAULT_LIMITS, preprocess
+from runtime.model.preprocess import DEFAULT_LIMITS, decode_image, fit_image
 from training.data.dataset import row_digests
 from training.data.packed_image import PackedImage
 from training.data.source import Picture, Split
+from training.quality.exact_twins import PICTURE, Pictures, picture_of, pictures_of
 
 # With fewer images, processes take longer to start than they save.
 _MIN_IMAGES_FOR_PROCESSES = 512
@@ -35,7 +36,7 @@ _MIN_IMAGES_FOR_PROCESSES = 512
 _MAX_SIZE_IN_PROCESS = 64
 _CHUNK_IMAGES = 64
 _CHUNK_BYTES = 16 << 20
-_DECODING_MODULES = (sys.modules[preprocess.__module__], sys.modules[__name__])
+_DECODING_MODULES = (sys.modules[decode_image.__module__], sys.modules[__name__])
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Decoded:
 
     `sha256` is uint8 (N, 32), of the rows `rows` as they were stored. `file_sha256` has for the row
     of each image that is a file the 32 bytes of the file's digest; zeros where it cannot be read.
+    `pictures` are the check values and sizes of the pictures that were decoded, (N,); zeros for
+    those that are broken.
     """
 
     images: int
@@ -74,6 +77,7 @@ class Decoded:
     rows: NDArray[np.int64]
     sha256: NDArray[np.uint8]
     file_sha256: dict[int, bytes]
+    pictures: Pictures
 
 
 def decoding_code() -> str:
@@ -108,8 +112,9 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     broken: list[Broken] = []
     digests: dict[int, bytes] = {}
     if isinstance(images, np.ndarray) and _is_input(images, spec):
-        rows = images
+        rows, pictures = images, pictures_of(images)
     else:
+        pictures = np.zeros(len(images), dtype=PICTURE)
         rows = np.zeros((len(images), spec.size, spec.size, 3), dtype=np.uint8)
         for index, image in enumerate(images):
             row = int(chunk.rows[index])
@@ -120,13 +125,15 @@ def decode_chunk(chunk: Chunk) -> Decoded:
                     digests[row] = (
                         bytes(32) if content is None else hashlib.sha256(content).digest()
                     )
-                # What cannot be read here is left to `preprocess`, which says why.
+                # What cannot be read here is left to the decoder, which says why.
                 source = image if content is None else content
-                rows[index] = preprocess(source, spec, name=_name(image, row))
+                decoded = decode_image(source, spec, name=_name(image, row))
+                pictures[index] = picture_of(decoded)
+                rows[index] = fit_image(decoded, spec)
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
     _write(chunk, rows)
-    return Decoded(len(images), broken, chunk.rows, row_digests(rows), digests)
+    return Decoded(len(images), broken, chunk.rows, row_digests(rows), digests, pictures)
 
 
 def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:

@@ -100,7 +100,7 @@ def load_dataset(
     if data in PUBLISHED:
         published = PUBLISHED[data]
         size = check_image_size(published.image_size if image_size is None else image_size)
-        source = published.find(data, data_root, split_seed)
+        source = replace(published.find(data, data_root, split_seed), published=True)
         return load_cached(source, published.geometry(size), progress=progress, refresh=refresh)
     loaded = _load_folder(
         data, image_size, split_seed=split_seed, progress=progress, classes=classes, refresh=refresh

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from training.data.packed_image import PackedImage
 MIN_CLASSES = 2
 
 Picture = Path | PackedImage
+GroupOf = Callable[[Picture], Hashable | None]  # the group of a picture; None: it is in none
 
 # Why files, folders and images that lie in the data are not used: the words of every count. What
 # any folder of images leaves out has its words in `runtime.images.image_folders`.
@@ -50,12 +51,17 @@ class Contents:
     """The splits of a data set, not decoded yet.
 
     Without `validation`, a run holds some of the training images out instead.
+
+    Attributes:
+        redraw: draws the test split again, so that pictures of one group are on one side; it gets
+            a function that gives the group of each picture. None: the split was not drawn here.
     """
 
     class_names: tuple[str, ...]
     train: Split
     test: Split
     validation: Split | None = None
+    redraw: "Callable[[GroupOf], Contents] | None" = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Source:
         left_out: how many files or images were left out, for each reason.
         files: all files that the contents are made of. The cache finds those that were replaced by
             others of the same name, size and time of modification.
+        published: whether results name it. Its splits stay as they are, whatever is in them.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Source:
     read: Callable[[], Contents]
     left_out: Mapping[str, int] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    published: bool = False
 
 
 def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
@@ -129,12 +137,13 @@ def _with_paths(contents: Contents, root: Path) -> Contents:
         files = [_file(image) for image in split.images]
         return replace(split, paths=tuple(file.relative_to(root).as_posix() for file in files))
 
-    validation = contents.validation
+    validation, redraw = contents.validation, contents.redraw
     return replace(
         contents,
         train=named(contents.train),
         test=named(contents.test),
         validation=None if validation is None else named(validation),
+        redraw=redraw and (lambda group_of: _with_paths(redraw(group_of), root)),
     )
 
 

@@ -1,7 +1,7 @@
 """Which images are exact duplicates: their decoded pictures have the same size and pixels."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from PIL import Image
 PICTURE = np.dtype([("pixels", "<u8"), ("width", "<i4"), ("height", "<i4")])
 
 Pictures = NDArray[np.void]
+
+# In a picture of one colour, levels of a channel are not farther apart than this. JPEG and noise
+# change them by some levels.
+BLANK_SPAN = 7
 
 
 def picture_of(image: Image.Image | NDArray[np.uint8]) -> tuple[int, int, int]:
@@ -34,6 +38,35 @@ def exact_groups(pictures: Pictures, blank: NDArray[np.bool_]) -> NDArray[np.int
     _, groups = np.unique(pictures, return_inverse=True)
     groups = groups.reshape(-1).astype(np.int64)
     return np.where(blank, len(pictures) + np.arange(len(pictures)), groups)
+
+
+def repeated_groups(
+    pictures: Pictures, image_of: Callable[[int], NDArray[np.uint8]]
+) -> NDArray[np.int64]:
+    """The same for pictures whose images are looked at only where a picture occurs again.
+
+    Args:
+        pictures: (N,). Those of size 0 could not be decoded, and repeat nothing.
+        image_of: gives the image of a row, uint8 (H, W, 3).
+    """
+    _, places, counts = np.unique(pictures, return_inverse=True, return_counts=True)
+    blank = pictures["width"] == 0
+    for row in np.flatnonzero((counts[places.reshape(-1)] > 1) & ~blank):
+        blank[row] = np.ptp(image_of(int(row)), axis=(0, 1)).max() <= BLANK_SPAN
+    return exact_groups(pictures, blank)
+
+
+def joined_groups(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers (N,) of the groups of which each is made of groups that have images in common."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    images = np.arange(len(first))
+    columns = [np.unique(groups, return_inverse=True)[1].reshape(-1) for groups in (first, second)]
+    ours, theirs = columns[0], columns[1] + len(images)
+    links = coo_array((np.ones(len(images)), (ours, theirs)), shape=(2 * len(images),) * 2)
+    numbers: NDArray[np.int64] = connected_components(links, directed=False)[1][ours]
+    return numbers.astype(np.int64)
 
 
 def twins_in(

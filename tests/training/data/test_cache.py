@@ -52,7 +52,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             raise AssertionError("an image is decoded")
 
         monkeypatch.setattr(decode, "decode_chunk", refuse)
-        monkeypatch.setattr(decode, "preprocess", refuse)
+        monkeypatch.setattr(decode, "decode_image", refuse)
 
     return forbid
 
