@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         image_size=options.image_size,
         data_root=options.data_root,
         classes=options.classes,
+        columns=options.columns,
     )
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
@@ -116,6 +117,7 @@ def _runs(
         device=options.device,
         data_root=options.data_root,
         classes=options.classes,
+        columns=options.columns,
         image_size=options.image_size,
         command=stated_command("training/study.py", stated, _parser()),
     )

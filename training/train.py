@@ -103,6 +103,7 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
             image_size=options.image_size,
             data_root=options.data_root,
             classes=options.classes,
+            columns=options.columns,
             progress=group.is_main,
             refresh=options.refresh and group.is_main,
         )
@@ -132,6 +133,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         data_argument=_whole_path(options.data),
         data_root=str(options.data_root.resolve()) if options.data_root else None,
         classes=options.classes,
+        columns=options.columns,
         class_names=dataset.class_names,
         input=dataset.input,
         seed=options.seed,
@@ -146,8 +148,12 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
 
 
 def _whole_path(data: str) -> str:
-    """The absolute path of a folder, so that the run can be read from anywhere, or a name."""
-    return data if data in data_names() else str(Path(data).expanduser().resolve())
+    """The absolute path of the data, so that the run can be read from anywhere, or a name."""
+    if data in data_names():
+        return data
+    path = Path(data).expanduser()
+    # The paths in a list are relative to its folder, also where the list is a link.
+    return str(path.absolute() if path.is_file() else path.resolve())
 
 
 def _set_up(

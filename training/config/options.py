@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
 from training.config.archs import ARCHS
+from training.config.data_columns import columns_text
 from training.config.recipe import SUFFIXES
 
 CLASSES = ("folders", "leaves")  # which folders of images are classes
@@ -30,6 +31,7 @@ class Options:
     data: str = "digits"
     data_root: Path | None = None
     classes: str = CLASSES[0]
+    columns: str = ""
     refresh: bool = False
     image_size: int | None = None
     recipe: str | None = None
@@ -108,7 +110,7 @@ def add_shared_options(parser: CommandParser) -> None:
         "--data",
         default=Options.data,
         metavar="NAME_OR_PATH",
-        help="data set (default: digits)",
+        help="data set, folder, list, table or archive (default: digits)",
     )
     parser.add_argument(
         "--data-root",
@@ -121,6 +123,13 @@ def add_shared_options(parser: CommandParser) -> None:
         choices=CLASSES,
         default=Options.classes,
         help="which folders of images are classes (default: folders); leaves: the lowest ones",
+    )
+    parser.add_argument(
+        "--columns",
+        type=columns_text,
+        default=Options.columns,
+        metavar="image=A,label=B",
+        help="which columns of a list or table are read; also split=C, group=D",
     )
     parser.add_argument(
         "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"

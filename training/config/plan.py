@@ -24,6 +24,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data_argument: str  # what --data was: a name, or a local path
     data_root: str | None
     classes: str = "folders"  # what --classes was
+    columns: str = ""  # what --columns was
     class_names: tuple[str, ...]
     input: InputSpec
     seed: int

@@ -110,6 +110,8 @@ class Dataset:
                 (row_digests(images, show=show) if digests is None else digests).tobytes()
             )
         content.update(f"validation {self.validation_images}".encode())
+        if self.train_groups is not None:
+            content.update(b"groups" + self.train_groups.tobytes())
         return content.hexdigest()
 
     def digest(self) -> str:
@@ -127,6 +129,8 @@ class Dataset:
             content.update(np.ascontiguousarray(images[rows]).tobytes())
         if self.validation_images:
             content.update(f"validation {self.validation_images}".encode())
+        if self.train_groups is not None:
+            content.update(b"groups" + self.train_groups.tobytes())
         return content.hexdigest()
 
 

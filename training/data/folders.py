@@ -42,13 +42,27 @@ def folder_source(
         UserError: if the folder is not laid out as expected, or a class has no images.
     """
     reader = FolderReader(root)
+    contents = folder_contents(
+        root, reader, split_seed=split_seed, classes=classes, progress=progress
+    )
+    return source_of_files(name_of(root), root, contents, left_out=dict(+reader.left_out))
+
+
+def folder_contents(
+    root: Path, reader: FolderReader, *, split_seed: int, classes: str, progress: bool
+) -> Contents:
+    """The splits of the files in `root`, as `folder_source` reads them, by their paths.
+
+    Raises:
+        UserError: as `folder_source`.
+    """
     layout = find_layout(root, reader, report if progress else lambda line: None)
     if layout.test is None:
         contents = _one_folder(layout.train, reader, split_seed=split_seed, classes=classes)
     else:
         contents = _split_folders(layout, reader, classes=classes)
     reader.report()
-    return source_of_files(name_of(root), root, contents, left_out=dict(+reader.left_out))
+    return contents
 
 
 def name_of(root: Path) -> str:

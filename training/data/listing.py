@@ -19,6 +19,21 @@ class FolderReader(ImageFolders):
         self._class = root
         self._class_of: dict[Identity, Path] = {}
 
+    def files(self, folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+        """The files directly in `folder` whose names have one of the endings, sorted.
+
+        Raises:
+            UserError: if the folder cannot be listed.
+        """
+        self.listing(folder)
+        return sorted(
+            Path(entry.path)
+            for entry in self._entries(folder)
+            if entry.name.lower().endswith(suffixes)
+            and not is_of_the_system(entry.name)
+            and not entry.is_dir()
+        )
+
     def images_below(self, folder: Path) -> list[tuple[Path, list[Path]]]:
         """Each folder from the class folder `folder` on, and the images that lie directly in it.
 

@@ -1,4 +1,4 @@
-"""From the word after `--data` to a Dataset: a published data set by its name, or a folder."""
+"""From the word after `--data` to a Dataset: a published data set by its name, or a path."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from runtime.base.errors import UserError
+from training.config.data_columns import Columns, columns_of
 from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.class_names import counted_classes
 from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
-from training.data.folders import FOLDERS, folder_source
+from training.data.folders import FOLDERS
+from training.data.forms import FORMS, Request, is_data, open_source
 from training.data.loading_progress import report
 from training.data.photo_sets import PHOTO_SETS, photo_set
 from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
@@ -66,18 +68,20 @@ def load_dataset(
     split_seed: int = 0,
     progress: bool = True,
     classes: str = FOLDERS,
+    columns: str = "",
     refresh: bool = False,
 ) -> Dataset:
-    """The data set of that name, or in that folder. Decoding is done once; later calls map it.
+    """The data set of that name, or at that path. Decoding is done once; later calls map it.
 
     Args:
-        data: a name of `data_names()`, or the path of a folder. `./digits` is a path.
+        data: a name of `data_names()`, or the path of a folder or file. `./digits` is a path.
         image_size: side of the input in pixels; None: the data set's default.
         data_root: the folder that holds, or receives, the files of a published data set. Without it
             they are looked for in the cache, and downloaded to it.
         split_seed: draws the test split of data that have none.
         progress: whether to say what was taken for what, and how far decoding is.
         classes: which folders of a folder of images are its classes, as in `folder_source`.
+        columns: which columns of a list or table hold what, as `--columns` says it.
         refresh: whether to decode again what the cache holds.
 
     Raises:
@@ -92,6 +96,8 @@ def load_dataset(
         raise UserError(f"classes {classes!r} is unknown; choose {' or '.join(CLASSES)}")
     if classes != FOLDERS and data in data_names():
         raise UserError(f"--classes is for folders of images; {data!r} is none, leave it out")
+    if columns_of(columns) != Columns() and data in data_names():
+        raise UserError(f"--columns is for lists and tables; {data!r} is none, leave it out")
     if progress and data in data_names() and Path(data).is_dir():
         report(f"{data} is the data set of that name; the folder here is ./{data}")
     if data == DIGITS:
@@ -102,9 +108,10 @@ def load_dataset(
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = replace(published.find(data, data_root, split_seed), published=True)
         return load_cached(source, published.geometry(size), progress=progress, refresh=refresh)
-    loaded = _load_folder(
-        data, image_size, split_seed=split_seed, progress=progress, classes=classes, refresh=refresh
+    request = Request(
+        split_seed=split_seed, classes=classes, columns=columns_of(columns), progress=progress
     )
+    loaded = _load_path(data, image_size, request, refresh=refresh)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
     untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
     if untested:
@@ -115,27 +122,19 @@ def load_dataset(
     return loaded
 
 
-def _load_folder(
-    data: str,
-    image_size: int | None,
-    *,
-    split_seed: int,
-    progress: bool,
-    classes: str,
-    refresh: bool,
-) -> Dataset:
+def _load_path(data: str, image_size: int | None, request: Request, *, refresh: bool) -> Dataset:
     try:
         root = Path(data).expanduser()
     except RuntimeError as error:
-        raise UserError(f"data {data!r}: {error}; write the folder's whole path") from error
-    if not data or not root.is_dir():  # Path("") would be the current folder
+        raise UserError(f"data {data!r}: {error}; write the whole path") from error
+    if not data or not is_data(root):  # Path("") would be the current folder
         raise UserError(
-            f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor a folder"
+            f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor {FORMS}"
         )
-    if is_array_folder(root):
-        if classes != FOLDERS:
-            raise UserError(f"--classes is for folders of images; {root} holds arrays")
-        return load_arrays(root, image_size=image_size, progress=progress, refresh=refresh)
+    if root.is_dir() and is_array_folder(root):
+        if request.classes != FOLDERS or request.columns != Columns():
+            raise UserError(f"--classes and --columns are for images in files; {root} holds arrays")
+        return load_arrays(root, image_size=image_size, progress=request.progress, refresh=refresh)
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
-    source = folder_source(root, split_seed=split_seed, classes=classes, progress=progress)
-    return load_cached(source, photographs(size), progress=progress, refresh=refresh)
+    source = open_source(root, request)
+    return load_cached(source, photographs(size), progress=request.progress, refresh=refresh)

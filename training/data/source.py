@@ -22,6 +22,8 @@ GroupOf = Callable[[Picture], Hashable | None]  # the group of a picture; None: 
 BESIDE_CLASSES = "beside the class folders"
 UNLABELLED = "unlabelled"
 NO_SPLIT = "no split"
+MISSING = "missing"  # named by a list, and not there
+NOT_LISTED = "not in the list"
 BROKEN = "broken"
 DUPLICATE = "duplicate"
 
@@ -97,7 +99,8 @@ def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> st
         except OSError:  # absent, or a link that leads nowhere; decoding will name the file
             size, changed = -1, -1
         # A name may be bytes that are not UTF-8; os.fsencode gives them back.
-        digest.update(os.fsencode(file.relative_to(root).as_posix()))
+        inside = file.is_relative_to(root)  # a list may name files elsewhere
+        digest.update(os.fsencode((file.relative_to(root) if inside else file).as_posix()))
         digest.update(f"\0{size}\0{changed}\n".encode())
     for part in extra:
         digest.update(part.encode() if isinstance(part, str) else part)
@@ -116,6 +119,34 @@ def source_of_files(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
     )
     return Source(name, fingerprint, lambda: contents, left_out or {}, tuple(files))
+
+
+def source_of_pictures(
+    name: str,
+    root: Path,
+    contents: Contents,
+    containers: Sequence[Path],
+    *,
+    left_out: Mapping[str, int],
+) -> Source:
+    """The source of a data set whose splits state the paths of their pictures.
+
+    Args:
+        name: fit for a file name.
+        root: what the paths are relative to.
+        contents: with pictures that are files, or lie inside of the containers.
+        containers: the lists, tables and archives that were read.
+        left_out: how many images were left out, for each reason.
+    """
+    splits = splits_of(contents)
+    files = [image for split in splits for image in split.images if isinstance(image, Path)]
+    facts: list[str | bytes] = [str(len(contents.train.labels)), "\n".join(contents.class_names)]
+    for split in splits:
+        facts += [split.labels.tobytes(), b"" if split.groups is None else split.groups.tobytes()]
+        facts += [os.fsencode("\0".join(split.paths))]
+    everything = (*containers, *files)
+    fingerprint = fingerprint_of(root, everything, *facts)
+    return Source(name, fingerprint, lambda: contents, left_out, everything)
 
 
 def splits_of(contents: Contents) -> list[Split]:

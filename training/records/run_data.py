@@ -6,6 +6,7 @@ from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT, RUNS
 from training.config.plan import IN_PLACE, MovedData, Plan, differences, same_images
 from training.data import Dataset, data_names, load_dataset
+from training.data.forms import is_data
 from training.records.checkpoint import TrainedRun, read_checkpoint
 from training.records.run_folder import RunFolder, run_name
 
@@ -21,7 +22,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
     """
     plan = trained.plan
     data = plan.data_argument if moved.data is None else moved.data
-    if moved.data is None and data not in data_names() and not Path(data).exists():
+    if moved.data is None and data not in data_names() and not is_data(Path(data)):
         raise UserError(
             f"the data of {trained.folder} were in {data}, which is not there; "
             "name the place where they lie now with --data"
@@ -29,7 +30,13 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
     root = moved.data_root
     if root is None and plan.data_root and data == plan.data_argument:
         root = Path(plan.data_root)
-    dataset = load_dataset(data, image_size=plan.input.size, data_root=root, classes=plan.classes)
+    dataset = load_dataset(
+        data,
+        image_size=plan.input.size,
+        data_root=root,
+        classes=plan.classes,
+        columns=plan.columns,
+    )
     word = plan.data if moved.data is None else moved.data
     if dataset.class_names != plan.class_names:
         raise UserError(

@@ -1,0 +1,272 @@
+"""What lies at a path: a folder of images, a list of them, tables, an archive or shards."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from runtime.base.errors import UserError
+from training.config.data_columns import EXAMPLE, Columns
+from training.data.archive_members import ArchiveReader
+from training.data.brace_patterns import is_pattern, names_of
+from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
+from training.data.labelled_rows import contents_of_rows, with_changed_splits
+from training.data.listed_data import Place, has_class_folders, list_contents, lists_beside
+from training.data.listing import FolderReader
+from training.data.loading_progress import report
+from training.data.packed_image import PackedImage
+from training.data.shards import rows_of_shards, rows_of_tables, shards_below
+from training.data.source import Contents, Picture, Source, Split, source_of_pictures
+from training.data.split_words import holds_no_class
+from training.data.tar_members import tar_members
+from training.data.text_tables import LIST_SUFFIXES
+from training.data.web_dataset import is_web_dataset, samples_of
+from training.data.zip_members import zip_members
+
+_PARQUET, _TAR, _ZIP = ".parquet", ".tar", ".zip"
+_COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
+FORMS = "a folder, a list (.csv, .tsv, .jsonl), .parquet, .tar or .zip"
+# A list is often called so, and then its folder has the better name.
+_NAMES_OF_LISTS = {"labels", "label", "metadata", "annotations", "index", "list", "classes"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """How data are to be read.
+
+    Attributes:
+        split_seed: draws the test split of data that have none.
+        classes: which folders are classes, as in `folder_source`.
+        columns: the columns that the user has named.
+        progress: whether to say what was taken for what. What is left out is always said.
+    """
+
+    split_seed: int
+    classes: str
+    columns: Columns
+    progress: bool
+
+
+class _ArchivePlace(Place):
+    """Where lists and images lie: in an archive."""
+
+    def __init__(self, reader: ArchiveReader) -> None:
+        super().__init__(reader)
+        self._archive = reader
+
+    def has(self, path: Path) -> bool:
+        return self._archive.has(path)
+
+    def picture(self, path: Path) -> Picture:
+        return self._archive.picture(path)
+
+    def content(self, path: Path) -> bytes:
+        return self._archive.content(path)
+
+
+def is_data(path: Path) -> bool:
+    """Whether something lies there that `open_source` reads or refuses with a reason."""
+    return path.exists() or is_pattern(path.name)
+
+
+def open_source(path: Path, request: Request) -> Source:
+    """The data set at `path`: a folder, a file, or a pattern that stands for several files.
+
+    Raises:
+        UserError: if there is none of these, or if it cannot be used.
+    """
+    if not path.exists() and is_pattern(path.name):
+        return _shard_pattern(path, request)
+    if path.is_dir():
+        return _folder(path, request)
+    name = path.name.lower()
+    if name.endswith(LIST_SUFFIXES):
+        return _lists([path], path.parent, request)
+    if name.endswith(_PARQUET):
+        return _tables([path], path, request)
+    if name.endswith((_TAR, *_COMPRESSED_TARS)):
+        return _tars([path], path, request)
+    if name.endswith(_ZIP):
+        left_out: Counter[str] = Counter()
+        return _archive(path, zip_members(path, left_out), request, left_out)
+    raise UserError(f"{path} is none of what data may be: {FORMS}")
+
+
+def _folder(root: Path, request: Request) -> Source:
+    place = Place(FolderReader(root))
+    lists = lists_beside(root, place, request.columns)
+    if lists:
+        return _lists(lists, root, request)
+    for suffix in (_PARQUET, _TAR):
+        files = shards_below(root, suffix, place.reader)
+        if files and has_class_folders(root, place.reader):
+            report(f"{root}: its class folders are read, and not {files[0].name}")
+        elif files:
+            report(f"{root}: {len(files)} {suffix} files are read")
+            read = _tables if suffix == _PARQUET else _tars
+            return read(files, root, request)
+    _refuse_columns(root, request)
+    return folder_source(
+        root, split_seed=request.split_seed, classes=request.classes, progress=request.progress
+    )
+
+
+def _shard_pattern(pattern: Path, request: Request) -> Source:
+    files = [pattern.with_name(name) for name in names_of(pattern.name)]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{pattern} stands for {len(files)} files, and {len(missing)} of them are not there, "
+            f"first {missing[0].name}"
+        )
+    for suffix, read in ((_TAR, _tars), (_PARQUET, _tables)):
+        if all(file.name.lower().endswith(suffix) for file in files):
+            return read(files, pattern.parent, request)
+    raise UserError(f"{pattern} stands for files of several kinds; expected .tar or .parquet")
+
+
+def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
+    _refuse_classes(lists[0], request)
+    place = Place(FolderReader(lists[0].parent))
+    contents = list_contents(
+        lists,
+        place,
+        request.columns,
+        split_seed=request.split_seed,
+        progress=request.progress,
+        left_out=place.reader.left_out,
+    )
+    return source_of_pictures(
+        data_name(root if len(lists) > 1 else lists[0]),
+        lists[0].parent,
+        contents,
+        lists,
+        left_out=+place.reader.left_out,
+    )
+
+
+def _tables(files: Sequence[Path], root: Path, request: Request) -> Source:
+    _refuse_classes(root, request)
+    left_out: Counter[str] = Counter()
+    place = Place(FolderReader(files[0].parent))
+    rows = rows_of_tables(
+        files,
+        request.columns,
+        place,
+        root=root,
+        progress=request.progress,
+        left_out=left_out,
+    )
+    contents = contents_of_rows(
+        rows,
+        where=root,
+        split_seed=request.split_seed,
+        progress=request.progress,
+        left_out=left_out,
+    )
+    return source_of_pictures(data_name(root), root, contents, files, left_out=+left_out)
+
+
+def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
+    left_out: Counter[str] = Counter()
+    members = [tar_members(file, left_out) for file in files]
+    samples = [samples_of(found) for found in members]
+    if not any(is_web_dataset(found) for found in samples):
+        if len(files) == 1:
+            return _archive(files[0], members[0], request, left_out)
+        raise UserError(
+            f"{root}: none of its {len(files)} tar files has a picture with its class beside it "
+            "(1.jpg with 1.cls, 1.json or 1.txt); expected shards of WebDataset, or one tar file "
+            "of class folders"
+        )
+    _refuse_classes(root, request)
+    if request.progress:
+        report(f"{root}: WebDataset, the members of a sample have one name")
+    rows = rows_of_shards(files, samples, request.columns, root=root, left_out=left_out)
+    contents = contents_of_rows(
+        rows,
+        where=root,
+        split_seed=request.split_seed,
+        progress=request.progress,
+        left_out=left_out,
+    )
+    return source_of_pictures(data_name(root), root, contents, files, left_out=+left_out)
+
+
+def _archive(
+    archive: Path, members: dict[Path, PackedImage], request: Request, left_out: Counter[str]
+) -> Source:
+    """The class folders in an archive, or the images that a list in it names."""
+    reader = ArchiveReader(archive, members)
+    reader.left_out += left_out
+    place = _ArchivePlace(reader)
+    lists = lists_beside(archive, place, request.columns)
+    if lists:
+        _refuse_classes(lists[0], request)
+        contents = list_contents(
+            lists,
+            place,
+            request.columns,
+            split_seed=request.split_seed,
+            progress=request.progress,
+            left_out=reader.left_out,
+        )
+    else:
+        _refuse_columns(archive, request)
+        reader = ArchiveReader(archive, members)
+        reader.left_out += left_out
+        contents = _packed(
+            folder_contents(
+                archive,
+                reader,
+                split_seed=request.split_seed,
+                classes=request.classes,
+                progress=request.progress,
+            ),
+            reader,
+        )
+    return source_of_pictures(
+        data_name(archive), archive, contents, [archive], left_out=+reader.left_out
+    )
+
+
+def _packed(contents: Contents, reader: ArchiveReader) -> Contents:
+    """`contents` with the pictures in the archive for their paths."""
+
+    def packed(split: Split) -> Split:
+        assert not isinstance(split.images, np.ndarray)
+        files = [image for image in split.images if isinstance(image, Path)]
+        return replace(
+            split,
+            images=[reader.picture(file) for file in files],
+            paths=tuple(reader.path_of(file) for file in files),
+        )
+
+    return with_changed_splits(contents, packed)
+
+
+def data_name(path: Path) -> str:
+    """What results call the data: the file's name without its ending, or the folder's."""
+    if path.is_dir():
+        return name_of(path)
+    stem = path.name
+    for ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+    if holds_no_class(stem) or stem.casefold() in _NAMES_OF_LISTS:
+        return name_of(path.parent)
+    return name_of(path.with_name(stem))
+
+
+def _refuse_columns(path: Path, request: Request) -> None:
+    if request.columns != Columns():
+        raise UserError(
+            f"{EXAMPLE} is for lists and tables; {path} is read as class folders, leave it out"
+        )
+
+
+def _refuse_classes(path: Path, request: Request) -> None:
+    if request.classes != FOLDERS:
+        raise UserError(f"--classes is for folders of images; {path} names the classes itself")

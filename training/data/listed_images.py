@@ -1,0 +1,122 @@
+"""Finds the images that a list names: beside it, or in a folder beside it."""
+
+import os.path
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from runtime.base.errors import UserError
+from runtime.model.preprocess import SUFFIXES
+from training.data.listing import FolderReader
+
+_TRIED = 50  # rows that decide in which folder the images are
+_MAX_NAME = 4096
+
+
+class ListedImages:
+    """The files that the rows of one list name.
+
+    A name is a path relative to the list's folder, or an absolute one. Where none of the first rows
+    is found there, they are looked for in the folders beside the list. A name without an ending
+    stands for the file of that name with an image's ending.
+    """
+
+    def __init__(
+        self, file: Path, reader: FolderReader, exists: Callable[[Path], bool] = Path.is_file
+    ) -> None:
+        """Prepares for the list `file`.
+
+        Args:
+            file: the list.
+            reader: of the folder, or the archive, that the list lies in.
+            exists: whether there is a file of that path.
+        """
+        self.folder = self.base = file.parent
+        self._file = file
+        self._reader = reader
+        self._exists = exists
+
+    def choose_folder(self, names: Sequence[str]) -> None:
+        """Chooses `base`, which relative names are relative to.
+
+        Raises:
+            UserError: if there is no way to tell.
+        """
+        some = [name for name in names if name][:_TRIED]
+        if not some or any(self._find(self.folder, name) for name in some):
+            return
+        counts = {
+            below: sum(self._find(below, name) is not None for name in some)
+            for below in self._folders()
+        }
+        best = [below for below, count in counts.items() if count and count == max(counts.values())]
+        best = [below for below in best if below.name == self._file.stem] or best
+        if len(best) > 1:
+            found = " and ".join(str(below.relative_to(self.folder)) for below in best[:2])
+            raise UserError(
+                f"{self._file}: image {some[0]!r} is in {found}; write the folder before the names"
+            )
+        if best:
+            self.base = best[0]
+
+    def some_exist(self, names: Sequence[str]) -> bool:
+        """Whether one of the first images is there."""
+        try:
+            self.choose_folder(names)
+        except UserError:
+            return True  # in more than one folder
+        return any(self.find(name) for name in names[:_TRIED])
+
+    def find(self, name: str) -> Path | None:
+        """The file that a name stands for; None if there is none."""
+        return self._find(self.base, name)
+
+    def path_of(self, file: Path) -> str:
+        """The file's path relative to the list; an absolute one, if it lies elsewhere."""
+        inside = file.is_relative_to(self.folder)
+        return (file.relative_to(self.folder) if inside else file).as_posix()
+
+    def not_listed(self, files: Sequence[Path]) -> int:
+        """How many images lie beside those files, in their folders, and are none of them."""
+        listed = set(files)
+        folders = {file.parent for file in files if file.is_relative_to(self.folder)}
+        return sum(
+            image not in listed
+            for folder in sorted(folders)
+            for image in self._reader.listing(folder).images
+        )
+
+    def _folders(self) -> list[Path]:
+        """The folders beside the list, and those in them."""
+        beside = self._reader.listing(self.folder).folders
+        return [*beside, *(below for folder in beside for below in self._listed(folder))]
+
+    def _listed(self, folder: Path) -> list[Path]:
+        return self._reader.listing(folder).folders
+
+    def _find(self, base: Path, name: str) -> Path | None:
+        if not name or "\0" in name or len(name) > _MAX_NAME:
+            return None
+        for written in _spellings(name):
+            # Without "." and "..", so that one image has one path. A link is not resolved.
+            path = Path(os.path.normpath(base / written))
+            if self._exists(path):
+                return path
+        return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The name as it is, with other signs between folders, in other forms, with an ending."""
+    written = [name]
+    if "\\" in name:
+        written.append(name.replace("\\", "/"))
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, written[-1])
+        if other not in written:
+            written.append(other)
+    yield from written
+    if not name.lower().endswith(SUFFIXES):
+        for stem in written:
+            for suffix in SUFFIXES:
+                yield stem + suffix
+                yield stem + suffix.upper()

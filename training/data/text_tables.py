@@ -1,0 +1,142 @@
+"""Reads lists of images: CSV as programs and Excel write it, TSV, and JSON lines."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from runtime.base.errors import UserError
+from training.config.data_columns import Columns
+from training.data.table_columns import has_columns
+
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_SEPARATORS = (",", ";", "\t", "|")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Cell = str | list[object] | dict[str, object]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a list, as text; in JSON lines and parquet files also lists and objects.
+
+    Attributes:
+        names: of the columns.
+        rows: as many cells each as there are names.
+        lines: the number of each row's line in the file, or of the row itself.
+    """
+
+    names: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    lines: Sequence[int]
+
+
+def read_list(content: bytes, suffix: str, asked: Columns, *, where: str) -> Table:
+    """The table in the bytes of a file with that suffix, one of LIST_SUFFIXES.
+
+    Args:
+        content: UTF-8, or UTF-16 with its mark.
+        suffix: of the file's name.
+        asked: the columns that the user has named. They help to find the separator.
+        where: the file, for messages.
+
+    Raises:
+        UserError: if the file is not of that format, or has no rows.
+    """
+    try:
+        utf16 = content.startswith(_UTF16)
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    if suffix.lower() == ".jsonl":
+        table = _read_json_lines(text, where)
+    else:
+        separators = ("\t",) if suffix.lower() == ".tsv" else _SEPARATORS
+        table = _read_separated(text, separators, asked, where)
+    if not table.rows:
+        raise UserError(f"{where} has no rows; expected a header and a row for each image")
+    return table
+
+
+def text_of(value: object) -> Cell:
+    """A value of JSON or of a parquet file as a cell: "" for nothing, numbers as they are read."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, dict)):
+        return value
+    return str(value).strip()
+
+
+def _read_separated(text: str, separators: Sequence[str], asked: Columns, where: str) -> Table:
+    """The table, with the first separator that gives the columns for image and label."""
+    headers = [next(_records(text, separator, where), (0, [])) for separator in separators]
+    fitting = [
+        separator
+        for separator, (_, names) in zip(separators, headers, strict=True)
+        if has_columns([name.strip() for name in names], asked)
+    ]
+    if not fitting:  # the separator that gives most columns: a message will name them
+        most = max(range(len(headers)), key=lambda index: len(headers[index][1]))
+        fitting = [separators[most]]
+    records = _records(text, fitting[0], where)
+    _, names = next(records, (0, []))
+    names = [name.strip() for name in names]
+    doubled = [name for name in names if name and names.count(name) > 1]
+    if doubled:
+        raise UserError(f"{where} has two columns {doubled[0]!r}; give one another name")
+    rows: list[tuple[Cell, ...]] = []
+    lines: list[int] = []
+    for line, cells in records:
+        if len(cells) > len(names) and any(cells[len(names) :]):
+            raise UserError(
+                f"{where}, line {line}: {len(cells)} cells, and the header has {len(names)}; "
+                f"put cells that hold {fitting[0]!r} into double quotes"
+            )
+        padded = [*cells, *[""] * len(names)][: len(names)]
+        rows.append(tuple(cell.strip() for cell in padded))
+        lines.append(line)
+    return Table(tuple(names), rows, lines)
+
+
+def _records(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of the first line and the cells of each record that is not empty."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{where}, line {line}: not readable as a table ({error}); put cells with double "
+                'quotes into double quotes, and write each of them twice: "a ""b"" c"'
+            ) from error
+        if cells is None:
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, cells
+
+
+def _read_json_lines(text: str, where: str) -> Table:
+    objects: list[dict[str, object]] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            objects.append(msgspec.json.decode(line, type=dict[str, object]))
+        except msgspec.DecodeError as error:
+            raise UserError(
+                f"{where}, line {number}: not a JSON object ({error}); expected one a line"
+            ) from error
+        lines.append(number)
+    names = tuple(dict.fromkeys(name for fields in objects for name in fields))
+    rows = [tuple(text_of(fields.get(name)) for name in names) for fields in objects]
+    return Table(names, rows, lines)

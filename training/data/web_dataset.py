@@ -1,0 +1,136 @@
+"""WebDataset shards: tar files whose members of one sample have one name up to its first dot.
+
+`cat/17.jpg` and `cat/17.cls` are a picture and its class. The class may also be in a `.json` file,
+under a usual name such as "label" or the one that `--columns label=...` gives, or in a `.txt` file.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from runtime.base.errors import ImageError, UserError
+from runtime.model.preprocess import SUFFIXES
+from training.config.data_columns import Columns
+from training.data.labelled_rows import Row
+from training.data.listing import is_of_the_system
+from training.data.loading_progress import report
+from training.data.packed_image import PackedImage
+from training.data.source import NOT_AN_IMAGE
+from training.data.split_words import Role
+from training.data.table_cells import group_in, label_in, split_in
+from training.data.table_columns import find_columns
+from training.data.text_tables import Cell, text_of
+
+_LABELS = ("cls", "json", "txt")  # the surest first
+_MAX_LABEL_BYTES = 1 << 20
+
+
+@dataclass
+class Sample:
+    """The members of one sample: its pictures, and the others by their endings."""
+
+    pictures: list[PackedImage] = field(default_factory=list)
+    others: dict[str, PackedImage] = field(default_factory=dict)
+
+
+def samples_of(members: Mapping[Path, PackedImage]) -> dict[Path, Sample]:
+    """The samples of one shard by their names, in its order."""
+    samples: dict[Path, Sample] = {}
+    for path, member in members.items():
+        if is_of_the_system(path.name):
+            continue
+        stem, _, ending = path.name.partition(".")
+        sample = samples.setdefault(path.with_name(stem), Sample())
+        if path.name.lower().endswith(SUFFIXES):
+            sample.pictures.append(member)
+        else:
+            sample.others[ending.lower().rpartition(".")[2]] = member
+    return samples
+
+
+def is_web_dataset(samples: Mapping[Path, Sample]) -> bool:
+    """Whether there is a sample of a picture and its class; others are folders in a tar file."""
+    return any(
+        sample.pictures and any(ending in sample.others for ending in _LABELS)
+        for sample in samples.values()
+    )
+
+
+def rows_of_shard(
+    archive: Path,
+    samples: Mapping[Path, Sample],
+    asked: Columns,
+    *,
+    split: Role | None,
+    left_out: Counter[str],
+) -> list[Row]:
+    """The labelled images of one shard. Their paths are those in the shard.
+
+    Args:
+        archive: the shard.
+        samples: in it.
+        asked: the columns that the user has named: keys of the `.json` members.
+        split: what its images are for; None: nothing says that.
+        left_out: counts samples without a picture.
+
+    Raises:
+        UserError: if a sample has several pictures, or what it says cannot be used.
+    """
+    rows = []
+    without = 0
+    for name, sample in samples.items():
+        if not sample.pictures:
+            without += 1
+            continue
+        if len(sample.pictures) > 1:
+            names = " and ".join(picture.path.name for picture in sample.pictures[:2])
+            raise UserError(f"{name}: has the pictures {names}; expected one in a sample")
+        label, role, group = _said(name, sample, asked, split)
+        (picture,) = sample.pictures
+        stored = picture.path.relative_to(archive).as_posix()
+        rows.append(Row(picture, stored, label, role, group, stored))
+    if without:
+        left_out[NOT_AN_IMAGE] += without
+        report(f"{archive}: {without} samples without a picture left out")
+    return rows
+
+
+def _said(
+    name: Path, sample: Sample, asked: Columns, split: Role | None
+) -> tuple[str, Role | None, str]:
+    """The class, the split and the group that a sample states."""
+    ending = next((ending for ending in _LABELS if ending in sample.others), None)
+    if ending is None:
+        return "", split, ""
+    member = sample.others[ending]
+    text = _text(member)
+    if ending != "json":
+        return label_in(text.strip(), where=str(member.path)), split, ""
+    try:
+        fields = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{member.path}: no JSON ({error}); expected an object") from error
+    if not isinstance(fields, dict):
+        return label_in(text_of(fields), where=str(member.path)), split, ""
+    names = ["image", *(key for key in fields if key != "image")]
+    columns = find_columns(
+        names, Columns("image", asked.label, asked.split, asked.group), where=str(member.path)
+    )
+    at = str(member.path)
+    cells: dict[str, Cell] = {key: text_of(value) for key, value in fields.items()}
+    if columns.split:
+        split = split_in(cells[columns.split], column=columns.split, where=at)
+    group = group_in(cells[columns.group], where=at) if columns.group else ""
+    return label_in(cells[columns.label], where=at), split, group
+
+
+def _text(member: PackedImage) -> str:
+    try:
+        return member.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{member.path}: no UTF-8 text; expected the name of a class") from error
+    except ImageError as error:
+        raise UserError(str(error)) from error
