@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import ImageError, UserError
+from runtime.images.image_formats import START_BYTES, format_of, is_read
 from training.data.listing import Entry, FolderReader
 from training.data.packed_image import PackedImage
 
@@ -86,6 +87,13 @@ class ArchiveReader(FolderReader):
         for name in folder.relative_to(self._root).parts:
             entry = (entry.folder or {})[name]
         return list((entry.folder or {}).values())
+
+    def _foreign_format(self, entry: Entry) -> str | None:
+        try:
+            start = self._members[Path(entry.path)].start(START_BYTES)
+        except ImageError:
+            return None  # decoding will name it
+        return None if is_read(start) else format_of(start) or "unknown"
 
     def _identity(self, folder: Path) -> str:
         return str(folder)

@@ -129,8 +129,6 @@ class Dataset:
             content.update(np.ascontiguousarray(images[rows]).tobytes())
         if self.validation_images:
             content.update(f"validation {self.validation_images}".encode())
-        if self.train_groups is not None:
-            content.update(b"groups" + self.train_groups.tobytes())
         return content.hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
-from runtime.model.preprocess import SUFFIXES
+from runtime.images.image_formats import SUFFIXES
 from training.data.listing import FolderReader
 
 _TRIED = 50  # rows that decide in which folder the images are

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from runtime.base.errors import UserError
 from runtime.images.image_folders import Entry as Entry
-from runtime.images.image_folders import Identity, ImageFolders, in_words
+from runtime.images.image_folders import Identity, ImageFolders, in_words, is_of_the_system
 from runtime.images.image_formats import READABLE
 from training.data.loading_progress import report
 

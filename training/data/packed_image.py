@@ -42,6 +42,14 @@ class PackedImage(ABC):
             ImageError: if they cannot be read; the message names the picture.
         """
 
+    def start(self, length: int) -> bytes:
+        """At most the first `length` of these bytes, which tell the format.
+
+        Raises:
+            ImageError: if they cannot be read.
+        """
+        return self.read()[:length]
+
 
 @dataclass(frozen=True)
 class TarImage(PackedImage):
@@ -59,6 +67,10 @@ class TarImage(PackedImage):
         """The bytes of the picture's own file."""
         check_size(self.path, self.size)
         return read_piece(self, self.archive, self.offset, self.size)
+
+    def start(self, length: int) -> bytes:
+        """The first bytes of the picture's own file."""
+        return read_piece(self, self.archive, self.offset, min(length, self.size))
 
 
 @dataclass(frozen=True)
@@ -82,23 +94,31 @@ class ZipImage(PackedImage):
     def read(self) -> bytes:
         """The bytes of the picture's own file."""
         check_size(self.path, self.file_size)
+        check_size(self.path, self.size)
+        # One byte more than is stated is enough to find a stream that is longer than it says.
+        content = self._inflated(self.size, self.file_size + 1)
+        if len(content) != self.file_size or zlib.crc32(content) != self.crc:
+            raise ImageError(f"{self.path}: its data do not have the checksum that the zip states")
+        return content
+
+    def start(self, length: int) -> bytes:
+        """The first bytes of the picture's own file."""
+        return self._inflated(min(self.size, length), length)
+
+    def _inflated(self, size: int, most: int) -> bytes:
+        """What the first `size` bytes of the data give when inflated, and at most `most` bytes."""
         header = read_piece(self, self.archive, self.offset, _LOCAL_HEADER_BYTES)
         if not header.startswith(_LOCAL_HEADER):
             raise ImageError(f"{self.path}: the zip file has changed or is damaged; get it again")
         # The lengths of the name and of the extra field, which may differ from the directory's.
         skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        start = self.offset + _LOCAL_HEADER_BYTES + skipped
-        check_size(self.path, self.size)
-        content = read_piece(self, self.archive, start, self.size)
-        if self.method == DEFLATED:
-            # One byte more than is stated is enough to find a stream that is longer than it says.
-            try:
-                content = zlib.decompressobj(_RAW).decompress(content, self.file_size + 1)
-            except zlib.error as error:
-                raise ImageError(f"{self.path}: its compressed data are damaged") from error
-        if len(content) != self.file_size or zlib.crc32(content) != self.crc:
-            raise ImageError(f"{self.path}: its data do not have the checksum that the zip states")
-        return content
+        content = read_piece(self, self.archive, self.offset + _LOCAL_HEADER_BYTES + skipped, size)
+        if self.method != DEFLATED:
+            return content
+        try:
+            return zlib.decompressobj(_RAW).decompress(content, most)
+        except zlib.error as error:
+            raise ImageError(f"{self.path}: its compressed data are damaged") from error
 
 
 def check_size(path: Path, size: int) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 import msgspec
 
 from runtime.base.errors import ImageError, UserError
-from runtime.model.preprocess import SUFFIXES
+from runtime.images.image_folders import NOT_AN_IMAGE, is_of_the_system
+from runtime.images.image_formats import START_BYTES, SUFFIXES, is_read
 from training.config.data_columns import Columns
 from training.data.labelled_rows import Row
-from training.data.listing import is_of_the_system
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
-from training.data.source import NOT_AN_IMAGE
 from training.data.split_words import Role
 from training.data.table_cells import group_in, label_in, split_in
 from training.data.table_columns import find_columns
@@ -44,10 +43,11 @@ def samples_of(members: Mapping[Path, PackedImage]) -> dict[Path, Sample]:
             continue
         stem, _, ending = path.name.partition(".")
         sample = samples.setdefault(path.with_name(stem), Sample())
-        if path.name.lower().endswith(SUFFIXES):
+        kind = ending.lower().rpartition(".")[2]
+        if path.name.lower().endswith(SUFFIXES) or (kind not in _LABELS and _is_picture(member)):
             sample.pictures.append(member)
         else:
-            sample.others[ending.lower().rpartition(".")[2]] = member
+            sample.others[kind] = member
     return samples
 
 
@@ -96,6 +96,13 @@ def rows_of_shard(
         left_out[NOT_AN_IMAGE] += without
         report(f"{archive}: {without} samples without a picture left out")
     return rows
+
+
+def _is_picture(member: PackedImage) -> bool:
+    try:
+        return is_read(member.start(START_BYTES))
+    except ImageError:
+        return False
 
 
 def _said(

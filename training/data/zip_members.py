@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.images.image_folders import DEAD_LINK
 from training.data.archive_members import member_path
 from training.data.loading_progress import report
 from training.data.packed_image import DEFLATED, STORED, PackedImage, ZipImage
-from training.data.source import DEAD_LINK, DUPLICATE
+from training.data.source import DUPLICATE
 
 _ENCRYPTED = 0x1
 _NAME_IS_UTF8 = 0x800
