@@ -244,7 +244,10 @@ def _packed(contents: Contents, reader: ArchiveReader) -> Contents:
             paths=tuple(reader.path_of(file) for file in files),
         )
 
-    return with_changed_splits(contents, packed)
+    def changed(picture: Picture) -> Picture:
+        return reader.picture(picture) if isinstance(picture, Path) else picture
+
+    return with_changed_splits(contents, packed, changed)
 
 
 def data_name(path: Path) -> str:

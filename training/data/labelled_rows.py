@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from runtime.base.errors import UserError
-from training.data.class_lists import GroupOf, counted_images, labelled, numbered, split_classes
+from training.data.class_lists import counted_images, labelled, numbered, split_classes
 from training.data.class_names import check_distinct, counted_classes, unified
 from training.data.layouts import TEST_SHARE
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
-from training.data.source import UNLABELLED, Contents, Picture, Split, splits_of
+from training.data.source import UNLABELLED, Contents, GroupOf, Picture, Split, splits_of
 from training.data.split_words import Role
 from training.data.table_cells import check_single
 
@@ -232,14 +232,32 @@ def _with_paths(contents: Contents, row_of: Mapping[Picture, Row]) -> Contents:
     )
 
 
-def with_changed_splits(contents: Contents, change: Callable[[Split], Split]) -> Contents:
-    """`contents` after a change of each of its splits."""
-    validation = contents.validation
+def with_changed_splits(
+    contents: Contents,
+    change: Callable[[Split], Split],
+    changed: Callable[[Picture], Picture] = lambda picture: picture,
+) -> Contents:
+    """`contents` after a change of each of its splits, also of those that are drawn again.
+
+    Args:
+        contents: any.
+        change: gives the changed split.
+        changed: gives for a picture the one that is in its place after the change.
+    """
+    validation, redraw = contents.validation, contents.redraw
+
+    def drawn_again(group_of: GroupOf) -> Contents:
+        assert redraw is not None
+        return with_changed_splits(
+            redraw(lambda picture: group_of(changed(picture))), change, changed
+        )
+
     return replace(
         contents,
         train=change(contents.train),
         test=change(contents.test),
         validation=None if validation is None else change(validation),
+        redraw=None if redraw is None else drawn_again,
     )
 
 

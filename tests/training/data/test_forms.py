@@ -151,3 +151,22 @@ def test_every_form_gives_the_same_data(tree: Path, tmp_path: Path, form: str) -
         assert tuple(paths) == getattr(wanted, f"{split}_paths")
     assert not found.left_out
     assert found.train_groups is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_of_a_picture_go_to_one_side_in_every_form(
+    tree: Path, tmp_path: Path, form: str
+) -> None:
+    for number in (0, 1, 2, 4, 5, 6):
+        content = (tree / "cat" / f"{number}.png").read_bytes()
+        (tree / "cat" / f"copy{number}.png").write_bytes(content)
+    wanted = load(tree)
+    columns = "image=image,label=class" if form == "zip with a list" else ""
+    found = load(FORMS[form](files_of(tree), tree, tmp_path), columns=columns)
+    train, test = (
+        {row.tobytes() for row in images} for images in (wanted.train_images, wanted.test_images)
+    )
+    assert not train & test
+    assert wanted.train_groups is not None
+    assert np.array_equal(found.train_groups, wanted.train_groups)
+    assert found.content_digest() == wanted.content_digest()
