@@ -20,8 +20,9 @@ from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.base.files import check_writable
+from runtime.evaluation.class_report import SHEET_FILE
 from runtime.model.bundle import Bundle, open_bundle
-from runtime.model.card import ENGINE_FOLDER, EngineRecord, Profile
+from runtime.model.card import CARD_FILE, ENGINE_FOLDER, EngineRecord, Profile
 
 if TYPE_CHECKING:
     from export.engines.bundled_engines import EngineOptions
@@ -114,8 +115,15 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 
 def _export(missing: MissingOnnx, *, data: str | None, data_root: Path | None) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
-    options = replace(missing.options, data=data, data_root=data_root)
-    check_place(options.bundle_of(missing.run))
+    bundle = missing.options.bundle_of(missing.run)
+    options = replace(
+        missing.options,
+        data=data,
+        data_root=data_root,
+        # A bundle that was exported without the picture of the worst mistakes does not get it.
+        error_sheet=not (bundle / CARD_FILE).exists() or (bundle / SHEET_FILE).exists(),
+    )
+    check_place(bundle)
     from export.pipeline import export_and_report  # torch: needed only if something is exported
 
     say(f"exporting {', '.join(options.precisions)} with opset {options.opset}")

@@ -24,6 +24,7 @@ from runtime.backends.session import Threads
 from runtime.base.errors import VerificationError
 from runtime.base.files import sha256_of_bytes
 from runtime.evaluation import gate
+from runtime.evaluation.class_report import SHEET_FILE
 from runtime.model.bundle import Bundle
 from runtime.model.card import (
     METADATA_KEY,
@@ -119,7 +120,10 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
     files = [(outcome.record, outcome.content) for outcome in kept]
     refused = {outcome.record.precision for outcome in outcomes if outcome not in kept}
-    written = write_bundle(bundle, run.card, files, run.test, refused=refused)
+    reports = dict(run.reports)
+    if not options.error_sheet:
+        reports[SHEET_FILE] = None
+    written = write_bundle(bundle, run.card, files, run.test, refused=refused, reports=reports)
     return Exported(bundle, outcomes, written)
 
 

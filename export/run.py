@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         out=options.out,
         data=options.data,
         data_root=options.data_root,
+        error_sheet=not options.no_error_sheet,
     )
     run = find_run(options.run)
     say(f"run: {run}")
@@ -97,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-drop",
         action="store_true",
         help="keep files that are less accurate than their tolerance allows",
+    )
+    parser.add_argument(
+        "--no-error-sheet",
+        action="store_true",
+        help="leave the run's errors.png, the picture of the worst mistakes, out of the bundle",
     )
     return parser
 

@@ -3,8 +3,8 @@
 It takes the student, the card, the test images with torch's answers, and images to calibrate with.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from torch import nn
 
 from export.graphs.to_int8 import CalibrationData, draw_rows
 from runtime.base.errors import UserError, VerificationError
+from runtime.evaluation.class_report import REPORT_FILES
 from runtime.model.card import Card, ClassRecall, DataSummary, Provenance, Quality
 from runtime.model.figures import (
     class_figures,
@@ -52,12 +53,14 @@ class RunToExport:
         card: the card of the run, still without files and engines.
         test: the whole test split, with the student's probabilities by torch.
         dataset: the data set that it was trained on.
+        reports: the run's files that say what fails, by name; None for one that it does not have.
     """
 
     student: nn.Module
     card: Card
     test: Labelled
     dataset: Dataset
+    reports: Mapping[str, bytes | None] = field(default_factory=dict)
 
     def calibration_data(self) -> CalibrationData:
         """Training images, cropped and resized as the runtime does it."""
@@ -109,7 +112,14 @@ def read_run(
         card=_card_of(trained, dataset, logits),
         test=Labelled(dataset.test_images, dataset.test_labels, reference),
         dataset=dataset,
+        reports={name: _report(trained, name) for name in REPORT_FILES},
     )
+
+
+def _report(trained: TrainedRun, name: str) -> bytes | None:
+    """The content of a report. A run that is not finished may have those of a former one."""
+    file = trained.folder / name
+    return file.read_bytes() if trained.result and file.is_file() else None
 
 
 def _check_result(trained: TrainedRun, top1: float, *, images: int) -> None:

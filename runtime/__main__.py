@@ -14,6 +14,7 @@ COMMANDS = {
     "classify": "label images, folders of them, a video or a camera",
     "compare": "whether a new model is worse than the old one",
     "doctor": "what this machine has, and what is missing for each backend",
+    "evaluate": "how good a model is on new labelled images",
     "info": "what a model says about itself",
     "serve": "an HTTP API over a model",
     "verify": "whether every file answers here as it did when it was exported",

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.base.files import write_atomic
-from runtime.evaluation.class_report import CLASSES_FILE, Answered, write_class_report
-from runtime.evaluation.error_sheet import SHEET_FILE, write_error_sheet
+from runtime.evaluation.class_report import CLASSES_FILE, SHEET_FILE, Answered, write_class_report
+from runtime.evaluation.error_sheet import write_error_sheet
 from runtime.model.figures import (
     expected_calibration_error,
     softmax,

@@ -42,6 +42,7 @@ class ExportOptions:
         out: the bundle's folder; None means RUN/bundle.
         data: where the run's data lie now, if they were moved.
         data_root: the same for the files of a published data set.
+        error_sheet: whether the bundle gets the run's picture of the worst mistakes.
     """
 
     precisions: Sequence[Request]
@@ -51,6 +52,7 @@ class ExportOptions:
     out: Path | None = None
     data: str | None = None
     data_root: Path | None = None
+    error_sheet: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError for an opset that cannot be exported."""

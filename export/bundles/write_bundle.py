@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -102,6 +103,7 @@ def write_bundle(
     test: Labelled,
     *,
     refused: Collection[Precision] = (),
+    reports: Mapping[str, bytes | None] = MappingProxyType({}),
 ) -> Written | None:
     """Writes `files` (records and contents) into the bundle `folder`; `card` says the rest.
 
@@ -109,6 +111,7 @@ def write_bundle(
     checkpoint is replaced whole. `refused` are precisions whose new file was not kept: a former
     file of such a precision stays only if it is within its tolerance, because it may have been kept
     with `--allow-drop`. `test` gives the held-out images, unless the bundle has them already.
+    `reports` are other files of the run, by name; one that is None is removed from the bundle.
 
     Returns:
         What is now in the bundle; None if nothing was written, since there is no file and no
@@ -131,6 +134,11 @@ def write_bundle(
         # Those of a former bundle may have been removed or damaged since.
         if former is None or not _has_examples(staging):
             _write_examples(staging, card, test)
+        for name, report in reports.items():
+            if report is None:
+                (staging / name).unlink(missing_ok=True)
+            else:
+                write_atomic(staging / name, report)
         write_card(staging, merged)
     remove_abandoned(folder)
     engines = former.engines if former is not None else ()

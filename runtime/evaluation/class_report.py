@@ -27,6 +27,8 @@ from runtime.model.figures import (
 CLASSES_FILE = "classes.csv"
 CONFUSION_FILE = "confusion.csv"
 ERRORS_FILE = "errors.csv"
+SHEET_FILE = "errors.png"
+REPORT_FILES = (CLASSES_FILE, CONFUSION_FILE, ERRORS_FILE, SHEET_FILE)
 CLASS_COLUMNS = ("class", "train", "validation", "test", "precision", "recall", "f1")
 ERROR_COLUMNS = ("path", "true", "predicted", "probability", "true_probability")
 _TOP_5 = 5
@@ -181,11 +183,15 @@ def write_class_report(
 
 
 def csv_of(rows: Iterator[Sequence[object]]) -> str:
-    """The rows as CSV text. Bytes of names that are no UTF-8 are shown by their codes."""
+    """The rows as CSV text."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
-    text = file.getvalue().encode(errors="surrogateescape")
-    return text.decode(errors="backslashreplace")
+    return printable_path(file.getvalue())
+
+
+def printable_path(path: str) -> str:
+    """The path as text. Bytes that are no UTF-8 are shown by their codes."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _class_rows(

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from runtime.base.files import atomic_path
 from runtime.evaluation.class_report import Answered, Mistake
 
-SHEET_FILE = "errors.png"
 MAX_SHOWN = 24
 _COLUMNS = 6
 _SIDE, _GAP = 176, 12  # pixels of a picture on the sheet, and between two of them

@@ -1,0 +1,144 @@
+"""A folder of class folders whose classes are a model's: new labelled data to evaluate it with."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.errors import UserError
+from runtime.images.image_folders import ImageFolders, in_order, in_words
+
+BESIDE_CLASSES = "beside the class folders"
+_MAX_NAMED = 3
+
+_Classes = dict[int, list[Path]]  # the images of each class
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Images and their labels.
+
+    Attributes:
+        images: their files, class by class, in the order of their paths.
+        labels: int64 (N,).
+        paths: where each lies below the folder, with "/".
+        left_out: how many files and folders are not used, for each reason.
+    """
+
+    images: list[Path]
+    labels: NDArray[np.int64]
+    paths: list[str]
+    left_out: dict[str, int]
+
+
+def read_labelled_folder(
+    root: Path, class_names: Sequence[str], say: Callable[[str], None]
+) -> LabelledFolder:
+    """The images in `root`, each in a folder that is named after its class, or below one.
+
+    Class folders may lie deeper, as in `animals/cat`.
+
+    Args:
+        root: the folder.
+        class_names: of the model. Names that differ only in their Unicode form are one.
+        say: gets a line for what was taken for what, and for what is left out.
+
+    Raises:
+        UserError: if `root` is no folder, holds folders that are no classes, or holds no image.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; expected one with a folder for each class")
+    reader = ImageFolders(root)
+    search = _Search(root, reader, class_names)
+    found = search.classes_in(root)
+    if not found:
+        raise UserError(search.complaint())
+    images = [image for label in sorted(found) for image in found[label]]
+    if not images:
+        raise UserError(f"{root} holds no images in its class folders; expected at least one")
+    beside = len(reader.listing(root).images)
+    left_out = {**reader.left_out, BESIDE_CLASSES: beside}
+    if words := in_words(left_out):
+        say(f"{root}: left out: {words}")
+    without = [name for label, name in enumerate(class_names) if not found.get(label)]
+    if without:
+        say(f"{root}: no images of {_some(without)}")
+    labels = np.repeat(sorted(found), [len(found[label]) for label in sorted(found)])
+    return LabelledFolder(
+        images,
+        labels.astype(np.int64),
+        [image.relative_to(root).as_posix() for image in images],
+        {reason: count for reason, count in left_out.items() if count},
+    )
+
+
+class _Search:
+    """Looks for the class folders below a root."""
+
+    def __init__(self, root: Path, reader: ImageFolders, class_names: Sequence[str]) -> None:
+        self._root = root
+        self._reader = reader
+        self._names = class_names
+        self._labels = {_composed(name): label for label, name in enumerate(class_names)}
+
+    def classes_in(self, folder: Path) -> _Classes:
+        """The images of the classes whose folders lie in `folder`, or deeper.
+
+        Raises:
+            UserError: if folders are no classes and hold none, or a class is in two of them.
+        """
+        below = self._reader.listing(folder).folders
+        known = {path: label for path in below if (label := self._label(path)) is not None}
+        others = [path for path in below if path not in known]
+        found = {label: in_order(self._reader.images_below(path)) for path, label in known.items()}
+        if len(found) < len(known):
+            raise UserError(f"{folder} has two folders of one class; move the images into one")
+        deeper = {path: self.classes_in(path) for path in others if self._holds_folders(path)}
+        strange = [path for path in others if not deeper.get(path)]
+        if known and strange:
+            raise UserError(
+                f"{folder} has the folders {_some([path.name for path in strange])}, which are no "
+                f"classes of the model ({_some(self._names)}); move them away, or rename them"
+            )
+        for path, classes in deeper.items():
+            if both := [label for label in classes if label in found]:
+                raise UserError(
+                    f"{folder} has the class {self._names[both[0]]!r} more than once, also in "
+                    f"{path.name}/; name the one folder to evaluate, such as {path}"
+                )
+            found |= classes
+        return found
+
+    def complaint(self) -> str:
+        """Why no class was found."""
+        folders = [path.name for path in self._reader.listing(self._root).folders]
+        held = f"the folders {_some(folders)}" if folders else "no folders"
+        return (
+            f"{self._root} has {held}; expected one for each class of the model: "
+            f"{_some(self._names)}"
+        )
+
+    def _label(self, folder: Path) -> int | None:
+        """By the folder's name, or by its path, which names a class where two have one name."""
+        path = _composed(folder.relative_to(self._root).as_posix())
+        return self._labels.get(path, self._labels.get(path.rpartition("/")[2]))
+
+    def _holds_folders(self, folder: Path) -> bool:
+        here = folder.parent.resolve()
+        if folder.resolve() in (here, *here.parents):
+            return False  # a link that leads back
+        return bool(self._reader.listing(folder).folders)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(
+        ascii(name)[1:-1] if not name.isprintable() else name for name in names[:_MAX_NAMED]
+    )
+    return shown + (", ..." if len(names) > _MAX_NAMED else "")
