@@ -51,21 +51,42 @@ def facts_list(rows: list[tuple[str, str]]) -> str:
     return f'<dl class="facts">{items}</dl>'
 
 
-def html_table(head: list[str], rows: list[list[str]], *, caption: str) -> str:
+def html_table(
+    head: list[str],
+    rows: list[list[str]],
+    *,
+    caption: str,
+    sorted_by: str | None = None,
+    tall: bool = False,
+) -> str:
     """A table that scrolls sideways on a phone.
 
     Args:
         head: the title of each column; escaped.
         rows: the cells of each row, which are HTML already; the first one is the row's title.
         caption: what a screen reader calls the table; escaped.
+        sorted_by: the column that the rows are sorted by, from small to large; then a click on a
+            title sorts them by its column (`page.js`), by the value of a cell's `<data>` if it has
+            one. None: the rows stay as they are.
+        tall: whether there are so many rows that they scroll in the table.
     """
-    columns = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    columns = "".join(_column(name, sorted_by) for name in head)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
     # With `tabindex` a keyboard can scroll it.
+    kind = "scroll tall" if tall else "scroll"
+    opening = "<table>" if sorted_by is None else '<table class="sorts">'
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
-        f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{text(caption)}">{opening}'
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _column(name: str, sorted_by: str | None) -> str:
+    if sorted_by is None:
+        return f'<th scope="col">{text(name)}</th>'
+    order = "ascending" if name == sorted_by else "none"
+    button = f'<button type="button">{text(name)}</button>'
+    return f'<th scope="col" aria-sort="{order}">{button}</th>'

@@ -1,5 +1,6 @@
 // Lets users paste or drop a picture anywhere on the page. Both hand it to the file input of the
-// picture box, so that there is one way in. It also hides the buttons that would do nothing.
+// picture box, so that there is one way in. It also hides the buttons that would do nothing, and
+// sorts tables.
 (() => {
   // Gradio's buttons do nothing where there is no camera, and where the browser gives the page
   // neither camera nor clipboard, as at http://ANOTHER-HOST. (Ctrl + V works there, too.)
@@ -19,6 +20,24 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
     return true;
   };
+  // A click on a column's title sorts the table by it, and another one the other way round.
+  document.addEventListener("click", (event) => {
+    const head = event.target.closest?.(".skd table.sorts thead button")?.closest("th");
+    if (!head) return;
+    const heads = [...head.parentNode.children];
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of heads) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (row) => {
+      const cell = row.children[heads.indexOf(head)];
+      const data = cell.querySelector("data");
+      return data ? Number(data.value) : cell.textContent;
+    };
+    const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b));
+    const body = head.closest("table").tBodies[0];
+    const rows = [...body.rows].sort((a, b) => compare(key(a), key(b)) * (down ? -1 : 1));
+    body.append(...rows);
+  });
   document.addEventListener("paste", (event) => {
     if (handOver(event.clipboardData?.files ?? [])) event.preventDefault();
   });
