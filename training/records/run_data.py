@@ -30,13 +30,22 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
     root = moved.data_root
     if root is None and plan.data_root and data == plan.data_argument:
         root = Path(plan.data_root)
-    dataset = load_dataset(
-        data,
-        image_size=plan.input.size,
-        data_root=root,
-        classes=plan.classes,
-        columns=plan.columns,
-    )
+    try:
+        dataset = load_dataset(
+            data,
+            image_size=plan.input.size,
+            data_root=root,
+            classes=plan.classes,
+            columns=plan.columns,
+        )
+    except UserError as error:
+        if moved != IN_PLACE:
+            raise
+        # An empty mount point, or files that were moved out of their folder.
+        raise UserError(
+            f"{error}; if the data of {trained.folder} lie elsewhere now, name the place with "
+            f"{'--data-root' if plan.data_root else '--data'}"
+        ) from error
     word = plan.data if moved.data is None else moved.data
     if dataset.class_names != plan.class_names:
         raise UserError(

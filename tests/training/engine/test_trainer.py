@@ -18,6 +18,7 @@ from training.config.plan import Plan, differences
 from training.data import Dataset, load_dataset
 from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.trainer import DivergedError, Trainer
+from training.evaluation.calibration import Calibration
 from training.evaluation.logits import logits_of
 from training.finish import finish_run
 from training.networks.students import build_student
@@ -187,11 +188,11 @@ def test_the_temperature_that_fits_is_that_of_checkpoint_and_result(
 ) -> None:
     fitted: list[int] = []
 
-    def fit(logits: np.ndarray, labels: np.ndarray) -> float:
+    def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         fitted.extend(labels)
-        return 1.75
+        return Calibration(1.75)
 
-    monkeypatch.setattr(run_result, "fit_temperature", fit)
+    monkeypatch.setattr(run_result, "calibrate", fit)
     run(make_plan(), tiny_data, tmp_path)
     trained = load_trained(tmp_path)
     assert sorted(fitted) == sorted([0, 1, 2] * 4)  # a quarter of the 48 training images

@@ -168,6 +168,18 @@ def test_data_that_are_gone_are_one_line_that_names_the_way_on(trained: Path, he
     assert "\n" not in str(error.value)
 
 
+def test_an_empty_folder_in_the_place_of_the_data_names_the_way_on(
+    trained: Path, here: Path
+) -> None:
+    """A disk that is not mounted leaves one."""
+    folder = shutil.copytree(trained, here / "run")
+    (here / "mounted").mkdir()
+    with_plan(folder, data_argument=str(here / "mounted"))
+    with pytest.raises(UserError, match=r"if the data of .* lie elsewhere now, .*--data$") as error:
+        load_run_dataset(load_trained(folder))
+    assert "\n" not in str(error.value)
+
+
 def test_digests_say_whether_two_plans_have_the_same_images(trained: Path) -> None:
     checkpoint: Checkpoint = read_checkpoint(trained / "checkpoint.pt")
     plan = checkpoint.plan
