@@ -25,7 +25,7 @@ from runtime.model.figures import (
     top_k,
 )
 from runtime.model.holdout import Labelled
-from runtime.model.locate import RESULT
+from runtime.model.locate import DATA_REPORT, RESULT
 from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
@@ -53,7 +53,8 @@ class RunToExport:
         card: the card of the run, still without files and engines.
         test: the whole test split, with the student's probabilities by torch.
         dataset: the data set that it was trained on.
-        reports: the run's files that say what fails, by name; None for one that it does not have.
+        reports: the run's files on what fails and on its data, by name; None for one that it does
+            not have.
     """
 
     student: nn.Module
@@ -112,7 +113,10 @@ def read_run(
         card=_card_of(trained, dataset, logits),
         test=Labelled(dataset.test_images, dataset.test_labels, reference),
         dataset=dataset,
-        reports={name: _report(trained, name) for name in REPORT_FILES},
+        reports={
+            **{name: _report(trained, name) for name in REPORT_FILES},
+            DATA_REPORT: _data_report(folder),
+        },
     )
 
 
@@ -120,6 +124,12 @@ def _report(trained: TrainedRun, name: str) -> bytes | None:
     """The content of a report. A run that is not finished may have those of a former one."""
     file = trained.folder / name
     return file.read_bytes() if trained.result and file.is_file() else None
+
+
+def _data_report(folder: Path) -> bytes | None:
+    """The content of `data.json`, which a run writes before its first step."""
+    file = folder / DATA_REPORT
+    return file.read_bytes() if file.is_file() else None
 
 
 def _check_result(trained: TrainedRun, top1: float, *, images: int) -> None:

@@ -120,6 +120,7 @@ def _choices(plan: Plan) -> dict[str, Any]:
         "image_size": plan.input.size,
         "data": plan.data,
         "data_digest": plan.data_digest,
+        "drop_leaks": plan.drop_leaks,
         "content_digest": plan.content_digest,
         "terms": plan.terms,
         "seed": plan.seed,

@@ -20,6 +20,7 @@ from training.config.options import (
 )
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.data import Dataset, load_dataset
+from training.data.data_check import checked_data
 from training.data.splits import fit_batch
 from training.records.run_folder import exclusive
 from training.studies.pool import fail_runs, run_all
@@ -43,13 +44,18 @@ def main(arguments: Sequence[str]) -> int:
     recipe = _recipe(options)
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
-    data = load_dataset(
+    data = checked_data(
+        load_dataset(
+            options.data,
+            image_size=options.image_size,
+            data_root=options.data_root,
+            classes=options.classes,
+            columns=options.columns,
+        ),
         options.data,
-        image_size=options.image_size,
-        data_root=options.data_root,
-        classes=options.classes,
-        columns=options.columns,
-    )
+        drop=options.drop_leaks,
+        allow=options.allow_leaks,
+    ).dataset
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     runs = _runs(options, methods, recipe, data)

@@ -15,6 +15,8 @@ from training.config.plan import Plan, check_same_run, moved_words
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
 from training.data.class_names import classes_line
+from training.data.data_check import DataCheck, checked_data
+from training.data.leaks import without_leaks
 from training.data.splits import fit_batch
 from training.engine.device import choose_device, device_name
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
@@ -58,8 +60,10 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
         check_latest()
-    dataset = _load_data(options, group)
+    dataset, check = _load_data(options, group)
     progress.say(classes_line(dataset.class_names))
+    if check is not None:
+        check.say()
     if options.batch_size is None and options.recipe is None:
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     plan = _plan(options, recipe, dataset, group)
@@ -81,6 +85,8 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
             # finished as soon as its own first checkpoint exists.
             (run.path / RESULT).unlink(missing_ok=True)
         progress.say(f"run folder {run.path}")
+        if check is not None and (pairs := check.write(run.path)):
+            progress.say(f"duplicates {pairs}")
         trainer = Trainer(plan, dataset, device=device, group=group)
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
@@ -94,8 +100,11 @@ def _choose(name: str, options: Options, plan: Plan) -> RunFolder:
     return chosen
 
 
-def _load_data(options: Options, group: ProcessGroup) -> Dataset:
-    """The data set; the main process decodes it while the others wait for the cache."""
+def _load_data(options: Options, group: ProcessGroup) -> tuple[Dataset, DataCheck | None]:
+    """The data set, and in the main process its check.
+
+    The main process decodes and compares the images while the others wait for the cache.
+    """
 
     def load() -> Dataset:
         return load_dataset(
@@ -108,12 +117,13 @@ def _load_data(options: Options, group: ProcessGroup) -> Dataset:
             refresh=options.refresh and group.is_main,
         )
 
-    dataset = load() if group.is_main else None
+    drop, allow = options.drop_leaks, options.allow_leaks
+    check = checked_data(load(), options.data, drop=drop, allow=allow) if group.is_main else None
     group.share(None)
-    if dataset is None:
-        with redirect_stdout(None):  # the main process has said it all
-            dataset = load()
-    return dataset
+    if check is not None:
+        return check.dataset, check
+    with redirect_stdout(None):  # the main process has said it all
+        return without_leaks(load(), drop, progress=False), None
 
 
 def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
@@ -134,6 +144,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         data_root=str(options.data_root.resolve()) if options.data_root else None,
         classes=options.classes,
         columns=options.columns,
+        drop_leaks=options.drop_leaks,
         class_names=dataset.class_names,
         input=dataset.input,
         seed=options.seed,

@@ -8,6 +8,7 @@ from demo.look.charts import Line, line_chart
 from demo.look.markup import facts_list, html_table, text
 from demo.look.panels import panel
 from demo.service.models import Models
+from demo.tabs.its_data import data_html
 from demo.tabs.what_fails import what_fails_html
 from runtime.model.card import Card, EngineRecord, ModelFile, Provenance
 
@@ -27,12 +28,13 @@ def card_html(card: Card, folder: Path) -> str:
         card: what is shown.
         folder: the bundle, whose files are looked at for their sizes.
     """
-    fails = what_fails_html(card, folder)
+    fails, data = what_fails_html(card, folder), data_html(folder)
     return (
         '<article class="card">'
         f"{_section('What it is', _what(card))}"
         f"{_section('How good it is', _quality(card.provenance))}"
         f"{_section('What fails', fails) if fails else ''}"
+        f"{_section('Its data', data) if data else ''}"
         f"{_section('Its files', _files(card, folder))}"
         f"{_section('Its engines', _engines(card.engines)) if card.engines else ''}"
         f"{_curves(card.provenance)}"

@@ -10,6 +10,7 @@ LATEST = RUNS / "latest"
 BUNDLE = "bundle"
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
+DATA_REPORT = "data.json"  # of a run, and of its bundle
 
 
 def is_model(path: Path) -> bool:

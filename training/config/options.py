@@ -11,6 +11,7 @@ from training.config.archs import ARCHS
 from training.config.data_columns import columns_text
 from training.config.recipe import SUFFIXES
 
+KEEP_LEAKS, DROP_EXACT, DROP_NEAR = LEAKS = ("none", "exact", "near")
 CLASSES = ("folders", "leaves")  # which folders of images are classes
 DEVICES = ("auto", "cpu", "cuda")  # what `training.engine.device.choose_device` understands
 _MAX_SEED = 2**32 - 1
@@ -33,6 +34,8 @@ class Options:
     classes: str = CLASSES[0]
     columns: str = ""
     refresh: bool = False
+    drop_leaks: str = KEEP_LEAKS
+    allow_leaks: bool = False
     image_size: int | None = None
     recipe: str | None = None
     epochs: int | None = None
@@ -112,6 +115,34 @@ def add_shared_options(parser: CommandParser) -> None:
         metavar="NAME_OR_PATH",
         help="data set, folder, list, table or archive (default: digits)",
     )
+    add_data_options(parser)
+    leaks = parser.add_mutually_exclusive_group()
+    leaks.add_argument(
+        "--drop-leaks",
+        nargs="?",
+        choices=LEAKS[1:],
+        const=DROP_EXACT,
+        default=Options.drop_leaks,
+        help="train without the images that are also held out; near: without near copies, too",
+    )
+    leaks.add_argument(
+        "--allow-leaks", action="store_true", help="train though test images are also in train"
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)"
+    )
+    parser.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help="instead of the recipe's; per process",
+    )
+    parser.add_argument("--device", choices=DEVICES, default=Options.device)
+
+
+def add_data_options(parser: CommandParser) -> None:
+    """Adds the options that say how data are read, beside what they are."""
     parser.add_argument(
         "--data-root",
         type=folder_path,
@@ -134,17 +165,6 @@ def add_shared_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"
     )
-    parser.add_argument(
-        "--recipe", metavar="NAME_OR_FILE", help="recipe or .yaml file (default: by data)"
-    )
-    parser.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the recipe's")
-    parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        metavar="N",
-        help="instead of the recipe's; per process",
-    )
-    parser.add_argument("--device", choices=DEVICES, default=Options.device)
 
 
 def seed_number(text: str) -> int:

@@ -25,6 +25,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data_root: str | None
     classes: str = "folders"  # what --classes was
     columns: str = ""  # what --columns was
+    drop_leaks: str = "none"  # which copies of held-out images were left out of train
     class_names: tuple[str, ...]
     input: InputSpec
     seed: int

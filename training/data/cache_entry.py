@@ -134,7 +134,7 @@ def _decode_contents(
         "test": (contents.test, geometry.input),
     }
     counts = {word: len(split.labels) for word, (split, _) in splits.items()}
-    _check_space(folder, sum(counts[word] * spec.size**2 * 3 for word, (_, spec) in splits.items()))
+    check_space(folder, sum(counts[word] * spec.size**2 * 3 for word, (_, spec) in splits.items()))
     decoding = _Decoding(
         splits=splits,
         trained=trained,
@@ -202,7 +202,12 @@ def _check_broken(name: str, messages: list[str], total: int) -> None:
         )
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int) -> None:
+    """Checks that `needed` bytes have room in `folder`, which lies in the cache.
+
+    Raises:
+        UserError: if they have not.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -225,7 +230,8 @@ def _keep_whole(
     broken_rows = [image.row for image in decoding.broken[word]]
     kept = np.delete(np.arange(len(split.labels)), broken_rows)
     if broken_rows:
-        copy_rows(folder / f"{word}_images.npy", folder / "whole.npy", kept)
+        images = np.load(folder / f"{word}_images.npy", mmap_mode="r")
+        copy_rows(images, folder / "whole.npy", kept)
         (folder / "whole.npy").replace(folder / f"{word}_images.npy")
     np.save(folder / f"{word}_labels.npy", split.labels[kept])
     np.save(folder / f"{word}_sha256.npy", decoding.sha256[word][kept])
@@ -237,15 +243,17 @@ def _keep_whole(
     return split.labels[kept]
 
 
-def copy_rows(source: Path, target: Path, rows: NDArray[np.int64]) -> None:
-    """Writes the rows of the array in one `.npy` file to another one.
+def copy_rows(images: NDArray[np.uint8], target: Path, rows: NDArray[np.int64]) -> None:
+    """Writes the rows of an array, which may be a memory map, to a `.npy` file.
 
     They are written, not mapped: where the disk has no room for a mapped page, the system kills the
     process.
     """
-    images = np.load(source, mmap_mode="r")
-    header = np.lib.format.header_data_from_array_1_0(images)
-    header["shape"] = (len(rows), *images.shape[1:])
+    header = {
+        "descr": np.lib.format.dtype_to_descr(images.dtype),
+        "fortran_order": False,
+        "shape": (len(rows), *images.shape[1:]),
+    }
     with target.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(rows), _COPY_ROWS):

@@ -93,6 +93,20 @@ class Dataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def image_paths(self) -> list[str]:
+        """The paths of all training images, then of all test images.
+
+        Of data made in memory, "train#17" stands for row 17 of the training images.
+        """
+        train, test = (
+            paths or tuple(f"{word}#{row}" for row in range(len(labels)))
+            for word, paths, labels in (
+                ("train", self.train_paths, self.train_labels),
+                ("test", self.test_paths, self.test_labels),
+            )
+        )
+        return [*train, *test]
+
     def content_digest(self, *, show: bool = False) -> str:
         """Hex SHA-256 of the class names, all labels and all images, wherever the data lies.
 

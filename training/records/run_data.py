@@ -7,6 +7,7 @@ from runtime.model.locate import CHECKPOINT, RESULT, RUNS
 from training.config.plan import IN_PLACE, MovedData, Plan, differences, same_images
 from training.data import Dataset, data_names, load_dataset
 from training.data.forms import is_data
+from training.data.leaks import without_leaks
 from training.records.checkpoint import TrainedRun, read_checkpoint
 from training.records.run_folder import RunFolder, run_name
 
@@ -46,6 +47,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
             f"{error}; if the data of {trained.folder} lie elsewhere now, name the place with "
             f"{'--data-root' if plan.data_root else '--data'}"
         ) from error
+    dataset = without_leaks(dataset, plan.drop_leaks, progress=True)
     word = plan.data if moved.data is None else moved.data
     if dataset.class_names != plan.class_names:
         raise UserError(

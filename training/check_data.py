@@ -1,0 +1,71 @@
+"""Checks a data set before it is trained on: `python training/check_data.py DATA`.
+
+It counts the images of each class and split, what is left out and why, and exact and near
+duplicates, across splits and across classes, and warns of what may spoil a training.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NoReturn
+
+from runtime.base.command import CommandParser, print_json, run_command
+from runtime.base.errors import UserError
+from training.config.options import KEEP_LEAKS, add_data_options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the report, as text or as one JSON object."""
+    options = _parser().parse_args(arguments)
+    if options.pairs is not None and not options.pairs.parent.is_dir():
+        raise UserError(f"--pairs {options.pairs}: {options.pairs.parent} is no folder; make it")
+
+    from training.data import load_dataset
+    from training.data.data_check import checked_data
+    from training.data.data_report import text_of, write_pairs
+
+    # With --json, stdout holds the object alone. Lines about the work go to a terminal's stderr.
+    aside = sys.stderr if sys.stderr.isatty() else None
+    with redirect_stdout(aside if options.json else sys.stdout):
+        dataset = load_dataset(
+            options.data,
+            image_size=options.image_size,
+            data_root=options.data_root,
+            classes=options.classes,
+            columns=options.columns,
+        )
+        check = checked_data(dataset, options.data, drop=KEEP_LEAKS, allow=True)
+    pairs = 0
+    if options.pairs is not None:
+        pairs = write_pairs(options.pairs, check.dataset, check.inspection)
+    if options.json:
+        print_json(check.report)
+        return 0
+    print(f"\n{text_of(check.report)}")  # noqa: T201
+    if options.pairs is not None:
+        print(f"\npairs  {options.pairs}" if pairs else "\nno pairs of duplicates to write")  # noqa: T201
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python training/check_data.py",
+        description=__doc__,
+        epilog="Example: python training/check_data.py photos --pairs pairs.csv",
+    )
+    parser.add_argument("data", metavar="DATA", help="data set: a name, or a path of your own")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--pairs", type=Path, metavar="FILE", help="write the pairs of duplicates to a CSV file"
+    )
+    add_data_options(parser)
+    return parser
+
+
+def command() -> NoReturn:
+    run_command(main, extra="train")
+
+
+if __name__ == "__main__":
+    command()
