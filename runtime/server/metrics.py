@@ -7,6 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4  # since 0.23
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.inference.batcher import Batcher
+from runtime.server.bounded_http import sent_status
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -17,7 +18,7 @@ class Metrics:
 
     Attributes:
         registry: holds all of them.
-        requests: answered classify requests by status.
+        requests: classify requests by the status that was sent; 499 if the client had left.
         request_seconds: their times, from the head of the request to its answer.
     """
 
@@ -92,5 +93,5 @@ class MeasuredRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            self._metrics.requests.labels(str(status)).inc()
+            self._metrics.requests.labels(str(sent_status(scope, status))).inc()
             self._metrics.request_seconds.observe(time.perf_counter() - started)

@@ -178,6 +178,129 @@ def test_a_large_body_and_requests_in_a_row_arrive_whole(connect: Connect) -> No
     sending.join()
 
 
+OFFERS = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n",
+    b"Upgrade: TLS/1.3, foo/2\r\nConnection: keep-alive, Upgrade\r\n",
+)
+BODY = bytes(range(256)) * 300
+
+
+def answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """One whole answer with a content length: its head and its body."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        piece = connection.recv(1)
+        assert piece, found
+        found += piece
+    length = int(found.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return found, body
+
+
+def framed(body: bytes, *, chunked: bool) -> tuple[bytes, bytes]:
+    """The header that tells how long the body is, and the body as it is sent."""
+    if not chunked:
+        return b"Content-Length: %d\r\n" % len(body), body
+    half = len(body) // 2
+    pieces = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]))
+    return b"Transfer-Encoding: chunked\r\n", pieces + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("pieces", ["at once", "head first", "small"])
+def test_an_offer_of_another_protocol_is_ignored(
+    connect: Connect, offer: bytes, chunked: bool, pieces: str
+) -> None:
+    length, sent = framed(BODY, chunked=chunked)
+    beginning = b"POST /a HTTP/1.1\r\nHost: x\r\n" + offer + length + b"\r\n"
+    connection = connect()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for body in (sent, sent):  # the connection is used again
+        if pieces == "at once":
+            connection.sendall(beginning + body)
+        elif pieces == "head first":
+            connection.sendall(beginning)
+            time.sleep(0.05)
+            connection.sendall(body)
+        else:
+            connection.sendall(beginning[:-3])
+            for piece in (beginning[-3:-1], beginning[-1:] + body[:10], body[10:]):
+                time.sleep(0.01)
+                connection.sendall(piece)
+        first, found = answer(connection)
+        assert first.startswith(b"HTTP/1.1 200")
+        assert found == BODY
+
+
+def test_requests_in_one_packet_are_all_answered_after_an_offer(connect: Connect) -> None:
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n%b\r\nabc"
+    connection = connect()
+    connection.sendall(get % OFFERS[0] + post % b"" + post % OFFERS[1] + get % b"")
+    assert [answer(connection)[1] for _ in range(4)] == [b"", b"abc", b"abc", b""]
+
+
+def test_an_offer_keeps_the_limits_and_the_end_of_the_connection(connect: Connect) -> None:
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.0\r\n" + OFFERS[0] + b"Content-Length: 1\r\n\r\nx")
+    assert everything(connection).endswith(b"\r\n\r\nx")  # HTTP/1.0: the server closes
+    connection = connect()
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + OFFERS[0] + b"\r\n")
+    assert answer(connection)[0].startswith(b"HTTP/1.1 200")
+    connection.sendall(b"GET / HTTP/1.1\r\nA: ")
+    with suppress(ConnectionError):
+        for _ in range(2 * MAX_HEAD_BYTES // 4096):
+            connection.sendall(b"a" * 4096)
+    assert everything(connection).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",  # a client that speaks TLS
+    ],
+)
+def test_what_is_not_http_is_a_problem(connect: Connect, request_bytes: bytes) -> None:
+    connection = connect()
+    connection.sendall(request_bytes)
+    first, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in first
+    assert json.loads(body)["status"] == 400
+    assert json.loads(body)["detail"].startswith("the request is not valid HTTP/1.1: ")
+
+
+def test_no_error_takes_the_place_of_an_answer_that_is_owed(connect: Connect) -> None:
+    connection = connect()
+    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    assert b"400" not in everything(connection)
+
+
+@pytest.mark.parametrize("offer", [b"", OFFERS[0]])
+def test_a_client_that_closes_its_half_gets_its_answers(connect: Connect, offer: bytes) -> None:
+    request = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n%b\r\nabc" % offer
+    connection = connect()
+    connection.sendall(2 * request)
+    connection.shutdown(socket.SHUT_WR)
+    found = everything(connection)  # the server closes behind the last answer
+    assert found.count(b"HTTP/1.1 200") == found.count(b"abc") == 2
+    cut = connect()
+    cut.sendall(request[:-1])
+    cut.shutdown(socket.SHUT_WR)
+    assert everything(cut) == b""  # its body can never be complete
+
+
 class RecordingTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()

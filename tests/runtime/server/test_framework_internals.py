@@ -26,7 +26,10 @@ OVERRIDDEN = {
     "connection_lost": "5ed5a3e443ec794e",
     "connection_made": "e3b2039873e8c06c",
     "data_received": "f83481cc3c26cebf",
+    "eof_received": "148653f3312bd21b",
     "on_body": "54a62c7f3ac29355",
+    "on_message_complete": "13556ee85b3b8cc4",
+    "send_400_response": "38c8cc09171df213",
 }
 # Its code differs between those versions, but not in the part that we need.
 ALSO_OVERRIDDEN = "on_headers_complete"
@@ -63,12 +66,20 @@ def test_the_overridden_methods_of_uvicorn_are_the_known_ones() -> None:
 
 def test_nothing_else_of_uvicorns_protocol_is_overridden() -> None:
     overridden = own_names(BoundedHttpProtocol) & own_names(HttpToolsProtocol)
-    assert overridden == {*OVERRIDDEN, ALSO_OVERRIDDEN}
+    assert overridden == {*OVERRIDDEN, ALSO_OVERRIDDEN, "parser"}
 
 
 def test_the_attributes_that_we_read_of_uvicorn_are_there() -> None:
-    assert {"transport", "loop", "cycle"} <= own_names(HttpToolsProtocol)
-    assert "response_complete" in own_names(RequestResponseCycle)
+    read = {"transport", "loop", "cycle", "parser", "pipeline", "scope", "url", "headers"}
+    assert read | {"_unset_keepalive_if_required"} <= own_names(HttpToolsProtocol)
+    read = {"response_complete", "response_started", "more_body", "keep_alive", "disconnected"}
+    assert read <= own_names(RequestResponseCycle)
+
+
+def test_the_parser_is_made_as_uvicorn_makes_it() -> None:
+    source = inspect.getsource(HttpToolsProtocol.__init__)
+    assert "self.parser = httptools.HttpRequestParser(self)" in source
+    assert "set_dangerous_leniencies(lenient_data_after_close=True)" in source
 
 
 def test_uvicorn_writes_and_closes_in_the_two_ways_that_are_gathered() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -212,6 +213,34 @@ def test_metrics_count_requests_and_batches(classifier: Classifier, red: bytes) 
     assert found["skd_edge_batch_size_sum"] == 3
     assert found["skd_edge_request_seconds_count"] == 2
     assert found["skd_edge_waiting_images"] == 0
+
+
+def test_metrics_count_what_was_really_sent(
+    slow: Callable[[float], Classifier], red: bytes
+) -> None:
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    framed = head + b"Content-Length: %d\r\n\r\n" % len(red) + red
+    cut = head + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n"
+    with serving(build_api(slow(0.3))) as client:
+        address = (client.base_url.host, client.base_url.port)
+        for request, gone in ((framed, True), (framed, False), (cut, False)):
+            with socket.create_connection(address) as connection:
+                connection.sendall(request)
+                if gone:  # a reset, as of a client that has crashed
+                    time.sleep(0.1)
+                    reset = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                else:
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(1 << 16):
+                        pass
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            text = client.get("/metrics").text
+            found = dict(re.findall(r'^skd_edge_requests_total{status="(\d+)"} (\S+)$', text, re.M))
+            if len(found) == 3:
+                break
+        assert found == {"200": "1.0", "400": "1.0", "499": "1.0"}
 
 
 def test_a_token_guards_what_it_should(classifier: Classifier, red: bytes) -> None:
