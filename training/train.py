@@ -1,5 +1,6 @@
 """One training run from its options to its finished folder."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from training.engine.process_group import (
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
 from training.methods.method import method_class
-from training.networks.weights import pretrained_weights, weights_from_file, weights_word
+from training.networks.weights import pretrained_weights, weights_word
+from training.networks.weights_file import weights_from_file
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.records.journal import Progress, counted
 from training.records.run_data import find_renamed_run
@@ -188,7 +190,7 @@ def _set_up(
                 f"begun on {former.device}: the result will not be bit for bit what it was there"
             )
         return
-    weights = None
+    weights: Mapping[str, object] | None = None
     if options.pretrained:
         weights = pretrained_weights(plan.arch, plan.width)
     elif options.weights is not None:

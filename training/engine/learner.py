@@ -1,5 +1,6 @@
 """All that changes while a student learns: networks, methods, optimizer, random generators."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -108,8 +109,8 @@ class Learner:
             self.average.load(networks.student)
         self.methods.load_state_dict({**self._memory(), **(networks.auxiliary or {})})
 
-    def start_from(self, weights: dict[str, Tensor], *, arch: str) -> str | None:
-        """Begins with `weights`; returns a sentence if their classifier had to be left out."""
+    def start_from(self, weights: Mapping[str, object], *, arch: str) -> str | None:
+        """Begins with `weights`; returns a sentence about what was left out of them."""
         left_out = start_from(self.student, weights, arch=arch)
         if self.average is not None:
             self.average.restart()

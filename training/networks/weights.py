@@ -1,6 +1,6 @@
 """Weights to start from: torchvision's pretrained ones or a file."""
 
-import pickle
+from collections.abc import Collection, Mapping
 from http.client import HTTPException
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from runtime.base.errors import UserError, first_line
 from runtime.base.files import sha256_of
 from training.config.archs import MOBILENET
 from training.networks.students import classifier_name, torchvision_name
+from training.networks.weight_names import names_of_ours, of_the_network
+from training.networks.weights_file import NO_WEIGHTS
 
 RANDOM = "random"
 PRETRAINED = "pretrained"
-# What torch raises for a damaged file, and for a download with the wrong hash.
-_NO_WEIGHTS = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError)
+_COUNTER = ".num_batches_tracked"
+_SHOWN = 3  # names in a message
 
 
 def weights_word(*, pretrained: bool, path: Path | None) -> str:
@@ -29,7 +31,8 @@ def weights_word(*, pretrained: bool, path: Path | None) -> str:
         return f"sha256:{sha256_of(path)}"
     except OSError as error:
         raise UserError(
-            f"--weights {path} cannot be read ({error.strerror}); expected a .pt file"
+            f"--weights {path} cannot be read ({error.strerror}); expected a .pt file "
+            "or a .safetensors file"
         ) from error
 
 
@@ -40,7 +43,7 @@ def pretrained_weights(arch: str, width: float) -> dict[str, Tensor]:
     weights = models.get_model_weights(torchvision_name(arch, width))
     try:
         state: dict[str, Tensor] = weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-    except (OSError, HTTPException, *_NO_WEIGHTS) as error:  # URLError is an OSError
+    except (OSError, HTTPException, *NO_WEIGHTS) as error:  # URLError is an OSError
         raise UserError(
             f"--pretrained: the weights of {arch} cannot be downloaded to {torch.hub.get_dir()} or "
             f"read there ({first_line(error)}); connect, remove a broken file there, "
@@ -49,54 +52,68 @@ def pretrained_weights(arch: str, width: float) -> dict[str, Tensor]:
     return state
 
 
-def weights_from_file(path: Path) -> dict[str, Tensor]:
-    """A student's state dict: the file's own, or the student of one of our checkpoints."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(
-            f"--weights {path} cannot be read ({first_line(error)}); expected a .pt file"
-        ) from error
-    except _NO_WEIGHTS as error:  # torch's own message tells how to load unsafe files
-        raise UserError(
-            f"--weights {path} is no whole file of tensors alone; expected a .pt file of a state "
-            "dict, as torch.save(student.state_dict(), FILE) writes"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("student"), dict):
-        content = content["student"]
-    if (
-        not isinstance(content, dict)
-        or not content  # an empty file would silently start from random weights
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
-        raise UserError(f"--weights {path} holds no state dict of tensors")
-    return content
-
-
-def start_from(student: nn.Module, state: dict[str, Tensor], *, arch: str) -> str | None:
+def start_from(student: nn.Module, state: Mapping[str, object], *, arch: str) -> str | None:
     """Loads `state` into `student`; a classifier for another number of classes is left out.
 
+    The names may be those of other tools (`training.networks.weight_names`), and what is no part
+    of the student is left out. Counters of batches (`num_batches_tracked`), which older files do
+    not have, stay as they are.
+
     Returns:
-        A sentence for the user if the classifier was left out, else None.
+        A sentence for the user that says what was left out, or None if nothing was.
 
     Raises:
-        UserError: if anything else does not fit.
+        UserError: if anything else does not fit, or is not a finite number.
     """
     own = student.state_dict()
-    classifier = tuple(f"{classifier_name(arch)}.{part}" for part in ("weight", "bias"))
-    dropped = [n for n in classifier if n in state and state[n].shape != own[n].shape]
-    kept = {name: value for name, value in state.items() if name not in dropped}
-    foreign = sorted(kept.keys() - own.keys())
-    missing = sorted(own.keys() - kept.keys() - set(dropped))
-    wrong = sorted(n for n in kept.keys() & own.keys() if kept[n].shape != own[n].shape)
-    for problem, names in (("lacks", missing), ("has unknown", foreign), ("misfits", wrong)):
-        if names:
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    names = names_of_ours(tensors, own.keys(), arch=arch)
+    found = {ours: tensors[name] for name, ours in names.items()}
+    classifier = [f"{classifier_name(arch)}.{part}" for part in ("weight", "bias")]
+    misfits = {name for name in found.keys() & own.keys() if not _fits(found[name], own[name])}
+    dropped = [name for name in classifier if name in misfits]
+    kept = {name: value for name, value in found.items() if name in own and name not in dropped}
+    counters = {name for name in own if name.endswith(_COUNTER)}
+    for problem, wrong in (
+        ("lacks", own.keys() - kept.keys() - counters - {*dropped}),
+        ("has unknown", {n for n in found.keys() - own.keys() if of_the_network(n, own)}),
+        ("misfits", misfits - {*dropped}),
+    ):
+        if wrong:
             raise UserError(
-                f"the weights are not those of {arch}: the file {problem} {names[0]} "
-                f"and {len(names) - 1} more"
+                f"the weights are not those of {arch}: the file {problem} {_names(wrong)}"
             )
-    student.load_state_dict(kept, strict=False)
-    if not dropped:
-        return None
-    classes = len(state[dropped[0]])
-    return f"the weights' classifier is for {classes} classes: it was left out and starts afresh"
+    converted = {name: value.to(own[name].dtype) for name, value in kept.items()}
+    bad = {name for name, value in converted.items() if not value.isfinite().all()}
+    if bad:
+        raise UserError(
+            f"the weights are not finite: NaN or infinity in {_names(bad)}; "
+            "take a checkpoint from before the training diverged"
+        )
+    student.load_state_dict(converted, strict=False)
+    unused = [name for name in state if names.get(name) not in own]
+    return _left_out(unused, classes=len(found[dropped[0]]) if dropped else None)
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    plain = value.layout == torch.strided and not (value.is_quantized or value.is_complex())
+    return plain and value.shape == own.shape
+
+
+def _names(names: Collection[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return f"{min(names)} and {len(names) - 1} more"
+
+
+def _left_out(unused: list[str], *, classes: int | None) -> str | None:
+    sentences = []
+    if classes is not None:
+        sentences.append(
+            f"the weights' classifier is for {classes} classes: it was left out and starts afresh"
+        )
+    if unused:
+        shown = ", ".join(unused[:_SHOWN])
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        keys = "1 key" if len(unused) == 1 else f"{len(unused)} keys"
+        sentences.append(f"left out {keys} of the weights' file: {shown}{more}")
+    return "; ".join(sentences) or None

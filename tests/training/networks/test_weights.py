@@ -1,5 +1,7 @@
 """Where a student may start from."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 from torchvision import models
 
 from runtime.base.errors import UserError
-from training.networks.students import build_student
-from training.networks.weights import pretrained_weights, start_from, weights_from_file
+from training.config.archs import ARCHS, SHUFFLENET, SHUFFLENET_WIDTHS
+from training.networks.students import build_student, classifier_name, torchvision_name
+from training.networks.weights import pretrained_weights, start_from
+from training.networks.weights_file import weights_from_file
 
 
 @pytest.fixture
@@ -41,6 +45,57 @@ def test_with_as_many_classes_everything_is_loaded(downloaded: dict[str, torch.T
     student = build_student("mobilenetv2", num_classes=1000, image_size=224)
     assert start_from(student, pretrained_weights("mobilenetv2", 1.0), arch="mobilenetv2") is None
     assert torch.equal(student.state_dict()["classifier.1.bias"], downloaded["classifier.1.bias"])
+
+
+def _old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As densenet121-a639ec97.pth and resnet18-f37072fd.pth are: no counters, `norm.1`."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): value
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arch", "width"),
+    [(arch, 1.0) for arch in ARCHS]
+    + [(SHUFFLENET, width) for width in SHUFFLENET_WIDTHS if width != 1],
+)
+@pytest.mark.parametrize("published", [dict, _old_names], ids=["new names", "old names"])
+def test_every_student_starts_from_what_torchvision_publishes(
+    arch: str,
+    width: float,
+    published: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torchvision's own loader of these files is what they are compared with."""
+    with torch.device("meta"):  # shapes and names are all that the students need here
+        theirs = models.get_model(torchvision_name(arch, width)).state_dict()
+        student = build_student(arch, num_classes=7, image_size=32, width=width)
+    files = {
+        name: torch.tensor(2.0).expand(value.shape) for name, value in published(theirs).items()
+    }
+    asked: list[str] = []
+
+    def load(url: str, **_options: object) -> dict[str, torch.Tensor]:
+        asked.append(url)
+        return dict(files)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    student.to_empty(device="cpu")
+    for value in student.state_dict().values():
+        value.fill_(1)
+    said = start_from(student, pretrained_weights(arch, width), arch=arch)
+    assert asked == [models.get_model_weights(torchvision_name(arch, width)).DEFAULT.url]
+    assert said == (
+        "the weights' classifier is for 1000 classes: it was left out and starts afresh"
+    )
+    own = {
+        name
+        for name, value in student.state_dict().items()
+        if (value == 1).all() and not name.endswith("num_batches_tracked")
+    }
+    assert own == {f"{classifier_name(arch)}.weight", f"{classifier_name(arch)}.bias"}
 
 
 def test_there_is_one_width_of_pretrained_mobilenets() -> None:
@@ -100,13 +155,13 @@ def test_files_that_are_no_weights(tmp_path: Path, content: object, expected: st
         start_from(student, weights_from_file(path), arch="mobilenetv2")
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "cut off", "whole module"])
+@pytest.mark.parametrize("kind", ["text", "empty", "cut off"])
 def test_other_files_are_no_weights(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights.pt"
-    torch.save(torch.nn.Linear(2, 2) if kind == "whole module" else torch.zeros(99), path)
+    torch.save(torch.zeros(99), path)
     content = {"text": b"hello", "empty": b"", "cut off": path.read_bytes()[:-99]}
-    path.write_bytes(content.get(kind, path.read_bytes()))
-    with pytest.raises(UserError, match=r"weights.pt is no whole file of tensors .*state_dict"):
+    path.write_bytes(content[kind])
+    with pytest.raises(UserError, match=r"weights.pt is no whole file of tensors; .*state_dict"):
         weights_from_file(path)
 
 
