@@ -70,7 +70,7 @@ class _Builder:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_hooks: object) -> object:
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
 
 
 def _parameter(data: object, *_hooks: object) -> object:

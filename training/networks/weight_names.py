@@ -67,7 +67,7 @@ def names_of_ours(names: Collection[str], own: Collection[str], *, arch: str) ->
         if name == anchor or name.endswith(f".{anchor}")
     } or {""}
     fits = {prefix: _below(prefix, names, arch) for prefix in prefixes}
-    counts = {prefix: len(own & set(found.values())) for prefix, found in fits.items()}
+    counts = {prefix: len(set(own).intersection(found.values())) for prefix, found in fits.items()}
     most = max(counts.values())
     return fits[_one_of([prefix for prefix in sorted(fits) if counts[prefix] == most])]
 
