@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MAX_NAMES = 100_000
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -27,5 +28,6 @@ def _values(inner: str) -> list[str]:
     if bounds := _RANGE.fullmatch(inner):
         first, last = bounds.groups()
         width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+        numbers = range(int(first), int(last) + 1)
+        return [f"{number:0{width}}" for number in numbers] if len(numbers) <= _MAX_NAMES else []
     return inner.split(",") if "," in inner else []

@@ -251,14 +251,16 @@ def _packed(contents: Contents, reader: ArchiveReader) -> Contents:
 
 
 def data_name(path: Path) -> str:
-    """What results call the data: the file's name without its ending, or the folder's."""
+    """What results call the data: the file's name without its ending, or the folder's.
+
+    The folder of a list or a table has the better name where that is called `labels`, or a split.
+    """
     if path.is_dir():
         return name_of(path)
-    stem = path.name
-    for ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-    if holds_no_class(stem) or stem.casefold() in _NAMES_OF_LISTS:
+    ending = path.suffix.lower()
+    stem = path.stem if ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP) else path.name
+    general = holds_no_class(stem) or stem.casefold() in _NAMES_OF_LISTS
+    if general and ending in (*LIST_SUFFIXES, _PARQUET):
         return name_of(path.parent)
     return name_of(path.with_name(stem))
 

@@ -15,7 +15,7 @@ _USUAL = {
         *("pic", "jpg", "png", "imageid", "imgid", "fileid", "photoid", "id"),
     ),
     "label": (
-        *("label", "labelname", "labels", "class", "classname", "classlabel", "classes"),
+        *("label", "labelname", "labels", "class", "classname", "classlabel", "classes", "cls"),
         *("category", "categoryname", "target", "targetname", "species", "speciesname"),
         *("breed", "type", "kind", "diagnosis", "dx", "tag", "y", "finelabel"),
         *("labelid", "classid", "categoryid", "classindex", "labelidx", "classidx"),

@@ -75,15 +75,10 @@ def text_of(value: object) -> Cell:
 
 def _read_separated(text: str, separators: Sequence[str], asked: Columns, where: str) -> Table:
     """The table, with the first separator that gives the columns for image and label."""
-    headers = [next(_records(text, separator, where), (0, [])) for separator in separators]
-    fitting = [
-        separator
-        for separator, (_, names) in zip(separators, headers, strict=True)
-        if has_columns([name.strip() for name in names], asked)
-    ]
-    if not fitting:  # the separator that gives most columns: a message will name them
-        most = max(range(len(headers)), key=lambda index: len(headers[index][1]))
-        fitting = [separators[most]]
+    headers = {separator: _header(text, separator, where) for separator in separators}
+    fitting = [separator for separator in separators if has_columns(headers[separator], asked)]
+    # Where none fits, it is the separator that gives most columns: a message will name them.
+    fitting.append(max(separators, key=lambda separator: len(headers[separator])))
     records = _records(text, fitting[0], where)
     _, names = next(records, (0, []))
     names = [name.strip() for name in names]
@@ -102,6 +97,15 @@ def _read_separated(text: str, separators: Sequence[str], asked: Columns, where:
         rows.append(tuple(cell.strip() for cell in padded))
         lines.append(line)
     return Table(tuple(names), rows, lines)
+
+
+def _header(text: str, separator: str, where: str) -> list[str]:
+    """The names that the separator gives; [] where it cannot be the right one."""
+    try:
+        _, names = next(_records(text, separator, where), (0, []))
+    except UserError:
+        return []
+    return [name.strip() for name in names]
 
 
 def _records(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:

@@ -1,0 +1,144 @@
+"""WebDataset shards: where classes and splits come from, and what is refused."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.base.errors import UserError
+from training.data import Dataset, load_dataset
+from training.data.brace_patterns import is_pattern, names_of
+
+Sample = tuple[str, dict[str, bytes]]
+
+
+def load(path: Path, **options: Any) -> Dataset:
+    return load_dataset(str(path), image_size=16, progress=True, **options)
+
+
+@pytest.fixture
+def shard(tmp_path: Path, write_image: Any) -> Callable[..., Path]:
+    """`shard(name, ending, contents)` writes a shard of samples 000, 001...; None: no label."""
+
+    def write(name: str, ending: str, contents: list[str | None], seed: int = 0) -> Path:
+        path = tmp_path / "shards" / name
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for number, text in enumerate(contents):
+                picture = write_image(tmp_path / "one.png", seed=seed + number).read_bytes()
+                files = {f"{number:03}.png": picture}
+                if text is not None:
+                    files[f"{number:03}.{ending}"] = text.encode()
+                for member, content in files.items():
+                    info = tarfile.TarInfo(member)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("ending", "texts", "classes"),
+    [
+        ("cls", ["10\n", "2", "10", "2"], ("10", "2")),
+        ("txt", ["cat", " dog ", "cat", "dog"], ("cat", "dog")),
+        (
+            "json",
+            ['"cat"', '"dog"', '{"label": "cat"}', '{"cls": "dog"}'],
+            ("cat", "dog"),
+        ),
+        ("json", ['{"class": 1, "a": []}', '{"class": 2}'] * 2, ("1", "2")),
+        ("meta.json", ['{"class_name": "x"}', '{"label": "y"}'] * 2, ("x", "y")),
+    ],
+)
+def test_classes(
+    shard: Callable[..., Path], ending: str, texts: list[str], classes: tuple[str, ...]
+) -> None:
+    assert load(shard("a.tar", ending, texts)).class_names == classes
+
+
+def test_keys_of_json_are_named_and_groups_kept(shard: Callable[..., Path]) -> None:
+    texts = [f'{{"label": "x", "kind": "{"ab"[n % 2]}", "who": {n // 4}}}' for n in range(16)]
+    data = load(shard("a.tar", "json", texts), columns="label=kind,group=who")
+    assert data.class_names == ("a", "b")
+    test = {int(path[:3]) // 4 for path in data.test_paths}
+    assert not test & {int(path[:3]) // 4 for path in data.train_paths}
+
+
+def test_splits_by_the_names_of_shards(shard: Callable[..., Path]) -> None:
+    shard("pets-train-000.tar", "cls", ["a", "b"] * 3)
+    shard("pets-train-001.tar", "cls", ["a", "b"] * 2, seed=10)
+    folder = shard("pets-val-000.tar", "cls", ["a", "b", "b"], seed=20).parent
+    data = load(folder)
+    assert (data.name, len(data.train_labels), len(data.test_labels)) == ("shards", 10, 3)
+    # Shards number their samples alike: the paths begin with the shard where they must.
+    assert data.train_paths[:2] == ("pets-train-000.tar/000.png", "pets-train-001.tar/000.png")
+    shard("other.tar", "cls", ["a", "b"])
+    with pytest.raises(UserError, match=r"the names of other.tar say no split, and others do"):
+        load(folder)
+
+
+def test_patterns(shard: Callable[..., Path]) -> None:
+    folder = shard("p-08.tar", "cls", ["a", "b"] * 2).parent
+    shard("p-09.tar", "cls", ["a", "b"] * 2, seed=10)
+    shard("p-10.tar", "cls", ["a", "b"] * 2, seed=20)
+    assert len(load(folder / "p-{08..10}.tar").train_labels) == 10
+    assert len(load(folder / "p-{08,10}.tar").train_labels) == 6
+    with pytest.raises(UserError, match=r"stands for 3 files, and 1 of them are not there, first"):
+        load(folder / "p-{09..11}.tar")
+    assert [*names_of("{a,b}-{8..10}{x}")] == [
+        f"{letter}-{number}{{x}}" for letter in "ab" for number in (8, 9, 10)
+    ]
+    assert [*names_of("{008..010}")] == ["008", "009", "010"]
+    assert not is_pattern("{x}.tar")
+    assert not is_pattern("{0..99999999999}.tar")
+
+
+@pytest.mark.parametrize(
+    ("ending", "texts", "message"),
+    [
+        ("json", ['{"label": ["a", "b"]}', '{"label": "a"}'], r"the class is \['a', 'b'\]"),
+        ("json", ['{"no": 1}', '{"label": "a"}'], "000.json has no column whose name says"),
+        ("json", ["{", '{"label": "a"}'], "a.tar/000.json: no JSON"),
+        ("txt", ["a|b", "a"], r"the class 'a\|b' looks like several"),
+        ("png.cls", ["a", "b"], "class 'a' has one image"),
+    ],
+)
+def test_mistakes(shard: Callable[..., Path], ending: str, texts: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(shard("a.tar", ending, texts))
+
+
+def test_what_is_left_out(shard: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = shard("a.tar", "cls", ["a", "b", "a", "b", None, "", "a"])
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("100.cls")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"a"))
+    data = load(path)
+    assert data.left_out == {"not an image": 1, "unlabelled": 2}
+    said = capsys.readouterr().out
+    assert "1 samples without a picture left out" in said
+    assert "2 images without a class left out" in said
+
+
+def test_two_pictures_in_a_sample(shard: Callable[..., Path]) -> None:
+    path = shard("a.tar", "cls", ["a", "b"] * 2)
+    with tarfile.open(path) as archive:
+        content = archive.extractfile("000.png").read()  # type: ignore[union-attr]
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("000.mask.png")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"has the pictures 000.png and 000.mask.png; expected one"):
+        load(path)
+
+
+def test_several_tar_files_of_no_samples(shard: Callable[..., Path]) -> None:
+    shard("a.tar", "cls", [None, None])
+    with pytest.raises(UserError, match="none of its 2 tar files has a picture with its class"):
+        load(shard("b.tar", "cls", [None, None]).parent)
