@@ -40,7 +40,7 @@ class Row:
         label: the name of its class; "": it has none.
         split: what it is for; None: the data have no splits.
         group: images of one group never lie on both sides of a split; "": it is in none.
-        stored: the path that decides the order, where `path` is not it.
+        stored: the path that decides the order, where `path` is not it; "": that of the file does.
     """
 
     picture: Picture
@@ -48,7 +48,7 @@ class Row:
     label: str
     split: Role | None = None
     group: str = ""
-    stored: str = ""
+    stored: str | None = None
 
 
 def contents_of_rows(
@@ -74,7 +74,7 @@ def contents_of_rows(
     if not usable:
         raise UserError(f"{where} has no image with a class; expected at least two classes")
     check_single([row.label for row in usable], where=str(where))
-    usable.sort(key=lambda row: PurePosixPath(row.stored or row.path).parts)
+    usable.sort(key=_order)
     row_of = {row.picture: row for row in usable}
     parts = _by_split(usable, where, say=progress)
     classes = _by_class(parts, where)
@@ -97,7 +97,7 @@ def with_own_paths(rows: Sequence[Row], root: Path) -> list[Row]:
     and parquet files need not store a path: then it begins with the file's name, or ends with the
     place in the file.
     """
-    paths = [row.stored for row in rows]
+    paths = [row.stored or "" for row in rows]
     for form in (_below, _numbered_below):
         counts = Counter(paths)
         paths = [
@@ -115,6 +115,10 @@ def _below(picture: Picture, root: Path) -> str:
 def _numbered_below(picture: Picture, root: Path) -> str:
     assert isinstance(picture, PackedImage)
     return f"{_below(picture, root)}#{picture.place[1]}"
+
+
+def _order(row: Row) -> tuple[str, ...]:
+    return PurePosixPath(row.path if row.stored is None else row.stored).parts
 
 
 def groups_on_both_sides(contents: Contents) -> set[int]:

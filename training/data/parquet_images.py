@@ -39,11 +39,16 @@ class ParquetImage(PackedImage):
         """The bytes of the picture's own file."""
         try:
             content = _cursor.value(self)
-            if content is None and self.beside is not None:
+        except Exception as error:  # pyarrow has errors of many classes for damaged files
+            _cursor.forget()
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ImageError(f"{self.path}: cannot be read ({reason})") from error
+        try:
+            if content is None and self.beside is not None and self.beside.is_file():
                 check_size(self.path, self.beside.stat().st_size)
                 content = self.beside.read_bytes()
-        except OSError as error:  # pyarrow.ArrowException of a damaged file is another one
-            raise ImageError(f"{self.path}: cannot be read ({error})") from error
+        except OSError as error:
+            raise ImageError(f"{self.path}: cannot be read ({error.strerror})") from error
         if content is None:
             raise ImageError(f"{self.path}: the cell {self.column!r} holds no bytes")
         check_size(self.path, len(content))
@@ -71,6 +76,10 @@ class _Cursor:
             self._cells = _cells(next(self._batches), image.column)
         found: bytes | None = self._cells[image.row - self._first].as_py()
         return found
+
+    def forget(self) -> None:
+        """Opens the file again the next time."""
+        self._at = None
 
     def _open(self, image: ParquetImage) -> None:
         import pyarrow.parquet
