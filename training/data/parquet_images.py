@@ -1,7 +1,8 @@
 """Pictures in parquet files, read row by row in the processes that decode (extra `parquet`).
 
-A row group is read as a stream: however large it is, a process holds a few rows of it. Images are
-decoded in the order in which they lie there, so that each process reads a file about once.
+A row group is read page by page, so that a process holds one page of it, however large it is. Most
+programs write at most 1,024 rows to a page, `datasets` 100 to a row group. Images are decoded in
+the order in which they lie there, so that each process reads a file about once.
 """
 
 from collections.abc import Iterator
