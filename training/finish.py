@@ -38,7 +38,7 @@ class _Calibration(NamedTuple):
 def finish_run(
     trainer: Trainer, folder: Path, save: Save, *, command: str, error_sheet: bool = True
 ) -> dict[str, Any] | None:
-    """Calibrates, evaluates and writes the run's last files.
+    """Deploys the chosen student, calibrates, evaluates and writes the run's last files.
 
     result.json is written last: a folder that has it is a finished run. Processes other than the
     main one only take part in the checkpoint.
@@ -56,6 +56,7 @@ def finish_run(
     Raises:
         DivergedError: in all processes, if an answer is not finite.
     """
+    trainer.deploy_chosen()
     if not trainer.group.is_main:
         trainer.require_finite_answers()
         trainer.checkpoint(finished=True)
@@ -67,6 +68,7 @@ def finish_run(
     answered = _answered(trainer.dataset, logits, calibration.temperature)
     result = {
         **_choices(trainer.plan),
+        **_chosen_epoch(trainer),
         **_figures(logits, trainer.dataset.test_labels, calibration),
         **answered.class_means(),
         **_size(trainer),
@@ -125,6 +127,16 @@ def _choices(plan: Plan) -> dict[str, Any]:
         "terms": plan.terms,
         "seed": plan.seed,
         "epochs": plan.recipe.epochs,
+    }
+
+
+def _chosen_epoch(trainer: Trainer) -> dict[str, Any]:
+    """The epoch whose student is deployed, by what it was chosen, and how many were trained."""
+    trained, selection = len(trainer.history), trainer.selection
+    return {
+        "best_epoch": selection.deployed_epoch(trained),
+        "selected_by": "validation" if selection.by_validation else "last",
+        "epochs_trained": trained,
     }
 
 
@@ -189,6 +201,7 @@ def summary(result: dict[str, Any]) -> str:
         ("student", f"{result['arch']} x{result['width']:g}, {result['image_size']} px"),
         ("data", f"{result['data']}: {result['train_images']} train, {result['test_images']} test"),
         ("terms", result["terms"]),
+        *([("epoch", _epoch_words(result))] if "best_epoch" in result else []),
         ("top-1", f"{result['top1']:.2%}"),
         ("top-5", f"{result['top5']:.2%}"),
         *([("worst class", _worst_words(result))] if "worst_class" in result else []),
@@ -200,6 +213,17 @@ def summary(result: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _epoch_words(result: dict[str, Any]) -> str:
+    """Which epoch's student it is, and where training stopped early, that it did."""
+    trained, asked = result["epochs_trained"], result["epochs"]
+    words = f"{result['best_epoch']} of {asked}"
+    if result["selected_by"] == "validation":
+        words += f", the best on {result['validation_images']} validation images"
+    if trained < asked:
+        words += f"; stopped after {trained}, patience {result['recipe']['patience']}"
+    return words
 
 
 def _worst_words(result: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from training.config.options import (
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
 from training.data import Dataset, load_dataset
 from training.data.data_check import checked_data
-from training.data.splits import fit_batch
+from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
 from training.studies.pool import fail_runs, run_all
 from training.studies.result_lines import RESULTS, merge_lines
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         drop=options.drop_leaks,
         allow=options.allow_leaks,
     ).dataset
+    for method in methods:
+        check_selection(method.recipe_on(recipe), data)
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     runs = _runs(options, methods, recipe, data)

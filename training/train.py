@@ -18,7 +18,7 @@ from training.data import Dataset, data_names, load_dataset
 from training.data.class_names import classes_line
 from training.data.data_check import DataCheck, checked_data
 from training.data.leaks import without_leaks
-from training.data.splits import fit_batch
+from training.data.splits import check_selection, fit_batch
 from training.engine.device import choose_device, device_name
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.process_group import (
@@ -66,6 +66,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     progress.say(classes_line(dataset.class_names))
     if check is not None:
         check.say()
+    check_selection(recipe, dataset)
     if options.batch_size is None and options.recipe is None:
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     plan = _plan(options, recipe, dataset, group)
@@ -177,7 +178,7 @@ def _set_up(
     progress.say(
         f"{plan.arch} x{plan.width:g} on {plan.data} at {plan.input.size} px, {plan.terms}: "
         f"{len(trainer.train_rows)} training images, {len(trainer.validation_rows)} held out for "
-        f"calibration, {len(trainer.dataset.test_labels)} for testing; "
+        f"{_purpose(plan.recipe)}, {len(trainer.dataset.test_labels)} for testing; "
         f"{counted(plan.recipe.epochs, 'epoch')} on {device_name(trainer.device)}"
     )
     if former is not None:
@@ -198,6 +199,12 @@ def _set_up(
     left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights is not None else None
     if left_out:
         progress.say(left_out)
+
+
+def _purpose(recipe: Recipe) -> str:
+    """What the images are for that are held out."""
+    chosen = recipe.select == "best" or recipe.patience
+    return "the choice of the epoch and calibration" if chosen else "calibration"
 
 
 def _train_in(

@@ -29,6 +29,7 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "one-cycle"]
 DsrTeacherKind = Literal["previous", "mean", "ema"]
+Select = Literal["last", "best"]
 Crop = Literal["auto", "none", "pad", "resized"]
 
 PEER_NAMES = method_names("whole")
@@ -87,6 +88,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # The share of the training images that is held out, class by class, to fit the calibration
     # temperature and to choose settings. 0: all images are trained on, and nothing is calibrated.
     validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    # Both are judged on the held out images after each epoch, and never on the test split.
+    select: Select = "last"  # which epoch's student is deployed; best: by validation accuracy
+    patience: Annotated[int, msgspec.Meta(ge=0)] = 0  # epochs without a gain that end it; 0: off
 
     def __post_init__(self) -> None:
         if self.schedule == "one-cycle" and self.warmup_epochs:

@@ -92,6 +92,24 @@ def with_label_noise(
     return replace(dataset, train_labels=labels)
 
 
+def check_selection(recipe: Recipe, dataset: Dataset) -> None:
+    """Checks that there are images for what the recipe judges on validation images.
+
+    Raises:
+        UserError: if `select: best` or `patience` is asked for and no image is held out.
+    """
+    asked = [f"patience {recipe.patience}"] if recipe.patience else []
+    if recipe.select == "best":
+        asked.insert(0, "select best")
+    if asked and not len(held_out(dataset, recipe.validation_fraction)[1]):
+        raise UserError(
+            f"{' and '.join(asked)}: there is no validation image to judge an epoch by "
+            f"(validation_fraction {recipe.validation_fraction:g} holds out none of "
+            f"{len(dataset.train_labels)} training images); raise validation_fraction, "
+            "or give the data a folder val/"
+        )
+
+
 def fit_batch(
     recipe: Recipe, dataset: Dataset, *, say: Callable[[str], None], processes: int = 1
 ) -> Recipe:

@@ -109,6 +109,13 @@ class Learner:
             self.average.load(networks.student)
         self.methods.load_state_dict({**self._memory(), **(networks.auxiliary or {})})
 
+    def deploy(self, student: dict[str, Tensor]) -> None:
+        """Deploys these weights from now on; training cannot go on with them as it was."""
+        if self.average is not None:
+            self.average.load(student)
+        else:
+            self.student.load_state_dict(student)
+
     def start_from(self, weights: Mapping[str, object], *, arch: str) -> str | None:
         """Begins with `weights`; returns a sentence about what was left out of them."""
         left_out = start_from(self.student, weights, arch=arch)

@@ -21,6 +21,8 @@ from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.learner import DivergedError, Networks, all_finite
 from training.engine.optimizers import distillation_scale, learning_rate
 from training.engine.process_group import ProcessGroup
+from training.engine.selection import Scores, Selection, scores_of
+from training.evaluation.logits import images_at_once
 from training.records.checkpoint import Checkpoint
 from training.records.journal import Journal, Progress
 
@@ -61,7 +63,9 @@ class Trainer:
         self.learner = build_learner(
             plan, dataset, steps_per_epoch=self.steps_per_epoch, device=device, group=self.group
         )
+        self.selection = Selection(plan.recipe)
         self._epoch = 0  # whole epochs done
+        self._deployed = 0  # the epoch after which the learner's student was as it is now
         self._terms: list[list[float]] = []  # of the steps of the current epoch
         self._earlier_seconds = 0.0  # of the current epoch, spent before an interruption
         self._epoch_started = 0.0
@@ -74,7 +78,7 @@ class Trainer:
         return float(sum(line["seconds"] for line in self.history))
 
     def train(self, folder: Path, save: Save, progress: Progress, stop: StopRequest) -> None:
-        """Trains to the last epoch.
+        """Trains to the last epoch, or until the recipe's `patience` is over.
 
         Raises:
             InterruptedRunError: if `stop` was requested; a checkpoint is saved before.
@@ -93,9 +97,20 @@ class Trainer:
         """Logits (V, K) of the deployed student on the images that are held out, if any are."""
         if not len(self.validation_rows):
             return None
-        images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input
-        whole = np.stack([preprocess(image, spec) for image in images])
-        return self.learner.deployed_logits(whole, spec)
+        images, spec = self.dataset.train_images, self.dataset.input
+        count = images_at_once(spec.size)
+        logits = []
+        for first in range(0, len(self.validation_rows), count):  # all at once may fill the memory
+            rows = self.validation_rows[first : first + count]
+            chunk = np.stack([preprocess(images[row], spec) for row in rows])
+            logits.append(self.learner.deployed_logits(chunk, spec))
+        return np.concatenate(logits)
+
+    def deploy_chosen(self) -> None:
+        """Makes the student of the best epoch the one that is deployed, if the recipe wants it."""
+        if self.selection.student is not None:
+            self.learner.deploy(self.selection.student)
+            self._deployed = self.selection.best_epoch
 
     def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
         """The state between two steps.
@@ -124,6 +139,7 @@ class Trainer:
             temperature=temperature,
             finished=finished,
             device=device_name(self.device),
+            selection=self.selection.state_dict(deployed=None if self._terms else self._deployed),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -131,10 +147,11 @@ class Trainer:
         names = Networks._fields
         self.learner.load_networks(Networks(*(getattr(checkpoint, name) for name in names)))
         self.learner.load_state_dict(checkpoint.training)
-        self._epoch = checkpoint.epoch
+        self._epoch = self._deployed = checkpoint.epoch
         self._terms = list(checkpoint.terms)
         self._earlier_seconds = checkpoint.seconds
         self.history = list(checkpoint.history)
+        self.selection.load_state_dict(checkpoint.selection, student=checkpoint.best_student)
 
     def require_finite_answers(self, *logits: NDArray[np.float32] | None) -> None:
         """Checks the `logits` (N, K) of those processes that have any.
@@ -154,7 +171,7 @@ class Trainer:
     def _run_epochs(
         self, journal: Journal | None, save: Save, progress: Progress, stop: StopRequest
     ) -> None:
-        while self._epoch < self.plan.recipe.epochs:
+        while self._epoch < self.plan.recipe.epochs and not self.selection.ends(self._epoch):
             step, steps = len(self._terms), self.steps_per_epoch
             with progress.epoch(self._epoch + 1, step=step, steps=steps):
                 self._run_epoch(save, progress, stop)
@@ -167,6 +184,12 @@ class Trainer:
             # In a short epoch several processes may not have agreed yet whether to stop.
             if self.group.any(stop.requested, device=self.device):
                 raise InterruptedRunError(f"interrupted in epoch {self._epoch}, step {steps}")
+        if self._epoch < self.plan.recipe.epochs:
+            best, patience = self.selection.best_epoch, self.plan.recipe.patience
+            progress.say(
+                f"stopped after epoch {self._epoch}: the validation images show no gain since "
+                f"epoch {best} (patience {patience})"
+            )
 
     def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
@@ -217,15 +240,31 @@ class Trainer:
         train_seconds = self._seconds_of_epoch()
         logits = self.test_logits() if self.group.is_main else None
         self.require_finite_answers(logits)
-        line = self._line(logits, train_seconds) if logits is not None else None
+        scores = self._judge() if self.selection.measures else None
+        line = self._line(logits, train_seconds, scores) if logits is not None else None
         if line is not None:
             self.history.append(line)
         self._epoch += 1
+        self._deployed = self._epoch
         self._terms = []
         self._earlier_seconds = 0.0
         return line
 
-    def _line(self, logits: NDArray[np.float32], train_seconds: float) -> dict[str, Any]:
+    def _judge(self) -> Scores:
+        """The validation scores of the epoch that ends, by which every process decides alike."""
+        logits = self.validation_logits() if self.group.is_main else None
+        self.require_finite_answers(logits)
+        labels = self.dataset.train_labels[self.validation_rows]
+        own = scores_of(logits, labels) if logits is not None else None
+        scores = Scores(*self.group.share(own))
+        gained = self.selection.judge(self._epoch + 1, scores)
+        if gained and self.selection.by_validation and self.group.is_main:
+            self.selection.student = self.learner.networks().student
+        return scores
+
+    def _line(
+        self, logits: NDArray[np.float32], train_seconds: float, scores: Scores | None
+    ) -> dict[str, Any]:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
         means = [float(mean) for mean in np.mean(self._terms, axis=0)]
         last = (self._epoch + 1) * steps - 1
@@ -234,6 +273,7 @@ class Trainer:
         # interruption must not count either.
         own_seconds = train_seconds - self._earlier_seconds
         labels = self.dataset.test_labels
+        measured = {} if scores is None else scores._asdict()
         return {
             "epoch": self._epoch + 1,
             "loss": sum(means),
@@ -242,6 +282,7 @@ class Trainer:
             "top1": top_k(logits, labels, 1),
             "top5": top_k(logits, labels, 5),
             "ece": expected_calibration_error(softmax(logits), labels),
+            **{f"validation_{name}": value for name, value in measured.items()},
             "seconds": self._seconds_of_epoch(),  # with the evaluation
             "images_per_second": images / train_seconds,
             "data_wait_share": min(1.0, self._batches.wait_seconds / own_seconds),

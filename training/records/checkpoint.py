@@ -48,6 +48,13 @@ class Checkpoint:
     temperature: float
     finished: bool
     device: str = ""  # as a result states it; "" in a checkpoint that does not
+    selection: dict[str, Any] | None = None  # what `Selection.state_dict` gives
+
+    @property
+    def best_student(self) -> dict[str, Tensor]:
+        """The student to deploy: of the best epoch so far, where the recipe selects it."""
+        kept: dict[str, Tensor] | None = (self.selection or {}).get("student")
+        return self.student if kept is None else kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +128,7 @@ def load_trained(run: Path) -> TrainedRun:
     plan = checkpoint.plan
     student = student_of(plan)
     try:
-        student.load_state_dict(checkpoint.student)
+        student.load_state_dict(checkpoint.best_student)
     except RuntimeError as error:
         raise UserError(f"{path} does not hold a {plan.arch}: {first_line(error)}") from error
     points = [

@@ -116,9 +116,11 @@ class Progress:
 
     def report(self, line: dict[str, Any]) -> None:
         """Prints the figures of an epoch's line."""
+        validated = line.get("validation_top1")
+        words = "" if validated is None else f"  validation top-1 {validated:6.2%}"
         self.say(
             f"epoch {line['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  loss {line['loss']:7.4f}  test top-1 {line['top1']:6.2%}"
+            f"  loss {line['loss']:7.4f}{words}  test top-1 {line['top1']:6.2%}"
             f"  {line['images_per_second']:6.0f} images/s  {line['seconds']:5.1f} s"
         )
 

@@ -90,6 +90,30 @@ def test_only_the_main_process_writes_and_all_resume(
     assert result["processes"] == 2
 
 
+def test_processes_choose_an_epoch_and_stop_together(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    """Only the main one evaluates; were the others to go on alone, the run would hang."""
+    keys = {"epochs": 50, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.02}
+    keys |= {"select": "best", "patience": 1, "validation_fraction": 0.25, "padding": 1}
+    recipe = tmp_path / "patient.yaml"
+    recipe.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+    script = str(ROOT / "training" / "run.py")
+    finished = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node", "2", script, *tiny_options, "--recipe", str(recipe)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((tmp_path / "runs" / "latest" / "result.json").read_text())
+    assert result["processes"] == 2
+    assert result["best_epoch"] == result["epochs_trained"] - 1 < 49
+
+
 def test_the_others_wait_for_the_one_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than torch's ten minutes between GPUs, which a large folder takes to decode."""
     asked: dict[str, timedelta] = {}
