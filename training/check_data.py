@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            allow_leaks=True,
         )
         check = checked_data(dataset, options.data, drop=KEEP_LEAKS, allow=True)
     pairs = 0

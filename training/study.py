@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            allow_leaks=options.allow_leaks,
         ),
         options.data,
         drop=options.drop_leaks,

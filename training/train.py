@@ -116,6 +116,7 @@ def _load_data(options: Options, group: ProcessGroup) -> tuple[Dataset, DataChec
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            allow_leaks=options.allow_leaks,
             progress=group.is_main,
             refresh=options.refresh and group.is_main,
         )

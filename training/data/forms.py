@@ -41,12 +41,14 @@ class Request:
         classes: which folders are classes, as in `folder_source`.
         columns: the columns that the user has named.
         progress: whether to say what was taken for what. What is left out is always said.
+        allow_leaks: whether groups may lie on both sides of the splits that the data state.
     """
 
     split_seed: int
     classes: str
     columns: Columns
     progress: bool
+    allow_leaks: bool
 
 
 class _ArchivePlace(Place):
@@ -137,6 +139,7 @@ def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
         split_seed=request.split_seed,
         progress=request.progress,
         left_out=place.reader.left_out,
+        allow_leaks=request.allow_leaks,
     )
     return source_of_pictures(
         data_name(root if len(lists) > 1 else lists[0]),
@@ -165,6 +168,7 @@ def _tables(files: Sequence[Path], root: Path, request: Request) -> Source:
         split_seed=request.split_seed,
         progress=request.progress,
         left_out=left_out,
+        allow_leaks=request.allow_leaks,
     )
     return source_of_pictures(data_name(root), root, contents, files, left_out=+left_out)
 
@@ -191,6 +195,7 @@ def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
         split_seed=request.split_seed,
         progress=request.progress,
         left_out=left_out,
+        allow_leaks=request.allow_leaks,
     )
     return source_of_pictures(data_name(root), root, contents, files, left_out=+left_out)
 
@@ -212,6 +217,7 @@ def _archive(
             split_seed=request.split_seed,
             progress=request.progress,
             left_out=reader.left_out,
+            allow_leaks=request.allow_leaks,
         )
     else:
         _refuse_columns(archive, request)

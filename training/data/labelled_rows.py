@@ -52,7 +52,13 @@ class Row:
 
 
 def contents_of_rows(
-    rows: Sequence[Row], *, where: Path, split_seed: int, progress: bool, left_out: Counter[str]
+    rows: Sequence[Row],
+    *,
+    where: Path,
+    split_seed: int,
+    progress: bool,
+    left_out: Counter[str],
+    allow_leaks: bool = False,
 ) -> Contents:
     """The splits of the rows, as class folders would give them.
 
@@ -62,10 +68,11 @@ def contents_of_rows(
         split_seed: draws the test split of data that have none.
         progress: whether to say what was taken for what.
         left_out: counts the rows without a class.
+        allow_leaks: whether groups may lie on both sides of the given splits. It is said then.
 
     Raises:
         UserError: if there is no class, if a class cannot be split or has no training images, or if
-            a group lies on both sides of the given splits.
+            a group lies on both sides and may not.
     """
     usable = [row for row in rows if row.label and row.split is not Role.UNLABELLED]
     if unlabelled := len(rows) - len(usable):
@@ -86,7 +93,7 @@ def contents_of_rows(
     else:
         contents = _given(parts, classes, where)
         if group_of is not None:
-            contents = _grouped(contents, group_of, where)
+            contents = _grouped(contents, group_of, where, allow_leaks=allow_leaks)
     return _with_paths(contents, row_of)
 
 
@@ -205,11 +212,11 @@ def _group_of(row_of: Mapping[Picture, Row]) -> GroupOf | None:
     return lambda picture: row_of[picture].group or None
 
 
-def _grouped(contents: Contents, group_of: GroupOf, where: Path) -> Contents:
+def _grouped(contents: Contents, group_of: GroupOf, where: Path, *, allow_leaks: bool) -> Contents:
     """`contents` with the numbers of the groups.
 
     Raises:
-        UserError: if a group lies on both sides.
+        UserError: if a group lies on both sides and may not.
     """
     numbers: dict[Hashable, int] = {}
     grouped = with_changed_splits(
@@ -219,10 +226,12 @@ def _grouped(contents: Contents, group_of: GroupOf, where: Path) -> Contents:
     if both := groups_on_both_sides(grouped):
         names = [str(name) for name, number in numbers.items() if number in both]
         named = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-        raise UserError(
-            f"{where}: {len(names)} groups have images in several splits ({named}); "
-            "move each group into one split"
-        )
+        found = f"{where}: {len(names)} groups have images in several splits ({named})"
+        if not allow_leaks:
+            raise UserError(
+                f"{found}; move each group into one split, or --allow-leaks trains all the same"
+            )
+        report(found)
     return grouped
 
 

@@ -44,6 +44,7 @@ def list_contents(
     split_seed: int,
     progress: bool,
     left_out: Counter[str],
+    allow_leaks: bool,
 ) -> Contents:
     """The splits of the images that the lists name. Of several lists, each is a split.
 
@@ -64,7 +65,12 @@ def list_contents(
         )
     where = lists[0] if len(lists) == 1 else lists[0].parent
     return contents_of_rows(
-        rows, where=where, split_seed=split_seed, progress=progress, left_out=left_out
+        rows,
+        where=where,
+        split_seed=split_seed,
+        progress=progress,
+        left_out=left_out,
+        allow_leaks=allow_leaks,
     )
 
 

@@ -69,6 +69,7 @@ def load_dataset(
     progress: bool = True,
     classes: str = FOLDERS,
     columns: str = "",
+    allow_leaks: bool = False,
     refresh: bool = False,
 ) -> Dataset:
     """The data set of that name, or at that path. Decoding is done once; later calls map it.
@@ -82,6 +83,7 @@ def load_dataset(
         progress: whether to say what was taken for what, and how far decoding is.
         classes: which folders of a folder of images are its classes, as in `folder_source`.
         columns: which columns of a list or table hold what, as `--columns` says it.
+        allow_leaks: whether groups may lie on both sides of the splits that a list states.
         refresh: whether to decode again what the cache holds.
 
     Raises:
@@ -109,7 +111,11 @@ def load_dataset(
         source = replace(published.find(data, data_root, split_seed), published=True)
         return load_cached(source, published.geometry(size), progress=progress, refresh=refresh)
     request = Request(
-        split_seed=split_seed, classes=classes, columns=columns_of(columns), progress=progress
+        split_seed=split_seed,
+        classes=classes,
+        columns=columns_of(columns),
+        progress=progress,
+        allow_leaks=allow_leaks,
     )
     loaded = _load_path(data, image_size, request, refresh=refresh)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)

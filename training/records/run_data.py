@@ -38,6 +38,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
             data_root=root,
             classes=plan.classes,
             columns=plan.columns,
+            allow_leaks=True,
         )
     except UserError as error:
         if moved != IN_PLACE:

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +305,16 @@ def test_groups_are_on_one_side_and_held_out_together(tmp_path: Path, write_imag
     assert data.content_digest() != ungrouped.content_digest()
 
 
-Change = Callable[[Path], None]
+def test_groups_on_both_sides_may_be_allowed(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{row(n)},{('train', 'test')[n // 8]},p{n // 3}" for n in range(10)]
+    file = write(photos, "image,label,split,group", rows)
+    with pytest.raises(UserError, match="or --allow-leaks trains all the same"):
+        load(file)
+    data = load(file, allow_leaks=True)
+    assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
+    assert "1 groups have images in several splits (p2)" in capsys.readouterr().out
 
 
 def test_a_folder_with_a_list_beside_its_images(
