@@ -6,9 +6,11 @@ them. Decoding and ONNX Runtime both release Python's lock, so that threads are 
 """
 
 import itertools
+import math
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CHUNKS_A_WORKER = 2  # one in work, one waiting
+_SHORTEST = 1e-9  # seconds
 
 
 def usable_cores() -> int:
@@ -35,14 +38,24 @@ class _Source(Generic[Item]):
         self._items = iter(items)
         self.failure: Exception | None = None
 
-    def take(self, count: int) -> list[Item]:
-        """The next `count` items; fewer at the end or before a failure, none after it."""
+        self.waited = 0.0  # seconds, for the newest item
+
+    def take(self, count: int, *, patience: float) -> list[Item]:
+        """The next `count` items; fewer at the end or before a failure, none after it.
+
+        An item that was waited for longer than `patience` seconds is the last one.
+        """
         taken: list[Item] = []
         if self.failure is not None:
             return taken
+        asked = time.perf_counter()
         try:
             for item in itertools.islice(self._items, count):
                 taken.append(item)
+                now = time.perf_counter()
+                self.waited, asked = now - asked, now
+                if self.waited > patience:
+                    break
         except Exception as error:
             self.failure = error
         return taken
@@ -54,10 +67,12 @@ def in_chunks(
     *,
     chunk: int,
     workers: int | None = None,
+    live: bool = False,
 ) -> Iterator[Result]:
     """Yields the results of `work` on chunks of `items`, in order.
 
-    The iterator `items` is read a few chunks further than results were taken. An exception of
+    The iterator `items` is read a few chunks further than results were taken; less far if it is
+    `live` and its items come more slowly than they are worked on. An exception of
     `work` or of `items` is raised after the results before it; all later items are dropped.
 
     Args:
@@ -65,19 +80,35 @@ def in_chunks(
         items: any number of items; they are read by the calling thread.
         chunk: how many items make a chunk.
         workers: the number of threads; default: one for each usable core.
+        live: whether items may come one by one, as from a camera. If an item is waited for at least
+            twice as long as the work on it takes, its result is given before the next one is read.
     """
     from concurrent.futures import ThreadPoolExecutor  # takes 25 ms, which one image does not need
 
     workers = workers or usable_cores()
     source = _Source(items)
+    most = workers * _CHUNKS_A_WORKER - 1  # chunks before the one that is read
+    ahead = 0 if live else most
+    seconds = 0.0 if live else math.inf  # of the work on an item, by one worker
+
+    def timed(part: list[Item]) -> list[Result]:
+        nonlocal seconds
+        started = time.perf_counter()
+        results = work(part)
+        if live:
+            seconds = (time.perf_counter() - started) / len(part)
+        return results
+
     pending: deque[Future[list[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="classify")
     try:
         while True:
-            while len(pending) < workers * _CHUNKS_A_WORKER:
-                if not (part := source.take(chunk)):
+            while len(pending) <= ahead:
+                if not (part := source.take(chunk, patience=seconds / workers)):
                     break
-                pending.append(pool.submit(work, part))
+                pending.append(pool.submit(timed, part))
+                if live:
+                    ahead = min(most, int(2 * seconds / max(source.waited, _SHORTEST)))
             if not pending:
                 if source.failure is not None:
                     raise source.failure
@@ -88,7 +119,12 @@ def in_chunks(
 
 
 def start_threads(
-    name: str, work: Callable[[], None], count: int, *, niceness: int = 0
+    name: str,
+    work: Callable[[], None],
+    count: int,
+    *,
+    niceness: int = 0,
+    failed: Callable[[], None] = lambda: None,
 ) -> list[threading.Thread]:
     """Starts `count` threads that each call `work` once.
 
@@ -98,6 +134,7 @@ def start_threads(
         count: the number of threads.
         niceness: by how many steps their priority is lower than that of the calling thread. Only
             Linux has a priority for each thread; elsewhere this does nothing.
+        failed: is called by a thread that `work` ends with an exception.
     """
 
     def run() -> None:
@@ -105,7 +142,11 @@ def start_threads(
             thread = threading.get_native_id()
             now = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
-        work()
+        try:
+            work()
+        except BaseException:
+            failed()
+            raise
 
     threads = [
         threading.Thread(target=run, name=f"{name}-{index}", daemon=True) for index in range(count)

@@ -4,39 +4,32 @@ accepted ──► decoding (a pool) ──► ready ──► a batch in the ne
 └───────────── at most `max_queue` images; beyond that OverloadedError ───────┘
 """
 
+import logging
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.closable import Closable
-from runtime.base.errors import BackendError, OverloadedError, UserError
-from runtime.base.parallel import start_threads, usable_cores
+from runtime.base.errors import OverloadedError, UserError
+from runtime.base.parallel import usable_cores
+from runtime.inference.batch_threads import BatchThreads
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
+from runtime.inference.hand_over import require_many
+from runtime.inference.pending_image import PendingImage
 from runtime.model.preprocess import ImageSource
 
 _MAX_WAIT_MS = 3_600_000  # an hour
 _SMOOTHING = 0.1  # weight of the newest batch in the running mean of seconds an image
 
 
-@dataclass(eq=False)
-class _Request:
-    source: ImageSource
-    name: str | None
-    top_k: int
-    future: "Future[Predictions]" = field(default_factory=Future)
-    image: "NDArray[np.uint8] | None" = None  # the network's input, set when decoded
-
-
-class Batcher(Closable):
+class Batcher(BatchThreads):
     """Answers images from many threads with one classifier, which it does not close.
+
+    An array or a PIL image is copied when it is submitted, so that the caller may use it again.
 
     Attributes:
         observers: functions that are called with the size of each batch and its seconds.
@@ -82,31 +75,25 @@ class Batcher(Closable):
         self.max_queue = max_queue
         self._max_wait = max_wait_ms / 1e3
         self.observers: list[Callable[[int, float], None]] = []
-        self._changed = threading.Condition()
-        self._ready: deque[_Request] = deque()
-        self._accepted = 0  # not yet answered
+        self._ready: deque[PendingImage] = deque()
         self._decoding = 0
         self._seconds_an_image = 0.0
-        self._closed = False
-        # An executor of the standard library would take 30 us more for each image.
-        self._inbox: SimpleQueue[_Request | None] = SimpleQueue()
-        self._decoders = start_threads("decode", self._decode_all, decoders, niceness=niceness)
-        self._runners = start_threads("network", self._run_all, runners, niceness=niceness)
+        super().__init__(decoders=decoders, runners=runners, niceness=niceness)
 
     @property
     def waiting(self) -> int:
         """The number of images that are accepted and not yet answered."""
-        return self._accepted
+        return len(self._unanswered)
 
     @property
     def drain_seconds(self) -> float:
         """Seconds that the accepted images will take, as an estimate."""
-        return self._accepted * self._seconds_an_image
+        return self.waiting * self._seconds_an_image
 
     @property
     def running(self) -> bool:
-        """Whether images are accepted and every thread is alive."""
-        threads = (*self._decoders, *self._runners)
+        """Whether images are accepted and every thread is alive, in this process."""
+        threads = (*self.decoders, *self.runners)
         return not self._closed and all(thread.is_alive() for thread in threads)
 
     def require_room(self, count: int) -> None:
@@ -114,13 +101,14 @@ class Batcher(Closable):
 
         Raises:
             OverloadedError: there is no room for all of them.
-            BackendError: the batcher is closed.
+            BackendError: the batcher is closed, a thread of it has ended, or it was opened before
+                this process was forked.
         """
-        if self._closed:
-            raise BackendError("the batcher is closed and accepts no more images")
-        if self._accepted + count > self.max_queue:
+        if not self.running:
+            raise self.refusal()
+        if self.waiting + count > self.max_queue:
             raise OverloadedError(
-                f"{self._accepted} images are waiting and {count} more came, the limit is "
+                f"{self.waiting} images are waiting and {count} more came, the limit is "
                 f"{self.max_queue}; try again in {self.drain_seconds:.1f} s"
             )
 
@@ -148,18 +136,24 @@ class Batcher(Closable):
             Futures of the answers. One raises ImageError if its image cannot be decoded.
 
         Raises:
-            UserError: `top_k` is below 1.
+            UserError: `top_k` is below 1, or `images` is a single image.
             OverloadedError: there is no room for all of them.
-            BackendError: the batcher is closed.
+            BackendError: as `require_room`.
         """
         check_top_k(top_k)
+        if not isinstance(images, list):
+            require_many(images)
+        self.require_room(len(images))  # before anything is copied or locked
         names = names if names is not None else [None] * len(images)
-        requests = [_Request(image, name, top_k) for image, name in zip(images, names, strict=True)]
+        requests = [
+            PendingImage(image, name, top_k) for image, name in zip(images, names, strict=True)
+        ]
+        whole = [r for r in requests if isinstance(r.source, bytes) or r.own(self.classifier)]
         with self._changed:
-            self.require_room(len(requests))
-            self._accepted += len(requests)
-            self._decoding += len(requests)
-            for request in requests:
+            self.require_room(len(whole))
+            self._unanswered.update(whole)
+            self._decoding += len(whole)
+            for request in whole:
                 self._inbox.put(request)
         return [request.future for request in requests]
 
@@ -170,45 +164,35 @@ class Batcher(Closable):
 
         Args:
             images: the network's inputs as `Classifier.prepare` returns them, each uint8 RGB
-                (size, size, 3), or all in one array (N, size, size, 3). They are read when their
-                batch is run, so do not change them before their answers are there.
+                (size, size, 3), or all in one array (N, size, size, 3). They are copied.
             top_k: how many classes each answer lists.
 
         Raises:
             UserError: an array of another shape or dtype, or `top_k` below 1.
             OverloadedError: there is no room for all of them.
-            BackendError: the batcher is closed.
+            BackendError: as `require_room`.
         """
         check_top_k(top_k)
+        self.require_room(0)
         requests = []
         for image in images:
             self.classifier.require_prepared(image)
-            request = _Request(b"", None, top_k, image=image)
+            request = PendingImage(b"", None, top_k, image=image.copy())
             request.future.set_running_or_notify_cancel()  # as for every image that is ready
             requests.append(request)
         with self._changed:
             self.require_room(len(requests))
-            self._accepted += len(requests)
+            self._unanswered.update(requests)
             self._ready.extend(requests)
             self._changed.notify_all()
         return [request.future for request in requests]
-
-    def close(self) -> None:
-        """Accepts no more images, answers all that were accepted, and ends the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for _ in self._decoders:
-            self._inbox.put(None)  # one for each decoder, after all accepted images
-        for thread in (*self._decoders, *self._runners):
-            thread.join()
 
     def _decode_all(self) -> None:
         """The loop of a decoder."""
         while (request := self._inbox.get()) is not None:
             self._prepare(request)
 
-    def _prepare(self, request: _Request) -> None:
+    def _prepare(self, request: PendingImage) -> None:
         """Decodes one image and hands it to the runners."""
         wanted = request.future.set_running_or_notify_cancel()
         failure: BaseException | None = None
@@ -220,10 +204,12 @@ class Batcher(Closable):
         request.source = b""  # frees the file's content while the image waits
         with self._changed:
             self._decoding -= 1
+            if request not in self._unanswered:
+                return  # abandoned
             if wanted and failure is None:
                 self._ready.append(request)
             else:
-                self._accepted -= 1
+                self._unanswered.remove(request)
             # A runner must wake for the first image, to start the wait, and for the one that fills
             # the batch. It need not wake for those between.
             if len(self._ready) == 1 or self._is_full():
@@ -243,7 +229,8 @@ class Batcher(Closable):
                 failure = error
             # This comes before the answers, because a client that has its answer may send the next
             # image at once. Its answered image must then no longer count as waiting.
-            self._finish(batch, time.perf_counter() - started)
+            if not self._finish(batch, time.perf_counter() - started):
+                return  # abandoned
             if failure is not None:
                 for request in batch:
                     request.future.set_exception(failure)
@@ -251,11 +238,11 @@ class Batcher(Closable):
                 for request, answer in zip(batch, answers, strict=True):
                     request.future.set_result(answer)
 
-    def _next_batch(self) -> list[_Request]:
-        """Waits for images. Empty if the batcher is closed and all images are answered."""
+    def _next_batch(self) -> list[PendingImage]:
+        """Waits for images. Empty if the batcher is closed and all are answered, or abandoned."""
         with self._changed:
             deadline = math.inf  # until when the first image that is ready may wait
-            while True:
+            while not self._failed:
                 now = time.perf_counter()
                 if self._ready:
                     deadline = min(deadline, now + self._max_wait)
@@ -267,6 +254,7 @@ class Batcher(Closable):
                 else:
                     deadline = math.inf
                 self._changed.wait(None if deadline == math.inf else deadline - now)
+            return []
 
     def _is_full(self) -> bool:
         """Whether a batch need not wait: no image is being decoded, or enough are ready."""
@@ -279,9 +267,9 @@ class Batcher(Closable):
         their answers and send again. With 16 clients, two cores were idle for 10 % of the time.
         """
         coming = len(self._ready) + self._decoding
-        return min(self.max_batch, -(-coming // len(self._runners)))
+        return min(self.max_batch, -(-coming // len(self.runners)))
 
-    def _answers(self, batch: list[_Request]) -> list[Predictions]:
+    def _answers(self, batch: list[PendingImage]) -> list[Predictions]:
         images = [request.image for request in batch if request.image is not None]
         probabilities = self.classifier.session.run(np.stack(images))
         return [
@@ -289,11 +277,18 @@ class Batcher(Closable):
             for request, row in zip(batch, probabilities, strict=True)
         ]
 
-    def _finish(self, batch: list[_Request], seconds: float) -> None:
-        each = seconds / len(batch) / len(self._runners)
+    def _finish(self, batch: list[PendingImage], seconds: float) -> bool:
+        """Counts a batch as answered; False if its images were abandoned."""
+        each = seconds / len(batch) / len(self.runners)
         with self._changed:
-            self._accepted -= len(batch)
+            if self._failed:
+                return False
+            self._unanswered.difference_update(batch)
             known = self._seconds_an_image
             self._seconds_an_image = known + _SMOOTHING * (each - known) if known else each
         for observe in self.observers:
-            observe(len(batch), seconds)
+            try:
+                observe(len(batch), seconds)
+            except Exception:  # the images must be answered
+                logging.getLogger(__name__).exception("an observer of the batches has failed")
+        return True

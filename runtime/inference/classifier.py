@@ -11,6 +11,7 @@ from runtime.backends.session import Session
 from runtime.base.closable import Closable
 from runtime.base.errors import BundleError, ImageError, UserError
 from runtime.base.parallel import in_chunks, usable_cores
+from runtime.inference.hand_over import NamedSource, named_images, require_many
 from runtime.model.card import Card, Parity
 from runtime.model.preprocess import (
     DEFAULT_LIMITS,
@@ -133,13 +134,15 @@ class Classifier(Closable):
             on_error: "return" puts the ImageError of a broken image in the place of its answer.
 
         Raises:
-            UserError: `top_k` is below 1, or `on_error` is another word.
+            UserError: `top_k` is below 1, `on_error` is another word, or `images` is one image.
             ImageError: an image is broken, and `on_error` is "raise". The message names the image:
                 its path, or its number.
         """
         if on_error not in ("raise", "return"):
             raise UserError(f"on_error {on_error!r} is unknown; choose 'raise' or 'return'")
-        answers = list(self.classify_stream(images, top_k=top_k))
+        # Nothing is copied of a sequence: nobody can change it before this call returns.
+        lazy = not isinstance(images, Sized)
+        answers = list(self._stream(images, top_k, own=lazy))
         if on_error == "return":
             return answers
         predictions: list[Predictions] = []
@@ -155,20 +158,29 @@ class Classifier(Closable):
         """Yields the answers in order while later images are decoded.
 
         Only a few chunks of images are in memory at the same time. A broken image gives its
-        ImageError.
+        ImageError. An array or PIL image is copied when it is read, so that its buffer can be
+        filled again. An iterator that gives images slowly, as a camera does, is answered image by
+        image.
 
         Raises:
-            UserError: `top_k` is below 1.
+            UserError: `top_k` is below 1, or `images` is one image.
         """
+        return self._stream(images, top_k, own=True)
+
+    def _stream(self, images: Iterable[ImageSource], top_k: int, *, own: bool) -> Iterator[Answer]:
         check_top_k(top_k)
-        chunk = self.chunk
+        require_many(images)
+        chunk, live = self.chunk, not isinstance(images, Sized)
         if isinstance(images, Sized):  # a few images, too, are shared by all cores
             chunk = min(chunk, -(-len(images) // usable_cores()) or 1)
 
-        def classify_chunk(items: list[tuple[int, ImageSource]]) -> list[Answer]:
+        spec = self.card.input if own else None
+        named = named_images(images, own_spec=spec, limits=self.limits)
+
+        def classify_chunk(items: list[NamedSource]) -> list[Answer]:
             return self._classify_chunk(items, top_k)
 
-        return in_chunks(classify_chunk, enumerate(images), chunk=chunk)
+        return in_chunks(classify_chunk, named, chunk=chunk, live=live)
 
     def classify_prepared(
         self, images: NDArray[np.uint8], *, top_k: int = DEFAULT_TOP_K
@@ -245,15 +257,17 @@ class Classifier(Closable):
         """The largest number of images that one run gets from a stream."""
         return min(_CHUNK, self.session.max_batch or _CHUNK)
 
-    def _classify_chunk(self, items: list[tuple[int, ImageSource]], top_k: int) -> list[Answer]:
+    def _classify_chunk(self, items: list[NamedSource], top_k: int) -> list[Answer]:
         size = self.session.input_size
         batch = np.empty((len(items), size, size, 3), np.uint8)
         answers: list[Answer] = []
         rows = 0
-        for place, image in items:
-            name = None if isinstance(image, str) or hasattr(image, "__fspath__") else f"{place}"
+        for name, image in items:
+            if isinstance(image, ImageError):
+                answers.append(image)
+                continue
             try:
-                batch[rows] = self.prepare(image, name=name and f"image {name}")
+                batch[rows] = self.prepare(image, name=name)
             except ImageError as error:
                 answers.append(error)
             else:

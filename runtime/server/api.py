@@ -32,6 +32,8 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if batcher.forked:  # a server that opens the application and then forks could not answer
+            raise batcher.refusal()
         yield
         if batcher is not source:
             await asyncio.to_thread(batcher.close)  # answers what was accepted

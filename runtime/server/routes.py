@@ -141,7 +141,7 @@ def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGua
     async def readyz() -> Response:
         """Whether images are accepted now."""
         if not batcher.running:
-            return overloaded("the server is closing", batcher.drain_seconds)
+            return overloaded(str(batcher.refusal()), batcher.drain_seconds)
         return respond(Status(status="ok"))
 
     @api.head("/v1/model", include_in_schema=False, dependencies=guard.dependencies)

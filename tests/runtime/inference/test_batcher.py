@@ -5,8 +5,10 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import wait
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -223,6 +225,70 @@ def test_closing_answers_what_was_accepted(classifier: Classifier, gated: GatedS
     batcher.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("kind", ["submit", "submit_prepared"])
+def test_a_forked_copy_refuses(classifier: Classifier, gated: GatedSession, kind: str) -> None:
+    with Batcher(classifier) as batcher:
+        image = np.zeros((32, 32, 3), np.uint8)
+        accepted = batcher.submit(image)
+        reading, writing = os.pipe()
+        with warnings.catch_warnings(), batcher._changed:  # as another thread may hold it just now
+            warnings.simplefilter("ignore")  # a fork beside threads is what is tested
+            child = os.fork()
+        if child == 0:
+            try:
+                batcher.submit(image) if kind == "submit" else batcher.submit_prepared([image])
+                told = b"accepted"
+            except BackendError as error:
+                told = str(error).encode()
+            batcher.close()
+            os.write(writing, told + b" running" * batcher.running)
+            os._exit(0)
+        os.waitpid(child, 0)
+        told = os.read(reading, 1000).decode()
+        assert told == (
+            "the batcher was opened before this process was forked; open it in this process"
+        )
+        gated.gate.release(2)  # the parent goes on
+        accepted.result(timeout=10)
+        assert batcher.submit(image).result(timeout=10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("method", ["_prepare", "_next_batch", "_finish"])
+def test_a_thread_that_dies_fails_what_was_accepted_and_refuses_more(
+    classifier: Classifier, gated: GatedSession, method: str
+) -> None:
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    gated.gate.release(100)
+    batcher = Batcher(classifier, decoders=2, runners=2)
+    batcher.submit(colour("red")).result(timeout=10)
+    setattr(batcher, method, die)
+    futures = []
+    with suppress(BackendError):  # it may have died between two of them
+        for _ in range(3):
+            futures.append(batcher.submit(colour("red")))
+    answers = [future.exception(timeout=10) for future in futures]
+    assert all(error is None or "has lost a thread" in str(error) for error in answers)
+    until(lambda: not batcher.running)
+    with pytest.raises(BackendError, match="the batcher has lost a thread by an error"):
+        batcher.submit(colour("red"))
+    batcher.close()
+    assert not any(thread.is_alive() for thread in (*batcher.decoders, *batcher.runners))
+
+
+def test_an_observer_that_fails_is_logged_and_all_are_answered(
+    classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Batcher(classifier) as batcher:
+        batcher.observers.append(lambda *_: 1 / 0)
+        for name in ("red", "blue"):
+            assert batcher.submit(colour(name)).result(timeout=10)[0].label == name
+        until(lambda: "an observer of the batches has failed" in caplog.text)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
 def test_threads_stand_back_behind_the_rest(classifier: Classifier) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
@@ -230,7 +296,7 @@ def test_threads_stand_back_behind_the_rest(classifier: Classifier) -> None:
         batcher.submit(colour("red")).result(timeout=10)
         found = {
             os.getpriority(os.PRIO_PROCESS, thread.native_id)
-            for thread in (*batcher._decoders, *batcher._runners)
+            for thread in (*batcher.decoders, *batcher.runners)
             if thread.native_id is not None
         }
     assert max(found) == own + 3

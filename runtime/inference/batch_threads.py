@@ -1,0 +1,85 @@
+"""The threads of a batcher: how they start and end, and what happens if they end by themselves."""
+
+import os
+import threading
+from abc import abstractmethod
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
+from queue import SimpleQueue
+
+from runtime.base.closable import Closable
+from runtime.base.errors import BackendError
+from runtime.base.parallel import start_threads
+from runtime.inference.pending_image import PendingImage
+
+
+class BatchThreads(Closable):
+    """Threads that decode images, and threads that run the network.
+
+    Attributes:
+        decoders: the threads that decode.
+        runners: the threads that run the network.
+    """
+
+    def __init__(self, *, decoders: int, runners: int, niceness: int) -> None:
+        """Starts the threads, which is the last thing that a batcher does when it is made."""
+        self._changed = threading.Condition()
+        self._unanswered: set[PendingImage] = set()  # accepted
+        # An executor of the standard library would take 30 us more for each image.
+        self._inbox: SimpleQueue[PendingImage | None] = SimpleQueue()
+        self._closed = False
+        self._failed = False  # a thread has ended by an error
+        self._process = os.getpid()
+        self.decoders, self.runners = [
+            start_threads(name, work, count, niceness=niceness, failed=self._abandon)
+            for name, work, count in (
+                ("decode", self._decode_all, decoders),
+                ("network", self._run_all, runners),
+            )
+        ]
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy of the process that opened the batcher: threads are not copied."""
+        return os.getpid() != self._process
+
+    def close(self) -> None:
+        """Accepts no more images, answers all that were accepted, and ends the threads."""
+        if self.forked:
+            return  # the threads are those of another process, and may have held the lock
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for _ in self.decoders:
+            self._inbox.put(None)  # one for each decoder, after all accepted images
+        for thread in (*self.decoders, *self.runners):
+            thread.join()
+
+    def refusal(self) -> BackendError:
+        """Why no image is accepted."""
+        if self.forked:
+            reason = "was opened before this process was forked; open it in this process"
+        elif self._closed:
+            reason = "is closed and accepts no more images"
+        else:
+            reason = "has lost a thread by an error; open it again"
+        return BackendError(f"the batcher {reason}")
+
+    def _abandon(self) -> None:
+        """Fails all accepted images, because a thread has ended that may have held some of them."""
+        with self._changed:
+            self._failed = True
+            abandoned = list(self._unanswered)
+            self._unanswered.clear()
+            self._changed.notify_all()
+        for image in abandoned:
+            with suppress(InvalidStateError):  # it was cancelled
+                image.future.set_exception(self.refusal())
+
+    @abstractmethod
+    def _decode_all(self) -> None:
+        """The loop of a decoder."""
+
+    @abstractmethod
+    def _run_all(self) -> None:
+        """The loop of a runner."""

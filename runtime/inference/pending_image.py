@@ -1,0 +1,45 @@
+"""An image that a batcher has accepted and not yet answered."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.base.errors import ImageError
+from runtime.inference.classifier import Classifier, Predictions
+from runtime.inference.hand_over import own_image
+from runtime.model.preprocess import ImageSource
+
+
+@dataclass(eq=False)
+class PendingImage:
+    """An image on its way through a batcher.
+
+    Attributes:
+        source: what was handed over; empty when it is decoded.
+        name: what to call it in an error; None: its path, or what it is.
+        top_k: how many classes its answer lists.
+        future: gets its answer.
+        image: the network's input, uint8 RGB (size, size, 3); None until it is decoded.
+    """
+
+    source: ImageSource
+    name: str | None
+    top_k: int
+    future: "Future[Predictions]" = field(default_factory=Future)
+    image: "NDArray[np.uint8] | None" = None
+
+    def own(self, classifier: Classifier) -> bool:
+        """Makes the source our own, so that later changes of the caller's object do not reach it.
+
+        Returns:
+            False if it cannot be decoded; then the future has the ImageError.
+        """
+        spec, limits = classifier.card.input, classifier.limits
+        try:
+            self.source = own_image(self.source, spec, limits=limits, name=self.name)
+        except ImageError as error:
+            self.future.set_exception(error)
+            return False
+        return True
