@@ -55,7 +55,7 @@ class _Decoding:
         splits: the images of "train" and "test", and which of their pixels are stored.
         trained: how many of the training images are not of the validation split.
         broken: those of each split, in the order of the rows.
-        sha256: digests of the rows of each split, uint8 (N, 32).
+        sha256: digests of the images of each split, uint8 (N, 32).
         pictures: the decoded pictures of each split, (N,).
         file_sha256: the digests of the source's files.
     """
@@ -185,9 +185,10 @@ def _decode(folder: Path, decoding: _Decoding) -> Iterator[int]:
             found += decoded.broken
             decoding.sha256[word][decoded.rows] = decoded.sha256
             decoding.pictures[word][decoded.rows] = decoded.pictures
-            for row, digest in decoded.file_sha256.items():
-                if isinstance(file := split.images[row], Path):
-                    decoding.file_sha256[file] = digest
+            if not isinstance(split.images, np.ndarray):
+                for row, digest in zip(decoded.rows, decoded.sha256, strict=True):
+                    if isinstance(file := split.images[row], Path):
+                        decoding.file_sha256[file] = digest.tobytes()
             yield decoded.images
         decoding.broken[word] = sorted(found, key=lambda image: image.row)
 

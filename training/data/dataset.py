@@ -51,8 +51,8 @@ class Dataset:
             are those of `training.data.source`.
         train_groups: the group of each training image, int64 (N,). Images of one group are held out
             together, or not at all. None: there are no groups.
-        train_sha256: SHA-256 of each training image's bytes as stored, uint8 (N, 32). None: it is
-            made when it is asked for (`row_digests`).
+        train_sha256: SHA-256 of the bytes of each training image's file, or of its pixels where it
+            is a row of an array, uint8 (N, 32). None: of an array, `row_digests` makes it.
         test_sha256: the same of the test images.
         train_pictures: of each training image the check value and the size of the picture that it
             was made of, (N,). None: the pictures are the images themselves.

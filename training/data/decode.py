@@ -26,6 +26,7 @@ from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import DEFAULT_LIMITS, decode_image, fit_image
 from training.data.dataset import row_digests
+from training.data.file_states import DIGEST_BYTES
 from training.data.packed_image import PackedImage
 from training.data.source import Picture, Split
 from training.quality.exact_twins import PICTURE, Pictures, picture_of, pictures_of
@@ -66,8 +67,8 @@ class Chunk:
 class Decoded:
     """What a chunk gave: how many images it had, their digests, and which of them are broken.
 
-    `sha256` is uint8 (N, 32), of the rows `rows` as they were stored. `file_sha256` has for the row
-    of each image that is a file the 32 bytes of the file's digest; zeros where it cannot be read.
+    `sha256` is uint8 (N, 32), for the rows `rows`: of the bytes of each image's file, or of its
+    pixels where it is a row of an array; zeros where it cannot be read.
     `pictures` are the check values and sizes of the pictures that were decoded, (N,); zeros for
     those that are broken.
     """
@@ -76,7 +77,6 @@ class Decoded:
     broken: list[Broken]
     rows: NDArray[np.int64]
     sha256: NDArray[np.uint8]
-    file_sha256: dict[int, bytes]
     pictures: Pictures
 
 
@@ -110,7 +110,9 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     """Decodes the images of one chunk and writes their rows."""
     images, spec = chunk.images, chunk.spec
     broken: list[Broken] = []
-    digests: dict[int, bytes] = {}
+    digests = np.zeros((len(images), DIGEST_BYTES), np.uint8)
+    if isinstance(images, np.ndarray):
+        digests = row_digests(images)
     if isinstance(images, np.ndarray) and _is_input(images, spec):
         rows, pictures = images, pictures_of(images)
     else:
@@ -119,21 +121,16 @@ def decode_chunk(chunk: Chunk) -> Decoded:
         for index, image in enumerate(images):
             row = int(chunk.rows[index])
             try:
-                content = image.read() if isinstance(image, PackedImage) else image
-                if isinstance(image, Path):
-                    content = _bytes_of(image)
-                    digests[row] = (
-                        bytes(32) if content is None else hashlib.sha256(content).digest()
-                    )
-                # What cannot be read here is left to the decoder, which says why.
-                source = image if content is None else content
+                source = _bytes_of(image) if isinstance(image, (Path, PackedImage)) else image
+                if isinstance(source, bytes):
+                    digests[index] = np.frombuffer(hashlib.sha256(source).digest(), np.uint8)
                 decoded = decode_image(source, spec, name=_name(image, row))
                 pictures[index] = picture_of(decoded)
                 rows[index] = fit_image(decoded, spec)
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
     _write(chunk, rows)
-    return Decoded(len(images), broken, chunk.rows, row_digests(rows), digests, pictures)
+    return Decoded(len(images), broken, chunk.rows, digests, pictures)
 
 
 def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:
@@ -143,18 +140,20 @@ def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:
     with chunk.file.open("r+b") as file:
         for rows, part in parts:
             file.seek(chunk.offset + int(rows[0]) * part[0].nbytes)
-            file.write(part.tobytes())
+            file.write(np.ascontiguousarray(part).data)
 
 
-def _bytes_of(file: Path) -> bytes | None:
-    """The file's bytes; None if they cannot be read, or are more than an image may have."""
+def _bytes_of(image: Picture) -> bytes | Path:
+    """The picture's bytes. A file that cannot be read is left to the decoder, which says why."""
+    if isinstance(image, PackedImage):
+        return image.read()
     try:
-        state = file.stat()
+        state = image.stat()
         if not stat.S_ISREG(state.st_mode) or state.st_size > DEFAULT_LIMITS.max_bytes:
-            return None
-        return file.read_bytes()
+            return image
+        return image.read_bytes()
     except (OSError, ValueError):
-        return None
+        return image
 
 
 def _is_input(images: NDArray[np.uint8], spec: InputSpec) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from runtime.model.preprocess import preprocess
 from training.data import Dataset, load_dataset
 from training.data.cache_entry import packed_paths, unpacked_paths
+from training.data.dataset import row_digests
 
 
 def load(root: Path, **options: Any) -> Dataset:
@@ -35,16 +37,30 @@ def test_every_path_names_the_file_of_its_row(class_tree: Path) -> None:
             assert path.startswith(dataset.class_names[label])
 
 
-def test_every_digest_is_of_its_row(class_tree: Path) -> None:
-    dataset = load(class_tree)
-    for images, digests in (
-        (dataset.train_images, dataset.train_sha256),
-        (dataset.test_images, dataset.test_sha256),
-    ):
-        assert digests is not None
-        assert [row.tobytes() for row in digests] == [
-            hashlib.sha256(image.tobytes()).digest() for image in images
-        ]
+def test_every_digest_is_of_its_file(class_tree: Path) -> None:
+    for dataset in (load(class_tree), load(class_tree, image_size=48)):
+        for paths, digests in (
+            (dataset.train_paths, dataset.train_sha256),
+            (dataset.test_paths, dataset.test_sha256),
+        ):
+            assert digests is not None
+            assert [row.tobytes() for row in digests] == [
+                hashlib.sha256((class_tree / path).read_bytes()).digest() for path in paths
+            ]
+
+
+@pytest.mark.parametrize("size", [20, 32])
+def test_every_digest_of_an_array_is_of_its_row(tmp_path: Path, size: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_images.npy", images)
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(6) % 2)
+    dataset = load(tmp_path, image_size=size)
+    digests = dataset.test_sha256
+    digests = row_digests(dataset.test_images) if digests is None else digests
+    assert [row.tobytes() for row in digests] == [
+        hashlib.sha256(image.tobytes()).digest() for image in images
+    ]
 
 
 def test_a_broken_image_takes_no_other_path_away(class_tree: Path) -> None:
@@ -164,23 +180,36 @@ def test_an_old_entry_is_made_again_with_a_line(
     assert "older version" not in capsys.readouterr().out
 
 
-def test_one_changed_picture_changes_the_content_digest(class_tree: Path) -> None:
+def test_one_changed_picture_changes_the_content_digest(
+    class_tree: Path, write_image: Callable[..., Path]
+) -> None:
     dataset = load(class_tree)
     digest = dataset.content_digest()
     assert digest == load(class_tree).content_digest()
-    for split in ("train", "test"):
-        images = np.array(getattr(dataset, f"{split}_images"))
-        images[2, 3, 4, 1] ^= 1
-        changed = {f"{split}_images": images, f"{split}_sha256": None}
-        assert Dataset(**{**vars(dataset), **changed}).content_digest() != digest
     for change in (
         {"class_names": ("cat", "dog", "elk")},
         {"train_labels": np.roll(dataset.train_labels, 1)},
         {"validation_images": 3},
+        {"train_sha256": np.roll(dataset.train_sha256, 1, axis=0)},
     ):
         assert Dataset(**{**vars(dataset), **change}).content_digest() != digest
-    without = Dataset(**{**vars(dataset), "train_sha256": None, "test_sha256": None})
-    assert without.content_digest() == digest
+    for path in (dataset.train_paths[3], dataset.test_paths[1]):
+        kept = (class_tree / path).read_bytes()
+        write_image(class_tree / path, seed=99)
+        assert load(class_tree).content_digest() != digest
+        (class_tree / path).write_bytes(kept)
+    assert load(class_tree).content_digest() == digest
+
+
+def test_one_changed_pixel_of_an_array_changes_the_content_digest(class_tree: Path) -> None:
+    dataset = load(class_tree)
+    parts = {"train_sha256": None, "test_sha256": None}
+    digest = Dataset(**{**vars(dataset), **parts}).content_digest()
+    for split in ("train", "test"):
+        images = np.array(getattr(dataset, f"{split}_images"))
+        images[2, 3, 4, 1] ^= 1
+        changed = Dataset(**{**vars(dataset), **parts, f"{split}_images": images})
+        assert changed.content_digest() != digest
 
 
 def test_paths_are_read_in_a_locale_without_utf8(class_tree: Path) -> None:
