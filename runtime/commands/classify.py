@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     note = sys.stderr if options.json else sys.stdout
     if options.video is not None:
         return _classify_video(options, note)
-    model, given = _model_and_images(options.arguments)
+    model, given = _model_and_images(options.model, options.arguments)
     images = [path for path in given for path in _expand(path)]
     # Many images keep all cores busy, each with one thread. A single one gets all threads.
     many = len(images) > usable_cores()
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
-    model, rest = (options.arguments or [None])[0], options.arguments[1:]
+    named = options.arguments if options.model is None else [options.model, *options.arguments]
+    model, rest = (named or [None])[0], named[1:]
     if rest:
         raise UserError(f"--video {options.video} stands alone; leave out {rest[0]}")
     with (
@@ -125,6 +126,9 @@ def _parser() -> CommandParser:
         "IMAGE is an image file or a folder",
     )
     parser.add_argument(
+        "--model", type=Path, metavar="MODEL", help="the model; then every argument is an image"
+    )
+    parser.add_argument(
         "--video", metavar="V", help="instead of images: a video file, or a camera's number"
     )
     parser.add_argument(
@@ -146,15 +150,30 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _model_and_images(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
+def _model_and_images(model: Path | None, arguments: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The model, or None for the newest run's, and the images.
+
+    Raises:
+        UserError: no image was named, or it is not clear whether an argument is a model.
+    """
     if not arguments:
         raise UserError("no image was named; `python -m runtime classify --help` lists the ways")
+    if model is not None:
+        return model, arguments
     first, *rest = arguments
-    if not (is_model(first) or looks_like_model(first)):
-        return None, arguments
-    if not rest:
-        raise UserError(f"no image was named after the model {first}; name files or folders")
-    return first, rest
+    if is_model(first) or looks_like_model(first):
+        if not rest:
+            raise UserError(f"no image was named after the model {first}; name files or folders")
+        return first, rest
+    # Without this, a misspelt model would be one broken image, and another model would answer.
+    if not first.exists():
+        raise UserError(
+            f"{first} does not exist; expected a model or an image; if it is an image, name the "
+            "model with --model MODEL"
+        )
+    if misplaced := next(filter(is_model, rest), None):
+        raise UserError(f"{misplaced} is a model; it stands before the images, or behind --model")
+    return None, arguments
 
 
 def _expand(path: Path) -> Sequence[Path]:

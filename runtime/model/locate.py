@@ -11,6 +11,16 @@ BUNDLE = "bundle"
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
 DATA_REPORT = "data.json"  # of a run, and of its bundle
+_ONNX = ".onnx"
+# Of files that hold a network, or are a packed bundle or run. None of them is an image.
+_MODEL_SUFFIXES = {
+    *(_ONNX, ".ort", ".engine", ".plan", ".trt", ".pt", ".pth", ".ckpt", ".bin", ".safetensors"),
+    *(".torchscript", ".pb", ".tflite", ".h5", ".keras", ".mlmodel", ".mlpackage", ".npz", ".json"),
+    *(".zip", ".tar", ".tgz", ".gz", ".xz", ".zst"),
+}
+# What lies in a bundle or a run, if its card or its bundle is missing.
+_TRACES = (CHECKPOINT, RESULT, "journal.jsonl", CARD_FILE, "holdout.npz")
+_TRACED_FILES = ("*.[oO][nN][nN][xX]", "*.engine", "engines/*.engine")
 
 
 def is_model(path: Path) -> bool:
@@ -18,13 +28,23 @@ def is_model(path: Path) -> bool:
     return (
         (path / CARD_FILE).is_file()
         or (path / BUNDLE / CARD_FILE).is_file()
-        or (path.suffix == ".onnx" and path.is_file())
+        or (path.suffix == _ONNX and path.is_file())
     )
 
 
 def looks_like_model(path: Path) -> bool:
-    """Whether `path` was surely meant as a model, even if `find_model` will refuse it."""
-    return path.suffix == ".onnx" or (path / CHECKPOINT).is_file()
+    """Whether `path` was surely meant as a model, even if `find_model` will refuse it.
+
+    Such are files of other kinds of models, and folders with traces of a bundle or a run.
+    """
+    return path.suffix.lower() in _MODEL_SUFFIXES or any(
+        folder.is_dir()
+        and (
+            any((folder / trace).exists() for trace in _TRACES)
+            or any(next(folder.glob(pattern), None) for pattern in _TRACED_FILES)
+        )
+        for folder in (path, path / BUNDLE)
+    )
 
 
 def latest_run() -> Path:
@@ -55,7 +75,7 @@ def find_model(path: Path | None) -> Path:
         return path
     if (path / BUNDLE / CARD_FILE).is_file():
         return path / BUNDLE
-    if path.suffix == ".onnx" and path.is_file():
+    if path.suffix == _ONNX and path.is_file():
         return path
     if not path.exists():
         raise BundleError(f"{path} does not exist; expected a bundle, a run or an .onnx file")
@@ -64,8 +84,19 @@ def find_model(path: Path | None) -> Path:
             f"{path} is a run without a bundle; export it: `python export/run.py {path}`"
         )
     raise BundleError(
-        f"{path} is not a bundle, a run or an .onnx file; make one with `python export/run.py`"
+        f"{path} is not a bundle, a run or an .onnx file{_why_not(path)}; make one with "
+        "`python export/run.py`"
     )
+
+
+def _why_not(path: Path) -> str:
+    if path.is_dir():
+        return f" (it has no {CARD_FILE})"
+    if path.suffix.lower() == _ONNX:
+        return f" (its name must end with {_ONNX} in small letters)"
+    if path.suffix.lower() == ".engine":
+        return " (an engine is run by naming the bundle that lists it)"
+    return ""
 
 
 def find_run(path: Path | None) -> Path:

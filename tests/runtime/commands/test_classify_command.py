@@ -159,6 +159,82 @@ def test_model_may_be_named_in_four_ways(
     assert ("fp16" in finished.stdout) == (kind == "onnx")
 
 
+UNUSABLE = {
+    "typo/bundle": "does not exist",
+    "absent.png": "does not exist",
+    "no-card": "has no card.json",
+    "only-onnx": "has no card.json",
+    "only-engines": "has no card.json",
+    "run-of-no-card": "has no card.json",
+    "run": "is a run without a bundle",
+    "empty-run": "has no card.json",
+    "MODEL.ONNX": "must end with .onnx in small letters",
+    "model.engine": "naming the bundle",
+    "weights.pt": "is not a bundle",
+    "weights.safetensors": "is not a bundle",
+    "bundle.zip": "is not a bundle",
+    "card.json": "is not a bundle",
+}
+
+
+@pytest.mark.parametrize("first", UNUSABLE)
+def test_a_first_argument_that_may_be_a_model_is_never_answered_by_another(
+    first: str, cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    """`runs/latest` is another model here, which would answer the images."""
+    shutil.copytree(toy_bundle, tmp_path / "runs" / "latest" / "bundle")
+    shutil.copytree(toy_bundle, tmp_path / "no-card")
+    (tmp_path / "no-card" / "card.json").unlink()
+    (tmp_path / "only-onnx").mkdir()
+    shutil.copy(toy_bundle / "model.onnx", tmp_path / "only-onnx" / "mine.onnx")
+    shutil.copytree(tmp_path / "no-card", tmp_path / "run-of-no-card" / "bundle")
+    (tmp_path / "only-engines" / "engines").mkdir(parents=True)
+    (tmp_path / "only-engines" / "engines" / "a.engine").touch()
+    for run, file in (("run", "checkpoint.pt"), ("empty-run", "journal.jsonl")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / file).touch()
+    for name in ("model.engine", "weights.pt", "weights.safetensors", "bundle.zip"):
+        (tmp_path / name).write_bytes(b"content")
+    shutil.copy(toy_bundle / "model.onnx", tmp_path / "MODEL.ONNX")
+    shutil.copy(toy_bundle / "card.json", tmp_path / "card.json")
+    shutil.copytree(toy_bundle / "examples", tmp_path / "run" / "pictures")
+    red = toy_bundle / "examples" / "red.png"
+    for words in ([first, red], [first, red, "--json"], ["--", first, red]):
+        finished = cli("classify", *words)
+        one_error(finished, first, UNUSABLE[first])
+        assert finished.stdout == ""
+
+
+def test_model_may_be_named_by_an_option(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
+    red = toy_bundle / "examples" / "red.png"
+    finished = cli("classify", "--model", toy_bundle, "absent.png", red, "--json")
+    assert finished.returncode == 2
+    broken, good = records(finished)
+    assert (broken["path"], good["predictions"][0]["label"]) == ("absent.png", "red")
+    one_error(cli("classify", "--model", "typo", red), "typo does not exist")
+    one_error(cli("classify", "--model", toy_bundle), "no image was named")
+    later = cli("classify", toy_bundle, red, "absent.png")  # stays an error of its own line
+    one_error(later, "absent.png: cannot be read")
+    assert "red.png: red" in later.stdout
+    shutil.copytree(toy_bundle, tmp_path / "runs" / "latest" / "bundle")
+    shutil.copytree(toy_bundle / "examples", tmp_path / "pictures" / "engines")  # a class
+    assert cli("classify", "pictures").returncode == 0
+    swapped = cli("classify", red, toy_bundle)
+    one_error(swapped, "is a model", "--model")
+    assert swapped.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["info", "verify", "bench", "serve", "compare", "evaluate"])
+def test_no_command_takes_another_model_for_a_misspelt_one(
+    name: str, cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_bundle, tmp_path / "runs" / "latest" / "bundle")
+    more = {"compare": [toy_bundle], "evaluate": [tmp_path], "serve": ["--port", "0"]}.get(name, [])
+    finished = cli(name, "typo/bundle", *more)
+    one_error(finished, "typo/bundle does not exist")
+    assert "typo" not in finished.stdout
+
+
 def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
     red = toy_bundle / "examples" / "red.png"
     (tmp_path / "empty").mkdir()
