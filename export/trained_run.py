@@ -30,7 +30,7 @@ from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
-from training.data.splits import held_out
+from training.data.splits import rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
 from training.records.checkpoint import TrainedRun, load_trained
@@ -192,7 +192,7 @@ def _methods(plan: Plan) -> list[str]:
 
 
 def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
-    trained, calibrated = held_out(dataset, plan.recipe.validation_fraction)
+    trained, calibrated = rows_of_run(dataset, plan.recipe)
     return DataSummary(
         train_images=len(trained),
         validation_images=len(calibrated),
