@@ -58,6 +58,17 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
         ("--drg",),
         {"tap": 3, "head_width": 2.0, "label_noise": 0.2, "random_erasing": 0.5},
     ),
+    "drg, taps 2 and 3": (("--drg",), {"taps": [2, 3]}),
+    "drg+dsr, standardised below the first": (
+        _BOTH,
+        {"dsr_shape": "standardised-below-first", "dsr_teacher": "ema", "dsr_momentum": 0.99},
+    ),
+    "drg+dsr, auxiliary, fading": (_BOTH, {"dsr_on": "auxiliary", "dsr_fade": True}),
+    "drg+dsr, below the first, mixed": (
+        _BOTH,
+        {"dsr_shape": "below-first", "mixup": 0.4, "validation_fold": 1, "train_share": 0.9},
+    ),
+    "dks-like": ((), {"peer": "dks-like", "label_smoothing": 0.1}),
     **{
         peer: ((), {"peer": peer})
         for peer in ("byot", "cs-kd", "ddgsd", "dlb", "ps-kd", "tf-kd", "uskd", "zipf-ls")

@@ -251,7 +251,7 @@ def test_what_is_open_is_one_table(tmp_path: Path) -> None:
     command = "`python training/evidence.py --only"
     assert "| [main](results/main.md) | Does DRG+DSR pay" in table
     assert f"| 8 of 36 | {command} main` |" in table
-    assert f"| 0 of 84 | {command} peers` |" in table
+    assert f"| 0 of 90 | {command} peers` |" in table
     assert f"| none | {command} cost` |" in table
     assert "| [main](main.md) | Does DRG+DSR pay" in page_texts(tmp_path)["README.md"]
     assert block("peers", tmp_path).splitlines()[1] == f"Not measured yet: {command} peers`."

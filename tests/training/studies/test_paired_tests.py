@@ -1,0 +1,77 @@
+"""The crossed bootstrap, Holm's correction and the number of seeds, against other software."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from training.studies.paired_tests import area, crossed_bootstrap, holm, mean_of, seeds_needed
+
+
+def runs(
+    accuracy: float, *, seeds: int, images: int, hard: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """Runs whose seeds and images differ in how often they are right."""
+    generator = np.random.default_rng(seed)
+    chance = accuracy + generator.normal(scale=0.02, size=(seeds, 1)) + hard
+    right = (generator.random((seeds, images)) < chance).astype(float)
+    confidence = np.clip(0.4 * right + 0.6 * generator.random((seeds, images)), 0, 1)
+    return {"right": right, "confidence": confidence}
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_cases() -> None:
+    covered = 0
+    for trial in range(60):
+        hard = np.random.default_rng(trial).normal(scale=0.15, size=200)
+        size = {"seeds": 8, "images": 200, "hard": hard}
+        first = runs(0.62, **size, seed=1000 + trial)  # type: ignore[arg-type]
+        second = runs(0.60, **size, seed=2000 + trial)  # type: ignore[arg-type]
+        found = crossed_bootstrap(first, second, mean_of("right"), draws=300)
+        covered += found.low <= 0.02 <= found.high
+    assert covered / 60 >= 0.88  # a crossed bootstrap is a little too wide, never too narrow
+
+
+def test_images_that_all_seeds_share_widen_the_interval() -> None:
+    """With many seeds on few images, seeds alone would claim far too much."""
+    generator = np.random.default_rng(0)
+    gained = (generator.random(50) < 0.1).astype(float)  # five images that every run wins
+    base = np.zeros((100, 50))
+    found = crossed_bootstrap({"right": base + gained}, {"right": base}, mean_of("right"))
+    assert found.difference == pytest.approx(gained.mean())
+    exact = stats.binom.ppf([0.025, 0.975], 50, gained.mean()) / 50
+    assert (found.low, found.high) == pytest.approx(exact, abs=0.021)
+
+
+def test_no_difference_is_no_finding() -> None:
+    hard = np.zeros(100)
+    same = runs(0.5, seeds=5, images=100, hard=hard, seed=3)
+    found = crossed_bootstrap(same, same, mean_of("right"))
+    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_the_area_of_weighted_images_is_scikit_learns() -> None:
+    columns = runs(0.6, seeds=3, images=80, hard=np.zeros(80), seed=4)
+    columns["confidence"] = columns["confidence"].round(1)  # ties
+    weights = np.random.default_rng(5).integers(0, 4, 80).astype(float)
+    expected = [
+        roc_auc_score(right, confidence, sample_weight=weights)
+        for right, confidence in zip(columns["right"], columns["confidence"], strict=True)
+    ]
+    np.testing.assert_allclose(area(columns, weights), expected, rtol=1e-12)
+
+
+def test_holm_is_the_published_example() -> None:
+    """Worked by hand: 0.01, 0.04, 0.03 of three questions."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([0.2]) == pytest.approx([0.2])
+
+
+def test_the_number_of_seeds_is_the_t_tests() -> None:
+    # 33 and 10 are known from tables: effect over deviation 0.5 and 1.
+    assert seeds_needed(0.5, 1.0) == 34
+    assert seeds_needed(1.0, 1.0) == 10
+    generator = np.random.default_rng(0)
+    samples = generator.normal(loc=0.5, size=(4000, 34))
+    shown = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
+    assert shown.mean() == pytest.approx(0.81, abs=0.02)

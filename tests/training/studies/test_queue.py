@@ -1,0 +1,188 @@
+"""The queue: its plan on file, pairs of runs, pausing, and the lines that it keeps."""
+
+import shutil
+from pathlib import Path
+from time import monotonic, sleep
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from runtime.base.errors import UserError
+from training import evidence
+from training.config.plan import Plan
+from training.data import load_dataset
+from training.data.splits import rows_of_run
+from training.engine.build import build_batches, build_learner
+from training.evaluation.confidence import read_image_record
+from training.studies.pool import run_all
+from training.studies.queue_plan import (
+    PLAN_FILE,
+    QUEUE_METHODS,
+    QueueStudy,
+    add_to_plan,
+    chosen_lines,
+    read_plan,
+    run_of,
+)
+from training.studies.queue_studies import QUEUE, plan_lines
+from training.studies.result_lines import read_lines
+
+ROOT = Path(__file__).resolve().parents[3]
+CPU = torch.device("cpu")
+SMALL = QueueStudy(
+    "small",
+    "Does the queue run?",
+    methods=("ce", "drg-multi-a0.5"),
+    seeds=(0,),
+    epochs=2,
+    data="tiny",
+    image_size=16,
+    students=(("mobilenetv2", 0.25),),
+    settings={"batch_size": 8, "ema_decay": 0.9, "validation_fraction": 0.2},
+    folds=True,
+)
+
+
+def test_the_plan_on_file_is_what_the_studies_say() -> None:
+    assert read_plan(ROOT / PLAN_FILE) == plan_lines(), "python training/evidence.py --write-plan"
+    names = [line.name for line in plan_lines()]
+    assert len(set(names)) == len(names)
+
+
+def test_every_run_of_the_plan_has_a_recipe_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    runs = [run_of(line, data_root=tmp_path) for line in plan_lines()]
+    assert len({run.folder for run in runs}) == len(runs)
+    for run in runs:
+        assert run.recipe.warmup_epochs > 0
+        assert run.recipe.ema_decay > 0
+
+
+def test_what_is_planned_keeps_its_meaning(tmp_path: Path) -> None:
+    file = tmp_path / "plan.jsonl"
+    assert add_to_plan(SMALL.lines(), file) == 2
+    before = file.read_bytes()
+    assert add_to_plan(SMALL.lines(), file) == 0
+    assert file.read_bytes() == before
+    first, _ = SMALL.lines()
+    other = msgspec.structs.replace(first, width=0.5)
+    with pytest.raises(UserError, match=r"has another run small/mobilenetv2-ce-s0: .*keeps its"):
+        add_to_plan([other], file)
+    file.write_text('{"name": 3}\n')
+    with pytest.raises(UserError, match="line 1 is none of a plan"):
+        read_plan(file)
+    with pytest.raises(UserError, match=r"nothing\.jsonl cannot be read"):
+        read_plan(tmp_path / "nothing.jsonl")
+
+
+def test_runs_are_named_by_study_or_one_by_one() -> None:
+    lines = SMALL.lines()
+    assert chosen_lines(lines, ["all"]) == chosen_lines(lines, ["small"]) == lines
+    assert chosen_lines(lines, ["small/mobilenetv2-ce-s0"]) == lines[:1]
+    with pytest.raises(UserError, match="--queue 'smal' is neither a study nor a run of the plan"):
+        chosen_lines(lines, ["smal"])
+    with pytest.raises(UserError, match="--queue needs --data-root DIR"):
+        evidence.main(["--queue", "all"])
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
+def test_all_methods_of_a_seed_start_alike_and_see_the_same_images(
+    tiny_folder: Path, arch: str
+) -> None:
+    """Pairs share the student's first weights, the order of images, and what is held out."""
+    root, name = tiny_folder.parent, tiny_folder.name
+    own = msgspec.structs.replace
+    lines = [own(line, data=name, image_size=16) for line in QUEUE[0].lines() if line.arch == arch]
+    settings = {"batch_size": 4, "validation_fraction": 0.2}
+    data = load_dataset(str(tiny_folder), image_size=16)
+    seen: dict[int, list[object]] = {}
+    for line in lines:
+        run = run_of(own(line, settings={**line.settings, **settings}), data_root=root)
+        plan = Plan(
+            arch=arch,
+            width=line.width,
+            methods=run.method.methods,
+            data=data.name,
+            data_argument=name,
+            data_root=None,
+            class_names=data.class_names,
+            input=data.input,
+            seed=run.seed,
+            weights="random",
+            recipe=run.recipe,
+        )
+        rows, validation = rows_of_run(data, run.recipe)
+        batches = build_batches(plan, data, rows, device=CPU)
+        learner = build_learner(plan, data, steps_per_epoch=len(batches), device=CPU)
+        weights = torch.cat([p.detach().flatten() for p in learner.student.parameters()])
+        order = [batch.rows.tolist() for epoch in (0, 1) for batch in batches.epoch(epoch)]
+        draws = torch.rand(4, generator=learner.generator)
+        shared = (weights, order, validation.tolist(), draws.tolist(), torch.rand(2).tolist())
+        seen.setdefault(run.seed, []).append(shared)
+    assert set(seen) == {0, 1}
+    for shared in seen.values():
+        assert len(shared) == len(QUEUE[0].methods)
+        for other in shared[1:]:
+            assert torch.equal(other[0], shared[0][0])  # type: ignore[index]
+            assert other[1:] == shared[0][1:]  # type: ignore[index]
+    assert seen[0][0][1:3] != seen[1][0][1:3]  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_folder, tmp_path / "data" / "tiny")
+    add_to_plan(SMALL.lines())
+    arguments = ["--queue", "small", "--data-root", "data", "--jobs", "2"]
+    assert evidence.main(arguments) == 0
+    lines = read_lines(Path("results/small.jsonl"))
+    assert [line["method"] for line in sorted(lines, key=lambda line: line["method"])] == [
+        *("ce", "drg-multi-a0.5")
+    ]
+    for line in lines:
+        assert line["command"].startswith("python training/evidence.py --queue small/mobilenetv2-")
+        assert line["commit"] != "unknown"
+        columns = read_image_record(line["images"])
+        assert columns["right"].mean() == pytest.approx(line["top1"])
+        assert columns["nll"].mean() == pytest.approx(line["nll"], rel=1e-3)
+        assert line["last_weights"].keys() >= {"top1", "nll", "auroc", "ece", "validation_nll"}
+        assert np.isfinite(line["validation_nll"])
+        assert str(tmp_path) not in msgspec.json.encode(line).decode()
+    capsys.readouterr()
+    before = Path("results/small.jsonl").read_bytes()
+    assert evidence.main(arguments) == 0
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    assert sorted(Path("results/small.jsonl").read_bytes()) == sorted(before)
+
+
+@pytest.mark.slow
+def test_a_queue_stands_still_while_the_file_is_there(tmp_path: Path, tiny_folder: Path) -> None:
+    line = msgspec.structs.replace(SMALL.lines()[0], data=tiny_folder.name)
+    line = msgspec.structs.replace(line, settings={**line.settings, "epochs": 6})
+    run = run_of(line, data_root=tiny_folder.parent)
+    object.__setattr__(run, "parent", tmp_path)
+    pause, sizes = tmp_path / "pause", []
+
+    def clock() -> float:
+        if not sizes and run.log.exists() and "epoch" in run.log.read_text():
+            pause.touch()
+            sizes.append(-1)
+        elif pause.exists() and len(sizes) < 4:
+            sleep(0.5)
+            sizes.append(run.log.stat().st_size)
+            if len(sizes) == 4:
+                pause.unlink()
+        return monotonic()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.studies.pool.monotonic", clock)
+        assert run_all([run], jobs=1, minutes=5, pause=pause).failed == []
+    assert sizes[2] == sizes[3]  # nothing was printed meanwhile
+    assert run.line() is not None
+    assert QUEUE_METHODS["ce"].name == "ce"
