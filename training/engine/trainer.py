@@ -91,11 +91,7 @@ class Trainer:
             self._run_epochs(journal, save, progress, stop)
 
     def test_logits(self, *, averaged: bool = True) -> NDArray[np.float32]:
-        """Logits (M, K) of the student on the whole test split.
-
-        `averaged`: of the weights that are deployed; otherwise of the last ones, which are others
-        where the recipe averages weights.
-        """
+        """Logits (M, K) on the whole test split, of the deployed weights or of the last ones."""
         return self._logits(self.dataset.test_images, averaged=averaged)
 
     def validation_logits(self, *, averaged: bool = True) -> NDArray[np.float32] | None:
