@@ -83,6 +83,8 @@ def open_source(path: Path, request: Request) -> Source:
         return _shard_pattern(path, request)
     if path.is_dir():
         return _folder(path, request)
+    if not path.is_file():  # reading a pipe could block
+        raise UserError(f"{path} is no regular file; expected {FORMS}")
     name = path.name.lower()
     if name.endswith(LIST_SUFFIXES):
         return _lists([path], path.parent, request)

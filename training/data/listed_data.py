@@ -32,8 +32,15 @@ class Place:
         return path
 
     def content(self, path: Path) -> bytes:
-        """The bytes of the file of that path."""
-        return path.read_bytes()
+        """The bytes of the file of that path.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def list_contents(

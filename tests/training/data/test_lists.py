@@ -305,6 +305,21 @@ def test_groups_are_on_one_side_and_held_out_together(tmp_path: Path, write_imag
     assert data.content_digest() != ungrouped.content_digest()
 
 
+def test_copies_of_a_picture_join_their_groups(tmp_path: Path, write_image: Any) -> None:
+    """The same picture of two patients: the pictures of both go to one side."""
+    rows = []
+    for number in range(40):
+        seed = 7 if number in (8, 20) else number
+        write_image(tmp_path / f"{number:02}.png", seed=seed)
+        rows.append(f"{number:02}.png,{NAMES[number % 2]},{number // 4}")
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,patient", *rows]))
+    for seed in range(4):
+        data = load(tmp_path / "list.csv", split_seed=seed)
+        test = {int(path[:2]) // 4 for path in data.test_paths}
+        assert not test & {int(path[:2]) // 4 for path in data.train_paths}
+        assert len(test & {2, 5, 1}) in (0, 3)
+
+
 def test_groups_on_both_sides_may_be_allowed(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
