@@ -8,8 +8,8 @@ import hashlib
 import inspect
 import io
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -65,21 +65,22 @@ def inspect_images(dataset: Dataset, *, progress: bool) -> Inspection:
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _kept_in(file, splits, labels, pictures)
     small = empty_thumbnails(len(labels))
-    images = 2 * len(labels)  # each is made small, and then compared
     show = progress and len(labels) >= _MIN_SHOWN
     # What the parts of a training image outside of a test image's region show does not count.
     zoom = dataset.input.crop / dataset.input.resize if _has_margin(dataset) else 1.0
     found = twins_without_near(splits, labels, np.zeros(len(labels), np.int64))
 
-    def steps() -> Iterator[int]:
-        yield from fill_thumbnails(small, dataset.train_images, zoom=zoom)
-        yield from fill_thumbnails(small, dataset.test_images, first=len(dataset.train_labels))
-        blank = small.span <= BLANK_SPAN
-        found.groups[:] = exact_groups(pictures, blank)
-        yield from fill_near(found, small, blank)
-        yield int(blank.sum())
-
-    for _ in track(steps(), total=images, what=f"comparing {dataset.name}", show=show):
+    made_small = chain(
+        fill_thumbnails(small, dataset.train_images, zoom=zoom),
+        fill_thumbnails(small, dataset.test_images, first=len(dataset.train_labels)),
+    )
+    for _ in track(made_small, total=len(labels), what=f"looking at {dataset.name}", show=show):
+        pass
+    blank = small.span <= BLANK_SPAN
+    found.groups[:] = exact_groups(pictures, blank)
+    compared = fill_near(found, small, blank)
+    seen = int((~blank).sum())
+    for _ in track(compared, total=seen, what=f"comparing {dataset.name}", show=show):
         pass
     content = io.BytesIO()
     np.savez(

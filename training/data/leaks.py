@@ -4,6 +4,7 @@ Training stops where the user's own splits have more than a few of them, and lea
 train where it is asked to.
 """
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,8 @@ def check_leaks(dataset: Dataset, inspection: Inspection, *, where: str) -> None
             f"{dataset.name}: {leaks} of {tested} test images ({leaks / tested:.1%}) are also in "
             "train or validation, equal in every pixel, and their figures would be those of "
             "learned images; --drop-leaks leaves them out of train, --allow-leaks trains all the "
-            f"same, and `python training/check_data.py {where} --pairs pairs.csv` lists them"
+            f"same, and `python training/check_data.py {shlex.quote(where)} --pairs pairs.csv` "
+            "lists them"
         )
 
 

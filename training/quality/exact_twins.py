@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# A decoded picture: a check value of its pixels, and its size. Two sums of 32 bits take a fifth of
-# the time of a SHA-256. Among a million pictures, two different ones of one size have equal values
-# with a chance of about one in ten million.
+# A decoded picture: a check value of its pixels, and its size. A CRC-32 and a sum of 32 bits take a
+# third of the time of a SHA-256. Among a million pictures of one size, two different ones are equal
+# in both with a chance of about one in ten million.
 PICTURE = np.dtype([("pixels", "<u8"), ("width", "<i4"), ("height", "<i4")])
+
+_LOW_BITS = (1 << 32) - 1
 
 Pictures = NDArray[np.void]
 
@@ -22,7 +24,10 @@ BLANK_SPAN = 7
 def picture_of(image: Image.Image | NDArray[np.uint8]) -> tuple[int, int, int]:
     """The PICTURE of an RGB image: PIL's, or uint8 (H, W, 3)."""
     rgb = np.ascontiguousarray(image)
-    return zlib.crc32(rgb.data) << 32 | zlib.adler32(rgb.data), rgb.shape[1], rgb.shape[0]
+    words = rgb.reshape(-1)[: rgb.size // 8 * 8].view(np.uint64)
+    total = int(words.sum())
+    folded = (total ^ total >> 32) & _LOW_BITS
+    return zlib.crc32(rgb.data) << 32 | folded, rgb.shape[1], rgb.shape[0]
 
 
 def pictures_of(images: Sequence[Image.Image] | NDArray[np.uint8]) -> Pictures:
