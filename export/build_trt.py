@@ -9,7 +9,6 @@ python export/build_trt.py --verify                         # engines built else
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,7 +16,7 @@ from export.bundles.export_options import REQUESTS, Request, parse_precisions
 from export.bundles.printed_tables import engine_table, say
 from export.bundles.write_bundle import check_place
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
-from runtime.base.command import CommandParser, folder_path, positive_int, run_command
+from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.base.files import check_writable
 from runtime.model.bundle import Bundle, open_bundle
@@ -55,10 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     newest = flavor.newest_opset if flavor else None
     found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
-    if isinstance(found, MissingOnnx):
-        bundle = _export(found, data=options.data, data_root=options.data_root)
-    else:
-        bundle = found
+    bundle = _export(found) if isinstance(found, MissingOnnx) else found
     if flavor is None:
         raise BackendError(f"{place.bundle} has its ONNX files, and no engine was built: {missing}")
     from export.engines.bundled_engines import EngineOptions
@@ -112,9 +108,9 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
         return None, str(error)
 
 
-def _export(missing: MissingOnnx, *, data: str | None, data_root: Path | None) -> Bundle:
+def _export(missing: MissingOnnx) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
-    options = replace(missing.options, data=data, data_root=data_root)
+    options = missing.options
     check_place(options.bundle_of(missing.run))
     from export.pipeline import export_and_report  # torch: needed only if something is exported
 
@@ -222,14 +218,6 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-drop",
         action="store_true",
         help="keep files that are less accurate than their tolerance allows",
-    )
-    parser.add_argument(
-        "--data",
-        metavar="NAME_OR_PATH",
-        help="where the run's data lie now, if they were moved and ONNX files are missing",
-    )
-    parser.add_argument(
-        "--data-root", type=folder_path, metavar="DIR", help="the same for a known data set"
     )
     parser.add_argument("--list", action="store_true", help="print the bundle's engines")
     parser.add_argument(

@@ -110,7 +110,7 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
         VerificationError: torch or float16 cannot represent the student.
     """
     bundle = options.bundle_of(folder)
-    run = read_run(folder, say, data=options.data, data_root=options.data_root)
+    run = read_run(folder, say)
     graph = _float32_graph(run, bundle, options, say)
     outcomes = [
         _verify(model, precision, calibration, graph=graph, run=run, say=say)

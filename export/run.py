@@ -37,8 +37,6 @@ def main(arguments: Sequence[str]) -> int:
         calibration=options.calibration,
         allow_drop=options.allow_drop,
         out=options.out,
-        data=options.data,
-        data_root=options.data_root,
     )
     run = find_run(options.run)
     say(f"run: {run}")
@@ -71,12 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out", type=folder_path, metavar="BUNDLE", help="the bundle's folder; default: RUN/bundle"
-    )
-    parser.add_argument(
-        "--data", metavar="NAME_OR_PATH", help="where the run's data lie now, if they were moved"
-    )
-    parser.add_argument(
-        "--data-root", type=folder_path, metavar="DIR", help="the same for a known data set"
     )
     parser.add_argument(
         "--opset",

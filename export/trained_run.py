@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.graphs.to_int8 import CalibrationData, draw_rows
-from runtime.base.errors import UserError, VerificationError
+from runtime.base.errors import UserError
 from runtime.model.card import Card, ClassRecall, DataSummary, Provenance, Quality
 from runtime.model.figures import (
     class_figures,
@@ -27,18 +27,13 @@ from runtime.model.holdout import Labelled
 from runtime.model.locate import RESULT
 from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
-from training.config.plan import MovedData, Plan
+from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import held_out
+from training.data.splits import rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
-from training.records.checkpoint import TrainedRun, load_trained
-from training.records.run_data import load_run_dataset
+from training.records.checkpoint import TrainedRun, load_run_dataset, load_trained
 
-# A GPU may have evaluated the student when it was trained, with other rounding than this CPU's. One
-# image is always allowed.
-_MAX_TOP1_DIFFERENCE = 0.005
-_ROUNDING = 1e-9
 _RESULT_FIELDS = ("epochs", "top1", "top5", "ece", "params", "macs", "recipe", "versions")
 
 
@@ -80,29 +75,20 @@ class RunToExport:
         return observed, trained + np.sort(chosen)
 
 
-def read_run(
-    folder: Path,
-    say: Callable[[str], None],
-    *,
-    data: str | None = None,
-    data_root: Path | None = None,
-) -> RunToExport:
+def read_run(folder: Path, say: Callable[[str], None]) -> RunToExport:
     """Rebuilds the student of the run in `folder` and evaluates it on the test split.
 
-    `say` is told what is being done. `data` and `data_root` tell where the run's data lie now, if
-    they were moved.
+    `say` is told what is being done.
 
     Raises:
         UserError: the checkpoint, `result.json` or the data set does not allow it.
-        VerificationError: the student is not as good as `result.json` says.
     """
     trained = load_trained(folder)
-    dataset = load_run_dataset(trained, MovedData(data, data_root))
+    dataset = load_run_dataset(trained)
     say(f"evaluating the student on {len(dataset.test_labels):,} test images")
     logits = logits_of(
         trained.student, dataset.test_images, trained.plan.input, device=torch.device("cpu")
     )
-    _check_result(trained, top_k(logits, dataset.test_labels, 1), images=len(logits))
     reference = softmax(logits, temperature=trained.temperature).astype(np.float32)
     return RunToExport(
         student=trained.student,
@@ -110,23 +96,6 @@ def read_run(
         test=Labelled(dataset.test_images, dataset.test_labels, reference),
         dataset=dataset,
     )
-
-
-def _check_result(trained: TrainedRun, top1: float, *, images: int) -> None:
-    """Compares the top-1 that was just measured with the one in `result.json`, if there is one.
-
-    Raises:
-        VerificationError: they differ by more than other arithmetic explains.
-    """
-    stated = trained.result.get("top1")
-    if not isinstance(stated, (int, float)):
-        return
-    if abs(stated - top1) > max(_MAX_TOP1_DIFFERENCE, 1 / images) + _ROUNDING:
-        raise VerificationError(
-            f"{trained.folder / RESULT} states a top-1 of {stated:.2%} and the student has "
-            f"{top1:.2%} on the {images:,} test images: the data or the checkpoint are not those "
-            "of the result; bring those back, or train again"
-        )
 
 
 def _card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32]) -> Card:
@@ -172,13 +141,12 @@ def _methods(plan: Plan) -> list[str]:
 
 
 def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
-    trained, calibrated = held_out(dataset, plan.recipe.validation_fraction)
+    trained, calibrated = rows_of_run(dataset, plan.recipe)
     return DataSummary(
         train_images=len(trained),
         validation_images=len(calibrated),
         test_images=len(dataset.test_labels),
         digest=plan.data_digest or None,
-        content_digest=plan.content_digest or None,
     )
 
 

@@ -4,6 +4,7 @@ Each call goes on where the last one stopped. Finished runs are left alone, inte
 continue from their checkpoints. Lines go to `results/STUDY.jsonl` as runs finish.
 """
 
+import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +23,6 @@ from runtime.base.command import (
 )
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT
-from training.config.plan import MovedData
 from training.records.run_folder import exclusive
 from training.studies.costs import measure_cost
 from training.studies.evidence_plan import (
@@ -37,8 +37,11 @@ from training.studies.evidence_plan import (
     planned_runs,
 )
 from training.studies.pool import PoolResult, fail_runs, run_all
+from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, read_plan, run_of
+from training.studies.queue_studies import plan_lines
 from training.studies.result_lines import merge_lines
-from training.studies.robustness_lines import lines_file, measure_missing_robustness
+from training.studies.robustness_lines import MovedData, lines_file, measure_missing_robustness
+from training.studies.run_queue import run_queue
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -48,6 +51,11 @@ _AFTERWARDS = (ROBUSTNESS, COST)
 def main(arguments: Sequence[str]) -> int:
     """Runs what is missing of the chosen studies until the time is over."""
     options = _parser().parse_args(arguments)
+    if options.write_plan:
+        print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
+        return 0
+    if options.queue:
+        return _queue(options)
     scale = SCALES[options.scale]
     wanted = options.only or [*STUDIES, *_AFTERWARDS]
     runs_of = partial(planned_runs, scale=scale, data=options.data, data_root=options.data_root)
@@ -75,6 +83,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _queue(options: argparse.Namespace) -> int:
+    """Goes on with `results/plan.jsonl`."""
+    if options.data_root is None:
+        raise UserError(
+            "--queue needs --data-root DIR, the folder with the data folders of the plan; "
+            "docs/evidence.md says how to make them"
+        )
+    lines = chosen_lines(read_plan(), options.queue)
+    if options.dry_run:
+        _list([run_of(line, data_root=options.data_root) for line in lines], afterwards=())
+        return 0
+    failed, unfinished = run_queue(
+        lines, data_root=options.data_root, jobs=options.jobs, minutes=options.minutes
+    )
+    if unfinished:
+        print(f"{len(unfinished)} of {len(lines)} runs wait for the next call")  # noqa: T201
+    return fail_runs(failed, of=len(lines)) if failed else 0
+
+
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/evidence.py", description=__doc__)
     parser.add_argument(
@@ -100,6 +127,18 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU"
+    )
+    parser.add_argument(
+        "--queue",
+        action="append",
+        metavar="NAME",
+        help="instead of the studies, these runs of results/plan.jsonl: a study of it, a run, or "
+        "all (repeatable; docs/evidence.md)",
+    )
+    parser.add_argument(
+        "--write-plan",
+        action="store_true",
+        help="add what is new in training/studies/queue_studies.py to results/plan.jsonl",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the runs, finished or not")
     return parser

@@ -9,27 +9,29 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.base.files import write_atomic
-from runtime.model.figures import (
-    confusion_matrix,
-    expected_calibration_error,
-    softmax,
-    top_k,
-)
+from runtime.model.figures import confusion_matrix, top_k
 from runtime.model.locate import RESULT
 from training.config.plan import Plan
 from training.engine.device import device_name, precision_of, versions
 from training.engine.trainer import Save, Trainer
-from training.evaluation.calibration import calibrate
+from training.evaluation.calibration import calibrate, likeliest_temperature
+from training.evaluation.confidence import (
+    image_record,
+    negative_log_likelihood,
+    quality_figures,
+)
 from training.networks.students import Cost, cost_of, student_of
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
+from training.records.run_folder import IMAGES
 
 
 class _Calibration(NamedTuple):
-    """The temperature, why it is 1, and the accuracy on the images that it was found with."""
+    """The temperature, why it is 1, and figures of the images that it was found with."""
 
     temperature: float = 1.0
     not_calibrated: str | None = None
     validation_top1: float | None = None  # None: no image was held out
+    validation_nll: float | None = None  # at the temperature at which it is lowest
 
 
 def finish_run(
@@ -59,14 +61,18 @@ def finish_run(
     logits, validation_logits = trainer.test_logits(), trainer.validation_logits()
     trainer.require_finite_answers(logits, validation_logits)
     calibration = _calibrate(trainer, validation_logits)
+    labels = trainer.dataset.test_labels
     save(trainer.checkpoint(temperature=calibration.temperature, finished=True))
     result = {
         **_choices(trainer.plan),
-        **_figures(logits, trainer.dataset.test_labels, calibration),
+        **_figures(logits, labels, calibration),
+        **_last_weights(trainer),
         **_size(trainer),
         **_circumstances(trainer),
         "command": command,
     }
+    record = image_record(logits, labels, temperature=calibration.temperature)
+    write_atomic(folder / IMAGES, msgspec.json.encode(record))
     _plot(trainer, logits, folder)
     content = msgspec.json.format(msgspec.json.encode(result), indent=2)
     write_atomic(folder / RESULT, content + b"\n")
@@ -77,7 +83,9 @@ def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibra
     if logits is None:
         return _Calibration(not_calibrated="no image was held out")
     labels = trainer.dataset.train_labels[trainer.validation_rows]
-    return _Calibration(*calibrate(logits, labels), top_k(logits, labels, 1))
+    best = likeliest_temperature(logits, labels)
+    loss = negative_log_likelihood(logits, labels, temperature=best)
+    return _Calibration(*calibrate(logits, labels), top_k(logits, labels, 1), loss)
 
 
 def _choices(plan: Plan) -> dict[str, Any]:
@@ -88,7 +96,6 @@ def _choices(plan: Plan) -> dict[str, Any]:
         "image_size": plan.input.size,
         "data": plan.data,
         "data_digest": plan.data_digest,
-        "content_digest": plan.content_digest,
         "terms": plan.terms,
         "seed": plan.seed,
         "epochs": plan.recipe.epochs,
@@ -99,14 +106,17 @@ def _figures(
     logits: NDArray[np.float32], labels: NDArray[np.int64], calibration: _Calibration
 ) -> dict[str, Any]:
     """How good the student is on the test split, by its logits (M, K)."""
-    calibrated = softmax(logits, temperature=calibration.temperature)
-    return {
-        "top1": top_k(logits, labels, 1),
-        "top5": top_k(logits, labels, 5),
-        "ece": expected_calibration_error(calibrated, labels),
-        "ece_uncalibrated": expected_calibration_error(softmax(logits), labels),
-        **calibration._asdict(),
-    }
+    figures = quality_figures(logits, labels, temperature=calibration.temperature)
+    return {**figures, **calibration._asdict()}
+
+
+def _last_weights(trainer: Trainer) -> dict[str, Any]:
+    """Where averaged weights are deployed, the figures of the last weights beside theirs."""
+    if trainer.learner.average is None:
+        return {}
+    calibration = _calibrate(trainer, trainer.validation_logits(averaged=False))
+    logits = trainer.test_logits(averaged=False)
+    return {"last_weights": _figures(logits, trainer.dataset.test_labels, calibration)}
 
 
 def _size(trainer: Trainer) -> dict[str, Any]:

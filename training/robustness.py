@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, folder_path, run_command
 from training.config.options import DEVICES, seed_number, stated_command
-from training.config.plan import MovedData
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import (
+    MovedData,
     lines_file,
     measure_robustness,
     robustness_table,

@@ -3,7 +3,6 @@
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-import msgspec
 import torch
 
 from runtime.base.command import fail
@@ -11,7 +10,7 @@ from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.method_registry import chosen_methods, method_names
 from training.config.options import Options, repeatable_command
-from training.config.plan import Plan, check_same_run, moved_words
+from training.config.plan import Plan, check_same_run
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names, load_dataset
 from training.data.class_names import classes_line
@@ -30,7 +29,6 @@ from training.methods.method import method_class
 from training.networks.weights import pretrained_weights, weights_from_file, weights_word
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.records.journal import Progress, counted
-from training.records.run_data import find_renamed_run
 from training.records.run_folder import (
     RunFolder,
     check_latest,
@@ -65,13 +63,11 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     plan = _plan(options, recipe, dataset, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
-    run: RunFolder = group.share(_choose(name, options, plan) if group.is_main else None)
+    chosen = choose_folder(name, out=options.out, resume=options.resume) if group.is_main else None
+    run: RunFolder = group.share(chosen)
     former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
     if former is not None:
         check_same_run(former.plan, plan, where=str(run.path))
-        if moved := moved_words(former.plan, plan):
-            progress.say(moved)
-        plan = msgspec.structs.replace(plan, data=former.plan.data)
     if run.finished:
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
@@ -84,14 +80,6 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         trainer = Trainer(plan, dataset, device=device, group=group)
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
-
-
-def _choose(name: str, options: Options, plan: Plan) -> RunFolder:
-    """The folder to train in, which `--resume` finds by the data's content if not by its name."""
-    chosen = choose_folder(name, out=options.out, resume=options.resume)
-    if options.resume and options.out is None and not chosen.exists:
-        return find_renamed_run(plan) or chosen
-    return chosen
 
 
 def _load_data(options: Options, group: ProcessGroup) -> Dataset:
@@ -139,8 +127,6 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         processes=group.world_size,
         train_images=len(dataset.train_labels),
         data_digest=dataset.digest(),
-        # Of arrays that lie outside of the cache, all bytes are read for it.
-        content_digest=group.share(dataset.content_digest(show=True) if group.is_main else None),
         recipe=recipe,
     )
 

@@ -40,8 +40,6 @@ class ExportOptions:
         calibration: how int8 finds its ranges; "auto" measures every method.
         allow_drop: whether files outside their tolerance are kept.
         out: the bundle's folder; None means RUN/bundle.
-        data: where the run's data lie now, if they were moved.
-        data_root: the same for the files of a published data set.
     """
 
     precisions: Sequence[Request]
@@ -49,8 +47,6 @@ class ExportOptions:
     calibration: Calibration = "auto"
     allow_drop: bool = False
     out: Path | None = None
-    data: str | None = None
-    data_root: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError for an opset that cannot be exported."""

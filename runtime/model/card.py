@@ -244,8 +244,7 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
     train_images: Positive
     validation_images: Annotated[int, msgspec.Meta(ge=0)] = 0
     test_images: Positive
-    digest: Digest | None = None  # of the labels and some of the images; None: not known
-    content_digest: Digest | None = None  # of the labels and all images; None: not known
+    digest: Digest | None = None  # of images and labels; None: not known
 
 
 class ClassRecall(msgspec.Struct, frozen=True, kw_only=True):

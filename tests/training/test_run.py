@@ -28,11 +28,11 @@ from training.data.class_names import classes_line
 from training.engine.device import choose_device
 from training.engine.interruption import stop_request
 from training.records.checkpoint import (
+    load_run_dataset,
     load_trained,
     read_checkpoint,
     save_checkpoint,
 )
-from training.records.run_data import load_run_dataset
 from training.records.run_folder import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,24 +20,37 @@ class MethodEntry:
     """Where a method is written, and how it is chosen.
 
     `home` is "module:Class" below `training.methods`; it is imported when a run is built. `keys`
-    are the recipe's keys that no other method reads.
+    are the recipe's keys that not every method reads. `soft_labels`: whether a whole method takes
+    smoothed and mixed labels.
     """
 
     home: str
     role: Role
     keys: frozenset[str] = frozenset()
+    soft_labels: bool = False
 
 
 BASE = "ce"
+_HEADS = frozenset({"drg_weight", "tap", "taps", "head_width"})
+_RANKS = frozenset(
+    {
+        "dsr_weight",
+        "dsr_teacher",
+        "dsr_momentum",
+        "dsr_shape",
+        "dsr_tau",
+        "dsr_on",
+        "dsr_fade",
+    }
+)
 METHOD_REGISTRY = {
     BASE: MethodEntry("drg_dsr:CrossEntropy", "base"),
-    "drg": MethodEntry("drg_dsr:Drg", "term", frozenset({"drg_weight", "tap", "head_width"})),
-    "dsr": MethodEntry(
-        "drg_dsr:Dsr", "term", frozenset({"dsr_weight", "dsr_teacher", "dsr_momentum"})
-    ),
+    "drg": MethodEntry("drg_dsr:Drg", "term", _HEADS),
+    "dsr": MethodEntry("drg_dsr:Dsr", "term", _RANKS),
     "byot": MethodEntry("byot:Byot", "whole"),
     "cs-kd": MethodEntry("cs_kd:CsKd", "whole"),
     "ddgsd": MethodEntry("ddgsd:Ddgsd", "whole"),
+    "dks-like": MethodEntry("dks_like:DksLike", "whole", _HEADS, soft_labels=True),
     "dlb": MethodEntry("dlb:Dlb", "whole"),
     "ps-kd": MethodEntry("ps_kd:PsKd", "whole"),
     "tf-kd": MethodEntry("tf_kd:TfKd", "whole"),

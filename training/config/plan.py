@@ -1,7 +1,6 @@
 """What a run is: everything that decides its result, as plain data."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -31,7 +30,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     processes: int = 1
     train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
     data_digest: str = ""  # Dataset.digest(); "" in a checkpoint that does not state it
-    content_digest: str = ""  # Dataset.content_digest(); the same
     recipe: Recipe
 
     @property
@@ -44,14 +42,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return len(self.class_names)
 
 
-class MovedData(NamedTuple):
-    """Where a run's data lie now, as `--data` and `--data-root` say. None: where they lay then."""
-
-    data: str | None = None
-    data_root: Path | None = None
-
-
-IN_PLACE = MovedData()
 # Where the data lies may change between a run and its continuation.
 _MAY_DIFFER = {"data_argument", "data_root"}
 
@@ -70,40 +60,10 @@ def check_same_run(former: Plan, wanted: Plan, *, where: str) -> None:
         )
 
 
-def same_images(former: Plan, wanted: Plan) -> bool | None:
-    """Whether the data of both plans hold the same images and labels; None: it is not known.
-
-    Plans of older versions state a digest of some of the images only, or none.
-    """
-    if "" in (former.data_digest, wanted.data_digest):
-        return None
-    if former.data_digest != wanted.data_digest:
-        return False
-    digests = (former.content_digest, wanted.content_digest)
-    return "" in digests or digests[0] == digests[1]
-
-
-def moved_words(former: Plan, wanted: Plan) -> str | None:
-    """A line that says where the data of `wanted` were for `former`; None if they were there."""
-    if former.data_argument == wanted.data_argument and former.data == wanted.data:
-        return None
-    named = "" if former.data == wanted.data else f", and the run still calls them {former.data}"
-    return (
-        f"the data are in {wanted.data_argument} and were in {former.data_argument}: "
-        f"they hold the same images and labels{named}"
-    )
-
-
 def differences(former: Plan, wanted: Plan) -> list[str]:
-    """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones.
-
-    Data may have another name if they hold the same images and labels.
-    """
+    """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones."""
     found = []
-    apart = {"recipe", "class_names", "data_digest", "content_digest", "methods"}
-    same = same_images(former, wanted)
-    if same:
-        apart.add("data")
+    apart = {"recipe", "class_names", "data_digest", "methods"}
     if former.train_images == 0:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
@@ -119,7 +79,7 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         else:
             index = next(i for i, pair in enumerate(zip(old, new, strict=True)) if len({*pair}) > 1)
             found.append(f"class {index}: {old[index]!r}, now {new[index]!r}")
-    if not found and same is False:
+    if not found and former.data_digest not in ("", wanted.data_digest):
         found.append(f"data: {former.data} now has other images or labels")
     return found
 

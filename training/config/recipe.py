@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from runtime.base.errors import UserError
-from training.config.method_registry import NO_PEER, method_names
+from training.config.method_registry import METHOD_REGISTRY, NO_PEER, method_names
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 SUFFIXES = (".yaml", ".yml")
@@ -29,9 +29,21 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "one-cycle"]
 DsrTeacherKind = Literal["previous", "mean", "ema"]
+DsrShape = Literal[
+    "paper",
+    "below-first",
+    "standardised",
+    "standardised-below-first",
+    "shuffled-ranks",
+    "norm-variance",
+]
+DsrPlace = Literal["output", "auxiliary"]
 Crop = Literal["auto", "none", "pad", "resized"]
+Tap = Annotated[int, msgspec.Meta(ge=1, le=4)]
 
 PEER_NAMES = method_names("whole")
+_HARD_LABELS = {name for name in PEER_NAMES if not METHOD_REGISTRY[name].soft_labels}
+_ROUNDING = 1e-9  # a fifth of the images is not exactly 0.2
 # Keys whose words are listed elsewhere.
 _CHOICES = {"peer": (NO_PEER, *PEER_NAMES)}
 
@@ -43,6 +55,7 @@ _RECIPE_OF_DATA = {
     "tiny-imagenet": "cifar",
 }
 _RECIPE_OF_OTHER_DATA = "folder"
+MOST_WARMUP = 1 / 6  # of the epochs, where one of our recipes is shortened
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,17 +72,26 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schedule: Schedule = "cosine"
     milestones: tuple[Fraction, ...] = (0.3, 0.6, 0.8)  # of `step`, as shares of all epochs
     milestone_factor: Fraction = 0.2  # of `step`: what each milestone multiplies the rate by
-    warmup_epochs: Weight = 0.0  # linear, from zero
+    # Linear, from zero. At the full rate from the first step, the last features of some networks
+    # are the same for every picture within 60 steps (test_warmup.py).
+    warmup_epochs: Weight = 0.0
 
     drg_weight: Weight = 0.2  # α of the paper
     dsr_weight: Weight = 1.0  # β of the paper
     temperature: Positive = 4.0  # of both distillation terms
     dsr_teacher: DsrTeacherKind = "previous"  # row by row, the batch's mean shape, or its average
     dsr_momentum: Share = 0.9  # of `ema`
+    dsr_shape: DsrShape = "paper"  # what is compared: training/methods/rank_shapes.py
+    dsr_tau: Positive = 0.5  # of the standardised shapes, instead of `temperature`
+    dsr_on: DsrPlace = "output"  # or the auxiliary heads' logits, whose trunk stays as it is
+    dsr_fade: bool = (
+        False  # DSR's weight grows over a tenth of the run, and goes in its second half
+    )
     # Both weights grow linearly from zero. With the full weight from the first step, DSR can keep a
     # network for few classes at its first, uniform answers (results/, tiny-fashion).
     distillation_warmup_epochs: Weight = 1.0
-    tap: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2  # the stage that the auxiliary head reads
+    tap: Tap = 2  # the stage that the auxiliary head reads
+    taps: tuple[Tap, ...] = ()  # several heads, each on a stage; empty: one head, on `tap`
     head_width: Positive = 1.0  # widens the auxiliary head
 
     peer: str = NO_PEER  # another self-distillation method, instead of DRG and DSR
@@ -87,12 +109,21 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # The share of the training images that is held out, class by class, to fit the calibration
     # temperature and to choose settings. 0: all images are trained on, and nothing is calibrated.
     validation_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    validation_fold: Annotated[int, msgspec.Meta(ge=0)] = 0  # which of the shares is held out
+    train_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0  # of the others, class by class
 
     def __post_init__(self) -> None:
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("warmup_epochs must be 0: one-cycle warms up by itself")
-        if self.peer != NO_PEER and (self.label_smoothing or self.mixup or self.cutmix):
+        if self.peer in _HARD_LABELS and (self.label_smoothing or self.mixup or self.cutmix):
             raise ValueError(f"peer {self.peer} needs label_smoothing, mixup and cutmix to be 0")
+        if len(set(self.taps)) < len(self.taps):
+            raise ValueError(f"taps {list(self.taps)} must be different stages")
+        if (self.validation_fold + 1) * self.validation_fraction > 1 + _ROUNDING:
+            raise ValueError(
+                f"validation_fold {self.validation_fold} is not there: validation_fraction "
+                f"{self.validation_fraction:g} makes {int(1 / self.validation_fraction)} folds"
+            )
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} must ascend")
 
@@ -121,6 +152,10 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
     if not overrides:
         return recipe
     values = msgspec.to_builtins(recipe) | overrides
+    if path.parent == FOLDER and "warmup_epochs" not in overrides:
+        # A recipe of ours that is shortened keeps at least five sixths of the run at full rates. A
+        # user's own file is taken literally.
+        values["warmup_epochs"] = min(recipe.warmup_epochs, values["epochs"] * MOST_WARMUP)
     return recipe_from_values(values, source="command line")
 
 

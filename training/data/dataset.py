@@ -1,17 +1,14 @@
 """The one form that every data set takes, and which pixels of an image are in it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
-from training.data.loading_progress import track
 
 MIN_IMAGE_SIZE = 16
 MAX_IMAGE_SIZE = 1024
@@ -22,7 +19,6 @@ Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
-_BYTES_OF_A_THREAD = 16 << 20
 _IMAGES_OF_DIGEST = 64  # of each split, evenly spaced: reading all of them would take minutes
 
 
@@ -87,12 +83,8 @@ class Dataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def content_digest(self, *, show: bool = False) -> str:
-        """Hex SHA-256 of the class names, all labels and all images, wherever the data lies.
-
-        Args:
-            show: whether to show how far it is, where the images have to be read for it.
-        """
+    def content_digest(self) -> str:
+        """Hex SHA-256 of the class names, all labels and all images, wherever the data lies."""
         content = hashlib.sha256("\0".join(self.class_names).encode())
         for images, digests, labels in (
             (self.train_images, self.train_sha256, self.train_labels),
@@ -100,9 +92,7 @@ class Dataset:
         ):
             content.update(f"\0{len(labels)}\0".encode())
             content.update(labels.tobytes())
-            content.update(
-                (row_digests(images, show=show) if digests is None else digests).tobytes()
-            )
+            content.update((row_digests(images) if digests is None else digests).tobytes())
         content.update(f"validation {self.validation_images}".encode())
         return content.hexdigest()
 
@@ -124,29 +114,10 @@ class Dataset:
         return content.hexdigest()
 
 
-def row_digests(images: NDArray[np.uint8], *, show: bool = False) -> NDArray[np.uint8]:
-    """SHA-256 of the bytes of each image: uint8 (N, 32) of uint8 images (N, H, W, 3).
-
-    Args:
-        images: possibly a memory map that is larger than the memory.
-        show: whether to show how far it is.
-    """
-    if images.nbytes <= _BYTES_OF_A_THREAD:
-        digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
-        return np.frombuffer(digests, np.uint8).reshape(len(images), -1)
-    step = max(1, _BYTES_OF_A_THREAD // images[0].nbytes)
-    parts = [images[first : first + step] for first in range(0, len(images), step)]
-    found: list[NDArray[np.uint8]] = []
-
-    def steps() -> Iterator[int]:
-        with ThreadPoolExecutor(usable_cores()) as pool:  # hashlib works outside Python's lock
-            for part in pool.map(row_digests, parts):
-                found.append(part)
-                yield len(part)
-
-    for _ in track(steps(), total=len(images), what="reading every image", show=show):
-        pass
-    return np.concatenate(found)
+def row_digests(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHA-256 of the bytes of each image: uint8 (N, 32) of uint8 images (N, H, W, 3)."""
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
+    return np.frombuffer(digests, np.uint8).reshape(len(images), -1)
 
 
 @dataclass(frozen=True)

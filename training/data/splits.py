@@ -17,11 +17,16 @@ from training.data.group_draw import draw
 
 # All runs hold out the same images, whatever their seed: seeds are compared on equal terms.
 _HELD_OUT_SEED = 0
+_SHARE_STREAM = 1
 _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
 
 
 def split_validation(
-    labels: NDArray[np.int64], fraction: float, *, groups: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64],
+    fraction: float,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    fold: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers of the images that are trained on, and of those that are held out.
 
@@ -31,6 +36,8 @@ def split_validation(
             of each class is trained on.
         groups: int64 (N,). Images of one group are trained on, or held out, together: the share is
             then as near as the groups allow.
+        fold: which of the shares. Two of them have no image in common, up to rounding, where no
+            image has a group.
 
     Returns:
         Two ascending int64 arrays, which together hold 0 to N - 1.
@@ -41,7 +48,7 @@ def split_validation(
     drawn = draw(
         [(numbers if groups is None else groups)[of_class] for of_class in rows],
         [min(round(fraction * len(of_class)), len(of_class) - 1) for of_class in rows],
-        lambda _, count: generator.permutation(count),
+        lambda _, count: np.roll(generator.permutation(count), -fold * round(fraction * count)),
         generator=generator,
         least=0,
     )
@@ -50,16 +57,49 @@ def split_validation(
     return np.setdiff1d(numbers, validation), validation
 
 
-def held_out(dataset: Dataset, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def held_out(
+    dataset: Dataset, fraction: float, *, fold: int = 0, train_share: float = 1.0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers of the training images that are trained on, and of those that are held out.
 
     The user's own validation split is held out where there is one; otherwise it is `fraction` of
-    each class, with whole groups where the data have some. Both arrays are int64, ascending.
+    each class, the `fold`-th of such shares, with whole groups where the data have some. Of each
+    class's other images `train_share` is trained on, at least one. Both arrays are int64,
+    ascending.
     """
     if not dataset.validation_images:
-        return split_validation(dataset.train_labels, fraction, groups=dataset.train_groups)
-    rows = np.arange(len(dataset.train_labels), dtype=np.int64)
-    return rows[: -dataset.validation_images], rows[-dataset.validation_images :]
+        train, validation = split_validation(
+            dataset.train_labels, fraction, groups=dataset.train_groups, fold=fold
+        )
+    else:
+        rows = np.arange(len(dataset.train_labels), dtype=np.int64)
+        count = dataset.validation_images
+        train, validation = rows[:-count], rows[-count:]
+    if train_share < 1:
+        train = _share_of(train, dataset.train_labels, train_share)
+    return train, validation
+
+
+def rows_of_run(dataset: Dataset, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`held_out` as the recipe asks for it."""
+    return held_out(
+        dataset,
+        recipe.validation_fraction,
+        fold=recipe.validation_fold,
+        train_share=recipe.train_share,
+    )
+
+
+def _share_of(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], share: float
+) -> NDArray[np.int64]:
+    """`share` of the rows of each class, at least one; a larger share holds all of a smaller."""
+    generator = np.random.default_rng((_HELD_OUT_SEED, _SHARE_STREAM))
+    kept = []
+    for label in np.unique(labels[rows]):
+        own = generator.permutation(rows[labels[rows] == label])
+        kept.append(own[: max(1, round(share * len(own)))])
+    return np.sort(np.concatenate(kept))
 
 
 def with_label_noise(
@@ -99,7 +139,7 @@ def fit_batch(
 
     `say` gets a sentence if that is a smaller one than the recipe's.
     """
-    train_rows, _ = held_out(dataset, recipe.validation_fraction)
+    train_rows, _ = rows_of_run(dataset, recipe)
     most = max(2, len(train_rows) // processes)
     if recipe.batch_size <= most:
         return recipe

@@ -69,6 +69,10 @@ class Learner:
         with self.average.applied() if self.average is not None else nullcontext():
             return logits_of(self.student, images, spec, device=self.device)
 
+    def last_logits(self, images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+        """The same of the student's last weights, also where their average is deployed."""
+        return logits_of(self.student, images, spec, device=self.device)
+
     def take_terms(self, *, done: int, steps_per_epoch: int) -> list[list[float]]:
         """The terms of each step since the last call, `done` steps into the run.
 

@@ -14,7 +14,7 @@ from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import held_out, with_label_noise
+from training.data.splits import rows_of_run, with_label_noise
 from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest
@@ -50,9 +50,10 @@ class Trainer:
         self.plan = plan
         self.device = device
         self.group = group or ProcessGroup()
-        self.train_rows, self.validation_rows = held_out(dataset, plan.recipe.validation_fraction)
+        recipe = plan.recipe
+        self.train_rows, self.validation_rows = rows_of_run(dataset, recipe)
         self.dataset = dataset = with_label_noise(
-            dataset, self.train_rows, share=plan.recipe.label_noise, seed=plan.seed
+            dataset, self.train_rows, share=recipe.label_noise, seed=plan.seed
         )
         self._batches = build_batches(
             plan, dataset, self.train_rows, device=device, group=self.group
@@ -85,17 +86,25 @@ class Trainer:
         with closing(Journal(folder, self.history)) as journal:
             self._run_epochs(journal, save, progress, stop)
 
-    def test_logits(self) -> NDArray[np.float32]:
-        """Logits (M, K) of the deployed student on the whole test split."""
-        return self.learner.deployed_logits(self.dataset.test_images, self.dataset.input)
+    def test_logits(self, *, averaged: bool = True) -> NDArray[np.float32]:
+        """Logits (M, K) of the student on the whole test split.
 
-    def validation_logits(self) -> NDArray[np.float32] | None:
-        """Logits (V, K) of the deployed student on the images that are held out, if any are."""
+        `averaged`: of the weights that are deployed; otherwise of the last ones, which are others
+        where the recipe averages weights.
+        """
+        return self._logits(self.dataset.test_images, averaged=averaged)
+
+    def validation_logits(self, *, averaged: bool = True) -> NDArray[np.float32] | None:
+        """The same (V, K) on the images that are held out, if any are."""
         if not len(self.validation_rows):
             return None
         images, spec = self.dataset.train_images[self.validation_rows], self.dataset.input
         whole = np.stack([preprocess(image, spec) for image in images])
-        return self.learner.deployed_logits(whole, spec)
+        return self._logits(whole, averaged=averaged)
+
+    def _logits(self, images: NDArray[np.uint8], *, averaged: bool) -> NDArray[np.float32]:
+        logits = self.learner.deployed_logits if averaged else self.learner.last_logits
+        return logits(images, self.dataset.input)
 
     def checkpoint(self, *, temperature: float = 1.0, finished: bool = False) -> Checkpoint:
         """The state between two steps.

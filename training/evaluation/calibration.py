@@ -4,6 +4,7 @@ The temperature that is most likely by a few images may be far off: fitted on th
 the calibration error of a good student from 2 % to 28 % in the mean (issue 17).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -51,22 +52,35 @@ def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibr
     if len(labels) == 0:
         return Calibration(reason="no image was held out")
     # Importing scipy.optimize takes half a second, and only the end of a training needs it.
-    from scipy.optimize import brentq, minimize_scalar
+    from scipy.optimize import brentq
 
-    scores, rows = logits.astype(np.float64), np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        """The negative log-likelihood of all labels, in nats."""
-        log_probabilities = log_softmax(scores, temperature=float(np.exp(log_temperature)))
-        return float(-log_probabilities[rows, labels].sum())
-
-    bounds = (np.log(_LOWEST), np.log(_HIGHEST))
-    likeliest = minimize_scalar(
-        loss, bounds=bounds, method="bounded", options={"xatol": _PRECISION}
-    ).x
+    loss = _loss_of(logits, labels)
+    likeliest = float(np.log(likeliest_temperature(logits, labels)))
     limit = loss(likeliest) + _CHI_SQUARE_95 / 2
     if loss(0.0) <= limit:
         images = "1 image" if len(labels) == 1 else f"{len(labels)} images"
         return Calibration(reason=f"{images} held out do not prove that another one is better")
     end = brentq(lambda x: loss(x) - limit, 0.0, likeliest, xtol=_PRECISION)
     return Calibration(float(np.exp(end)))
+
+
+def likeliest_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """The temperature from 0.05 to 20 with the highest likelihood of the labels (N,)."""
+    from scipy.optimize import minimize_scalar
+
+    bounds, options = (np.log(_LOWEST), np.log(_HIGHEST)), {"xatol": _PRECISION}
+    found = minimize_scalar(
+        _loss_of(logits, labels), bounds=bounds, method="bounded", options=options
+    )
+    return float(np.exp(found.x))
+
+
+def _loss_of(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Callable[[float], float]:
+    """From a temperature's logarithm to the negative log-likelihood of all labels, in nats."""
+    scores, rows = logits.astype(np.float64), np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        log_probabilities = log_softmax(scores, temperature=float(np.exp(log_temperature)))
+        return float(-log_probabilities[rows, labels].sum())
+
+    return loss

@@ -4,9 +4,10 @@ A run has a list of methods, and the sum of all their terms is minimised. Nothin
 folder knows a method by its name: `training.config.method_registry` lists them.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -63,6 +64,8 @@ class Setting:
     # step writes it; a method reads it in `terms` if its weights warm up.
     scale: Tensor
     device: torch.device
+    # The auxiliary heads, by the stage that each reads, of the methods that were built before.
+    heads: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Method(nn.Module, ABC):
@@ -191,6 +194,17 @@ def softened_kl(teacher: Tensor, logits: Tensor, *, temperature: float) -> Tenso
     log_student = F.log_softmax(logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def mean_answer(answers: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Logits whose softened answer is the mean of the softened answers, float32 (N, K), detached.
+
+    T · log( mean_j σ(answers_j / T) ) for logits (N, K) of each head; for one head, its logits.
+    """
+    if len(answers) == 1:
+        return answers[0].detach()
+    softened = [F.log_softmax(answer.detach().float() / temperature, dim=1) for answer in answers]
+    return temperature * (torch.logsumexp(torch.stack(softened), dim=0) - math.log(len(answers)))
 
 
 def without_target(values: Tensor, labels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from runtime.base.files import atomic_path, sha256_of
 from runtime.model.card import EpochPoint
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.plan import Plan
+from training.data import Dataset, load_dataset
 from training.networks.students import student_of
 from training.records.checkpoint_format1 import converted
 
@@ -137,6 +138,33 @@ def load_trained(run: Path) -> TrainedRun:
         history=points,
         checkpoint_sha256=sha256_of(path),
     )
+
+
+def load_run_dataset(trained: TrainedRun) -> Dataset:
+    """The data set that a run was trained on.
+
+    Other images are refused because even one more image changes the 80/20 split of a folder, and
+    then images that were trained on would be tested on.
+
+    Raises:
+        UserError: if the data set has moved, or has other images or labels by now.
+    """
+    plan = trained.plan
+    root = Path(plan.data_root) if plan.data_root else None
+    dataset = load_dataset(
+        plan.data_argument, image_size=plan.input.size, data_root=root, classes=plan.classes
+    )
+    if dataset.class_names != plan.class_names:
+        raise UserError(
+            f"data {plan.data} now has {len(dataset.class_names)} classes that are not those of "
+            f"{trained.folder} ({len(plan.class_names)}); train again"
+        )
+    if plan.data_digest not in ("", dataset.digest()):  # "": of a run before there were digests
+        raise UserError(
+            f"data {plan.data} now has other images or labels than {trained.folder} was trained "
+            "on; bring those back, or train again"
+        )
+    return dataset
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from runtime.base.errors import UserError
 from runtime.base.files import temporaries
 from runtime.model.locate import CHECKPOINT, LATEST, RESULT, RUNS
 
+IMAGES = "images.json"  # of a finished run: training.evaluation.confidence.image_record
 _LOCK = ".lock"
 # A process that looks for a free folder holds the folder's lock for an instant. So nobody believes
 # that a folder is taken before the lock has been held for longer than that: a process that wants to

@@ -47,6 +47,7 @@ def run_all(
     *,
     jobs: int,
     minutes: float | None = None,
+    pause: Path | None = None,
     on_finish: Callable[[StudyRun], None] | None = None,
 ) -> PoolResult:
     """Runs all `runs` that are not finished, in their order.
@@ -58,6 +59,7 @@ def run_all(
         runs: finished or not.
         jobs: how many run at a time.
         minutes: after which no run begins or goes on; None: no limit.
+        pause: while this file is there, no run begins, and those that have begun stand still.
         on_finish: called with each run that finishes.
 
     Raises:
@@ -67,7 +69,9 @@ def run_all(
     if len(missing) < len(runs):
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished", flush=True)  # noqa: T201
     with stop_request() as stop:
-        pool = _Pool(missing, jobs=jobs, minutes=minutes, stop=stop, on_finish=on_finish)
+        pool = _Pool(
+            missing, jobs=jobs, minutes=minutes, stop=stop, pause=pause, on_finish=on_finish
+        )
         try:
             while pool.busy:
                 pool.advance()
@@ -98,6 +102,7 @@ class _Pool:
         jobs: int,
         minutes: float | None,
         stop: StopRequest,
+        pause: Path | None,
         on_finish: Callable[[StudyRun], None] | None,
     ) -> None:
         self.failed: list[StudyRun] = []
@@ -108,6 +113,8 @@ class _Pool:
         self._stop = stop
         self._stopping_since: float | None = None
         self._on_finish = on_finish
+        self._pause = pause
+        self._standing = False
 
     @property
     def busy(self) -> bool:
@@ -121,15 +128,27 @@ class _Pool:
         elif self._stop.requested or monotonic() >= self._deadline:
             self._stopping_since = monotonic()
             self._waiting.clear()
+            self._stand_still(standing=False)
             for _, process in self._running:
                 process.terminate()
-        while self._waiting and len(self._running) < self._jobs:
+        else:
+            self._stand_still(standing=self._pause is not None and self._pause.exists())
+        while self._waiting and len(self._running) < self._jobs and not self._standing:
             run = self._waiting.popleft()
             self._running.append((run, _start(run, self._jobs)))
         for run, process in list(self._running):
             if process.poll() is not None:
                 self._running.remove((run, process))
                 self._close(run, process.returncode)
+
+    def _stand_still(self, *, standing: bool) -> None:
+        if standing == self._standing:
+            return
+        self._standing = standing
+        word = f"the runs stand still until {self._pause} is removed" if standing else "going on"
+        print(word, flush=True)  # noqa: T201
+        for _, process in self._running:
+            process.send_signal(signal.SIGSTOP if standing else signal.SIGCONT)
 
     def kill(self) -> None:
         for _, process in self._running:

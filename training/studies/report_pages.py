@@ -20,6 +20,7 @@ from training.studies.evidence_plan import (
     evidence_command,
     planned_runs,
 )
+from training.studies.queue_plan import PLAN_FILE
 from training.studies.result_lines import (
     Line,
     commands_of,
@@ -117,7 +118,8 @@ def draw_plots(results: Path) -> list[Path]:
 def study_files(results: Path) -> list[Path]:
     """The files whose lines are runs."""
     files = sorted(results.glob("*.jsonl"))
-    return [file for file in files if LINES_SUFFIX not in file.stem and file.stem != COST]
+    others = {COST, PLAN_FILE.stem}
+    return [file for file in files if LINES_SUFFIX not in file.stem and file.stem not in others]
 
 
 def groups(lines: Sequence[Line]) -> list[list[Line]]:

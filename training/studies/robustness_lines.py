@@ -1,18 +1,19 @@
 """Top-1 and ECE of runs under image corruptions: measuring them, their lines and their table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from runtime.base.errors import UserError
 from runtime.base.files import sha256_of
 from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.locate import CHECKPOINT, find_run
-from training.config.plan import MovedData
 from training.studies.result_lines import Line, merge_lines, read_lines, whole_recipe
 from training.studies.study_methods import method_of
 from training.studies.study_table import Figure, gain, mean_and_deviation, table_head, table_line
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from training.records.checkpoint import TrainedRun
 
 LINES_SUFFIX = "-robustness"  # of a file of lines, after the study's name
+
+
+class MovedData(NamedTuple):
+    """Where the data lies now that a run was trained on. None: where it was then."""
+
+    data: str | None = None
+    data_root: Path | None = None
 
 
 def lines_file(study: str) -> str:
@@ -90,14 +98,13 @@ def measure_robustness(
         UserError: if the folder is not that of a finished run.
     """
     from training.engine.device import choose_device, device_name, versions
-    from training.records.checkpoint import load_trained
-    from training.records.run_data import load_run_dataset
+    from training.records.checkpoint import load_run_dataset, load_trained
 
     chosen = choose_device(device)
     trained = load_trained(find_run(run))
     if not trained.result:
         raise UserError(f"{run} is not finished; go on with --resume, then measure")
-    dataset = load_run_dataset(trained, moved)
+    dataset = load_run_dataset(_where_data_lies(trained, moved))
     figures = _figures(trained, dataset, chosen, seed)
     result = trained.result
     kept = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "temperature")
@@ -114,6 +121,15 @@ def measure_robustness(
         "command": command,
         "recipe": result["recipe"],
     }
+
+
+def _where_data_lies(trained: "TrainedRun", moved: MovedData) -> "TrainedRun":
+    plan = trained.plan
+    if moved.data is not None:
+        plan = msgspec.structs.replace(plan, data_argument=moved.data)
+    if moved.data_root is not None:
+        plan = msgspec.structs.replace(plan, data_root=str(moved.data_root))
+    return replace(trained, plan=plan)
 
 
 def _figures(

@@ -78,10 +78,10 @@ METHODS = {
 }
 
 
-# Keys of the recipe that only one term reads, and keys that all of them read.
-_OF_TERMS = {name: METHOD_REGISTRY[name].keys for name in method_names("term")}
+# Keys of the recipe that not every method reads, and keys that all terms read.
+_KEYS = {name: entry.keys for name, entry in METHOD_REGISTRY.items() if entry.keys}
 _OF_EITHER = frozenset({"temperature", "distillation_warmup_epochs"})
-DISTILLATION_KEYS = _OF_EITHER.union(*_OF_TERMS.values())
+DISTILLATION_KEYS = _OF_EITHER.union(*_KEYS.values())
 
 
 def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
@@ -93,14 +93,21 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
         terms: as in result.json, for example "drg+dsr".
         recipe: as in result.json.
     """
-    chosen = terms_of_word(terms)
-    weighted = [term for term in chosen if recipe[f"{term}_weight"]]
+    peer = str(recipe.get("peer", NO_PEER))
+    chosen = terms_of_word(terms) if peer == NO_PEER else (peer,)
+    weighted = [term for term in chosen if recipe.get(f"{term}_weight", peer in _KEYS)]
     idle = set() if weighted else set(_OF_EITHER)
-    for term, keys in _OF_TERMS.items():
-        if term not in chosen:
-            idle |= keys
+    read = set().union(*(_KEYS.get(name, set()) for name in chosen))
+    idle |= set().union(*_KEYS.values()) - read
     if recipe["dsr_teacher"] != "ema":
         idle.add("dsr_momentum")
+    shape = str(recipe.get("dsr_shape", "paper"))
+    if not shape.startswith("standardised"):
+        idle.add("dsr_tau")
+    if shape == "norm-variance":
+        idle |= {"dsr_teacher", "dsr_momentum"}
+    if recipe.get("taps"):
+        idle.add("tap")
     return idle
 
 

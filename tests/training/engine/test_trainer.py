@@ -23,12 +23,12 @@ from training.finish import finish_run
 from training.networks.students import build_student
 from training.records.checkpoint import (
     Checkpoint,
+    load_run_dataset,
     load_trained,
     read_checkpoint,
     save_checkpoint,
 )
 from training.records.journal import Progress
-from training.records.run_data import load_run_dataset
 
 CPU = torch.device("cpu")
 MakePlan = Callable[..., Plan]

@@ -13,11 +13,11 @@ import torch
 
 from runtime.base.errors import UserError
 from training import robustness, run
-from training.config.plan import MovedData
 from training.records.checkpoint import read_checkpoint, save_checkpoint
 from training.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from training.studies.result_lines import read_lines
 from training.studies.robustness_lines import (
+    MovedData,
     measure_missing_robustness,
     robustness_table,
 )

@@ -1,0 +1,186 @@
+"""The plan of the queue: runs that a CPU can do, one a line of `results/plan.jsonl`.
+
+`training.studies.queue_studies` says what is asked and with which runs. What is run is the file: a
+line that stands there keeps its meaning, and amendments add lines (docs/evidence.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.base.errors import UserError
+from runtime.base.files import write_atomic
+from runtime.model.locate import RUNS
+from training.config.archs import MOBILENET, SHUFFLENET
+from training.config.options import Options
+from training.config.recipe import load_recipe, recipe_from_values
+from training.studies.result_lines import RESULTS
+from training.studies.study_methods import METHODS, StudyMethod
+from training.studies.study_run import StudyRun
+from training.studies.variants import VARIANTS
+
+PLAN_FILE = RESULTS / "plan.jsonl"
+QUEUE_RUNS = RUNS / "queue"
+QUEUE_METHODS = {**METHODS, **VARIANTS}
+
+
+class PlanLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run of the queue.
+
+    `data` names a folder below the data root. `settings` are laid on top of the recipe, and the
+    method's own changes on top of them.
+    """
+
+    name: str
+    study: str
+    method: str
+    arch: str
+    width: float
+    data: str
+    image_size: int
+    recipe: str
+    settings: dict[str, Any]
+    seed: int
+    command: str
+
+
+@dataclass(frozen=True)
+class QueueStudy:
+    """A question, and the runs that answer it.
+
+    Attributes:
+        name: the word for its runs and its lines.
+        question: what it answers.
+        methods: names of QUEUE_METHODS, in the order in which they start.
+        seeds: of the runs.
+        epochs: of each run.
+        data: the folder below the data root.
+        image_size: in pixels.
+        students: architecture and width.
+        recipe: its name.
+        settings: laid on top of the recipe.
+        folds: whether seed k holds out the k-th fifth of the training images.
+    """
+
+    name: str
+    question: str
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    epochs: int
+    data: str = "imagenette-3000"
+    image_size: int = 64
+    students: Sequence[tuple[str, float]] = ((MOBILENET, 0.5), (SHUFFLENET, 0.5))
+    recipe: str = "folder"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    folds: bool = False
+
+    def lines(self) -> list[PlanLine]:
+        """Its runs: all methods of a student and a seed before the next seed."""
+        return [
+            self._line(method, arch, width, seed)
+            for arch, width in self.students
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+    def _line(self, method: str, arch: str, width: float, seed: int) -> PlanLine:
+        name = f"{self.name}/{arch}-{method}-s{seed}"
+        fold = {"validation_fold": seed} if self.folds else {}
+        return PlanLine(
+            name=name,
+            study=self.name,
+            method=method,
+            arch=arch,
+            width=width,
+            data=self.data,
+            image_size=self.image_size,
+            recipe=self.recipe,
+            settings={"epochs": self.epochs, **self.settings, **fold},
+            seed=seed,
+            command=f"python training/evidence.py --queue {name} --data-root DIR",
+        )
+
+
+def read_plan(path: Path = PLAN_FILE) -> list[PlanLine]:
+    """The lines of the plan.
+
+    Raises:
+        UserError: if it cannot be read, or a line is none of a plan.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the plan {path} cannot be read ({error.strerror}); expected a file of JSON lines"
+        ) from error
+    lines = []
+    for number, text in enumerate(content.splitlines(), start=1):
+        try:
+            lines.append(msgspec.json.decode(text, type=PlanLine))
+        except msgspec.DecodeError as error:
+            raise UserError(f"{path}: line {number} is none of a plan ({error})") from error
+        if lines[-1].method not in QUEUE_METHODS:
+            raise UserError(f"{path}: line {number}: method {lines[-1].method!r} is unknown")
+    return lines
+
+
+def add_to_plan(lines: Sequence[PlanLine], path: Path = PLAN_FILE) -> int:
+    """Adds the lines whose runs the plan does not have yet; how many these are.
+
+    Raises:
+        UserError: if the plan has a run of that name that is another one.
+    """
+    former = {line.name: line for line in (read_plan(path) if path.exists() else [])}
+    for line in lines:
+        if former.get(line.name, line) != line:
+            raise UserError(
+                f"{path} has another run {line.name}: a run that is planned keeps its meaning; "
+                "give the new one another name"
+            )
+    added = [line for line in lines if line.name not in former]
+    content = b"".join(msgspec.json.encode(line) + b"\n" for line in [*former.values(), *added])
+    write_atomic(path, content)
+    return len(added)
+
+
+def chosen_lines(lines: Sequence[PlanLine], names: Sequence[str]) -> list[PlanLine]:
+    """The lines of the runs and studies that are named; "all" names every line.
+
+    Raises:
+        UserError: if a name is neither a run nor a study of the plan.
+    """
+    known = {"all", *(line.study for line in lines), *(line.name for line in lines)}
+    for name in names:
+        if name not in known:
+            studies = ", ".join(dict.fromkeys(line.study for line in lines))
+            raise UserError(
+                f"--queue {name!r} is neither a study nor a run of the plan; "
+                f"expected all, one of {studies}, or the name of a run"
+            )
+    return [line for line in lines if {"all", line.study, line.name} & set(names)]
+
+
+def run_of(line: PlanLine, *, data_root: Path) -> StudyRun:
+    """The run of a line of the plan, on a folder of `data_root`."""
+    method: StudyMethod = QUEUE_METHODS[line.method]
+    epochs = {"epochs": line.settings["epochs"]}
+    shared = msgspec.to_builtins(load_recipe(line.recipe, epochs)) | line.settings
+    recipe = recipe_from_values(shared, source=f"plan {line.name}")
+    return StudyRun(
+        method=method,
+        seed=line.seed,
+        study=line.study,
+        recipe=method.recipe_on(recipe),
+        parent=QUEUE_RUNS / line.study,
+        shared=Options(
+            arch=line.arch,
+            width=line.width,
+            data=str(data_root / line.data),
+            device="cpu",
+            image_size=line.image_size,
+            command=line.command,
+        ),
+    )

@@ -1,0 +1,84 @@
+"""Runs the queue of `results/plan.jsonl`, resumably, and keeps a line of each run that finishes."""
+
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from runtime.base.files import write_atomic
+from training.records.run_folder import IMAGES, exclusive
+from training.studies.pool import PoolResult, run_all
+from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
+from training.studies.result_lines import RESULTS, Line, merge_lines
+from training.studies.study_run import StudyRun
+
+PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
+_COMMIT = "commit.txt"  # beside a finished run's result
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_queue(
+    lines: Sequence[PlanLine],
+    *,
+    data_root: Path,
+    jobs: int,
+    minutes: float | None,
+    results: Path = RESULTS,
+) -> PoolResult:
+    """Runs what is missing of `lines`, in their order; one call at a time.
+
+    Args:
+        lines: of the plan.
+        data_root: the folder of the data folders.
+        jobs: how many run at a time.
+        minutes: after which no run begins or goes on; None: no limit.
+        results: the folder of the lines that are written.
+    """
+    runs = [run_of(line, data_root=data_root) for line in lines]
+    with ExitStack() as locks:
+        for folder in dict.fromkeys(run.folder.parent for run in runs):
+            locks.enter_context(exclusive(folder))
+        for run in runs:  # of earlier calls: the files of lines may be lost
+            if run.line() is not None:
+                keep_line(run, results)
+        return run_all(
+            runs,
+            jobs=jobs,
+            minutes=minutes,
+            pause=PAUSE,
+            on_finish=lambda run: keep_line(run, results),
+        )
+
+
+def keep_line(run: StudyRun, results: Path) -> None:
+    """Writes the line of a finished run, with its commit and the record of its test images."""
+    line = run.line()
+    assert line is not None
+    images = msgspec.json.decode((run.folder / IMAGES).read_bytes())
+    kept: Line = {**line, "commit": _commit_of_run(run), "images": images}
+    merge_lines(results / f"{run.study}.jsonl", [kept])
+
+
+def _commit_of_run(run: StudyRun) -> str:
+    """The commit that trained the run: the present one when its line is kept for the first time."""
+    file = run.folder / _COMMIT
+    if not file.exists():
+        write_atomic(file, commit_of(_ROOT).encode())
+    return file.read_text(encoding="utf-8")
+
+
+def commit_of(tree: Path) -> str:
+    """The commit of the code in `tree`, with "-dirty" where the code differs; or "unknown"."""
+    try:
+        head = _git(tree, "rev-parse", "--short=12", "HEAD")
+        changed = _git(tree, "status", "--porcelain", "--", "training", "runtime")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+def _git(tree: Path, *words: str) -> str:
+    command = ["git", "-C", str(tree), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

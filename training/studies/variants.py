@@ -1,0 +1,64 @@
+"""Variants of DRG and DSR that the queue of studies compares, and their controls.
+
+Each states every key of its own, so that its name means the same whatever the defaults are.
+"""
+
+from training.studies.study_methods import StudyMethod
+
+_PAPER: dict[str, object] = {
+    "dsr_shape": "paper",
+    "dsr_teacher": "previous",
+    "dsr_weight": 1.0,
+    "dsr_on": "output",
+    "dsr_fade": False,
+}
+# What each shape was proposed with.
+_AVERAGED: dict[str, object] = {"dsr_teacher": "ema", "dsr_momentum": 0.99}
+_SHAPES: dict[str, dict[str, object]] = {
+    "paper": {},
+    "paper-w0.3": {"dsr_weight": 0.3},
+    "below-first": {"dsr_shape": "below-first", "dsr_teacher": "ema", "dsr_momentum": 0.9},
+    "standardised": {"dsr_shape": "standardised"},
+    "standardised-below-first": {
+        "dsr_shape": "standardised-below-first",
+        **_AVERAGED,
+        "dsr_weight": 4.0,
+    },
+    "auxiliary": {"dsr_on": "auxiliary", "dsr_weight": 0.3},
+    "fade": {"dsr_fade": True, "dsr_weight": 0.3},
+    "shuffled-ranks": {"dsr_shape": "shuffled-ranks"},
+    "norm-variance": {"dsr_shape": "norm-variance"},
+}
+_ONE_HEAD: dict[str, object] = {"taps": [2]}
+_TWO_HEADS: dict[str, object] = {"taps": [2, 3]}
+
+VARIANTS = {
+    method.name: method
+    for method in (
+        StudyMethod("ds-multi", drg=True, changes={**_TWO_HEADS, "drg_weight": 0.0}),
+        *(
+            StudyMethod(f"drg-a{weight:g}", drg=True, changes={**_ONE_HEAD, "drg_weight": weight})
+            for weight in (0.2, 0.5, 1.0)
+        ),
+        *(
+            StudyMethod(
+                f"drg-multi-a{weight:g}", drg=True, changes={**_TWO_HEADS, "drg_weight": weight}
+            )
+            for weight in (0.2, 0.5, 1.0)
+        ),
+        *(
+            StudyMethod(f"dsr-{name}", dsr=True, changes={**_PAPER, **changes})
+            for name, changes in _SHAPES.items()
+            if name != "auxiliary"
+        ),
+        *(
+            StudyMethod(
+                f"drg+dsr-{name}",
+                drg=True,
+                dsr=True,
+                changes={**_ONE_HEAD, "drg_weight": 0.2, **_PAPER, **changes},
+            )
+            for name, changes in _SHAPES.items()
+        ),
+    )
+}
