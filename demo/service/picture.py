@@ -13,14 +13,14 @@ from PIL import Image
 
 from demo.look.markup import picture_uri
 from runtime.base.errors import ImageError
+from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import FORMATS, Limits, decode_image, fit_image
+from runtime.model.preprocess import Limits, decode_image, fit_image
 
 PREVIEW = 320  # pixels of a preview's long edge
 _PREVIEW_SPEC = InputSpec(
     size=PREVIEW, resize=PREVIEW, crop=PREVIEW, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
-_JPEG = b"\xff\xd8"  # its decoder alone may reduce a picture, by what the network's input needs
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def open_picture(
     preprocess_s = time.perf_counter() - started - decode_s
     largest = decoded
     for spec in specs[1:]:
-        if content.startswith(_JPEG):
+        # The decoder of JPEG alone may reduce a picture, by what the network's input needs.
+        if start_of_jpeg(content) >= 0:
             decoded = decode_image(content, spec, limits=limits, name=name)
         views[spec] = fit_image(decoded, spec)
         largest = max(largest, decoded, key=lambda image: image.width)
@@ -128,7 +129,9 @@ def open_picture(
 
 def _is_reduced_too_far(decoded: Image.Image, content: bytes) -> bool:
     """Whether the file has more pixels than were decoded, and the preview would show more."""
-    if max(decoded.size) >= PREVIEW or not content.startswith(_JPEG):
+    start = start_of_jpeg(content)
+    if max(decoded.size) >= PREVIEW or start < 0:
         return False
-    with Image.open(io.BytesIO(content), formats=FORMATS) as header:  # reads no pixels
+    # Reads no pixels.
+    with Image.open(io.BytesIO(read_jpeg(content[start:]).data), formats=["JPEG"]) as header:
         return max(header.size) > max(decoded.size)

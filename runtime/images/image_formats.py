@@ -7,8 +7,11 @@ import codecs
 import re
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
-READABLE = "JPEG, PNG, WebP or BMP"
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mpo"),
+    *(".avif", ".heic", ".heif", ".hif"),
+)
+READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or, with the extra heic, HEIC"
 START_BYTES = 1024  # that are enough to name a format
 
 _READ = (
@@ -17,6 +20,11 @@ _READ = (
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
     # Two letters alone would be the start of many a text. The length of a header follows.
     (re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL), "BMP"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    # The raw data of a Canon camera start like a TIFF.
+    (re.compile(rb"(?:II\*\0|MM\0\*).{4}(?!CR)", re.DOTALL), "TIFF"),
+    (re.compile(rb".{4}ftyp(?:avi[fs]|mif1.{4}(?:.{4}){0,8}avif)", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxm]|mif1|msf1)", re.DOTALL), "HEIC"),
 )
 _OTHERS = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
@@ -26,9 +34,9 @@ _OTHERS = (
     (b"%PDF", "a PDF file"),
     (b"%!PS", "a PostScript file"),
     (b"8BPS", "a Photoshop file (PSD)"),
-    (b"GIF8", "a GIF file"),
-    (b"II*\0", "a TIFF file"),
-    (b"MM\0*", "a TIFF file"),
+    (b"II*\0", "the raw data of a camera"),
+    (b"II+\0", "a BigTIFF file"),
+    (b"MM\0+", "a BigTIFF file"),
     (b"\0\0\1\0", "an icon (ICO)"),
     (b"icns", "an icon (ICNS)"),
     (b"DDS ", "a DDS file"),
@@ -45,7 +53,6 @@ _OTHERS = (
     (b"\x1aE\xdf\xa3", "a video"),
     (b"ID3", "a sound file"),
 )
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _NETPBM = re.compile(rb"P[1-7f]\s")
 
@@ -77,7 +84,7 @@ def format_of(content: bytes) -> str:
         if content.startswith(start):
             return name
     if content[4:8] == b"ftyp":
-        return _BRANDS.get(content[8:12], "a video")
+        return "the raw data of a camera" if content[8:12] == b"crx " else "a video"
     if content.startswith(b"RIFF"):
         return "a sound file" if content[8:12] == b"WAVE" else "a video"
     if _NETPBM.match(content):

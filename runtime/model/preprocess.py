@@ -9,37 +9,45 @@ instead of twice.
 import io
 import math
 import stat
+import struct
 from pathlib import Path
 from typing import TypeGuard
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # importing a plugin registers it; without these Pillow imports all forty
-    BmpImagePlugin,
-    ExifTags,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from runtime.base.errors import ImageError
-from runtime.images.image_formats import READABLE, format_of
+from runtime.images.colours import rgb_of
+from runtime.images.image_formats import READABLE, SUFFIXES, format_of
 from runtime.images.image_metadata import (
-    JPEG_START,
-    PNG_START,
     UPRIGHT,
+    EndsEarlyError,
+    Picture,
+    UnreadableError,
+    Warn,
+    orientation_in,
     orientation_of,
-    read_jpeg,
-    read_png,
-    rgb_of,
+    orientation_of_opened,
+    turned,
 )
+from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
+from runtime.images.other_files import read_other
+from runtime.images.png_files import PNG_START, read_png
 from runtime.model.card import InputSpec
 
-_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+__all__ = [
+    "DEFAULT_LIMITS",
+    "SUFFIXES",
+    "ImageSource",
+    "Limits",
+    "decode_image",
+    "fit_image",
+    "is_prepared",
+    "preprocess",
+]
+
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 _RESAMPLING = {
@@ -47,28 +55,6 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _RGB_CHANNELS = 3
-# A plain JPEG has one scan, a progressive one about ten. Each scan is decoded over the whole
-# picture, even an empty one. A small file can hold some hundred thousand of them: that takes hours.
-_MAX_SCANS = 200
-# Bytes that some programs put before a JPEG, such as a line end.
-_MAX_JUNK = 64
-_OTHER_STARTS = (PNG_START, b"RIFF", b"BM")  # PNG, WebP, BMP
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_PNG_DEPTH = 24  # the place of the byte that tells the bits of a channel
-_SIXTEEN_BITS = b"\x10"
-_START_OF_SCAN = 0xDAFF  # FF DA, read as a little-endian number
-# Pillow decodes run lengths in Python, at 4 million pixels a second. A small file can state a large
-# picture, because it may leave out all of its pixels.
-_MAX_RUN_LENGTH_PIXELS = 4_000_000
-_RUN_LENGTHS = "bmp_rle"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +73,7 @@ def preprocess(
     *,
     limits: Limits = DEFAULT_LIMITS,
     name: str | None = None,
+    warn: Warn | None = None,
 ) -> NDArray[np.uint8]:
     """Makes the network's input of an image.
 
@@ -95,6 +82,7 @@ def preprocess(
         spec: the network's input.
         limits: larger images are refused.
         name: what to call the image in an error; default: its path, or what it is.
+        warn: gets a sentence for what is perhaps not meant as it was read.
 
     Returns:
         uint8 RGB (size, size, 3). An array that is the network's input already is returned itself.
@@ -104,7 +92,7 @@ def preprocess(
     """
     if is_prepared(source, spec):
         return source
-    return fit_image(decode_image(source, spec, limits=limits, name=name), spec)
+    return fit_image(decode_image(source, spec, limits=limits, name=name, warn=warn), spec)
 
 
 def is_prepared(source: ImageSource, spec: InputSpec) -> TypeGuard[NDArray[np.uint8]]:
@@ -123,6 +111,7 @@ def decode_image(
     *,
     limits: Limits = DEFAULT_LIMITS,
     name: str | None = None,
+    warn: Warn | None = None,
 ) -> Image.Image:
     """Decodes an image and turns it upright, as its EXIF data say.
 
@@ -132,6 +121,7 @@ def decode_image(
             enough for it.
         limits: larger images are refused.
         name: what to call the image in an error; default: its path, or what it is.
+        warn: gets a sentence for what is perhaps not meant as it was read.
 
     Returns:
         An RGB image.
@@ -141,12 +131,11 @@ def decode_image(
     """
     if isinstance(source, np.ndarray):
         return _image_from_array(source, name or "array")
-    if isinstance(source, Image.Image):
-        return _decode(source, spec, limits, name or "image")
-    if isinstance(source, bytes):
-        return _decode(source, spec, limits, name or "image")
+    if isinstance(source, (Image.Image, bytes)):
+        return _decode(source, spec, limits, name or "image", warn or _ignore)
     if isinstance(source, (str, Path)):
-        return _decode(_read(Path(source), limits), spec, limits, name or str(source))
+        content = _read(Path(source), limits)
+        return _decode(content, spec, limits, name or str(source), warn or _ignore)
     raise ImageError(
         f"{name or 'image'}: received {type(source).__name__}, expected a path, bytes, "
         "a PIL image or a uint8 array (H, W, 3)"
@@ -184,85 +173,67 @@ def _check_bytes(size: int, limits: Limits, name: str) -> None:
         raise ImageError(f"{name}: {size} bytes, the limit is {limits.max_bytes}")
 
 
-def _decode(source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
+def _ignore(_: str) -> None:
+    """The warning of a caller that does not want any."""
+
+
+def _decode(
+    source: bytes | Image.Image, spec: InputSpec, limits: Limits, name: str, warn: Warn
+) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             _check_pixels(source, limits.max_pixels, name)
             source.load()
-            return rgb_of(_turned(source, _orientation(source)), name)
-        return _decode_bytes(source, spec, limits, name)
+            return rgb_of(turned(source, orientation_of_opened(source)), warn)
+        _check_bytes(len(source), limits, name)
+        picture = _picture_in(source)
+        with Image.open(io.BytesIO(picture.data), formats=[picture.kind]) as image:
+            return _decode_opened(image, picture, spec, limits, name, warn)
     except ImageError:
         raise
     except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
-        reason = _reason(error, source)
-        raise ImageError(f"{name}: not a readable image ({reason}); expected {READABLE}") from error
+        raise _error(error, source, limits, name) from error
 
 
-def _decode_bytes(content: bytes, spec: InputSpec, limits: Limits, name: str) -> Image.Image:
-    if not content:
-        raise ImageError(f"{name}: is empty; expected {READABLE}")
-    _check_bytes(len(content), limits, name)
-    content, orientation = _without_junk(content), None
-    is_jpeg, sixteen_bits = content.startswith(JPEG_START), False
-    if is_jpeg:
-        content, orientation = read_jpeg(content)
-    elif content.startswith(PNG_START):
-        content, orientation = read_png(content)
-        sixteen_bits = content[_PNG_DEPTH : _PNG_DEPTH + 1] == _SIXTEEN_BITS
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        _check_pixels(image, limits.max_pixels, name)
-        if is_jpeg and _count_scans(content) > _MAX_SCANS:
-            raise ImageError(f"{name}: has over {_MAX_SCANS} scans; save it again as plain JPEG")
-        if any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
-            _check_pixels(image, _MAX_RUN_LENGTH_PIXELS, f"{name}: a BMP of run lengths")
+def _picture_in(content: bytes) -> Picture:
+    """The file as its own decoder gets it, by its first bytes."""
+    if content.startswith(PNG_START):
+        return read_png(content)
+    start = start_of_jpeg(content)
+    return read_other(content) if start < 0 else read_jpeg(content[start:])
+
+
+def _decode_opened(
+    image: Image.Image,
+    picture: Picture,
+    spec: InputSpec,
+    limits: Limits,
+    name: str,
+    warn: Warn,
+) -> Image.Image:
+    _check_pixels(image, limits.max_pixels, name)
+    if picture.most is not None:
+        _check_pixels(
+            image, picture.most, f"{name}: {picture.kind} of a kind that is decoded slowly"
+        )
+    if picture.kind == "JPEG":
         # libjpeg decodes faster at 1/2, 1/4 or 1/8. `draft` keeps at least the size that we need.
+        # HEIC's would give a thumbnail.
         edge = math.ceil(spec.size * spec.resize / spec.crop)
         image.draft(None, (edge, edge))
-        image.load()
-        if orientation is None:
-            orientation = orientation_of(image.info.get("exif") or b"", _xmp(image))
-        transparent = image.info.get("transparency")
-        if sixteen_bits and image.mode == "RGB" and isinstance(transparent, tuple):
-            # Pillow has made 8-bit pixels, and leaves the transparent colour in 16 bits.
-            image.info["transparency"] = tuple(value >> 8 for value in transparent)
-        if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
-            return image.convert("RGB")  # many programs leave the fourth byte zero
-        return rgb_of(_turned(image, orientation), name)
-
-
-def _without_junk(content: bytes) -> bytes:
-    """The file from the start of its JPEG on, if that is among the first bytes."""
-    if content.startswith(_OTHER_STARTS):
-        return content  # its pixels may have the same bytes
-    start = content.find(JPEG_START, 0, _MAX_JUNK)
-    return content[start:] if start > 0 else content
-
-
-def _xmp(image: Image.Image) -> bytes:
-    xmp = image.info.get("xmp")
-    return xmp if isinstance(xmp, bytes) else b""
-
-
-def _orientation(image: Image.Image) -> int:
-    """The orientation of an image that somebody else opened. What is broken is ignored."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
-    except Exception:  # Pillow raises errors of almost every class for broken EXIF data
-        return UPRIGHT
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _count_scans(content: bytes) -> int:
-    """The number of markers that start a scan, at even and at odd places of the file.
-
-    `bytes.count` gives the same and takes seven times as long: 5 ms for a photograph of 5 MB.
-    """
-    pairs = (np.frombuffer(content, "<u2", (len(content) - first) // 2, first) for first in (0, 1))
-    return sum(int(np.count_nonzero(pair == _START_OF_SCAN)) for pair in pairs)
+    if picture.load is not None:
+        picture.load(image)
+    image.load()
+    orientation = UPRIGHT
+    if picture.exif is None:
+        orientation = orientation_in(image)
+    elif picture.exif or picture.xmp:
+        orientation = orientation_of(picture.exif, picture.xmp)
+    if picture.rgb is not None:
+        image = picture.rgb(image, warn)
+    elif image.mode != "RGB" or "transparency" in image.info:
+        image = rgb_of(image, warn)
+    return image if orientation == UPRIGHT else turned(image, orientation)
 
 
 def _check_pixels(image: Image.Image, most: int, name: str) -> None:
@@ -272,10 +243,22 @@ def _check_pixels(image: Image.Image, most: int, name: str) -> None:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, the limit is {most}")
 
 
-def _reason(error: Exception, source: bytes | Image.Image) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return format_of(source) if isinstance(source, bytes) else "of no known format"
-    return str(error) or type(error).__name__
+def _error(error: Exception, source: bytes | Image.Image, limits: Limits, name: str) -> ImageError:
+    """The error in our words. Those of the decoder say nothing to the picture's owner."""
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"{name}: more pixels than the limit, {limits.max_pixels}")
+    if isinstance(error, MemoryError):
+        return ImageError(f"{name}: too large for the memory that is free")
+    if source == b"":
+        return ImageError(f"{name}: is empty; expected {READABLE}")
+    early = isinstance(error, (EndsEarlyError, EOFError, IndexError, struct.error)) or (
+        isinstance(error, (OSError, SyntaxError)) and "runcated" in str(error)
+    )
+    if isinstance(error, UnreadableError) and str(error):
+        return ImageError(f"{name}: not a readable image ({error}); expected {READABLE}")
+    kind = (format_of(source) or "JPEG") if isinstance(source, bytes) else source.format or "image"
+    end = "end early; get the whole file" if early else "are damaged; get the file again"
+    return ImageError(f"{name}: not a readable image: the picture data of this {kind} {end}")
 
 
 def _image_from_array(array: NDArray[np.uint8], name: str) -> Image.Image:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from runtime.__main__ import command
+from runtime.images.jpeg_files import next_marker
 
 
 def picture(width: int = 96, height: int = 64) -> Image.Image:
@@ -65,6 +66,24 @@ def whole_images() -> dict[str, bytes]:
         "rgb.bmp": encoded(image, "BMP"),
         "palette.bmp": encoded(image.convert("P"), "BMP"),
         "one-bit.bmp": encoded(image.convert("1"), "BMP"),
+        "palette.gif": encoded(image.quantize(64), "GIF"),
+        "grey.gif": encoded(image.convert("L"), "GIF", interlace=0),
+        "transparent.gif": encoded(image.quantize(64), "GIF", transparency=3, comment="a picture"),
+        "animated.gif": encoded(image, "GIF", save_all=True, append_images=frames),
+        "rgb.tif": encoded(image, "TIFF"),
+        "lzw.tif": encoded(image, "TIFF", compression="tiff_lzw"),
+        "deflate.tif": encoded(image, "TIFF", compression="tiff_adobe_deflate", exif=exif),
+        "jpeg.tif": encoded(image, "TIFF", compression="jpeg"),
+        "fax.tif": encoded(image.convert("1"), "TIFF", compression="group4"),
+        "sixteen-bit.tif": encoded(
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "TIFF"
+        ),
+        "alpha.tif": encoded(alpha, "TIFF"),
+        "cmyk.tif": encoded(image.convert("CMYK"), "TIFF"),
+        "pages.tif": encoded(picture(), "TIFF", save_all=True, append_images=[picture()]),
+        "rgb.avif": encoded(image, "AVIF", speed=10),
+        "alpha.avif": encoded(alpha, "AVIF", speed=10),
+        "turned.avif": encoded(image, "AVIF", speed=10, exif=exif),
     }
 
 
@@ -176,6 +195,9 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     last = progressive.rfind(b"\xff\xda")
     scan = progressive[last:-2]
     yield "jpeg of 50000 scans", progressive[:-2] + scan * 50_000 + b"\xff\xd9"
+    # The first scan stands for itself, so that it may be repeated.
+    first = progressive.find(b"\xff\xda")
+    scan = progressive[first : next_marker(progressive, first + 2)]
     yield "jpeg of 150 scans", progressive[:-2] + scan * 150 + b"\xff\xd9"
     side = 8000
     plain = encoded(Image.new("RGB", (side, side)), "JPEG", subsampling=0)
@@ -192,15 +214,70 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         struct.pack("<2sIIIIiiHHIIiiII", b"BM", 90, 0, 54, 40, side, side, 1, 8, 1, 36, 0, 0, 0, 0)
         + b"\xff\0" * 18,
     )
+    photo = whole_images()["baseline.jpg"]
+    yield "motion photo of 14 MB", photo + b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 7_000_000
+    yield from bombs_of_gif()
+    yield from bombs_of_tiff()
+    yield "avif of 5000x5000 in 1 kB", encoded(Image.new("L", (5000, 5000)), "AVIF", speed=10)
     yield "webp of 16383x16383", encoded(Image.new("L", (16383, 1)), "WEBP", quality=0)
+
+
+def bombs_of_gif() -> Iterator[tuple[str, bytes]]:
+    """GIF files of many parts before the picture, or of a large picture in few bytes."""
+    small = whole_images()["palette.gif"]
+    start = 13 + 3 * 64
+    yield "gif of 200000 comments", small[:start] + b"!\xfe\1.\0" * 200_000 + small[start:]
+    yield (
+        "gif of a comment of 1000000 parts",
+        small[:start] + b"!\xfe" + b"\1." * 1_000_000 + b"\0" + small[start:],
+    )
+    yield "gif of 8000x7900 in 100 kB", encoded(Image.new("L", (8000, 7900)), "GIF")
+    yield "gif of 65535x65535", small[:6] + b"\xff" * 4 + small[10:]
+
+
+def tiff(
+    width: int, height: int, *tags: tuple[int, int, int, int], data: bytes = b"", order: str = "<"
+) -> bytes:
+    """A TIFF of one grey page: tag, type, count and value of each entry, and data at byte 8."""
+    entries = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1)}
+    entries |= {262: (3, 1, 1), 273: (4, 1, 8), 277: (3, 1, 1), 278: (4, 1, height)}
+    entries |= {279: (4, 1, len(data))} | {tag: rest for tag, *rest in tags}  # type: ignore[dict-item]
+    table = struct.pack(order + "H", len(entries))
+    for tag, (kind, count, value) in sorted(entries.items()):
+        short = kind == 3 and count == 1
+        packed = struct.pack(order + ("HH" if short else "I"), *([value, 0] if short else [value]))
+        table += struct.pack(order + "HHI", tag, kind, count) + packed
+    data += b"\0" * (len(data) % 2)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(order + "I", 8 + len(data)) + data + table + bytes(4)
+
+
+def bombs_of_tiff() -> Iterator[tuple[str, bytes]]:
+    """TIFF files of many parts, or of a large picture in few bytes, or whose data lie outside."""
+    yield "tiff of 9x9", tiff(9, 9, data=bytes(81))
+    yield "tiff whose strip lies outside", tiff(9, 9, (273, 4, 1, 9999), data=bytes(81))
+    yield "tiff of 65535x65535", tiff(65535, 65535, data=bytes(81))
+    rows = zlib.compress(bytes(7900 * 7900), 9)
+    yield "tiff of 7900x7900 in 60 kB", tiff(7900, 7900, (259, 3, 1, 8), data=rows)
+    for strips in (1000, 60_000):
+        places = struct.pack("<I", 8) * strips + struct.pack("<I", 100) * strips
+        tags = ((273, 4, strips, 8), (279, 4, strips, 8 + 4 * strips), (278, 4, 1, 1))
+        yield f"tiff of {strips} strips", tiff(100, strips, *tags, data=places)
+    many = tuple((tag, 4, 1, 0) for tag in range(1000, 9000))
+    yield "tiff of 8000 tags", tiff(9, 9, *many, data=bytes(81))
+    yield "tiff of compression 34925", tiff(9, 9, (259, 3, 1, 34925), data=bytes(81))
+    yield "tiff whose strips have no end", tiff(9, 9, (273, 4, 2**31, 8), data=bytes(81))
+    progressive = encoded(picture(64, 64).convert("L"), "JPEG", progressive=True)
+    last = progressive.rfind(b"\xff\xda")
+    scans = progressive[:-2] + progressive[last:-2] * 50_000 + b"\xff\xd9"
+    yield "tiff of a jpeg of 50000 scans", tiff(64, 64, (259, 3, 1, 7), data=scans)
 
 
 def foreign_files() -> Iterator[tuple[str, bytes]]:
     """Other formats, and nothing at all."""
     image = picture(24, 16)
-    for kind in ("GIF", "TIFF", "ICO", "PPM", "TGA", "PCX", "ICNS", "PDF", "EPS", "SGI", "DDS"):
+    for kind in ("ICO", "PPM", "TGA", "PCX", "ICNS", "PDF", "EPS", "SGI", "DDS"):
         yield f"{kind} file", encoded(image, kind)
-    yield "animated GIF", encoded(image, "GIF", save_all=True, append_images=[image] * 3)
     for text in (
         "",
         "\0",

@@ -107,7 +107,7 @@ def test_good_images_are_answered_beside_a_broken_one(
     finished = cli(
         "classify", toy_bundle, examples / "red.png", "broken.jpg", examples / "blue.png"
     )
-    one_error(finished, "broken.jpg", "not a readable image", "expected JPEG, PNG, WebP or BMP")
+    one_error(finished, "broken.jpg", "not a readable image", "expected JPEG, PNG, WebP, BMP, GIF")
     assert [line.split(": ")[1][:3] for line in finished.stdout.splitlines()[1:]] == ["red", "blu"]
     as_json = cli("classify", toy_bundle, "--json", "broken.jpg", examples / "red.png")
     broken, good = records(as_json)

@@ -1,6 +1,7 @@
 """Whatever arrives is answered or refused as an ImageError, in bounded time and memory."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ FUZZ_CASES = 10_000 if os.environ.get("SKD_EDGE_NIGHTLY") else 500
 def named(error: ImageError) -> bool:
     """False, after a look at the message."""
     assert str(error).startswith("hostile: ")
+    assert not re.search("Truncated File|cannot identify|unknown format|decoder", str(error))
     return False
 
 
@@ -50,17 +52,35 @@ def test_whole_images_are_answered(whole: dict[str, bytes]) -> None:
 def test_hostile_images_are_answered_or_refused(hostile: dict[str, bytes]) -> None:
     assert len(hostile) >= 300
     answers = {name: answered(content) for name, content in hostile.items()}
-    assert not any(ok for name, ok in answers.items() if name.startswith(("text", "GIF", "TIFF")))
+    assert not any(ok for name, ok in answers.items() if name.startswith("text"))
     for bomb in (
         "jpeg of 50000 scans",
         "plain jpeg of 50000 scans",
         "bmp of 8000 short run lengths",
         "png of 30000x8000 in 30 kB",
         "baseline.jpg of 65535x65535",
+        "gif of 200000 comments",
+        "gif of a comment of 1000000 parts",
+        "gif of 65535x65535",
+        "tiff of 65535x65535",
+        "tiff of 60000 strips",
+        "tiff of 8000 tags",
+        "tiff of compression 34925",
+        "tiff whose strip lies outside",
+        "tiff whose strips have no end",
     ):
         assert not answers[bomb]
     assert answers["junk after baseline.jpg"]
-    assert answers["jpeg of 150 scans"]
+    for large in (
+        "jpeg of 150 scans",
+        "motion photo of 14 MB",
+        "tiff of 9x9",
+        "tiff of 1000 strips",
+        "tiff of 7900x7900 in 60 kB",
+        "gif of 8000x7900 in 100 kB",
+        "avif of 5000x5000 in 1 kB",
+    ):
+        assert answers[large], large
 
 
 MEASURE = """

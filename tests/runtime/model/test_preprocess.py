@@ -1,6 +1,8 @@
 """One image, many encodings: the same pixels reach the network."""
 
+import hashlib
 import io
+import json
 import os
 import struct
 from pathlib import Path
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps
 
 from runtime import ImageError, Limits
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import _count_scans, decode_image, fit_image, preprocess
+from runtime.model.preprocess import decode_image, fit_image, preprocess
 
 COLOURS = [[[230, 40, 30], [30, 200, 60]], [[40, 60, 220], [240, 220, 70]]]
 
@@ -214,8 +216,20 @@ def test_colours_are_rgb_not_bgr() -> None:
         assert max(pixel[1:]) < 15
 
 
-def test_scans_are_counted_at_even_and_odd_places() -> None:
-    for before in range(4):
-        content = b"\xff\xd8" + b"." * before + b"\xff\xda" + b"\xff\xff\xda\xda" + b"\xff\xda\xff"
-        assert _count_scans(content) == content.count(b"\xff\xda") == 3
-    assert _count_scans(b"\xff\xd8") == 0
+PICTURES = Path(__file__).parents[1] / "data" / "pictures"
+
+
+@pytest.mark.parametrize("name", json.loads((PICTURES / "sha256.json").read_text()))
+def test_pixels_are_those_that_they_always_were(name: str) -> None:
+    """Byte for byte: a network must see in its next version what it was trained on."""
+    content = (PICTURES / name).read_bytes()
+    specs = {
+        "32 of 36": spec(),
+        "64": spec(64, 64),
+        "24 bicubic": spec(24, 24, "bicubic"),
+    }
+    found = {
+        words: hashlib.sha256(preprocess(content, each).tobytes()).hexdigest()[:32]
+        for words, each in specs.items()
+    }
+    assert found == json.loads((PICTURES / "sha256.json").read_text())[name]
