@@ -133,7 +133,7 @@ def _classify_chunk(model: Model, uploads: Sequence[Upload]) -> list[PictureAnsw
     whole = [view for view in views if not isinstance(view, ImageError)]
     answers = iter(future.result() for future in model.batcher.submit_prepared(whole))
     return [
-        PictureAnswer(upload.name, None, [], str(view))
+        PictureAnswer(upload.name, None, Predictions(), str(view))
         if isinstance(view, ImageError)
         else PictureAnswer(upload.name, view, next(answers))
         for upload, view in zip(uploads, views, strict=True)

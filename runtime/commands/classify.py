@@ -95,8 +95,11 @@ def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> 
             if json:
                 _print_json({**place, "error": _valid(str(answer))})
         elif json:
-            _print_json({**place, "predictions": answer})
+            warnings = {"warnings": answer.warnings} if answer.warnings else {}
+            _print_json({**place, "predictions": answer, **warnings})
         else:
+            for words in answer.warnings:
+                print(f"warning: {place['path']}: {words}", file=sys.stderr)
             labels = "  ".join(f"{p.label} {p.probability:.1%}" for p in answer)
             where = f" {place['seconds']:.2f} s" if "seconds" in place else ""
             print(f"{place['path']}{where}: {labels}", flush=bool(where))

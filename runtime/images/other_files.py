@@ -4,6 +4,7 @@ import importlib
 import struct
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import metadata
 
 from PIL import Image, features
 
@@ -108,6 +109,14 @@ def heic_is_read() -> bool:
         return False
     heif.register_heif_opener(thumbnails=False)
     return True
+
+
+def heic_version() -> str:
+    """The version of what decodes HEIC; "" without it."""
+    try:
+        return metadata.version("pillow-heif")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _rgb_of_bmp(image: Image.Image, warn: Warn) -> Image.Image:

@@ -198,7 +198,8 @@ class Batcher(BatchThreads):
         failure: BaseException | None = None
         if wanted:
             try:
-                request.image = self.classifier.prepare(request.source, name=request.name)
+                source, name, warn = request.source, request.name, request.warnings.append
+                request.image = self.classifier.prepare(source, name=name, warn=warn)
             except BaseException as error:  # the future passes it on
                 failure = error
         request.source = b""  # frees the file's content while the image waits
@@ -273,7 +274,7 @@ class Batcher(BatchThreads):
         images = [request.image for request in batch if request.image is not None]
         probabilities = self.classifier.session.run(np.stack(images))
         return [
-            self.classifier.rank(row, request.top_k)
+            self.classifier.rank(row, request.top_k, request.warnings)
             for request, row in zip(batch, probabilities, strict=True)
         ]
 

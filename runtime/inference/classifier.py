@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Literal, overload
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,32 +10,19 @@ from runtime.backends.session import Session
 from runtime.base.closable import Closable
 from runtime.base.errors import BundleError, ImageError, UserError
 from runtime.base.parallel import in_chunks, usable_cores
+from runtime.images.image_metadata import Warn
 from runtime.inference.hand_over import NamedSource, named_images, require_many
+from runtime.inference.predictions import Answer as Answer
+from runtime.inference.predictions import Prediction as Prediction
+from runtime.inference.predictions import Predictions as Predictions
 from runtime.model.card import Card, Parity
-from runtime.model.preprocess import (
-    DEFAULT_LIMITS,
-    ImageSource,
-    Limits,
-    preprocess,
-)
+from runtime.model.preprocess import DEFAULT_LIMITS, ImageSource, Limits, preprocess
 
 DEFAULT_TOP_K = 5
 # The same for every backend. Decoding takes most of the time. With chunks as large as an engine
 # takes, a few cores would decode the last chunks while the others have nothing to do.
 _CHUNK = 8
 _RGB_CHANNELS = 3
-
-
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """One class with its calibrated probability."""
-
-    label: str
-    index: int
-    probability: float
-
-
-Predictions = list[Prediction]  # the most probable class first
-Answer = Predictions | ImageError
 
 
 class Classifier(Closable):
@@ -103,7 +89,9 @@ class Classifier(Closable):
             ImageError: the image cannot be decoded, or is over a limit; the message names it.
         """
         check_top_k(top_k)
-        return self.rank(self.session.run(self.prepare(image)[None])[0], top_k)
+        warnings: list[str] = []
+        prepared = self.prepare(image, warn=warnings.append)
+        return self.rank(self.session.run(prepared[None])[0], top_k, warnings)
 
     @overload
     def classify_batch(
@@ -228,21 +216,29 @@ class Classifier(Closable):
             return
         raise UserError(f"received {received}, expected a prepared image: uint8 {expected}")
 
-    def prepare(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.uint8]:
+    def prepare(
+        self, image: ImageSource, *, name: str | None = None, warn: Warn | None = None
+    ) -> NDArray[np.uint8]:
         """Decodes and resizes an image to the network's input: uint8 RGB (size, size, 3).
+
+        `warn` gets a sentence for what is perhaps not meant as it was read.
 
         Raises:
             ImageError: it cannot be decoded, or is over a limit; the message names it.
         """
-        return preprocess(image, self.card.input, limits=self.limits, name=name)
+        return preprocess(image, self.card.input, limits=self.limits, name=name, warn=warn)
 
-    def rank(self, probabilities: NDArray[np.float32], top_k: int) -> Predictions:
+    def rank(
+        self, probabilities: NDArray[np.float32], top_k: int, warnings: Sequence[str] = ()
+    ) -> Predictions:
         """The `top_k` largest of probabilities (num_classes,); all if there are fewer."""
         order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         names = self.card.class_names
-        return [
+        ranked = Predictions(
             Prediction(label=names[i], index=i, probability=float(probabilities[i])) for i in order
-        ]
+        )
+        ranked.warnings = warnings
+        return ranked
 
     def warm_up(self, *batches: int) -> None:
         """Prepares batches of these sizes (default: 1), so that the next call is fast."""
@@ -267,15 +263,19 @@ class Classifier(Closable):
                 answers.append(image)
                 continue
             try:
-                batch[rows] = self.prepare(image, name=name)
+                answer = Predictions()
+                answer.warnings = warnings = list[str]()
+                batch[rows] = self.prepare(image, name=name, warn=warnings.append)
             except ImageError as error:
                 answers.append(error)
             else:
-                answers.append([])
+                answers.append(answer)
                 rows += 1
         probabilities = iter(self.session.run(batch[:rows]) if rows else ())
         return [
-            answer if isinstance(answer, ImageError) else self.rank(next(probabilities), top_k)
+            answer
+            if isinstance(answer, ImageError)
+            else self.rank(next(probabilities), top_k, answer.warnings)
             for answer in answers
         ]
 

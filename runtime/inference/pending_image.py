@@ -22,6 +22,7 @@ class PendingImage:
         top_k: how many classes its answer lists.
         future: gets its answer.
         image: the network's input, uint8 RGB (size, size, 3); None until it is decoded.
+        warnings: of the decoder.
     """
 
     source: ImageSource
@@ -29,6 +30,7 @@ class PendingImage:
     top_k: int
     future: "Future[Predictions]" = field(default_factory=Future)
     image: "NDArray[np.uint8] | None" = None
+    warnings: list[str] = field(default_factory=list)
 
     def own(self, classifier: Classifier) -> bool:
         """Makes the source our own, so that later changes of the caller's object do not reach it.

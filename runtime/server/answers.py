@@ -29,11 +29,15 @@ _STATUSES = {
 
 
 class ImageResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer for one image: its classes, or why it cannot be decoded."""
+    """The answer for one image: its classes, or why it cannot be decoded.
+
+    `warnings` are there if something of the image is perhaps not meant as it was read.
+    """
 
     name: str
     predictions: list[Prediction] | None = None
     error: str | None = None
+    warnings: list[str] | None = None
 
 
 class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):

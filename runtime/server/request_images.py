@@ -17,6 +17,10 @@ RAW_TYPES = (
     "image/png",
     "image/webp",
     "image/bmp",
+    "image/gif",
+    "image/tiff",
+    "image/avif",
+    "image/heic",
     "image/*",
     "application/octet-stream",
 )

@@ -224,4 +224,4 @@ async def _predictions_or_error(future: "Future[Predictions]") -> Answer:
 def _result(name: str, answer: Answer) -> ImageResult:
     if isinstance(answer, ImageError):
         return ImageResult(name=name, error=str(answer))
-    return ImageResult(name=name, predictions=answer)
+    return ImageResult(name=name, predictions=answer, warnings=[*answer.warnings] or None)

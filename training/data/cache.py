@@ -56,7 +56,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What an entry's folder holds, and the checksums by which damage is found.
 
     `skipped` are messages that name the images that could not be decoded. The last
-    `validation_images` of the training files are the validation split.
+    `validation_images` of the training files are the validation split. `warnings` are what the
+    decoder warned of, and of how many images.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     skipped: tuple[str, ...]
     files: dict[str, Checksums]
     validation_images: int = 0
+    warnings: dict[str, int] = {}
     format: int = 1
 
 
@@ -94,6 +96,8 @@ def load_cached(
                 entry = _write_entry(folder, key, source, geometry, states, progress=progress)
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
+    for words, count in sorted(entry.warnings.items()):
+        report(f"{source.name}: {count} images of this kind: {words}")
     broken = {BROKEN: len(entry.skipped)} if entry.skipped else {}
     groups = np.load(folder / GROUPS_FILE)
     return Dataset(
@@ -207,6 +211,7 @@ def _write_entry(
             skipped=built.skipped,
             files={name: checksums_of(temporary / name) for name in FILES},
             validation_images=built.validation_images,
+            warnings=built.warnings,
             format=_FORMAT,
         )
         write_states(temporary / _STATES, states)

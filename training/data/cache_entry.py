@@ -1,8 +1,9 @@
 """A new entry of the cache: decodes both splits to files, and leaves broken images out."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,14 @@ _COPY_ROWS = 256
 class Built:
     """What was decoded into FILES. `skipped` are messages that name the broken images.
 
-    The last `validation_images` of the training files are the validation split.
+    The last `validation_images` of the training files are the validation split. `warnings` are what
+    the decoder warned of, and of how many images.
     """
 
     class_names: tuple[str, ...]
     skipped: tuple[str, ...]
     validation_images: int
+    warnings: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class _Decoding:
         sha256: digests of the images of each split, uint8 (N, 32).
         pictures: the decoded pictures of each split, (N,).
         file_sha256: the digests of the source's files.
+        warnings: what the decoder warned of, and of how many images.
     """
 
     splits: dict[str, tuple[Split, InputSpec]]
@@ -66,6 +70,7 @@ class _Decoding:
     sha256: dict[str, NDArray[np.uint8]]
     pictures: dict[str, Pictures]
     file_sha256: dict[Path, bytes]
+    warnings: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -113,7 +118,7 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     check_labels(source.name, contents.class_names, labels[0][:trained], labels[1])
     for message in messages:
         report(f"skipped {message}")
-    return Built(contents.class_names, tuple(messages), validation)
+    return Built(contents.class_names, tuple(messages), validation, dict(decoding.warnings))
 
 
 def _decode_contents(
@@ -183,6 +188,7 @@ def _decode(folder: Path, decoding: _Decoding) -> Iterator[int]:
         found: list[Broken] = []
         for decoded in decode_split(split, spec, folder / f"{word}_images.npy"):
             found += decoded.broken
+            decoding.warnings.update(decoded.warnings)
             decoding.sha256[word][decoded.rows] = decoded.sha256
             decoding.pictures[word][decoded.rows] = decoded.pictures
             if not isinstance(split.images, np.ndarray):

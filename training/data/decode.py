@@ -12,10 +12,11 @@ import signal
 import stat
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
+from runtime.images import (
+    colours,
+    image_formats,
+    image_metadata,
+    jpeg_files,
+    other_files,
+    png_files,
+    tiff_files,
+)
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import DEFAULT_LIMITS, decode_image, fit_image
 from training.data.dataset import row_digests
@@ -37,7 +47,11 @@ _MIN_IMAGES_FOR_PROCESSES = 512
 _MAX_SIZE_IN_PROCESS = 64
 _CHUNK_IMAGES = 64
 _CHUNK_BYTES = 16 << 20
-_DECODING_MODULES = (sys.modules[decode_image.__module__], sys.modules[__name__])
+_DECODING_MODULES = (
+    *(colours, image_formats, image_metadata, jpeg_files, other_files, png_files, tiff_files),
+    sys.modules[decode_image.__module__],
+    sys.modules[__name__],
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Decoded:
     `sha256` is uint8 (N, 32), for the rows `rows`: of the bytes of each image's file, or of its
     pixels where it is a row of an array; zeros where it cannot be read.
     `pictures` are the check values and sizes of the pictures that were decoded, (N,); zeros for
-    those that are broken.
+    those that are broken. `warnings` are what the decoder warned of, and of how many images.
     """
 
     images: int
@@ -78,11 +92,13 @@ class Decoded:
     rows: NDArray[np.int64]
     sha256: NDArray[np.uint8]
     pictures: Pictures
+    warnings: Counter[str] = field(default_factory=Counter)
 
 
 def decoding_code() -> str:
     """The text of the code that decides the values of decoded images: this module and runtime's."""
-    return "".join(inspect.getsource(module) for module in _DECODING_MODULES)
+    sources = [inspect.getsource(module) for module in _DECODING_MODULES]
+    return "".join([*sources, other_files.heic_version()])
 
 
 def decode_split(split: Split, spec: InputSpec, file: Path) -> Iterator[Decoded]:
@@ -111,6 +127,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
     images, spec = chunk.images, chunk.spec
     broken: list[Broken] = []
     digests = np.zeros((len(images), DIGEST_BYTES), np.uint8)
+    warnings: Counter[str] = Counter()
     if isinstance(images, np.ndarray):
         digests = row_digests(images)
     if isinstance(images, np.ndarray) and _is_input(images, spec):
@@ -124,13 +141,16 @@ def decode_chunk(chunk: Chunk) -> Decoded:
                 source = _bytes_of(image) if isinstance(image, (Path, PackedImage)) else image
                 if isinstance(source, bytes):
                     digests[index] = np.frombuffer(hashlib.sha256(source).digest(), np.uint8)
-                decoded = decode_image(source, spec, name=_name(image, row))
+                name = _name(image, row)
+                decoded = decode_image(
+                    source, spec, name=name, warn=lambda words: warnings.update([words])
+                )
                 pictures[index] = picture_of(decoded)
                 rows[index] = fit_image(decoded, spec)
             except ImageError as error:
                 broken.append(Broken(row, str(error)))
     _write(chunk, rows)
-    return Decoded(len(images), broken, chunk.rows, digests, pictures)
+    return Decoded(len(images), broken, chunk.rows, digests, pictures, warnings)
 
 
 def _write(chunk: Chunk, images: NDArray[np.uint8]) -> None:

@@ -17,7 +17,8 @@ def test_broken_pictures_do_no_harm_to_the_others(models: Models, pictures: Path
     labels = [item.predictions[0].label if item.predictions else None for item in batch.items]
     assert labels == ["red", None, None, None, "blue"]
     assert [item.problem for item in batch.items][1:4] == [
-        "text.jpg: not a readable image (a text file); expected JPEG, PNG or another",
+        "text.jpg: not a readable image (a text file); expected JPEG, PNG, WebP, BMP, GIF, "
+        "TIFF, AVIF or, with the extra heic, HEIC",
         "huge.jpg: larger than 16 MB; send a smaller file",
         "gone.png: did not arrive; send it again",
     ]

@@ -47,7 +47,7 @@ def test_all_cores_decode_for_an_engine_that_takes_large_batches(
     monkeypatch.setattr(pipeline, "usable_cores", lambda: 8)
     workers: set[int] = set()
 
-    def prepare(image: np.ndarray, *, name: str | None) -> np.ndarray:
+    def prepare(image: np.ndarray, **_options: object) -> np.ndarray:
         workers.add(threading.get_ident())
         time.sleep(0.005)
         return image

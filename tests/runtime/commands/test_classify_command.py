@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from runtime.model.locate import find_model, latest_run
 
@@ -323,3 +325,20 @@ def test_a_folder_without_images_says_what_it_holds(
 ) -> None:
     (tmp_path / "notes.txt").write_text("of a trip")
     one_error(cli("classify", toy_bundle, tmp_path), "left out: not an image 1")
+
+
+def test_values_of_few_bits_are_told_in_the_answer(
+    cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    for name, most in (("few", 4095), ("all", 65535)):
+        values = np.linspace(0, most, 1600).astype(np.uint16).reshape(40, 40)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    finished = cli("classify", toy_bundle, tmp_path / "all.png", tmp_path / "few.png", "--json")
+    whole, few = records(finished)
+    assert "warnings" not in whole
+    (words,) = few["warnings"]  # type: ignore[misc]
+    assert "end below 4096, as those of 12 bits do" in words
+    assert few["predictions"]
+    finished = cli("classify", toy_bundle, tmp_path / "few.png")
+    assert finished.stderr == f"warning: {tmp_path / 'few.png'}: {words}\n"
+    assert finished.returncode == 0

@@ -182,9 +182,9 @@ def test_cancelled_images_are_dropped(classifier: Classifier, gated: GatedSessio
     blocked = threading.Event()
     prepare = classifier.prepare
 
-    def wait_and_prepare(image: object, *, name: str | None = None) -> NDArray[np.uint8]:
+    def wait_and_prepare(image: object, **options: object) -> NDArray[np.uint8]:
         assert blocked.wait(timeout=10)
-        return prepare(image, name=name)  # type: ignore[arg-type]
+        return prepare(image, **options)  # type: ignore[arg-type]
 
     classifier.prepare = wait_and_prepare  # type: ignore[assignment, method-assign]
     with Batcher(classifier, decoders=1) as batcher:

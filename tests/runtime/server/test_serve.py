@@ -1,6 +1,7 @@
 """The HTTP API: answers, limits, errors, tokens, metrics, shutdown."""
 
 import gzip
+import io
 import json
 import re
 import signal
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from PIL import Image
 
 from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.backends.session import Session
@@ -93,6 +95,18 @@ def test_one_raw_image(client: httpx.Client, red: bytes, classifier: Classifier)
             for p in classifier.classify(red)
         ]
         assert result["predictions"] == expected
+
+
+def test_what_the_decoder_warns_of_is_in_the_answer(client: httpx.Client, red: bytes) -> None:
+    buffer = io.BytesIO()
+    values = np.linspace(0, 1023, 1600).astype(np.uint16).reshape(40, 40)
+    Image.fromarray(values).save(buffer, "PNG")
+    files = [("images", ("red.png", red)), ("images", ("few.png", buffer.getvalue()))]
+    whole, few = client.post("/v1/classify", files=files).json()["results"]
+    assert "warnings" not in whole
+    assert len(few["warnings"]) == 1
+    assert "end below 1024, as those of 10 bits do" in few["warnings"][0]
+    assert few["predictions"]
 
 
 def test_many_images_keep_their_order_and_names(client: httpx.Client, toy_bundle: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, features
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
-from runtime.model.preprocess import preprocess
+from runtime.model.preprocess import decode_image, preprocess
 from training.data import Dataset, decode, load_dataset
 from training.data.source import split_of
 
@@ -52,6 +53,41 @@ def test_processes_and_one_process_give_preprocess_bytes(
     assert np.array_equal(together, expected)
     assert [image.row for image in broken] == [6]
     assert str(files[6]) in broken[0].message
+
+
+def test_every_format_gives_the_bytes_of_preprocess(tmp_path: Path, write_image: Any) -> None:
+    image = Image.open(write_image(tmp_path / "a.png", width=90, height=70))
+    ways = {"JPEG": {"progressive": True}, "GIF": {}, "TIFF": {"compression": "tiff_lzw"}}
+    ways |= {"WEBP": {}, "BMP": {}, "MPO": {"save_all": True, "append_images": [image.copy()]}}
+    ways |= {"AVIF": {"speed": 10}} if features.check("avif") else {}
+    files = []
+    for kind, options in ways.items():
+        image.copy().save(tmp_path / kind, kind, **options)
+        files.append(tmp_path / kind)
+    rows, broken = decoded(tmp_path, files)
+    assert not broken
+    assert np.array_equal(rows, np.stack([preprocess(file, SPEC) for file in files]))
+    assert np.array_equal(rows, np.stack([preprocess(file.read_bytes(), SPEC) for file in files]))
+
+
+def test_values_of_few_bits_are_told_at_every_start(
+    class_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat", "dog"):
+        values = np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40)
+        Image.fromarray(values).save(class_tree / name / "deep.png")
+    for _ in range(2):  # the second time from the cache
+        load(class_tree)
+        output = capsys.readouterr().out
+        assert "pets: 2 images of this kind: the 16-bit values end below 4096" in output
+
+
+def test_the_cache_knows_all_code_that_decides_pixels() -> None:
+    """Every module that a decoding passes through is part of the key."""
+    code = decode.decoding_code()
+    for module in ("colours", "jpeg_files", "png_files", "tiff_files", "other_files"):
+        file = Path(decode_image.__code__.co_filename).parents[1] / "images" / f"{module}.py"
+        assert file.read_text() in code, module
 
 
 def test_arrays_are_preprocessed_like_files(tmp_path: Path) -> None:
