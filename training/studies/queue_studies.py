@@ -72,6 +72,9 @@ QUEUE = (
 )
 
 
+QUESTIONS = {study.name: study.question for study in QUEUE}
+
+
 def plan_lines() -> list[PlanLine]:
     """All runs of the queue, in their order."""
     return [line for study in QUEUE for line in study.lines()]

@@ -21,6 +21,7 @@ from training.studies.evidence_plan import (
     planned_runs,
 )
 from training.studies.queue_plan import PLAN_FILE
+from training.studies.queue_studies import QUESTIONS
 from training.studies.result_lines import (
     Line,
     commands_of,
@@ -49,9 +50,11 @@ Top-1 and top-5 are those of the last epoch on the whole test split, mean ± sta
 the seeds. "over CE" is the mean of the differences to cross-entropy between runs of one seed, ±
 their standard deviation; it is empty where cross-entropy was not run with this recipe. ECE is after
 calibration, with 15 bins. "parameters" are those of the deployed student, and in brackets how many
-more than cross-entropy's. "more in training" are parameters that only training has. "s" is the time
-of a training with its evaluations on a machine that also did other work: it does not compare
-methods, `training/benchmark.py` does.
+more than cross-entropy's. NLL is of the test split after calibration, validation NLL of the held
+out images at the temperature at which it is lowest, AUROC of right against wrong answers by
+confidence. "more in training" are parameters that only training has. "s" is the time of a training
+with its evaluations on a machine that also did other work: it does not compare methods,
+`training/benchmark.py` does.
 
 A table names its recipe (training/config/recipes), and the settings in which all of its runs differ
 from it. In brackets behind a method stand the settings of that row alone. Settings that a method
@@ -132,7 +135,8 @@ def groups(lines: Sequence[Line]) -> list[list[Line]]:
 
 def _study_page(file: Path) -> str:
     study, lines = STUDIES.get(file.stem), read_lines(file)
-    parts = [f"*{study.question}*"] if study else []
+    question = study.question if study else QUESTIONS.get(file.stem)
+    parts = [f"*{question}*"] if question else []
     for group in groups(lines):
         parts += [f"## {_caption(group)}", _paragraph(f"{_data_and_recipe(group)}.")]
         parts.append(study_table(group))

@@ -12,6 +12,8 @@ from training.studies.study_methods import BASELINE
 from training.studies.table_rows import Row, baseline_of, rows_of
 
 Figure = Callable[[Line], float]
+# Of the probabilities; lines of older versions do not have them.
+_CONFIDENCE = {"validation NLL": "validation_nll", "NLL": "nll", "AUROC": "auroc"}
 _INCHES_PER_ROW = 0.28
 _HEIGHT_INCHES = 1.4
 
@@ -19,14 +21,19 @@ _HEIGHT_INCHES = 1.4
 def study_table(lines: Sequence[Line]) -> str:
     """A Markdown table of the lines of one student, with a row for each method.
 
-    It has validation top-1 if all lines have it. A gain is the mean of the differences between runs
-    of one seed.
+    It has validation top-1, NLL and AUROC if all lines have them. A gain is the mean of the
+    differences between runs of one seed.
     """
     rows = rows_of(lines)
+    others = {
+        name: key
+        for name, key in _CONFIDENCE.items()
+        if all(line.get(key) is not None for line in lines)
+    }
     figures = {"validation %": "validation_top1", "top-5 %": "top5", "ECE %": "ece"}
     if any(line.get("validation_top1") is None for line in lines):
         del figures["validation %"]
-    names = ["method", "seeds", "top-1 %", "over CE", *figures]
+    names = ["method", "seeds", "top-1 %", "over CE", *figures, *others]
     table = table_head([*names, "parameters", "more in training", "s"])
     for row in rows:
         baseline = baseline_of(row, rows)
@@ -36,6 +43,7 @@ def study_table(lines: Sequence[Line]) -> str:
             mean_and_deviation(row.lines, _percent("top1")),
             gain(row, baseline, _percent("top1")),
             *(mean_and_deviation(row.lines, _percent(key)) for key in figures.values()),
+            *(mean_and_deviation(row.lines, _plain(key), digits=3) for key in others.values()),
             _parameters(row, baseline),
             f"{row.lines[0]['auxiliary_params']:,}",
             f"{np.mean([line['seconds'] for line in row.lines]):.0f}",
@@ -91,12 +99,12 @@ def gain(row: Row, baseline: Row | None, figure: Figure) -> str:
     return mean if len(gains) == 1 else f"{mean} ± {np.std(gains, ddof=1):.2f}"
 
 
-def mean_and_deviation(lines: Sequence[Line], figure: Figure) -> str:
+def mean_and_deviation(lines: Sequence[Line], figure: Figure, *, digits: int = 2) -> str:
     """Mean ± standard deviation (of a sample) over the lines; for one line, its figure alone."""
     values = [figure(line) for line in lines]
     if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def table_head(names: Sequence[str]) -> list[str]:
@@ -137,6 +145,10 @@ def plot_study(path: Path, lines: Sequence[Line]) -> None:
     axes.set(xlabel="test top-1 (%)")
     axes.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
+
+
+def _plain(key: str) -> Figure:
+    return lambda line: float(line[key])
 
 
 def _percent(key: str) -> Figure:

@@ -197,3 +197,16 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
 def test_every_student_has_a_plot_of_its_own() -> None:
     students = [{"width": width, "image_size": size} for width in (0.5, 1.0) for size in (16, 32)]
     assert len({plot_name("main", line("ce", 0, 0.7, **student)) for student in students}) == 4
+
+
+def test_figures_of_the_probabilities_are_shown_where_all_lines_have_them() -> None:
+    lines = [digits_line("ce", seed, 0.5) for seed in (0, 1)]
+    assert "AUROC" not in study_table(lines)
+    for line, nll in zip(lines, (1.25, 1.75), strict=True):
+        line |= {"nll": nll, "auroc": 0.8, "validation_nll": 1.5}
+    names, _, row = cells(study_table(lines))
+    found = dict(zip(names, row, strict=True))
+    assert found["NLL"] == "1.500 ± 0.354"
+    assert (found["validation NLL"], found["AUROC"]) == ("1.500 ± 0.000", "0.800 ± 0.000")
+    lines[0]["auroc"] = None  # every answer was right
+    assert "AUROC" not in study_table(lines)
