@@ -87,11 +87,11 @@ def test_weights_are_the_same_in_every_form(
     found = trained_on(form(tree), tiny_options, *columns)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
-    # The run of the folder is read with the other form of its data, too.
-    if not columns:
-        moved = MovedData(form(tree))
-        dataset = load_run_dataset(load_trained(Path("run-0")), moved)
-        assert dataset.content_digest() == load_trained(Path("run-1")).plan.content_digest
+    # Each run is read with the other form of its data, too.
+    runs = [load_trained(Path(name)) for name in ("run-0", "run-1")]
+    for trained, data in ((runs[1], "pets"), *([] if columns else [(runs[0], form(tree))])):
+        dataset = load_run_dataset(trained, MovedData(data))
+        assert dataset.content_digest() == runs[0].plan.content_digest
 
 
 def test_the_columns_of_a_run_go_with_it(

@@ -42,6 +42,8 @@ class Request:
         columns: the columns that the user has named.
         progress: whether to say what was taken for what. What is left out is always said.
         allow_leaks: whether groups may lie on both sides of the splits that the data state.
+        of_a_run: whether `classes` and `columns` are those of a run, whose data may have another
+            form by now. Then they are ignored where they mean nothing.
     """
 
     split_seed: int
@@ -49,6 +51,7 @@ class Request:
     columns: Columns
     progress: bool
     allow_leaks: bool
+    of_a_run: bool = False
 
 
 class _ArchivePlace(Place):
@@ -274,12 +277,12 @@ def data_name(path: Path) -> str:
 
 
 def _refuse_columns(path: Path, request: Request) -> None:
-    if request.columns != Columns():
+    if request.columns != Columns() and not request.of_a_run:
         raise UserError(
             f"{EXAMPLE} is for lists and tables; {path} is read as class folders, leave it out"
         )
 
 
 def _refuse_classes(path: Path, request: Request) -> None:
-    if request.classes != FOLDERS:
+    if request.classes != FOLDERS and not request.of_a_run:
         raise UserError(f"--classes is for folders of images; {path} names the classes itself")

@@ -70,6 +70,7 @@ def load_dataset(
     classes: str = FOLDERS,
     columns: str = "",
     allow_leaks: bool = False,
+    of_a_run: bool = False,
     refresh: bool = False,
 ) -> Dataset:
     """The data set of that name, or at that path. Decoding is done once; later calls map it.
@@ -84,6 +85,8 @@ def load_dataset(
         classes: which folders of a folder of images are its classes, as in `folder_source`.
         columns: which columns of a list or table hold what, as `--columns` says it.
         allow_leaks: whether groups may lie on both sides of the splits that a list states.
+        of_a_run: whether `classes` and `columns` are those of a run, whose data may have another
+            form by now. Then they are ignored where they mean nothing.
         refresh: whether to decode again what the cache holds.
 
     Raises:
@@ -116,6 +119,7 @@ def load_dataset(
         columns=columns_of(columns),
         progress=progress,
         allow_leaks=allow_leaks,
+        of_a_run=of_a_run,
     )
     loaded = _load_path(data, image_size, request, refresh=refresh)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)

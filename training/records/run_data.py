@@ -39,6 +39,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
             classes=plan.classes,
             columns=plan.columns,
             allow_leaks=True,
+            of_a_run=True,
         )
     except UserError as error:
         if moved != IN_PLACE:
