@@ -49,20 +49,30 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
     if rest:
         raise UserError(f"--video {options.video} stands alone; leave out {rest[0]}")
     with (
-        Video(options.video, every=options.every) as video,
+        Video(
+            options.video, every=options.every, reconnect=options.reconnect, note=_print_note
+        ) as video,
         _open_model(model, options, Threads(), note) as classifier,
     ):
         answers = _answers_of_frames(classifier, video, options.top_k)
         named = (
-            ({"path": options.video, "frame": frame.index, "seconds": frame.seconds}, answer)
+            (
+                {"path": options.video, "frame": frame.index, "seconds": frame.seconds}
+                | ({"dropped": video.dropped} if options.reconnect else {}),
+                answer,
+            )
             for frame, answer in answers
         )
         try:
             return _report(named, json=options.json)
         except KeyboardInterrupt:
-            if video.is_camera:  # Ctrl-C is the only way to end it
+            if video.is_live:  # Ctrl-C is the only way to end it
                 return 0
             raise
+
+
+def _print_note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def _answers_of_frames(
@@ -132,7 +142,15 @@ def _parser() -> CommandParser:
         "--model", type=Path, metavar="MODEL", help="the model; then every argument is an image"
     )
     parser.add_argument(
-        "--video", metavar="V", help="instead of images: a video file, or a camera's number"
+        "--video",
+        metavar="V",
+        help="instead of images: a video file, a stream's address, or a camera's number",
+    )
+    parser.add_argument(
+        "--reconnect",
+        action="store_true",
+        help="with --video: open a stream or camera again when it breaks, and answer its newest "
+        "frame; the others are dropped and counted",
     )
     parser.add_argument(
         "--every", type=positive_int, default=1, metavar="N", help="with --video: every N-th frame"

@@ -1,9 +1,10 @@
-"""The frames of a video file or a camera, by OpenCV (extra `video`)."""
+"""The frames of a video file, a stream or a camera, by OpenCV (extra `video`)."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from runtime.base.closable import Closable
 from runtime.base.errors import UserError
+from runtime.inference.frame_numbers import FrameNumbers
+from runtime.inference.live_frames import LiveFrames
 
 INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
@@ -26,17 +29,33 @@ class Frame:
 
 
 class Video(Closable):
-    """An open video or camera. Iterating over it gives its frames. It must be closed."""
+    """An open video or camera. Iterating over it gives its frames. It must be closed.
 
-    def __init__(self, source: str, *, every: int = 1) -> None:
+    Attributes:
+        is_camera: whether it is a camera.
+        is_live: whether it is a camera or a stream, which has no end of its own.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        every: int = 1,
+        reconnect: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Opens a video.
 
         Args:
             source: a file, the number of a camera ("0"), or whatever else OpenCV can open.
             every: gives every n-th frame only.
+            reconnect: opens a stream or camera again when it breaks, and gives its newest frame:
+                frames that came while nobody asked for one are dropped.
+            note: is told of each break, and at the end how many frames were dropped.
 
         Raises:
-            UserError: OpenCV is not installed, there is no such video, or `every` is below 1.
+            UserError: OpenCV is not installed, there is no such video, `every` is below 1, or
+                `reconnect` is asked for a file.
         """
         if every < 1:
             raise UserError(f"every {every} is out of range; expected 1 or more")
@@ -44,37 +63,101 @@ class Video(Closable):
         self.is_camera = source.isdecimal() or source.startswith("/dev/video")
         self._every = every
         self._cv2 = _load_cv2()
-        self._capture = self._cv2.VideoCapture(int(source) if source.isdecimal() else source)
+        self._capture = self._open()
         if not self._capture.isOpened():
             raise UserError(
                 f"{source} cannot be opened as a video; expected a video file or a camera's number"
             )
-        if self.is_camera:
-            self._capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # gives the newest frame
+        self.is_live = self.is_camera or ("://" in source and self._number_of_frames() < 1)
+        if reconnect and not self.is_live:
+            raise UserError(f"--reconnect is for streams and cameras; {source} is a file")
+        self._note = note
+        self._live: LiveFrames | None = None
+        if reconnect:
+            self._live = LiveFrames(
+                self._capture, self._open, lambda words: note(f"{source} {words}")
+            )
+
+    @property
+    def dropped(self) -> int:
+        """How many frames of a live source were dropped for newer ones."""
+        return 0 if self._live is None else self._live.dropped
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames, to the end.
+        """The frames, to the end. They keep their numbers and times beside missing ones.
 
         Raises:
-            UserError: a video has no frame that can be read, or a camera gives no more pictures.
+            UserError: a video has no frame that can be read, or has ended before its end; or a
+                camera or stream gives no more pictures.
         """
-        index = 0
-        while self._capture.grab():
+        frames = self._of_file() if self._live is None else iter(self._live)
+        for index, seconds, image in frames:
             if index % self._every == 0:
-                seconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / _MILLISECONDS
-                decoded, image = self._capture.retrieve()
-                if decoded:
-                    yield Frame(index, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
-            index += 1
-        if self.is_camera:
-            raise UserError(
-                f"camera {self._source} gives no more pictures; is it still plugged in?"
-            )
-        if index == 0:
-            raise UserError(f"{self._source} has no frame that can be read; convert it, or another")
+                yield Frame(index, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
 
     def close(self) -> None:
-        self._capture.release()
+        """Closes the source; tells how many frames were dropped."""
+        if self._live is None:
+            self._capture.release()
+            return
+        live, self._live = self._live, None
+        live.close()
+        self._note(f"{self._source}: {live.dropped} of {live.arrived} frames were dropped")
+
+    def _of_file(self) -> Iterator[tuple[int, float, Any]]:
+        numbers = FrameNumbers(0.0)
+        while self._capture.grab():
+            if numbers.last < 0 and not self.is_live:
+                numbers = FrameNumbers(self._capture.get(self._cv2.CAP_PROP_FPS))
+            seconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / _MILLISECONDS
+            index, seconds = numbers.next(seconds)
+            wanted = index % self._every == 0
+            decoded, image = self._capture.retrieve() if wanted else (True, None)
+            if not decoded:
+                numbers.lose()
+            elif wanted:
+                yield index, seconds, image
+        if self.is_camera:
+            raise UserError(
+                f"camera {self._source} gives no more pictures; is it still plugged in? "
+                "--reconnect opens it again"
+            )
+        if numbers.read == 0:
+            raise UserError(f"{self._source} has no frame that can be read; convert it, or another")
+        if self.is_live:
+            raise UserError(
+                f"{self._source} broke after {numbers.read} frames; --reconnect opens it again"
+            )
+        exact = _states_number(Path(self._source))
+        if total := numbers.missing_of(self._number_of_frames(), exact=exact):
+            raise UserError(
+                f"{self._source} ended after {numbers.read} of {total} frames; it is cut off or "
+                "damaged: copy it again"
+            )
+
+    def _number_of_frames(self) -> int:
+        """What the file says, or OpenCV's estimate; 0 or less for a stream."""
+        return int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
+
+    def _open(self) -> Any:
+        source = self._source
+        capture = self._cv2.VideoCapture(int(source) if source.isdecimal() else source)
+        if self.is_camera and capture.isOpened():
+            capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # gives the newest frame
+        return capture
+
+
+def _states_number(path: Path) -> bool:
+    """Whether a file states how many frames it has: AVI, MP4 and MOV do.
+
+    Of other files OpenCV computes the number from the duration, which may be that of the sound.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:  # an address
+        return False
+    return start[8:] == b"AVI " or start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free")
 
 
 def _load_cv2() -> Any:
