@@ -13,7 +13,13 @@ from training.data.archive_members import ArchiveReader
 from training.data.brace_patterns import is_pattern, names_of
 from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
 from training.data.labelled_rows import contents_of_rows, with_changed_splits
-from training.data.listed_data import Place, has_class_folders, list_contents, lists_beside
+from training.data.listed_data import (
+    Place,
+    has_class_folders,
+    list_contents,
+    lists_beside,
+    root_of_lists,
+)
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
@@ -136,7 +142,7 @@ def _shard_pattern(pattern: Path, request: Request) -> Source:
 
 def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
     _refuse_classes(lists[0], request)
-    place = Place(FolderReader(lists[0].parent))
+    place = Place(FolderReader(root_of_lists(lists)))
     contents = list_contents(
         lists,
         place,
@@ -148,7 +154,7 @@ def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
     )
     return source_of_pictures(
         data_name(root if len(lists) > 1 else lists[0]),
-        lists[0].parent,
+        root_of_lists(lists),
         contents,
         lists,
         left_out=+place.reader.left_out,

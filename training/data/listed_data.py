@@ -62,15 +62,15 @@ def list_contents(
     for file in lists:
         rows += rows_of_list(
             _table(file, place, asked),
-            ListedImages(file, place.reader, place.has),
+            ListedImages(file, place.reader, place.has, root=root_of_lists(lists)),
             asked,
             where=file,
             picture=place.picture,
-            split=role_of(file.stem) if len(lists) > 1 else None,
+            split=_role(file) if len(lists) > 1 else None,
             progress=progress,
             left_out=left_out,
         )
-    where = lists[0] if len(lists) == 1 else lists[0].parent
+    where = lists[0] if len(lists) == 1 else root_of_lists(lists)
     return contents_of_rows(
         rows,
         where=where,
@@ -79,6 +79,12 @@ def list_contents(
         left_out=left_out,
         allow_leaks=allow_leaks,
     )
+
+
+def root_of_lists(lists: Sequence[Path]) -> Path:
+    """The folder that paths are relative to: that of the lists, or the one that holds theirs."""
+    folders = {file.parent for file in lists}
+    return lists[0].parent if len(folders) == 1 else lists[0].parent.parent
 
 
 def lists_beside(root: Path, place: Place, asked: Columns) -> tuple[Path, ...]:
@@ -91,6 +97,9 @@ def lists_beside(root: Path, place: Place, asked: Columns) -> tuple[Path, ...]:
     """
     folder = _first_with_something(root, place.reader)
     files = place.reader.files(folder, LIST_SUFFIXES)
+    if not files:  # Hugging Face has a `metadata.csv` in the folder of each split
+        splits = [below for below in place.reader.listing(folder).folders if role_of(below.name)]
+        files = [file for below in splits for file in place.reader.files(below, LIST_SUFFIXES)]
     lists = [file for file in files if _names_images(file, place, asked)]
     named_columns = asked != Columns()
     if not lists:
@@ -98,10 +107,12 @@ def lists_beside(root: Path, place: Place, asked: Columns) -> tuple[Path, ...]:
         alone = len(files) == 1 and (named_columns or not _may_have_classes(folder, place.reader))
         return tuple(files) if alone else ()
     if has_class_folders(folder, place.reader) and not named_columns:
-        named = ", ".join(file.name for file in lists)
-        report(f"{folder}: its class folders are read, and not {named}; {EXAMPLE} chooses the list")
+        report(
+            f"{folder}: its class folders are read, and not {_within(lists, folder)}; "
+            f"{EXAMPLE} chooses the list"
+        )
         return ()
-    roles = [role_of(file.stem) for file in lists]
+    roles = [_role(file) for file in lists]
     unlabelled = [
         file
         for file, role in zip(lists, roles, strict=True)
@@ -110,14 +121,23 @@ def lists_beside(root: Path, place: Place, asked: Columns) -> tuple[Path, ...]:
     for file in unlabelled:
         report(f"{file} is left out: its name says that its images have no labels")
     lists = [file for file in lists if file not in unlabelled]
-    roles = [role_of(file.stem) for file in lists]
+    roles = [_role(file) for file in lists]
     if len(lists) > 1 and (None in roles or Role.TRAIN not in roles or len({*roles}) < len(roles)):
         raise UserError(
-            f"{folder} has the lists {', '.join(file.name for file in lists)}; expected one, or "
+            f"{folder} has the lists {_within(lists, folder)}; expected one, or "
             "one for each of train, val and test; name the one to read: --data FILE"
         )
     report(f"{folder}: the classes are those that {' and '.join(map(str, lists))} names")
     return tuple(lists)
+
+
+def _role(file: Path) -> Role | None:
+    """What a list's name says, or its folder's."""
+    return role_of(file.stem) or role_of(file.parent.name)
+
+
+def _within(files: Sequence[Path], folder: Path) -> str:
+    return ", ".join(file.relative_to(folder).as_posix() for file in files)
 
 
 def has_class_folders(root: Path, reader: FolderReader) -> bool:

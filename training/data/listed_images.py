@@ -22,7 +22,12 @@ class ListedImages:
     """
 
     def __init__(
-        self, file: Path, reader: FolderReader, exists: Callable[[Path], bool] = Path.is_file
+        self,
+        file: Path,
+        reader: FolderReader,
+        exists: Callable[[Path], bool] = Path.is_file,
+        *,
+        root: Path | None = None,
     ) -> None:
         """Prepares for the list `file`.
 
@@ -30,7 +35,9 @@ class ListedImages:
             file: the list.
             reader: of the folder, or the archive, that the list lies in.
             exists: whether there is a file of that path.
+            root: the folder that `path_of` is relative to; None: the list's.
         """
+        self._root = file.parent if root is None else root
         self.folder = self.base = file.parent
         self._file = file
         self._reader = reader
@@ -72,9 +79,9 @@ class ListedImages:
         return self._find(self.base, name)
 
     def path_of(self, file: Path) -> str:
-        """The file's path relative to the list; an absolute one, if it lies elsewhere."""
-        inside = file.is_relative_to(self.folder)
-        return (file.relative_to(self.folder) if inside else file).as_posix()
+        """The file's path relative to the data; an absolute one, if it lies elsewhere."""
+        inside = file.is_relative_to(self._root)
+        return (file.relative_to(self._root) if inside else file).as_posix()
 
     def not_listed(self, files: Sequence[Path]) -> int:
         """How many images lie beside those files, in their folders, and are none of them."""

@@ -368,6 +368,21 @@ def test_a_folder_with_one_list_for_each_split(photos: Path, write_image: Any) -
     assert data.test_paths == ("test/t0.png", "test/t2.png", "test/t1.png", "test/t3.png")
 
 
+def test_a_list_in_the_folder_of_each_split(photos: Path, write_image: Any) -> None:
+    """As Hugging Face's folders of images have it."""
+    root = photos.parent
+    photos.rename(root / "train")
+    for number in range(4):
+        write_image(root / "test" / f"{number}.png", seed=40 + number)
+    for split, count in (("train", 10), ("test", 4)):
+        rows = [f"{number}.png,{NAMES[number % 2]}" for number in range(count)]
+        write(photos, "file_name,label", rows, f"{split}/metadata.csv")
+    data = load(root)
+    assert (data.name, len(data.train_labels)) == ("zoo", 10)
+    assert data.test_paths == ("test/0.png", "test/2.png", "test/1.png", "test/3.png")
+    assert data.class_names == NAMES
+
+
 def test_what_is_wrong_with_the_only_list_beside_images_is_said(photos: Path) -> None:
     write(photos, "a,b", [row(number) for number in range(10)])
     with pytest.raises(UserError, match="has no column whose name says that it holds the image"):

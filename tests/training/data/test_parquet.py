@@ -207,3 +207,22 @@ def test_damage_and_pyarrow_that_is_not_installed(
     )
     with pytest.raises(UserError, match=r"package pyarrow, .*`pip install '.\[parquet\]'`"):
         load(file)
+
+
+def test_processes_read_shuffled_rows_of_several_groups(
+    pictures: Any, write: Write, tmp_path: Path
+) -> None:
+    """More images than one process decodes, in an order that is not that of their paths."""
+    content = pictures(0, 530)
+    order = sorted(range(530), key=lambda number: hash((number, 1)) % 1009)
+    folder = tmp_path / "folder"
+    for number in range(530):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content[number])
+    paths: list[str | None] = [f"{number}.png" for number in order]
+    image = cells([content[number] for number in order], paths)
+    file = write("a.parquet", {"image": image, "label": ["ab"[number % 2] for number in order]})
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file), file, row_group_size=90)
+    assert pyarrow.parquet.ParquetFile(file).num_row_groups == 6
+    assert load(file).content_digest() == load(folder).content_digest()
