@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
             classes=options.classes,
             columns=options.columns,
             allow_leaks=True,
+            refresh=options.refresh,
         )
         check = checked_data(dataset, options.data, drop=KEEP_LEAKS, allow=True)
     pairs = 0
@@ -61,6 +62,9 @@ def _parser() -> CommandParser:
         "--pairs", type=Path, metavar="FILE", help="write the pairs of duplicates to a CSV file"
     )
     add_data_options(parser)
+    parser.add_argument(
+        "--refresh", action="store_true", help="decode the data again, whatever the cache holds"
+    )
     return parser
 
 

@@ -16,6 +16,7 @@ from runtime.commands.model_options import MODEL_HELP, add_backend, model_or_lat
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
 from runtime.evaluation.labelled_folder import read_labelled_folder
 from runtime.inference.open_classifier import open_classifier
+from runtime.model.locate import is_model
 
 _MOST_ARGUMENTS = 2
 
@@ -28,10 +29,14 @@ def main(arguments: Sequence[str]) -> int:
         BundleError: there is no model, or it is damaged.
         BackendError: the model does not run here.
     """
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_intermixed_args(arguments)
     if len(given.arguments) > _MOST_ARGUMENTS:
         raise UserError(f"received {len(given.arguments)} arguments, expected MODEL and DATA")
     *named, root = given.arguments
+    if not named and is_model(root):
+        raise UserError(
+            f"no data were named after the model {root}; name a folder of class folders"
+        )
     note = sys.stderr if given.json else sys.stdout
     model = model_or_latest(named[0] if named else None, note)
     with open_classifier(

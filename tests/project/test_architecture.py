@@ -63,7 +63,7 @@ def test_packages_are_ours(package: str) -> None:
 def test_no_module_shadows_another_package() -> None:
     # `python training/run.py` puts training/ first on sys.path: a file named like a package that
     # anybody imports (torch imports triton, for one) would be taken for it. A package `evaluate`
-    # exists, too; nothing that this project installs imports it, and the command is called so.
+    # exists, too; no command of ours imports it, and one of ours is called so.
     foreign = set(sys.stdlib_module_names) | {"triton", "onnx", "tensorrt", "datasets"}
     foreign |= set(importlib.metadata.packages_distributions()) - set(PACKAGES)
     for package in PACKAGES:

@@ -13,7 +13,7 @@ from scenes import scenes
 
 from runtime.base.errors import UserError
 from training import check_data, run
-from training.data import load_dataset
+from training.data import decode, load_dataset
 from training.data.data_check import checked_data
 from training.records.checkpoint import load_trained
 from training.records.run_data import load_run_dataset
@@ -192,6 +192,24 @@ def test_the_second_check_compares_nothing(
 
     monkeypatch.setattr("training.data.inspection.fill_thumbnails", refuse)
     assert report(capsys, str(leaky)) == first
+
+
+def test_refresh_decodes_again(
+    leaky: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = report(capsys, str(leaky))
+    decoded: list[int] = []
+    real = decode.decode_chunk
+
+    def counted(chunk: decode.Chunk) -> decode.Decoded:
+        decoded.append(len(chunk.images))
+        return real(chunk)
+
+    monkeypatch.setattr(decode, "decode_chunk", counted)
+    assert report(capsys, str(leaky)) == first
+    assert decoded == []
+    assert report(capsys, str(leaky), "--refresh") == first
+    assert sum(decoded) > 0
 
 
 def test_data_that_cannot_be_used_are_a_users_mistake(here: Path) -> None:

@@ -90,10 +90,8 @@ def moved_words(former: Plan, wanted: Plan) -> str | None:
     if former.data_argument == wanted.data_argument and former.data == wanted.data:
         return None
     named = "" if former.data == wanted.data else f", and the run still calls them {former.data}"
-    return (
-        f"the data are in {wanted.data_argument} and were in {former.data_argument}: "
-        f"they hold the same images and labels{named}"
-    )
+    same = ": they hold the same images and labels" if same_images(former, wanted) else ""
+    return f"the data are in {wanted.data_argument} and were in {former.data_argument}{same}{named}"
 
 
 def differences(former: Plan, wanted: Plan) -> list[str]:

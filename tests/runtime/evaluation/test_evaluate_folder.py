@@ -52,7 +52,7 @@ def one_error(shown: CompletedProcess[str], *words: str) -> None:
 def test_the_figures_are_those_of_the_images(
     cli: Cli, toy_bundle: Path, data: Path, precision: str
 ) -> None:
-    shown = cli("evaluate", toy_bundle, data, "--json", "--precision", precision)
+    shown = cli("evaluate", toy_bundle, "--json", data, "--precision", precision)
     assert shown.returncode == 0, shown.stderr
     (line,) = shown.stdout.splitlines()
     found = json.loads(line)
@@ -121,6 +121,7 @@ def test_mistakes_are_one_line(cli: Cli, toy_bundle: Path, data: Path, tmp_path:
         return cli("evaluate", toy_bundle, *words, "--json")
 
     one_error(cli("evaluate", toy_bundle, tmp_path / "absent", "--json"), "is not a folder")
+    one_error(cli("evaluate", toy_bundle), "no data were named after the model")
     one_error(evaluate(data, data), "received 3 arguments, expected MODEL and DATA")
     (tmp_path / "empty").mkdir()
     one_error(evaluate(tmp_path / "empty"), "has no folders; expected one for each class")

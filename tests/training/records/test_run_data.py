@@ -12,7 +12,7 @@ from PIL import Image
 
 from runtime.base.errors import UserError
 from training import run
-from training.config.plan import MovedData, differences, same_images
+from training.config.plan import MovedData, differences, moved_words, same_images
 from training.records.checkpoint import Checkpoint, load_trained, read_checkpoint, save_checkpoint
 from training.records.run_data import load_run_dataset
 
@@ -194,3 +194,10 @@ def test_digests_say_whether_two_plans_have_the_same_images(trained: Path) -> No
     assert other(data_digest="", content_digest="") is None
     unknown = msgspec.structs.replace(plan, data_digest="", content_digest="", data="animals")
     assert differences(plan, unknown) == ["data: pets, now animals"]
+    moved = msgspec.structs.replace(plan, data_argument="/elsewhere")
+    assert "they hold the same images" in (moved_words(plan, moved) or "")
+    former = msgspec.structs.replace(plan, data_digest="", content_digest="")
+    assert moved_words(former, moved) == (
+        f"the data are in /elsewhere and were in {plan.data_argument}"
+    )
+    assert moved_words(plan, plan) is None
