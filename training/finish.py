@@ -189,6 +189,7 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
         "precision": precision_of(trainer.device),
         "processes": plan.processes,
         "weights": plan.weights,
+        "teacher": plan.teacher or None,
         "versions": versions(),
         "recipe": msgspec.to_builtins(plan.recipe),
     }

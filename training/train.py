@@ -10,7 +10,7 @@ import torch
 from runtime.base.command import fail
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
-from training.config.method_registry import chosen_methods, method_names
+from training.config.method_registry import TEACHER, chosen_methods, method_names
 from training.config.options import Options, repeatable_command
 from training.config.plan import Plan, check_same_run, moved_words
 from training.config.recipe import Recipe
@@ -43,6 +43,7 @@ from training.records.run_folder import (
     move_latest,
     run_name,
 )
+from training.records.teacher_run import TeacherRun, load_teacher
 
 _STOPPED = 1
 
@@ -69,7 +70,8 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     check_selection(recipe, dataset)
     if options.batch_size is None and options.recipe is None:
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
-    plan = _plan(options, recipe, dataset, group)
+    teacher = load_teacher(options.teacher, dataset) if options.teacher is not None else None
+    plan = _plan(options, recipe, dataset, group, teacher)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
     run: RunFolder = group.share(_choose(name, options, plan) if group.is_main else None)
@@ -90,7 +92,10 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         progress.say(f"run folder {run.path}")
         if check is not None and (pairs := check.write(run.path)):
             progress.say(f"duplicates {pairs}")
-        trainer = Trainer(plan, dataset, device=device, group=group)
+        for sentence in teacher.said if teacher is not None else ():
+            progress.say(sentence)
+        network = teacher.network if teacher is not None else None
+        trainer = Trainer(plan, dataset, device=device, group=group, teacher=network)
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
 
@@ -130,8 +135,16 @@ def _load_data(options: Options, group: ProcessGroup) -> tuple[Dataset, DataChec
         return without_leaks(load(), drop, progress=False), None
 
 
-def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGroup) -> Plan:
+def _plan(
+    options: Options,
+    recipe: Recipe,
+    dataset: Dataset,
+    group: ProcessGroup,
+    teacher: TeacherRun | None = None,
+) -> Plan:
     terms = [name for name in method_names("term") if getattr(options, name)]
+    if teacher is not None:
+        terms.append(TEACHER)
     methods = chosen_methods(terms, peer=recipe.peer)
     for name in methods:
         if group.world_size > 1 and method_class(name).remembers_images:
@@ -153,6 +166,7 @@ def _plan(options: Options, recipe: Recipe, dataset: Dataset, group: ProcessGrou
         input=dataset.input,
         seed=options.seed,
         weights=weights_word(pretrained=options.pretrained, path=options.weights),
+        teacher=teacher.word if teacher is not None else "",
         processes=group.world_size,
         train_images=len(dataset.train_labels),
         data_digest=dataset.digest(),

@@ -11,8 +11,9 @@ from runtime.base.errors import UserError
 
 # "base": cross-entropy, which every run has that does not choose a whole method.
 # "term": added to the base by an option of its own name, such as `--drg`.
+# "beside": added to the base or to a whole method by an option of its own, with all terms.
 # "whole": replaces the base and all terms; the recipe's key `peer` chooses it.
-Role = Literal["base", "term", "whole"]
+Role = Literal["base", "term", "beside", "whole"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class MethodEntry:
 
 
 BASE = "ce"
+TEACHER = "teacher"
 _HEADS = frozenset({"drg_weight", "tap", "taps", "head_width"})
 _RANKS = frozenset(
     {
@@ -47,6 +49,9 @@ METHOD_REGISTRY = {
     BASE: MethodEntry("drg_dsr:CrossEntropy", "base"),
     "drg": MethodEntry("drg_dsr:Drg", "term", _HEADS),
     "dsr": MethodEntry("drg_dsr:Dsr", "term", _RANKS),
+    TEACHER: MethodEntry(
+        "teacher:Teacher", "beside", frozenset({"teacher_weight", "teacher_temperature"})
+    ),
     "byot": MethodEntry("byot:Byot", "whole"),
     "cs-kd": MethodEntry("cs_kd:CsKd", "whole"),
     "ddgsd": MethodEntry("ddgsd:Ddgsd", "whole"),
@@ -69,25 +74,28 @@ def chosen_methods(terms: Sequence[str], *, peer: str = NO_PEER) -> tuple[str, .
     """The methods of a run, in the order in which their terms are added.
 
     Args:
-        terms: names of methods with the role "term".
+        terms: names of methods with the role "term" or "beside".
         peer: the name of a whole method, or "none".
 
     Raises:
         UserError: if a whole method is to be combined with terms.
     """
+    beside = [name for name in method_names("beside") if name in terms]
     if peer == NO_PEER:
-        return (BASE, *(name for name in method_names("term") if name in terms))
-    if terms:
+        return (BASE, *(name for name in method_names("term") if name in terms), *beside)
+    refused = [term for term in terms if term not in beside]
+    if refused:
         raise UserError(
             f"the recipe's peer {peer} is another method; leave out "
-            + " and ".join(f"--{term}" for term in terms)
+            + " and ".join(f"--{term}" for term in refused)
         )
-    return (peer,)
+    return (peer, *beside)
 
 
 def terms_word(methods: Sequence[str]) -> str:
     """What result.json and the run's name call the terms: "drg+dsr", or "ce" without any."""
-    return "+".join(name for name in methods if name in method_names("term")) or BASE
+    named = (*method_names("term"), *method_names("beside"))
+    return "+".join(name for name in methods if name in named) or BASE
 
 
 def terms_of_word(word: str) -> tuple[str, ...]:

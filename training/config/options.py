@@ -46,6 +46,7 @@ class Options:
     device: str = "auto"
     pretrained: bool = False
     weights: Path | None = None
+    teacher: Path | None = None
     no_error_sheet: bool = False
     command: str | None = None
 
@@ -93,6 +94,9 @@ def option_parser() -> CommandParser:
         "--no-error-sheet",
         action="store_true",
         help="write no errors.png, the picture of the worst mistakes: for private pictures",
+    )
+    parser.add_argument(
+        "--teacher", type=folder_path, metavar="RUN", help="a finished run whose student teaches"
     )
     parser.add_argument("--command", help=SUPPRESS)
     return parser
@@ -211,8 +215,9 @@ def repeatable_command(options: Options, *, data: str) -> str:
         return options.command
     left_out = dict.fromkeys(("out", "resume", "refresh", "no_error_sheet"))
     stated = vars(options) | without_paths(vars(options), data=data) | left_out
-    if options.weights is not None:
-        stated["weights"] = options.weights.name
+    for name in ("weights", "teacher"):
+        if (path := stated[name]) is not None:
+            stated[name] = Path(str(path)).name
     return stated_command("training/run.py", stated, option_parser())
 
 

@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     input: InputSpec
     seed: int
     weights: str  # what the student started from: "random", "pretrained" or a digest
+    teacher: str = ""  # "sha256:" and the digest of its checkpoint; "" without one
     processes: int = 1
     train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
     data_digest: str = ""  # Dataset.digest(); "" in a checkpoint that does not state it

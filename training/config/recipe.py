@@ -95,6 +95,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     taps: tuple[Tap, ...] = ()  # several heads, each on a stage; empty: one head, on `tap`
     head_width: Positive = 1.0  # widens the auxiliary head
 
+    # Of `--teacher RUN`: the divergence from its answers is added to all other terms.
+    teacher_weight: Weight = 1.0
+    teacher_temperature: Positive = 4.0
+
     peer: str = NO_PEER  # another self-distillation method, instead of DRG and DSR
     label_noise: Share = 0.0  # of the training labels, replaced by another class
     label_smoothing: Share = 0.0

@@ -60,6 +60,7 @@ def build_learner(
     steps_per_epoch: int,
     device: torch.device,
     group: ProcessGroup | None = None,
+    teacher: nn.Module | None = None,
 ) -> Learner:
     """A fresh learner; its student starts the same whatever the plan's methods are."""
     group = group or ProcessGroup()
@@ -68,7 +69,13 @@ def build_learner(
     student = student_of(plan)
     scale = torch.ones((), device=device)
     methods = build_methods(
-        plan, student, dataset, steps_per_epoch=steps_per_epoch, scale=scale, device=device
+        plan,
+        student,
+        dataset,
+        steps_per_epoch=steps_per_epoch,
+        scale=scale,
+        device=device,
+        teacher=teacher,
     )
     student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled = recipe.compile and can_compile(device)
@@ -111,6 +118,7 @@ def build_methods(
     steps_per_epoch: int,
     scale: Tensor,
     device: torch.device,
+    teacher: nn.Module | None = None,
 ) -> nn.ModuleDict:
     """The plan's methods by name, on `device`, in training mode.
 
@@ -130,6 +138,7 @@ def build_methods(
         steps_per_epoch=steps_per_epoch,
         scale=scale,
         device=device,
+        teacher=teacher,
     )
     with torch.random.fork_rng(devices=[]):
         methods = nn.ModuleDict({name: method_class(name)(setting) for name in plan.methods})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
@@ -48,6 +49,7 @@ class Trainer:
         *,
         device: torch.device,
         group: ProcessGroup | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.plan = plan
         self.device = device
@@ -62,7 +64,12 @@ class Trainer:
         )
         self.steps_per_epoch = len(self._batches)
         self.learner = build_learner(
-            plan, dataset, steps_per_epoch=self.steps_per_epoch, device=device, group=self.group
+            plan,
+            dataset,
+            steps_per_epoch=self.steps_per_epoch,
+            device=device,
+            group=self.group,
+            teacher=teacher,
         )
         self.selection = Selection(plan.recipe)
         self._epoch = 0  # whole epochs done

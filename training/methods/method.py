@@ -66,6 +66,8 @@ class Setting:
     device: torch.device
     # The auxiliary heads, by the stage that each reads, of the methods that were built before.
     heads: dict[str, nn.Module] = field(default_factory=dict)
+    # Normalised images (N, 3, S, S) to logits (N, K): what `--teacher` named, if it was given.
+    teacher: nn.Module | None = None
 
 
 class Method(nn.Module, ABC):

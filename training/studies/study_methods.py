@@ -93,9 +93,14 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
         terms: as in result.json, for example "drg+dsr".
         recipe: as in result.json.
     """
-    peer = str(recipe.get("peer", NO_PEER))
-    chosen = terms_of_word(terms) if peer == NO_PEER else (peer,)
-    weighted = [term for term in chosen if recipe.get(f"{term}_weight", peer in _KEYS)]
+    peer, named = str(recipe.get("peer", NO_PEER)), terms_of_word(terms)
+    beside = [name for name in named if name in method_names("beside")]
+    chosen = named if peer == NO_PEER else (peer, *beside)
+    weighted = [
+        name
+        for name in chosen
+        if name not in beside and recipe.get(f"{name}_weight", peer in _KEYS)
+    ]
     idle = set() if weighted else set(_OF_EITHER)
     read = set().union(*(_KEYS.get(name, set()) for name in chosen))
     idle |= set().union(*_KEYS.values()) - read
@@ -170,4 +175,6 @@ def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> StudyMe
         and method.changes.items() <= recipe.items()
         and not (method.changes and method.changes.items() <= own.items())
     ]
+    if not fitting:  # with a teacher, which no study compares by itself
+        return StudyMethod(terms)
     return max(fitting, key=lambda method: len(method.changes))
