@@ -62,14 +62,9 @@ class Trainer:
         self._batches = build_batches(
             plan, dataset, self.train_rows, device=device, group=self.group
         )
-        self.steps_per_epoch = len(self._batches)
+        self.steps_per_epoch = steps = len(self._batches)
         self.learner = build_learner(
-            plan,
-            dataset,
-            steps_per_epoch=self.steps_per_epoch,
-            device=device,
-            group=self.group,
-            teacher=teacher,
+            plan, dataset, steps_per_epoch=steps, device=device, group=self.group, teacher=teacher
         )
         self.selection = Selection(plan.recipe)
         self._epoch = 0  # whole epochs done
