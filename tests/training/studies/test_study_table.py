@@ -126,22 +126,29 @@ def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
 
 def test_idle_keys_are_those_that_the_terms_do_not_read() -> None:
     recipe = msgspec.to_builtins(load_recipe("digits"))
-    assert idle_keys("drg+dsr", recipe) == {"dsr_momentum", "dsr_tau"}
-    assert idle_keys("drg+dsr", {**recipe, "dsr_teacher": "ema"}) == {"dsr_tau"}
+    teacher_keys = {"teacher_weight", "teacher_temperature"}
+    assert idle_keys("drg+dsr+teacher", recipe) == {"dsr_momentum", "dsr_tau"}
+    shared = {"temperature", "distillation_warmup_epochs"}
+    assert idle_keys("teacher", recipe) == DISTILLATION_KEYS - teacher_keys
+    assert idle_keys("teacher", {**recipe, "peer": "dlb"}) == idle_keys("teacher", recipe)
+    assert idle_keys("drg+dsr", recipe) == {"dsr_momentum", "dsr_tau"} | teacher_keys
+    assert idle_keys("drg+dsr", {**recipe, "dsr_teacher": "ema"}) == {"dsr_tau"} | teacher_keys
     standardised = {**recipe, "dsr_shape": "standardised", "taps": [2, 3]}
-    assert idle_keys("drg+dsr", standardised) == {"dsr_momentum", "tap"}
+    assert idle_keys("drg+dsr", standardised) == {"dsr_momentum", "tap"} | teacher_keys
     variance = {**recipe, "dsr_shape": "norm-variance"}
-    assert idle_keys("drg+dsr", variance) == {"dsr_momentum", "dsr_tau", "dsr_teacher"}
+    assert (
+        idle_keys("drg+dsr", variance) == {"dsr_momentum", "dsr_tau", "dsr_teacher"} | teacher_keys
+    )
     head_keys = {"drg_weight", "tap", "taps", "head_width"}
-    assert idle_keys("dsr", recipe) == {"dsr_momentum", "dsr_tau"} | head_keys
+    assert idle_keys("dsr", recipe) == {"dsr_momentum", "dsr_tau"} | head_keys | teacher_keys
     # `ds` trains the head, but nothing is distilled.
     ds = {**recipe, **METHODS["ds"].changes}
     dsr_keys = {"dsr_weight", "dsr_teacher", "dsr_momentum"}
     dsr_keys |= {"dsr_shape", "dsr_tau", "dsr_on", "dsr_fade"}
-    assert idle_keys("drg", ds) == {*dsr_keys, "temperature", "distillation_warmup_epochs"}
+    assert idle_keys("drg", ds) == dsr_keys | shared | teacher_keys
     assert idle_keys("ce", recipe) == DISTILLATION_KEYS
     dks = {**recipe, "peer": "dks-like"}
-    assert idle_keys("ce", dks) == dsr_keys
+    assert idle_keys("ce", dks) == dsr_keys | teacher_keys
 
 
 def test_a_gain_is_over_cross_entropy_of_the_same_recipe() -> None:
