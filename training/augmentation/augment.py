@@ -40,6 +40,8 @@ class Augmentation:
         erasing: the probability that a box of an image is erased; 0: never.
         mixup: the alpha of Beta(alpha, alpha); 0: no mixup.
         cutmix: the same for CutMix. If both are on, each image draws one of the two.
+        mix_share: float32 scalar on the device, the probability that an image is mixed. Its value
+            may change from step to step. None: all are.
 
     Raises:
         UserError: if one of the numbers is out of range.
@@ -53,6 +55,7 @@ class Augmentation:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    mix_share: Tensor | None = None
     mean: Tensor = field(init=False)
     std: Tensor = field(init=False)
     mixup_quantiles: Tensor = field(init=False)
@@ -90,7 +93,11 @@ class Augmentation:
             pixels = erase(pixels, boxes, chosen)
         if not (self.mixup or self.cutmix):
             return pixels, labels
-        return mix(pixels, labels, self._draw_keep(pixels, generator), num_classes=num_classes)
+        keep = self._draw_keep(pixels, generator)
+        if self.mix_share is not None:
+            taken = draw_uniform(len(images), generator) < self.mix_share
+            keep = torch.where(taken[:, None, None, None], keep, 1.0)
+        return mix(pixels, labels, keep, num_classes=num_classes)
 
     def _crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
         size = self.input.size

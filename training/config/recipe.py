@@ -56,7 +56,10 @@ _RECIPE_OF_DATA = {
     "tiny-imagenet": "cifar",
 }
 _RECIPE_OF_OTHER_DATA = "folder"
-MOST_WARMUP = 1 / 6  # of the epochs, where one of our recipes is shortened
+# Epochs at the start and at the end that are special, and the largest share of a run that they
+# have where one of our recipes is shortened.
+_PHASES = {"warmup_epochs", "unmixed_epochs"}
+MOST_OF_A_PHASE = 1 / 6
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +107,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
     cutmix: Weight = 0.0  # the same; with both on, each image takes one of them
+    mix_share: Fraction = 1.0  # the share of the images that mixup or CutMix takes
+    unmixed_epochs: Weight = 0.0  # at the end, in which it takes none
     random_erasing: Fraction = 0.0  # probability
     crop: Crop = "auto"  # pad up to 64 px, resized above
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
@@ -160,10 +165,11 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
     if not overrides:
         return recipe
     values = msgspec.to_builtins(recipe) | overrides
-    if path.parent == FOLDER and "warmup_epochs" not in overrides:
-        # A recipe of ours that is shortened keeps at least five sixths of the run at full rates. A
-        # user's own file is taken literally.
-        values["warmup_epochs"] = min(recipe.warmup_epochs, values["epochs"] * MOST_WARMUP)
+    if path.parent == FOLDER:
+        # A recipe of ours that is shortened keeps most of the run as it is; a user's own file is
+        # taken literally.
+        for key in _PHASES - overrides.keys():
+            values[key] = min(values[key], values["epochs"] * MOST_OF_A_PHASE)
     return recipe_from_values(values, source="command line")
 
 

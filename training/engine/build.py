@@ -83,7 +83,9 @@ def build_learner(
         use_fast_layers(student)
         use_fast_layers(methods)
     generator = _seed_process(plan.seed, group, device)
-    augmentation = build_augmentation(plan, device=device)
+    changing = recipe.mix_share < 1 or recipe.unmixed_epochs > 0
+    share = torch.ones((), device=device) if changing else None
+    augmentation = build_augmentation(plan, device=device, mix_share=share)
     parts = StepParts(
         student=student.train(),
         reader=_build_reader(plan, student, methods),
@@ -105,6 +107,7 @@ def build_learner(
         generator=generator,
         step=_build_step(parts, generator),
         log=parts.log,
+        mix_share=share,
         group=group,
         device=device,
     )
@@ -176,7 +179,9 @@ def _build_step(parts: StepParts, generator: torch.Generator) -> TrainStep:
     return CapturedStep(step, generator=generator, device=parts.device, single=single)
 
 
-def build_augmentation(plan: Plan, *, device: torch.device) -> Augmentation:
+def build_augmentation(
+    plan: Plan, *, device: torch.device, mix_share: Tensor | None = None
+) -> Augmentation:
     """The recipe's augmentation; "auto" pads small images and cuts resized crops out of others."""
     recipe, size = plan.recipe, plan.input.size
     crop = recipe.crop
@@ -191,4 +196,5 @@ def build_augmentation(plan: Plan, *, device: torch.device) -> Augmentation:
         erasing=recipe.random_erasing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
+        mix_share=mix_share,
     )

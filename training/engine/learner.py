@@ -57,6 +57,7 @@ class Learner:
     generator: torch.Generator  # of the augmentation
     step: TrainStep
     log: TermLog
+    mix_share: Tensor | None  # of the augmentation; None: every image is mixed, or none
     group: ProcessGroup
     device: torch.device
 

@@ -75,6 +75,12 @@ def distillation_scale(recipe: Recipe, *, step: int, steps_per_epoch: int) -> fl
     return min(1.0, (step + 1) / (warmup + 1))
 
 
+def mix_share(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
+    """The share of the images that mixup or CutMix takes at update `step`: 0 in the last epochs."""
+    last = round((recipe.epochs - recipe.unmixed_epochs) * steps_per_epoch)
+    return recipe.mix_share if step < last else 0.0
+
+
 def _one_cycle(step: int, total: int) -> float:
     rise = max(1, round(_ONE_CYCLE_RISE * total))
     if step < rise:

@@ -20,7 +20,7 @@ from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.learner import DivergedError, Networks, all_finite
-from training.engine.optimizers import distillation_scale, learning_rate
+from training.engine.optimizers import distillation_scale, learning_rate, mix_share
 from training.engine.process_group import ProcessGroup
 from training.engine.selection import Scores, Selection, scores_of
 from training.evaluation.logits import images_at_once
@@ -205,6 +205,8 @@ class Trainer:
         batches = self._batches.epoch(self._epoch, first=first)
         for step, batch in enumerate(batches, start=first):
             done = self._epoch * steps + step
+            if self.learner.mix_share is not None:
+                self.learner.mix_share.fill_(mix_share(recipe, step=done, steps_per_epoch=steps))
             self.learner.step(
                 batch,
                 learning_rate=learning_rate(recipe, step=done, steps_per_epoch=steps),

@@ -5,6 +5,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from runtime.model.card import InputSpec
+from training.augmentation.augment import Augmentation
 from training.augmentation.mixing import beta_quantiles, draw_cutmix, draw_mixup, mix
 
 CPU = torch.device("cpu")
@@ -99,3 +101,28 @@ def test_a_share_of_one_changes_nothing(images: Tensor, labels: Tensor) -> None:
     mixed, targets = mix(images, labels, torch.ones(30, 1, 1, 1), num_classes=7)
     assert torch.equal(mixed, images)
     assert torch.equal(targets, torch.nn.functional.one_hot(labels, 7).float())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_images_is_mixed(share: float) -> None:
+    half = (0.5, 0.5, 0.5)
+    spec = InputSpec(size=16, resize=16, crop=16, mean=half, std=half)
+    pixels = torch.randint(256, (399, 16, 16, 3), generator=generator(3), dtype=torch.uint8)
+    labels = torch.arange(399) % 7  # no image follows one of its class
+
+    def augment(**changes: object) -> tuple[Tensor, Tensor]:
+        own = Augmentation(input=spec, device=CPU, cutmix=1.0, **changes)  # type: ignore[arg-type]
+        return own.augment(pixels, labels, 7, generator(4))
+
+    images, targets = augment(mix_share=torch.tensor(share))
+    mixed = targets.amax(dim=1) < 1
+    all_mixed = augment()[1].amax(dim=1) < 1  # but for boxes that are empty
+    assert mixed.float().mean().item() == pytest.approx(
+        share * all_mixed.float().mean().item(), abs=0.07
+    )
+    assert torch.equal(mixed & all_mixed, mixed)
+    plain, _ = Augmentation(input=spec, device=CPU).augment(pixels, labels, 7, generator(4))
+    assert torch.equal(images[~mixed], plain[~mixed])
+    assert torch.equal(targets[~mixed].argmax(dim=1), labels[~mixed])
+    if share == 1:  # the draws of mixing itself come first, and are the same
+        assert torch.equal(images, augment()[0])

@@ -7,7 +7,7 @@ import pytest
 from runtime.base.errors import UserError
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_names
 from training.data import data_names
-from training.engine.optimizers import distillation_scale, learning_rate
+from training.engine.optimizers import distillation_scale, learning_rate, mix_share
 
 GOOD = {"epochs": 3, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.1}
 
@@ -21,7 +21,8 @@ def write(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_has_the_papers_defaults(name: str) -> None:
     recipe = load_recipe(name)
-    assert (recipe.drg_weight, recipe.dsr_weight, recipe.temperature) == (0.2, 1.0, 4.0)
+    alpha = 0.5 if name == "cifar-strong" else 0.2
+    assert (recipe.drg_weight, recipe.dsr_weight, recipe.temperature) == (alpha, 1.0, 4.0)
 
 
 def test_every_data_set_has_a_recipe() -> None:
@@ -77,7 +78,9 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, expected: str) -> N
 def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be read \(No such file"):
         load_recipe(str(tmp_path / "none.yaml"))
-    with pytest.raises(UserError, match="choose one of cifar, digits, folder"):
+    with pytest.raises(
+        UserError, match="choose one of cifar, cifar-plain, cifar-strong, digits, folder"
+    ):
         load_recipe("cifra")
 
 
@@ -145,3 +148,28 @@ def test_distillation_warms_up() -> None:
     assert scales[9:] == [1, 1, 1]
     at_once = Recipe(**GOOD, distillation_warmup_epochs=0)  # type: ignore[arg-type]
     assert distillation_scale(at_once, step=0, steps_per_epoch=9) == 1
+
+
+def test_mixing_ends_before_the_run_does() -> None:
+    recipe = Recipe(**{**GOOD, "epochs": 10, "cutmix": 1.0, "mix_share": 0.5, "unmixed_epochs": 3})  # type: ignore[arg-type]
+    shares = [mix_share(recipe, step=step, steps_per_epoch=4) for step in range(40)]
+    assert shares == 28 * [0.5] + 12 * [0.0]
+    assert mix_share(Recipe(**GOOD), step=0, steps_per_epoch=4) == 1.0  # type: ignore[arg-type]
+
+
+def test_the_strong_recipe_is_the_published_one() -> None:
+    strong, plain = load_recipe("cifar-strong"), load_recipe("cifar-plain")
+    assert (strong.epochs, strong.cutmix, strong.mix_share, strong.unmixed_epochs) == (
+        200,
+        1,
+        0.5,
+        15,
+    )
+    assert (strong.ema_decay, strong.drg_weight, strong.warmup_epochs) == (0.999, 0.5, 5)
+    short = load_recipe("cifar-strong", {"epochs": 12})
+    assert (short.warmup_epochs, short.unmixed_epochs, short.distillation_warmup_epochs) == (
+        2,
+        2,
+        10,
+    )
+    assert (plain.cutmix, plain.warmup_epochs, plain.distillation_warmup_epochs) == (0, 5, 10)
