@@ -16,7 +16,7 @@ from export.bundles.export_options import FILES_OF, ExportOptions
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
-from export.graphs.to_int8 import Int8Exporter
+from export.graphs.to_int8 import Int8Exporter, Quantized
 from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
 from export.trained_run import RunToExport, read_run
 from runtime.backends.onnx_session import OnnxSession
@@ -85,6 +85,13 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
     exported = export_run(run, options, lambda text: say(f"  {text}"))
     outcomes = exported.outcomes
     say("\n" + model_table((o.record, len(o.content), o.milliseconds) for o in outcomes))
+    for outcome in outcomes:
+        if (found := outcome.record.quantization) and found.higher_precision:
+            say(
+                f"{outcome.record.path}: in a higher precision stay "
+                f"{', '.join(found.higher_precision)} ({found.higher_precision_macs:.1%} of the "
+                "multiply-adds); without that it is outside of its tolerance"
+            )
     if (parity := outcomes[0].record.parity) and parity.unjudged_classes:
         say(gate.unjudged_words(parity))
     for engine in exported.written.dropped if exported.written else ():
@@ -113,10 +120,7 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
     bundle = options.bundle_of(folder)
     run = read_run(folder, say, data=options.data, data_root=options.data_root)
     graph = _float32_graph(run, bundle, options, say)
-    outcomes = [
-        _verify(model, precision, calibration, graph=graph, run=run, say=say)
-        for precision, model, calibration in _models(graph.model, run, options, say)
-    ]
+    outcomes = list(_outcomes(graph, run, options, say))
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
     files = [(outcome.record, outcome.content) for outcome in kept]
     refused = {outcome.record.precision for outcome in outcomes if outcome not in kept}
@@ -142,28 +146,40 @@ def _float32_graph(
     return export_graph(run.student, run.card.input, run.card.temperature, opset=options.opset)
 
 
-def _models(
-    float32: ir.Model, run: RunToExport, options: ExportOptions, say: Callable[[str], None]
-) -> Iterator[tuple[Precision, ir.Model, str | None]]:
-    """Each file that was asked for: its precision, its graph, and for int8 its calibration."""
+def _outcomes(
+    graph: ExportedGraph, run: RunToExport, options: ExportOptions, say: Callable[[str], None]
+) -> Iterator[Outcome]:
+    """Makes and verifies each file that was asked for."""
     exporter: Int8Exporter | None = None
     for precision in (kind for request in options.precisions for kind in FILES_OF[request]):
         if precision == "fp32":
-            yield precision, float32, None
+            yield _verify(graph.model, precision, None, graph=graph, run=run, say=say)
         elif precision == "fp16":
-            yield precision, to_fp16(float32), None
+            yield _verify(to_fp16(graph.model), precision, None, graph=graph, run=run, say=say)
         else:
             say(f"calibrating {precision} ({options.calibration})")
             if exporter is None:
-                exporter = Int8Exporter(float32, run.calibration_data(), _evaluate)
-            quantized = exporter.quantize(precision, options.calibration)
-            yield precision, quantized.model, quantized.calibration
+                exporter = Int8Exporter(graph.model, run.calibration_data(), _evaluate)
+            plain = exporter.quantize(precision, options.calibration)
+            outcome = _verify(plain.model, precision, plain, graph=graph, run=run, say=say)
+            if outcome.complaint is not None:
+                say(
+                    f"{outcome.complaint}: looking for the layers of {precision} that cause it, "
+                    "to leave them in a higher precision"
+                )
+                mended = exporter.repair(precision, options.calibration)
+                if mended is None:
+                    say("no few layers cause it")
+                else:
+                    tried = _verify(mended.model, precision, mended, graph=graph, run=run, say=say)
+                    outcome = outcome if tried.complaint else tried
+            yield outcome
 
 
 def _verify(
     model: ir.Model,
     precision: Precision,
-    calibration: str | None,
+    quantized: Quantized | None,
     *,
     graph: ExportedGraph,
     run: RunToExport,
@@ -186,7 +202,7 @@ def _verify(
         precision=precision,
         opset=graph.opset,
         exporter=graph.exporter,
-        quantization=None if calibration is None else Quantization(calibration=calibration),
+        quantization=None if quantized is None else _quantization(quantized),
         parity=parity,
     )
     return Outcome(
@@ -194,6 +210,14 @@ def _verify(
         content,
         milliseconds=_milliseconds(content, name, run.test.images[:1]) if timed else None,
         complaint=gate.complaint(parity, precision),
+    )
+
+
+def _quantization(quantized: Quantized) -> Quantization:
+    return Quantization(
+        calibration=quantized.calibration,
+        higher_precision=quantized.left_out,
+        higher_precision_macs=quantized.left_out_macs,
     )
 
 

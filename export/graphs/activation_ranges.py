@@ -69,14 +69,14 @@ def observe(model: ir.Model, images: NDArray[np.uint8]) -> dict[str, Observation
 
     The result has the names of the tensors as keys.
     """
-    session = _observer(model)
+    session = graph_session(_observer(model))
     extremes: dict[str, Range] = {}
-    for values in _run(session, images):
+    for values in run_in_batches(session, images):
         for name, value in values.items():
             low, high = extremes.get(name, (np.inf, -np.inf))
             extremes[name] = (min(low, float(value.min())), max(high, float(value.max())))
     counts = {name: np.zeros(_BINS, np.int64) for name in extremes}
-    for values in _run(session, images):
+    for values in run_in_batches(session, images):
         for name, value in values.items():
             counts[name] += _histogram(value, max(map(abs, extremes[name])))
     return {name: Observation(*extremes[name], counts[name]) for name in extremes}
@@ -87,8 +87,8 @@ def ranges(observations: Mapping[str, Observation], method: Method) -> dict[str,
     return {name: observation.range(method) for name, observation in observations.items()}
 
 
-def _observer(model: ir.Model) -> Any:
-    """An onnxruntime session whose outputs are the network's float tensors and its input."""
+def _observer(model: ir.Model) -> ir.Model:
+    """A copy whose outputs are the network's float tensors and its input."""
     observed = model.clone()
     graph = observed.graph
     tensors: dict[str, ir.Value] = {}
@@ -99,16 +99,26 @@ def _observer(model: ir.Model) -> Any:
             if value.dtype == ir.DataType.FLOAT:
                 tensors[value.name] = value
     graph.outputs[:] = tensors.values()
+    return observed
+
+
+def graph_session(model: ir.Model) -> Any:
+    """An onnxruntime session of a graph whose outputs may be any of its tensors."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
-        ir.to_proto(observed).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
-def _run(session: Any, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """The values of every observed tensor, batch by batch."""
+def run_in_batches(
+    session: Any, images: NDArray[np.uint8]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The values of all outputs of the session's graph under their names, batch by batch.
+
+    A batch is small enough for the activations of a whole network to fit into memory.
+    """
     names = [output.name for output in session.get_outputs()]
     batch = max(1, min(_MAX_BATCH, _PIXELS_PER_BATCH // images.shape[1] ** 2))
     for start in range(0, len(images), batch):

@@ -15,7 +15,7 @@ also does the work of a ReLU, weights are signed, biases are int32. Every operat
 integer kernel is quantised, by onnxruntime's own quantizer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -47,19 +47,27 @@ _CPU_OPERATORS = (
 )  # fmt: skip
 
 
-def to_int8_tensorrt(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
+def to_int8_tensorrt(
+    model: ir.Model, ranges: Mapping[str, Range], *, left_out: Collection[str] = ()
+) -> ir.Model:
     """A copy of the float32 `model` with Q/DQ pairs as TensorRT wants them.
 
-    `ranges` has the range of every quantised activation, under the tensor's name. From opset 19 on
-    the weights are stored in int8. Older opsets are for TensorRT 8.6: the weights stay in floating
-    point and get a Q/DQ pair of their own.
+    From opset 19 on the weights are stored in int8. Older opsets are for TensorRT 8.6: the weights
+    stay in floating point and get a Q/DQ pair of their own.
+
+    Args:
+        model: the float32 graph.
+        ranges: the range of every quantised activation, under the tensor's name.
+        left_out: names of nodes that stay in floating point.
     """
     result = model.clone()
     graph = result.graph
     store_int8 = result.opset_imports[""] >= HALF_SCALES_OPSET
     quantizer = _Quantizer(graph, ranges, store_int8=store_int8)
     for node in network_nodes(graph):
-        if node.op_type == "Conv" and _has_int8_kernel(node):
+        if node.name in left_out:
+            continue
+        if has_int8_kernel(node):
             node.replace_input_with(0, quantizer.activation(input_of(node)))
             node.replace_input_with(1, quantizer.weight(input_of(node, 1)))
         elif node.op_type == "Add" and (skip := _skip_branch(node)) is not None:
@@ -69,11 +77,17 @@ def to_int8_tensorrt(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
     return result
 
 
-def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
+def to_int8_cpu(
+    model: ir.Model, ranges: Mapping[str, Range], *, left_out: Collection[str] = ()
+) -> ir.Model:
     """A copy of the float32 `model` for onnxruntime's CPU provider.
 
-    Activations are uint8, weights int8 ("U8S8"). `ranges` has the range of every float tensor of
-    the network, under the tensor's name.
+    Activations are uint8, weights int8 ("U8S8").
+
+    Args:
+        model: the float32 graph.
+        ranges: the range of every float tensor of the network, under the tensor's name.
+        left_out: names of nodes that stay in floating point.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
 
@@ -95,7 +109,7 @@ def to_int8_cpu(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, observed),
         nodes_to_quantize=[node.name for node in network_nodes(model.graph)],
-        nodes_to_exclude=[],
+        nodes_to_exclude=list(left_out),
         op_types_to_quantize=list(_CPU_OPERATORS),
         # The logits stay in float32: with eight bits the probabilities would be too coarse.
         extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
@@ -187,12 +201,12 @@ def _scale_of(magnitude: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(step, np.float16).astype(np.float32)
 
 
-def _has_int8_kernel(node: ir.Node) -> bool:
-    """Whether TensorRT has an int8 kernel for a convolution.
+def has_int8_kernel(node: ir.Node) -> bool:
+    """Whether the node is a convolution for which TensorRT has an int8 kernel.
 
     Where it has none, a Q/DQ pair would only add casts.
     """
-    weights = constant_of(node.inputs[1])
+    weights = constant_of(node.inputs[1]) if node.op_type == "Conv" else None
     if weights is None:
         return False
     outputs, inputs_per_group, *kernel = weights.shape

@@ -1,6 +1,9 @@
-"""The two int8 graphs, with the calibration that loses least on training images kept for it."""
+"""The two int8 graphs, with the calibration that loses least on training images kept for it.
 
-from collections.abc import Callable, Mapping
+Where a graph loses too much, its most sensitive layers are left in a higher precision.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,13 +12,30 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.bundles.export_options import HALF_SCALES_OPSET, METHODS, Calibration, Method
-from export.graphs.activation_ranges import CALIBRATION_IMAGES, Observation, observe, ranges
-from export.graphs.qdq_placement import to_int8_cpu, to_int8_tensorrt
+from export.graphs.activation_ranges import (
+    CALIBRATION_IMAGES,
+    Observation,
+    Range,
+    observe,
+    ranges,
+)
+from export.graphs.graph_edits import network_nodes
+from export.graphs.layer_errors import CPU, TENSORRT, layer_errors
+from export.graphs.network_layers import Layer, macs_share, network_layers
+from export.graphs.qdq_placement import has_int8_kernel, to_int8_cpu, to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
 
 Kind = Literal["int8", "int8-cpu"]
 _VALIDATION_IMAGES = 512
 _SEED = 0
+# What may be left in a higher precision. With more, the file would hardly be an int8 file.
+_MOST_LAYERS = 8
+_MOST_MACS = 0.25
+_SENSITIVITY_IMAGES = 64
+# The share of calibration images on which a repaired graph may answer otherwise than float32. It
+# is half of what the gate allows, because a student is surer of images that it was trained on.
+_DISAGREEMENT = 0.005
+_LESS = 0.5  # and its error is at most this share of the error with all layers in int8
 
 # Gives the float32 probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
 Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
@@ -38,10 +58,19 @@ class CalibrationData:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 graph, and in words how its ranges were found (for the card)."""
+    """An int8 graph, and what the card says of it.
+
+    Attributes:
+        model: the graph as it is written.
+        calibration: how its ranges were found, in words.
+        left_out: names of the layers that stay in a higher precision.
+        left_out_macs: their share of the multiply-adds.
+    """
 
     model: ir.Model
     calibration: str
+    left_out: tuple[str, ...] = ()
+    left_out_macs: float = 0.0
 
 
 def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -64,6 +93,7 @@ class Int8Exporter:
         self._evaluate = evaluate
         self._observations: Mapping[str, Observation] | None = None
         self._reference: NDArray[np.float32] | None = None
+        self._answers: NDArray[np.float32] | None = None
 
     def quantize(self, kind: Kind, calibration: Calibration) -> Quantized:
         """The graph of that kind; `auto` tries every method and keeps the most accurate one.
@@ -73,22 +103,100 @@ class Int8Exporter:
         """
         words = f"of {len(self._data.images)} training images"
         if calibration != "auto":
-            return Quantized(
-                _finished(kind, self._with(kind, calibration)), f"{calibration} {words}"
-            )
+            model = _finished(kind, self._with(kind, calibration))
+            return Quantized(model, f"{calibration} {words}")
         candidates = {method: self._with(kind, method) for method in METHODS}
         scores = {method: self._score(model) for method, model in candidates.items()}
         best = max(scores, key=lambda method: scores[method])
         words += f", chosen by top-1 on {len(self._data.validation_images)} others"
         return Quantized(_finished(kind, candidates[best]), f"{best} {words}")
 
-    def _with(self, kind: Kind, method: Method) -> ir.Model:
+    def repair(self, kind: Kind, calibration: Calibration) -> Quantized | None:
+        """The graph of that kind with its most sensitive layers in a higher precision.
+
+        The layers are ordered by how much int8 changes the output of each. They are left out one
+        by one, until the graph answers training images like float32 does. The test images are not
+        asked. `auto` tries every method again, because the one that loses least without any layer
+        left out may need the most layers, and keeps the graph with the fewest.
+
+        Returns:
+            The new graph; None if up to 8 layers with up to 25 % of the multiply-adds do not bring
+            it near to float32.
+        """
+        layers = network_layers(self._model)
+        best: tuple[int, float, Method, list[Layer]] | None = None
+        for method in METHODS if calibration == "auto" else (calibration,):
+            most = best[0] if best else _MOST_LAYERS
+            found = self._few_layers(kind, method, layers, most=most)
+            if found is not None and (best is None or (len(found[1]), found[0]) < best[:2]):
+                best = (len(found[1]), found[0], method, found[1])
+        if best is None:
+            return None
+        _, _, method, left_out = best
+        return Quantized(
+            _finished(kind, self._with(kind, method, left_out)),
+            f"{method} of {len(self._data.images)} training images",
+            tuple(layer.name for layer in left_out),
+            macs_share(left_out, layers),
+        )
+
+    def _few_layers(
+        self, kind: Kind, method: Method, layers: Sequence[Layer], *, most: int
+    ) -> tuple[float, list[Layer]] | None:
+        """The error, and up to `most` layers to leave out; None if they do not suffice."""
+        _, plain = self._compare(self._with(kind, method))
+        left_out: list[Layer] = []
+        for layer in self._by_sensitivity(kind, method, layers):
+            if macs_share([*left_out, layer], layers) > _MOST_MACS:
+                continue
+            left_out.append(layer)
+            disagreement, error = self._compare(self._with(kind, method, left_out))
+            if disagreement <= self._allowed and error <= _LESS * plain:
+                return error, left_out
+            if len(left_out) == most:
+                return None
+        return None
+
+    @property
+    def _images(self) -> NDArray[np.uint8]:
+        """Training images to judge a graph by: others than its ranges come from, if there are."""
+        others = self._data.validation_images
+        return others if len(others) else self._data.images
+
+    @property
+    def _allowed(self) -> float:
+        return max(_DISAGREEMENT, 1 / len(self._images))
+
+    def _by_sensitivity(self, kind: Kind, method: Method, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers that int8 changes, the one that it changes most first."""
+        grid = CPU if kind == "int8-cpu" else TENSORRT
+        images = self._images[:_SENSITIVITY_IMAGES]
+        errors = layer_errors(self._model, layers, self._ranges(method), images, grid)
+        if kind == "int8":
+            nodes = {node.name: node for node in network_nodes(self._model.graph)}
+            layers = [layer for layer in layers if has_int8_kernel(nodes[layer.nodes[0]])]
+        changed = [layer for layer in layers if errors.get(layer.name)]
+        return sorted(changed, key=lambda layer: -errors[layer.name])
+
+    def _compare(self, model: ir.Model) -> tuple[float, float]:
+        """The share of other answers than float32's, and the mean difference of a probability."""
+        if self._answers is None:
+            self._answers = self._evaluate(self._model, self._images)
+        found = self._evaluate(model, self._images)
+        other = float(np.mean(found.argmax(axis=1) != self._answers.argmax(axis=1)))
+        return other, float(np.abs(found - self._answers).mean())
+
+    def _with(self, kind: Kind, method: Method, left_out: Sequence[Layer] = ()) -> ir.Model:
+        found = self._ranges(method)
+        names = {name for layer in left_out for name in layer.nodes}
+        if kind == "int8-cpu":
+            return to_int8_cpu(self._model, found, left_out=names)
+        return to_int8_tensorrt(self._model, found, left_out=names)
+
+    def _ranges(self, method: Method) -> dict[str, Range]:
         if self._observations is None:
             self._observations = observe(self._model, self._data.images)
-        found = ranges(self._observations, method)
-        if kind == "int8-cpu":
-            return to_int8_cpu(self._model, found)
-        return to_int8_tensorrt(self._model, found)
+        return ranges(self._observations, method)
 
     def _score(self, model: ir.Model) -> tuple[float, float]:
         """Top-1; of two equal ones the smaller mean difference from float32 is better.

@@ -72,6 +72,11 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
 
 def _file_words(file: ModelFile) -> str:
     quantized = f", calibrated by {file.quantization.calibration}" if file.quantization else ""
+    if file.quantization is not None and (kept := file.quantization.higher_precision):
+        quantized += (
+            f", without {', '.join(kept)} ({file.quantization.higher_precision_macs:.1%} of the "
+            "multiply-adds), which stay in a higher precision"
+        )
     built = f"{file.precision}, opset {file.opset}{quantized}"
     return f"{file.path}: {built}; {_parity_words(file.parity)}"
 

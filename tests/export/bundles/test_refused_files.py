@@ -55,7 +55,7 @@ def test_a_damaged_float32_file_is_refused(
 
 @pytest.fixture
 def broken_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The int8 file for TensorRT comes out with the input's scale far too large."""
+    """The int8 file for TensorRT comes out with the input's scale far too large, for no layer."""
     convert = pipeline.Int8Exporter.quantize
 
     def quantize(self, kind, calibration):
@@ -65,6 +65,7 @@ def broken_scale(monkeypatch: pytest.MonkeyPatch) -> None:
         return quantized
 
     monkeypatch.setattr(pipeline.Int8Exporter, "quantize", quantize)
+    monkeypatch.setattr(pipeline.Int8Exporter, "repair", lambda self, kind, calibration: None)
 
 
 def test_a_corrupted_int8_scale_ends_in_exit_3_and_an_unlisted_file(
