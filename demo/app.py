@@ -14,6 +14,7 @@ from runtime.base.command import CommandParser, run_command
 from runtime.base.errors import UserError
 from runtime.model.locate import find_model, latest_run
 from runtime.server.listening import TOKEN_VARIABLE, bearer_token, is_open_to_others, listen
+from runtime.server.sub_path import add_proxy_options
 
 DEFAULT_PORT = 7860
 AUTH_VARIABLE = "SKD_EDGE_AUTH"
@@ -52,6 +53,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help="serve programs too, under /v1, as `python -m runtime serve` does; with "
         f"{TOKEN_VARIABLE} in the environment they need that bearer token",
     )
+    add_proxy_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -84,7 +86,13 @@ def main(arguments: Sequence[str]) -> int:
         from demo.server import Access, serve
 
         _warn_if_open(listener, options.host, login)
-        access = Access(login=login, api=options.api, token=token)
+        access = Access(
+            login=login,
+            api=options.api,
+            token=token,
+            root=options.root_path,
+            trust_forwarded_prefix=options.trust_forwarded_prefix,
+        )
         serve(paths, listener, access, uploads=Path(folder))
     return 0
 

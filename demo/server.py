@@ -17,6 +17,7 @@ from demo.service.models import Models
 from runtime.inference.batcher import Batcher
 from runtime.server.bounded_http import server_config
 from runtime.server.listening import http_address
+from runtime.server.sub_path import SubPath, path_of
 
 _SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process
 
@@ -29,11 +30,15 @@ class Access:
         login: the user and password that the page asks for; None: the page asks nobody.
         api: whether programs are served too.
         token: the bearer token that programs must send; None: they need none.
+        root: the path below which a proxy shows the page, such as /skd; empty: none.
+        trust_forwarded_prefix: whether X-Forwarded-Prefix of a request is believed before `root`.
     """
 
     login: tuple[str, str] | None = None
     api: bool = False
     token: str | None = None
+    root: str = ""
+    trust_forwarded_prefix: bool = False
 
 
 def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, uploads: Path) -> None:
@@ -51,11 +56,20 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
     with ExitStack() as closing:
         models = Models(paths)
         closing.callback(models.close)
-        application = build_page_application(models, uploads=uploads, login=access.login)
+        application = build_page_application(
+            models,
+            uploads=uploads,
+            login=access.login,
+            root="" if access.trust_forwarded_prefix else access.root,
+        )
         if access.api:
             batcher = Batcher(models.first.classifier)
             closing.callback(batcher.close)
             application = with_api(application, batcher, token=access.token)
+        if access.root or access.trust_forwarded_prefix:
+            application = SubPath(
+                application, root=access.root, trust_header=access.trust_forwarded_prefix
+            )
         print(models.first.classifier.describe())  # noqa: T201
         print(_address(listener, access), flush=True)  # noqa: T201
         config = server_config(application, timeout_graceful_shutdown=_SHUTDOWN_S)
@@ -64,7 +78,7 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
 
 
 def build_page_application(
-    models: Models, *, uploads: Path, login: tuple[str, str] | None = None
+    models: Models, *, uploads: Path, login: tuple[str, str] | None = None, root: str = ""
 ) -> Application:
     """The page as an ASGI application, without everything that it does not need.
 
@@ -72,6 +86,7 @@ def build_page_application(
         models: what answers.
         uploads: Gradio's temporary folder.
         login: the user and password to ask for; None: nobody is asked.
+        root: the path below which a proxy shows the page; empty: none.
     """
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
@@ -89,6 +104,7 @@ def build_page_application(
         footer_links=[],
         run_history=False,
         ssr_mode=False,
+        root_path=root or None,
         mcp_server=False,
         pwa=False,
         enable_monitoring=False,
@@ -112,7 +128,7 @@ def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Appli
     owned = {_first_part(path) for path in paths if path}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        to_api = _first_part(scope.get("path", "")) in owned
+        to_api = "path" in scope and _first_part(path_of(scope)) in owned
         await (api if to_api else page)(scope, receive, send)
 
     return application
@@ -123,6 +139,6 @@ def _first_part(path: str) -> str:
 
 
 def _address(listener: socket.socket, access: Access) -> str:
-    address = http_address(listener)
+    address = http_address(listener) + access.root
     api = f", API: {address}/docs" if access.api else ""
     return f"page: {address}{api}  (Ctrl + C ends it)"

@@ -18,6 +18,8 @@ from anyio import move_on_after
 from fastapi.responses import PlainTextResponse
 from starlette.formparsers import MultiPartException
 
+from runtime.server.sub_path import path_of
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -82,7 +84,7 @@ class Guard:
             await self._application(scope, receive, send)
             return
         send = _with_headers(send)
-        kind = _kind(scope["method"], scope["path"])
+        kind = _kind(scope["method"], path_of(scope))
         refusal: Application | None = None
         if kind == "refused":
             refusal = PlainTextResponse("not found", status_code=404)

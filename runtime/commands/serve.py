@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import re
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from runtime.backends.registry import backend_named
 from runtime.backends.session import Threads
@@ -23,6 +25,7 @@ from runtime.server.listening import (
     is_open_to_others,
     listen,
 )
+from runtime.server.sub_path import SubPath, add_proxy_options
 
 DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
@@ -81,8 +84,15 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
         timeout_seconds=options.timeout,
         token=token,
     )
+    application: Any = build_api(batcher, settings=settings)
+    if options.cors:
+        application = _with_cors(application, options.cors)
+    if options.root_path or options.trust_forwarded_prefix:
+        application = SubPath(
+            application, root=options.root_path, trust_header=options.trust_forwarded_prefix
+        )
     config = server_config(
-        build_api(batcher, settings=settings), timeout_graceful_shutdown=_GRACE_SECONDS
+        application, keep_alive=options.keep_alive, timeout_graceful_shutdown=_GRACE_SECONDS
     )
     # When everything is answered, uvicorn raises the signal again. It must not end this process
     # before the model is released.
@@ -94,8 +104,38 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
         print("stopped")
 
 
+def _with_cors(application: Any, origins: Sequence[str]) -> Any:
+    """The application for browsers that show pages of other origins (the Fetch standard, CORS)."""
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        application,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],  # the token is a header; cookies are neither needed nor allowed
+        expose_headers=["Retry-After"],
+    )
+
+
+def _origin(text: str) -> str:
+    """A web origin, as the `type` of an option: scheme, host and port, or `*` for all.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is something else.
+    """
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", text):
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}, expected an origin such as https://example.org, or * for all"
+        )
+    return text
+
+
 def _print_address(listener: socket.socket, options: argparse.Namespace, token: str | None) -> None:
-    print(f"listening on {http_address(listener)}   API: /docs   metrics: /metrics", flush=True)
+    root = options.root_path
+    print(
+        f"listening on {http_address(listener)}   API: {root}/docs   metrics: {root}/metrics",
+        flush=True,
+    )
     if is_open_to_others(listener) and token is None:
         port = listener.getsockname()[1]
         print(
@@ -173,4 +213,21 @@ def _parser() -> CommandParser:
         default=30.0,
         help="seconds to receive or answer a request (default %(default)s)",
     )
+    parser.add_argument(
+        "--keep-alive",
+        type=positive_float,
+        default=75.0,
+        metavar="SECONDS",
+        help="how long a connection waits for its next request; longer than a load balancer's "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--cors",
+        type=_origin,
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="origins whose pages may call the server from a browser (default: none)",
+    )
+    add_proxy_options(parser)
     return parser

@@ -20,6 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES = 64 << 10  # of a request line with all its headers; browsers send under 16 kB
 HEAD_SECONDS = 20.0  # from the connection, or the first byte after an answer, to the whole head
 
+# Load balancers keep idle connections for 60 s. If we closed one first, a request on its way would
+# be lost.
+KEEP_ALIVE_SECONDS = 75.0
 LEFT = 499  # nginx's number for a client that has closed the connection before its answer
 
 _GATHERED_BYTES = 16 << 10
@@ -44,11 +47,14 @@ _TOO_LARGE = _refusal(
 )
 
 
-def server_config(application: Any, **options: Any) -> uvicorn.Config:
+def server_config(
+    application: Any, *, keep_alive: float = KEEP_ALIVE_SECONDS, **options: Any
+) -> uvicorn.Config:
     """The settings of uvicorn that all our servers share.
 
     Args:
         application: what answers; it must bound the bodies that it reads.
+        keep_alive: how many seconds a connection waits for the next request.
         options: further settings of `uvicorn.Config`.
     """
     return uvicorn.Config(
@@ -58,6 +64,7 @@ def server_config(application: Any, **options: Any) -> uvicorn.Config:
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # it goes to call_later
         **options,
     )
 
