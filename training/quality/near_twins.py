@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from runtime.base.parallel import usable_cores
 from training.quality.thumbnails import Thumbnails
@@ -55,6 +54,8 @@ def near_pairs(
     points = _points(thumbnails, rows)
     # Unit vectors x and y are |x - y|^2 = 2 - 2 x.y apart.
     radius = float(np.sqrt(2 - 2 * _MIN_CORRELATION))
+    from scipy.spatial import KDTree  # so that `--version` does not wait for it
+
     tree = KDTree(points, leafsize=32)
     for start in range(0, len(rows), _STEP):
         step = points[start : start + _STEP]
