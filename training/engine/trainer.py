@@ -171,9 +171,8 @@ class Trainer:
 
     def _require_finite(self, what: str, *values: Any) -> None:
         if self.group.any(not all_finite(values), device=self.device):
-            steps = self.steps_per_epoch
-            step = self._epoch * steps + len(self._terms)
-            raise DivergedError(what, step=step, steps_per_epoch=steps)
+            step = self._epoch * self.steps_per_epoch + len(self._terms)
+            raise DivergedError(what, step=step, steps_per_epoch=self.steps_per_epoch)
 
     def _run_epochs(
         self, journal: Journal | None, save: Save, progress: Progress, stop: StopRequest
