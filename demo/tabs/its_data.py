@@ -1,5 +1,6 @@
 """The card's section on the data: how many pictures, what was left out, and duplicates."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def data_html(folder: Path) -> str:
         f"{facts_list(rows)}{f'<ul>{warnings}</ul>' if warnings else ''}"
         f"<details><summary>Pictures of each class</summary>{table}</details>"
     )
+
+
+def measured_on(folder: Path) -> str:
+    """What the figures of the card were measured on, as HTML."""
+    with contextlib.suppress(BundleError):  # the section on the data says so
+        report = read_data_report(folder)
+        if report is not None and report.duplicates.across_splits:
+            count = report.duplicates.across_splits
+            return f"On test images, of which {count:,} are also among those of training."
+    return "On test images that training never saw."
 
 
 def _left_out(left_out: Mapping[str, int]) -> str:

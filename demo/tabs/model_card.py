@@ -8,7 +8,7 @@ from demo.look.charts import Line, line_chart
 from demo.look.markup import facts_list, html_table, text
 from demo.look.panels import panel
 from demo.service.models import Models
-from demo.tabs.its_data import data_html
+from demo.tabs.its_data import data_html, measured_on
 from demo.tabs.what_fails import what_fails_html
 from runtime.model.card import Card, EngineRecord, ModelFile, Provenance
 
@@ -32,7 +32,7 @@ def card_html(card: Card, folder: Path) -> str:
     return (
         '<article class="card">'
         f"{_section('What it is', _what(card))}"
-        f"{_section('How good it is', _quality(card.provenance))}"
+        f"{_section('How good it is', _quality(card.provenance, measured_on(folder)))}"
         f"{_section('What fails', fails) if fails else ''}"
         f"{_section('Its data', data) if data else ''}"
         f"{_section('Its files', _files(card, folder))}"
@@ -66,7 +66,7 @@ def _what(card: Card) -> str:
     return f'{facts_list(rows)}<ul class="chips">{names}</ul>{more}'
 
 
-def _quality(provenance: Provenance) -> str:
+def _quality(provenance: Provenance, measured_on: str) -> str:
     figures = [
         ("right with its first answer", wording.percent(provenance.top1)),
         ("right within its first five", wording.percent(provenance.top5)),
@@ -76,7 +76,7 @@ def _quality(provenance: Provenance) -> str:
         f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in figures
     )
     return (
-        f'<dl class="figures">{shown}</dl><p class="muted">On test images that training never saw. '
+        f'<dl class="figures">{shown}</dl><p class="muted">{measured_on} '
         "The calibration error says how far, on average, a stated probability is from how often "
         "such answers are right.</p>"
     )

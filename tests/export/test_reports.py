@@ -52,6 +52,17 @@ def test_an_unwanted_sheet_is_not_in_the_bundle_and_leaves_it(finished_run: Path
     assert "errors.csv" not in export(finished_run)
 
 
+def test_the_bundle_carries_the_report_on_the_data(fitted_run: Path, tmp_path: Path) -> None:
+    """It is of this run even if that is not finished: a run writes it before its first step."""
+    folder = shutil.copytree(fitted_run, tmp_path / "interrupted")
+    (folder / "data.json").write_text("what was found")
+    export(folder)
+    assert (folder / "bundle" / "data.json").read_text() == "what was found"
+    (folder / "data.json").unlink()
+    export(folder)
+    assert not (folder / "bundle" / "data.json").exists()
+
+
 def test_a_run_without_a_result_gives_no_reports(fitted_run: Path, tmp_path: Path) -> None:
     """They are of a former run in that folder."""
     folder = shutil.copytree(fitted_run, tmp_path / "interrupted")

@@ -24,7 +24,8 @@ _MAX_GREY = 8.0
 _MAX_COLOUR = 8.0
 _MAX_SHARE_OF_CONTRAST = 0.4
 _AXES = 16  # of 54: a tree is fast in few dimensions
-_STEP = 256  # images whose neighbours are asked for at once: these lists take the most memory
+_MAX_STEP = 512  # images whose neighbours are asked for at once
+_MAX_NEIGHBOURS = 1_000_000  # of the images of one step: lists of them take the most memory
 _CHECKED = 4096  # pairs whose thumbnails are compared at once
 
 
@@ -40,14 +41,19 @@ class Pairs(NamedTuple):
 
 
 def near_pairs(
-    thumbnails: Thumbnails, parts: NDArray[np.int64], rows: NDArray[np.int64]
+    thumbnails: Thumbnails,
+    rows: NDArray[np.int64],
+    *,
+    parts: NDArray[np.int64],
+    groups: NDArray[np.int64],
 ) -> Iterator[tuple[int, Pairs]]:
     """Finds all near duplicates, and yields for each step how many images it did, and its pairs.
 
     Args:
         thumbnails: of N images.
-        parts: int64 (N,). Images of one part are not compared with each other.
         rows: int64, ascending, the images to compare.
+        parts: int64 (N,). Images of one part are not compared with each other.
+        groups: int64 (N,). Nor are those of one group, which are exact duplicates.
     """
     if not len(rows):
         return
@@ -57,16 +63,20 @@ def near_pairs(
     from scipy.spatial import KDTree  # so that `--version` does not wait for it
 
     tree = KDTree(points, leafsize=32)
-    for start in range(0, len(rows), _STEP):
-        step = points[start : start + _STEP]
+    start, length = 0, 1
+    while start < len(rows):
+        step = points[start : start + length]
         near = tree.query_ball_point(step, radius, workers=usable_cores(), return_sorted=False)
         counts = [len(neighbours) for neighbours in near]
         ours = np.repeat(np.arange(start, start + len(step)), counts)
         theirs = np.fromiter(chain.from_iterable(near), np.int64, sum(counts))
         once = ours < theirs
         first, second = rows[ours[once]], rows[theirs[once]]
-        apart = parts[first] != parts[second]
+        apart = (parts[first] != parts[second]) & (groups[first] != groups[second])
         yield len(step), _checked(thumbnails, first[apart], second[apart])
+        start += len(step)
+        # The pictures of a film have thousands of neighbours, most others only themselves.
+        length = min(_MAX_STEP, 2 * length, max(1, _MAX_NEIGHBOURS * len(step) // len(theirs)))
 
 
 def _points(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:

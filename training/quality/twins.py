@@ -88,16 +88,15 @@ def fill_near(twins: Twins, thumbnails: Thumbnails, blank: NDArray[np.bool_]) ->
         blank: bool (N,), pictures of one colour; they are left out.
     """
     parts = twins.labels * len(SPLITS) + twins.splits
-    for images, pairs in near_pairs(thumbnails, parts, np.flatnonzero(~blank)):
+    rows = np.flatnonzero(~blank)
+    for images, pairs in near_pairs(thumbnails, rows, parts=parts, groups=twins.groups):
         _keep(twins, pairs)
         yield images
 
 
 def _keep(twins: Twins, pairs: Pairs) -> None:
     """Keeps the pairs that are nearer than what is known."""
-    other = twins.groups[pairs.first] != twins.groups[pairs.second]
-    first, second = pairs.first[other], pairs.second[other]
-    distance = pairs.distance[other]
+    first, second, distance = pairs
     for ours, theirs in ((first, second), (second, first)):
         split = twins.splits[theirs]
         _keep_nearest(twins, ours, theirs, distance, split, split != twins.splits[ours])

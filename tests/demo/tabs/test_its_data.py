@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.tabs.its_data import data_html
+from demo.tabs.its_data import data_html, measured_on
 from runtime.model.data_report import ClassCount, DataReport, Duplicates, data_report_json
 
 REPORT = DataReport(
@@ -23,6 +23,12 @@ def test_it_shows_counts_and_warnings(tmp_path: Path) -> None:
     for words in ("1,500", "2 broken", "&lt;cat&gt;", "1,200", "300 test images", "&lt;a&gt;.png"):
         assert words in shown
     assert "<cat>" not in shown
+
+
+def test_the_figures_say_what_they_were_measured_on(tmp_path: Path) -> None:
+    assert measured_on(tmp_path) == "On test images that training never saw."
+    (tmp_path / "data.json").write_bytes(data_report_json(REPORT))
+    assert measured_on(tmp_path) == "On test images, of which 4 are also among those of training."
 
 
 def test_a_bundle_without_a_report_shows_nothing(tmp_path: Path) -> None:
