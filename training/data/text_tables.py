@@ -64,7 +64,7 @@ def read_list(content: bytes, suffix: str, asked: Columns, *, where: str) -> Tab
 
 def text_of(value: object) -> Cell:
     """A value of JSON or of a parquet file as a cell: "" for nothing, numbers as they are read."""
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"

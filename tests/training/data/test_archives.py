@@ -81,6 +81,28 @@ def test_images_of_an_archive_are_known_by_content(tmp_path: Path, picture: Pict
     assert data.left_out == {"not an image": 2}
 
 
+def test_a_zip_that_was_written_to_a_pipe(tmp_path: Path, picture: Pictures) -> None:
+    """It states the sizes behind each member, and begins with something else."""
+
+    class Pipe(io.RawIOBase):
+        written = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, content: Any) -> int:
+            self.written += bytes(content)
+            return len(content)
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in enumerate(names()):
+            archive.writestr(name, picture(number))
+    whole = load(zip_of(tmp_path, picture, names()))
+    (tmp_path / "piped.zip").write_bytes(b"#!/bin/sh\n" + pipe.written)
+    assert load(tmp_path / "piped.zip").content_digest() == whole.content_digest()
+
+
 def test_a_broken_member_is_named_with_its_archive(
     tmp_path: Path, picture: Pictures, capsys: pytest.CaptureFixture[str]
 ) -> None:

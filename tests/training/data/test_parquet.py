@@ -148,6 +148,18 @@ def test_groups_and_splits_in_columns(pictures: Any, write: Write) -> None:
         load(write("b.parquet", columns), columns="split=fold")
 
 
+def test_missing_values_of_pandas_are_no_class_and_no_group(pictures: Any, write: Write) -> None:
+    columns = {
+        "image": cells(pictures(0, 20)),
+        "label": [1.0, 2.0] * 9 + [float("nan"), None],
+        "group": [float("nan")] * 10 + [float(number // 4) for number in range(10)],
+    }
+    data = load(write("a.parquet", columns))
+    assert data.class_names == ("1.0", "2.0")
+    assert data.left_out == {"unlabelled": 2}
+    assert len({*data.train_groups}) > 5  # the images without a group are not one group
+
+
 def test_paths_of_files_and_cells_without_bytes(
     pictures: Any, write: Write, write_image: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
