@@ -62,7 +62,7 @@ def rows_of_list(
         if file is None and (not row.label or row.split is Role.UNLABELLED):
             file = images.base / name  # never opened; it is counted as an image without a class
         if file is None:
-            missing.append(f"{name or 'no image'} in line {line}")
+            missing.append(f"{name!r} in line {line}")
         elif file not in kept:
             found = Row(picture(file), images.path_of(file), row.label, row.split, row.group)
             kept[file] = (found, line)
@@ -109,7 +109,7 @@ def _check_same(former: tuple[Row, int], other: tuple[Row, int], where: Path) ->
     ):
         if one != two:
             raise UserError(
-                f"{where}: {first.path} has two {word}, {one!r} in line {first_line} and {two!r} "
+                f"{where}: {first.path!r} has two {word}, {one!r} in line {first_line} and {two!r} "
                 f"in line {second_line}; remove one of the rows"
             )
 

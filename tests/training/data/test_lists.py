@@ -136,6 +136,7 @@ def rows_with(*others: str) -> list[str]:
     [
         ("image,label", rows_with("photos/0.png,bee"), "two classes, 'ant' in line 2 and 'bee' in"),
         ("image,label", rows_with("photos/a.png,ant", "b.png,ant"), "2 of 12 images are missing"),
+        ("image,label", rows_with('"a\nb",x', '"c\n",x'), r"to the list: 'a\\nb' in line 12; 'c'"),
         ("image,label", rows_with("https://a.b/c.png,ant"), "an address; download the images"),
         ("image,label", rows_with("S3://a/c.png,ant"), "an address; download the images"),
         ("image,label", rows_with("photos/0.png,ant|bee"), "line 12: the class 'ant|bee' looks"),
@@ -241,7 +242,7 @@ def test_what_is_left_out_is_counted_and_said(
         "unlabelled": 1,
     }
     said = capsys.readouterr().out
-    assert "1 image missing and left out: photos/gone.png in line 14" in said
+    assert "1 image missing and left out: 'photos/gone.png' in line 14" in said
     assert "2 rows left out that name an image again, with the same class" in said
     assert "1 images beside them in no row, left out" in said
     assert "1 image without a class left out" in said
