@@ -41,7 +41,6 @@ def build(models: Models) -> None:
             box = gr.File(
                 label="Your pictures",
                 file_count="multiple",
-                file_types=["image"],
                 height=200,
                 elem_id="pictures-input",
             )

@@ -28,6 +28,7 @@ NEEDS_MORE = ("-k", "not missing_package", "--ignore=tests/runtime/backends/test
 TESTS = {
     "runtime": ("tests/runtime", "--ignore=tests/runtime/server", *NEEDS_MORE),
     "serve": ("tests/runtime", *NEEDS_MORE),
+    "heic": ("tests/runtime/images",),
     "video": ("tests/runtime/inference/test_video.py",),
     "demo": ("tests/demo",),
     "train": ("tests/training", "-k", "not starts_without_torch"),  # of all commands

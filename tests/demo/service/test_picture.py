@@ -97,6 +97,33 @@ def test_an_upload_is_decoded_once(
     assert len(decodes) == 1
 
 
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_format_gives_every_model_the_pixels_of_the_other_ways(
+    kind: str, before: bytes
+) -> None:
+    """Also where another program put bytes before a JPEG."""
+    specs = [
+        InputSpec(size=size, resize=size, crop=size, mean=(0.0,) * 3, std=(1.0,) * 3)
+        for size in (32, 224)
+    ]
+    content = (before if kind == "JPEG" else b"") + encoded(photo(640, 480), kind)
+    picture = open_picture(content, specs, name="photo", limits=LIMITS)
+    for spec in specs:
+        assert (picture.views[spec] == preprocess(content, spec)).all()
+
+
+def test_the_preview_of_a_jpeg_with_broken_metadata_is_shown() -> None:
+    spec = InputSpec(size=32, resize=32, crop=32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    jpeg = encoded(photo(640, 480), "JPEG")
+    # XResolution as a text, which Pillow does not expect.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x1a\0\x02\0\0\0\x0472.0" + bytes(9)
+    content = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    picture = open_picture(content, [spec], name="photo", limits=LIMITS)
+    shown = Image.open(io.BytesIO(base64.b64decode(picture.preview.partition(",")[2])))
+    assert shown.size == (PREVIEW, PREVIEW * 3 // 4)
+
+
 def test_a_jpeg_that_is_reduced_below_its_preview_is_decoded_for_the_preview_too(
     decodes: list[tuple[int, int]],
 ) -> None:
