@@ -40,6 +40,14 @@ _OTHERS = (
     (b"\0\0\1\0", "an icon (ICO)"),
     (b"icns", "an icon (ICNS)"),
     (b"DDS ", "a DDS file"),
+    (b"\x0a\5\1", "a PCX file"),
+    (b"\x01\xda", "an SGI file"),
+    (b"AT&TFORM", "a DjVu file"),
+    (b"\xd7\xcd\xc6\x9a", "a WMF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"BPG\xfb", "a BPG file"),
+    (b"PF\n", "a Netpbm file (PFM)"),
+    (b"/* XPM */", "an XPM file"),
     (b"qoif", "a QOI file"),
     (b"gimp xcf", "a GIMP file (XCF)"),
     (b"\x76\x2f\x31\x01", "an OpenEXR file"),
@@ -89,6 +97,10 @@ def format_of(content: bytes) -> str:
         return "a sound file" if content[8:12] == b"WAVE" else "a video"
     if _NETPBM.match(content):
         return "a Netpbm file (PBM, PGM or PPM)"
+    if content[128:132] == b"DICM":
+        return "a DICOM file"
+    if content.endswith(b"TRUEVISION-XFILE.\0"):
+        return "a Targa file (TGA)"
     return _text_format(content)
 
 

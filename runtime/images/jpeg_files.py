@@ -28,16 +28,20 @@ MAX_SCANS = 200
 # Bytes that some programs put before a JPEG, such as a line end.
 _MAX_JUNK = 64
 _TOO_MANY = f"a JPEG of over {MAX_SCANS} scans; save it again as plain JPEG"
-_FF, _APP1, _APP2 = 0xFF, 0xE1, 0xE2
+_FF, _APP0, _APP14, _APP15, _COMMENT = 0xFF, 0xE0, 0xEE, 0xEF, 0xFE
+# JFIF and Adobe say how colours are stored. Shorter segments than these say nothing: libjpeg reads
+# the first 14 and 12 bytes.
+_COLOUR_SEGMENTS = {_APP0: 18, _APP14: 16}
 _SOF0, _SOF2, _DHT, _RST0, _SOI, _EOI, _SOS = 0xC0, 0xC2, 0xC4, 0xD0, 0xD8, 0xD9, 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC}
 _HUFFMAN = (_SOF0, 0xC1, _SOF2)
-_TABLES = {_DHT, 0xDB, 0xDD, 0xE0, *range(0xE3, 0xF0), 0xFE}  # also comments and applications'
+_TABLES = {_DHT, 0xDB, 0xDD}
 # Whether a byte behind FF ends the data of a scan: FF 00 is a byte of data, FF FF fills space, and
 # D0 to D7 restart the decoder.
 _ENDS_A_SCAN = np.array([n not in (0, _FF, *range(_RST0, _RST0 + 8)) for n in range(256)])
-_XMP, _MORE_PICTURES = b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _BITS = 8
+_JPEG_LS = 0xF7
 _BLOCK = 1 << 16
 _COEFFICIENTS, _LOWEST_BITS = 64, 15
 
@@ -59,9 +63,9 @@ def start_of_jpeg(content: bytes) -> int:
 
 
 def read_jpeg(content: bytes) -> Picture:
-    """Leaves EXIF, XMP, the index of further pictures, and what follows the picture out of a JPEG.
+    """Leaves metadata, and what follows the picture, out of a JPEG.
 
-    Colour profiles and what says how colours are stored stay.
+    Only what says how colours are stored stays.
 
     Raises:
         UnreadableError: if the picture's data end early or are damaged, or if it has so many scans
@@ -69,7 +73,7 @@ def read_jpeg(content: bytes) -> Picture:
     """
     kept: list[bytes] = []
     kept_from, position, size = 0, 2, len(content)
-    metadata = {EXIF: b"", _XMP: b"", _MORE_PICTURES: b""}
+    metadata = {EXIF: b"", _XMP: b""}
     frame, components = 0, b""
     while position + 4 <= size:
         marker = content[position + 1]
@@ -79,12 +83,13 @@ def read_jpeg(content: bytes) -> Picture:
         end = position + 2 + (content[position + 2] << 8 | content[position + 3])
         if end > size:
             raise EndsEarlyError
-        if marker in (_APP1, _APP2):
-            for start in metadata:
-                if content.startswith(start, position + 4, end):
-                    kept.append(content[kept_from:position])
-                    kept_from = end
-                    metadata[start] += content[position + 4 + len(start) : end]
+        if _APP0 <= marker <= _APP15 or marker == _COMMENT:
+            if end - position < _COLOUR_SEGMENTS.get(marker, end):
+                kept.append(content[kept_from:position])
+                kept_from = end
+                for start in metadata:
+                    if content.startswith(start, position + 4, end):
+                        metadata[start] += content[position + 4 + len(start) : end]
         elif marker == _SOS:
             header = b"".join([*kept, content[kept_from:end]]) if kept else content[:end]
             scan = content[position + 4 : end]
@@ -104,7 +109,7 @@ def _frame(segment: bytes) -> tuple[int, bytes]:
     """
     marker = segment[1]
     if marker not in _FRAMES:
-        raise DamagedError
+        raise UnreadableError("JPEG-LS") if marker == _JPEG_LS else DamagedError
     if segment[4] != _BITS:
         raise UnreadableError(f"a JPEG of {segment[4]} bits a colour, which is not decoded")
     return marker, segment[10::3]

@@ -121,6 +121,23 @@ def test_the_orientation_may_stand_in_text() -> None:
     assert np.array_equal(pixels(with_chunk(png, xmp)), turned)
 
 
+@pytest.mark.parametrize("marker", [0xE0, *range(0xE1, 0xF0), 0xFE])
+def test_no_segment_of_a_program_makes_a_jpeg_unreadable(marker: int) -> None:
+    jpeg = encoded(photograph(), "JPEG")
+    for data in (
+        b"",
+        b"JFIF\0",
+        b"Adobe",
+        b"Exif\0\0",
+        b"ICC_PROFILE\0\2\5x",
+        b"MPF\0II*\0",
+        b"\xff" * 9,
+    ):
+        segment = b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+        assert np.array_equal(pixels(jpeg[:2] + segment + jpeg[2:]), pixels(jpeg)), data
+        assert np.array_equal(pixels(jpeg[:20] + segment + jpeg[20:]), pixels(jpeg)), data
+
+
 @pytest.mark.parametrize("junk", [b"\r\n", b"\n", b"\0\0\0", b"junk", b"\xff\xff"])
 def test_junk_before_a_jpeg_is_skipped(junk: bytes) -> None:
     jpeg = encoded(photograph(), "JPEG")
@@ -138,6 +155,10 @@ def test_junk_before_a_jpeg_is_skipped(junk: bytes) -> None:
         (b"\xff\x0a\0", "JPEG XL"),
         (b"\0\0\0\x18ftypheic", "HEIC"),
         (b"<!DOCTYPE html>", "an HTML page"),
+        (b"\0\0\2" + bytes(30) + b"TRUEVISION-XFILE.\0", "a Targa file"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+        (b"\x0a\5\1\x08" + bytes(30), "a PCX file"),
+        (b"\xff\xd8\xff\xf7\0\x0b\x08" + bytes(30), "JPEG-LS"),
     ],
 )
 def test_a_refused_format_is_named(content: bytes, words: str) -> None:
