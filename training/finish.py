@@ -76,6 +76,7 @@ def finish_run(
         **_figures(logits, labels, calibration),
         **_last_weights(trainer),
         **answered.class_means(),
+        **_rare_recall(trainer.plan, answered),
         **_size(trainer),
         **_circumstances(trainer),
         "command": command,
@@ -97,6 +98,13 @@ def _answered(dataset: Dataset, logits: NDArray[np.float32], temperature: float)
         softmax(logits, temperature=temperature),
         dataset.test_paths or row_paths("", range(len(logits))),
     )
+
+
+def _rare_recall(plan: Plan, answered: Answered) -> dict[str, float]:
+    """The mean recall of the classes that `class_imbalance` has thinned, those of odd numbers."""
+    if plan.recipe.class_imbalance == 1:
+        return {}
+    return {"rare_recall": float(answered.figures.recall[1::2].mean())}
 
 
 def _report(trainer: Trainer, answered: Answered, folder: Path, *, error_sheet: bool) -> None:

@@ -26,7 +26,7 @@ from training.records.run_folder import exclusive
 from training.studies.pool import fail_runs, run_all
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.study_methods import (
-    METHODS,
+    NAMED_METHODS,
     StudyMethod,
     methods_named,
     without_duplicates,
@@ -80,7 +80,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/study.py", description=__doc__)
     add_shared_options(parser)
     parser.add_argument(
-        "--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(METHODS)}"
+        "--terms", default="ce,ls,ds,drg,dsr,drg+dsr", help=f"of {','.join(NAMED_METHODS)}"
     )
     parser.add_argument(
         "--seeds",

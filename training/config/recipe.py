@@ -39,6 +39,7 @@ DsrShape = Literal[
     "norm-variance",
 ]
 DsrPlace = Literal["output", "auxiliary"]
+ClassWeights = Literal["none", "balanced", "sqrt"]
 Crop = Literal["auto", "none", "pad", "resized"]
 Tap = Annotated[int, msgspec.Meta(ge=1, le=4)]
 
@@ -104,6 +105,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     peer: str = NO_PEER  # another self-distillation method, instead of DRG and DSR
     label_noise: Share = 0.0  # of the training labels, replaced by another class
+    # Both are for classes with few images, and one of them is enough.
+    class_weights: ClassWeights = "none"  # of a class in the cross-entropies: 1 / n, or 1 / √n
+    balanced_sampling: bool = False  # each class is drawn equally often in an epoch
+    class_imbalance: Annotated[float, msgspec.Meta(ge=1)] = 1.0  # thins every second class by this
     label_smoothing: Share = 0.0
     mixup: Weight = 0.0  # parameter of the Beta distribution; 0 is off
     cutmix: Weight = 0.0  # the same; with both on, each image takes one of them
@@ -136,6 +141,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(
                 f"validation_fold {self.validation_fold} is not there: validation_fraction "
                 f"{self.validation_fraction:g} makes {int(1 / self.validation_fraction)} folds"
+            )
+        if self.balanced_sampling and self.class_weights != "none":
+            raise ValueError(
+                f"class_weights {self.class_weights} and balanced_sampling true would both make "
+                "rare classes count more; choose one of them"
             )
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} must ascend")

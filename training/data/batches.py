@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.base.errors import UserError
+from training.data.rare_classes import balanced_order
 from training.data.rows_to_device import fits, open_feed
 
 _PARTNERS = 1  # sets the draws of partners apart from those of an epoch's order
@@ -81,6 +82,7 @@ class Batches:
         subset: rows of the images that are trained on, None for all. The others can be held out
             without a copy of these.
         partners: whether each batch has, for each of its images, another one of the class.
+        balanced: whether each class is equally often in an epoch, which is as long as otherwise.
 
     Raises:
         UserError: if the batch size does not fit the number of images.
@@ -99,6 +101,7 @@ class Batches:
         resident: bool | None = None,
         subset: NDArray[np.int64] | None = None,
         partners: bool = False,
+        balanced: bool = False,
     ) -> None:
         self._subset = np.arange(len(images)) if subset is None else subset
         count = len(self._subset)
@@ -113,6 +116,7 @@ class Batches:
         self._seed = seed
         self._rank = rank
         self._partners = partners
+        self._balanced = balanced
         self._labels = labels
         self._labels_there = torch.from_numpy(np.array(labels)).to(device)
         self._feed = open_feed(images, device, resident=self.resident)
@@ -126,9 +130,7 @@ class Batches:
 
         A batch is valid for the work that is queued before the next one is asked for.
         """
-        order = epoch_order(len(self._subset), seed=self._seed, epoch=epoch)
-        used = self._subset[order[: int(np.prod(self._shape))]]
-        rows = used.reshape(self._shape)[:, self._rank]
+        rows = self._subset[self._order(epoch)].reshape(self._shape)[:, self._rank]
         if self._partners:
             others = partner_rows(rows, self._labels, seed=self._seed, epoch=epoch)
             rows = np.concatenate([rows, others], axis=1)
@@ -142,6 +144,14 @@ class Batches:
                 yield self._batch(*chosen)
         finally:
             arriving.close()
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Which of the subset's images an epoch uses, in order."""
+        length = int(np.prod(self._shape))
+        if self._balanced:
+            labels = self._labels[self._subset]
+            return balanced_order(labels, length=length, seed=self._seed, epoch=epoch)
+        return epoch_order(len(self._subset), seed=self._seed, epoch=epoch)[:length]
 
     def _batch(self, images: Tensor, rows: Tensor) -> Batch:
         """The batch of images that came with their partners, if there are any, behind them."""

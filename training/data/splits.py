@@ -14,6 +14,7 @@ from runtime.base.errors import UserError
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
 from training.data.group_draw import draw
+from training.data.rare_classes import thinned
 
 # All runs hold out the same images, whatever their seed: seeds are compared on equal terms.
 _HELD_OUT_SEED = 0
@@ -81,13 +82,14 @@ def held_out(
 
 
 def rows_of_run(dataset: Dataset, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`held_out` as the recipe asks for it."""
-    return held_out(
+    """`held_out` as the recipe asks for it, without the training images that it thins."""
+    train, validation = held_out(
         dataset,
         recipe.validation_fraction,
         fold=recipe.validation_fold,
         train_share=recipe.train_share,
     )
+    return thinned(train, dataset.train_labels, ratio=recipe.class_imbalance), validation
 
 
 def _share_of(
@@ -141,7 +143,7 @@ def check_selection(recipe: Recipe, dataset: Dataset) -> None:
     asked = [f"patience {recipe.patience}"] if recipe.patience else []
     if recipe.select == "best":
         asked.insert(0, "select best")
-    if asked and not len(held_out(dataset, recipe.validation_fraction)[1]):
+    if asked and not len(rows_of_run(dataset, recipe)[1]):
         raise UserError(
             f"{' and '.join(asked)}: there is no validation image to judge an epoch by "
             f"(validation_fraction {recipe.validation_fraction:g} holds out none of "

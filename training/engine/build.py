@@ -12,6 +12,7 @@ from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batches
 from training.data.dataset import MAX_PADDED_CROP_SIZE
+from training.data.rare_classes import weights_of_classes
 from training.engine.captured_step import CapturedStep, can_compile
 from training.engine.learner import Learner, TrainStep
 from training.engine.optimizers import build_optimizer
@@ -49,6 +50,7 @@ def build_batches(
         rank=group.rank,
         world_size=group.world_size,
         subset=rows,
+        balanced=plan.recipe.balanced_sampling,
         partners=any(method_class(name).needs_partners for name in plan.methods),
     )
 
@@ -56,13 +58,17 @@ def build_batches(
 def build_learner(
     plan: Plan,
     dataset: Dataset,
+    rows: NDArray[np.int64] | None = None,
     *,
     steps_per_epoch: int,
     device: torch.device,
     group: ProcessGroup | None = None,
     teacher: nn.Module | None = None,
 ) -> Learner:
-    """A fresh learner; its student starts the same whatever the plan's methods are."""
+    """A fresh learner; its student starts the same whatever the plan's methods are.
+
+    `rows` are the training images that are trained on; None: all of them.
+    """
     group = group or ProcessGroup()
     recipe = plan.recipe
     torch.manual_seed(plan.seed)
@@ -72,6 +78,7 @@ def build_learner(
         plan,
         student,
         dataset,
+        rows,
         steps_per_epoch=steps_per_epoch,
         scale=scale,
         device=device,
@@ -117,6 +124,7 @@ def build_methods(
     plan: Plan,
     student: nn.Module,
     dataset: Dataset,
+    rows: NDArray[np.int64] | None = None,
     *,
     steps_per_epoch: int,
     scale: Tensor,
@@ -137,6 +145,7 @@ def build_methods(
         channels=feature_channels(student, plan.arch, plan.input.size),
         classifier=classifier,
         labels=torch.from_numpy(np.array(dataset.train_labels)).to(device),
+        class_weights=_class_weights(plan, dataset, rows, device=device),
         image_shape=dataset.train_images.shape[1:],
         steps_per_epoch=steps_per_epoch,
         scale=scale,
@@ -146,6 +155,18 @@ def build_methods(
     with torch.random.fork_rng(devices=[]):
         methods = nn.ModuleDict({name: method_class(name)(setting) for name in plan.methods})
     return methods.to(device).train()
+
+
+def _class_weights(
+    plan: Plan, dataset: Dataset, rows: NDArray[np.int64] | None, *, device: torch.device
+) -> Tensor | None:
+    """The weights (K,) of the classes in every cross-entropy; None if the recipe has none."""
+    kind = plan.recipe.class_weights
+    if kind == "none":
+        return None
+    labels = dataset.train_labels if rows is None else dataset.train_labels[rows]
+    weights = weights_of_classes(kind, labels, num_classes=plan.num_classes)
+    return torch.from_numpy(weights).to(device)
 
 
 def _build_reader(plan: Plan, student: nn.Module, methods: nn.ModuleDict) -> FeatureReader:

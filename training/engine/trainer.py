@@ -64,7 +64,13 @@ class Trainer:
         )
         self.steps_per_epoch = steps = len(self._batches)
         self.learner = build_learner(
-            plan, dataset, steps_per_epoch=steps, device=device, group=self.group, teacher=teacher
+            plan,
+            dataset,
+            self.train_rows,
+            steps_per_epoch=steps,
+            device=device,
+            group=self.group,
+            teacher=teacher,
         )
         self.selection = Selection(plan.recipe)
         self._epoch = 0  # whole epochs done

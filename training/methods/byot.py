@@ -15,7 +15,6 @@ from training.methods.method import (
     Setting,
     Student,
     Terms,
-    cross_entropy,
     softened_kl,
 )
 from training.networks.layers import separable_convolution
@@ -68,14 +67,14 @@ class Byot(Method):
         deepest = torch.relu(seen.features[LAST].float()).mean(dim=(2, 3))
         outputs = [self.branches[stage](seen.features[stage]) for stage in _BRANCHES]
         shallow = [logits for _, logits in outputs]
-        entropies = torch.stack([cross_entropy(logits, batch.labels) for logits in shallow])
+        entropies = torch.stack([self.cross_entropy(logits, batch.labels) for logits in shallow])
         divergences = torch.stack(
             [softened_kl(seen.logits, logits, temperature=_TEMPERATURE) for logits in shallow]
         )
         hints = torch.stack([hint_loss(vectors, deepest) for vectors, _ in outputs])
         return Terms(
             {
-                "cross_entropy": (1 - _ALPHA) * cross_entropy(seen.logits, batch.labels),
+                "cross_entropy": (1 - _ALPHA) * self.cross_entropy(seen.logits, batch.labels),
                 "branches": (1 - _ALPHA) * entropies.sum(),
                 "distillation": _ALPHA * divergences.sum(),
                 "hint": _HINT * hints.sum(),

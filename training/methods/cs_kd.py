@@ -8,7 +8,7 @@ in training mode, so it moves BatchNorm's running statistics too.
 import torch
 
 from training.data.batches import Batch
-from training.methods.method import Method, Student, Terms, cross_entropy, softened_kl
+from training.methods.method import Method, Student, Terms, softened_kl
 
 _TEMPERATURE = 4.0
 _WEIGHT = 1.0  # CIFAR-100; the fine-grained sets use 3
@@ -28,7 +28,7 @@ class CsKd(Method):
             partner = student(batch.partners).logits
         return Terms(
             {
-                "cross_entropy": cross_entropy(logits, batch.labels),
+                "cross_entropy": self.cross_entropy(logits, batch.labels),
                 "class_wise": _WEIGHT * softened_kl(partner, logits, temperature=_TEMPERATURE),
             }
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.data.batches import Batch
-from training.methods.method import LAST, Method, Student, Terms, cross_entropy, softened_kl
+from training.methods.method import LAST, Method, Student, Terms, softened_kl
 
 _TEMPERATURE = 3.0
 _DISTILLATION = 1.0
@@ -39,7 +39,7 @@ class Ddgsd(Method):
         means = [half.mean(dim=0) for half in pooled.chunk(2)]
         mutual = softened_kl(second, first, temperature=_TEMPERATURE)
         mutual = mutual + softened_kl(first, second, temperature=_TEMPERATURE)
-        entropy = cross_entropy(first, batch.labels) + cross_entropy(second, batch.labels)
+        entropy = self.cross_entropy(first, batch.labels) + self.cross_entropy(second, batch.labels)
         return Terms(
             {
                 "cross_entropy": entropy,

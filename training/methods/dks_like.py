@@ -8,7 +8,7 @@ several taps, and each head from the output. Cost: that of DRG with two heads.
 from training.config.recipe import Recipe
 from training.data.batches import Batch
 from training.methods.drg_dsr import Drg
-from training.methods.method import Student, Terms, cross_entropy, softened_kl
+from training.methods.method import Student, Terms, softened_kl
 
 _TAPS = (2, 3)
 _BACK_WEIGHT = 0.2
@@ -34,7 +34,7 @@ class DksLike(Drg):
         ]
         return Terms(
             {
-                "cross_entropy": cross_entropy(
+                "cross_entropy": self.cross_entropy(
                     logits, batch.labels, label_smoothing=recipe.label_smoothing
                 ),
                 **self.guidance(logits, answers, batch),

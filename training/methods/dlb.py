@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.batches import Batch
-from training.methods.method import Method, Setting, Student, Terms, cross_entropy, softened_kl
+from training.methods.method import Method, Setting, Student, Terms, softened_kl
 
 _TEMPERATURE = 3.0
 _WEIGHT = 1.0
@@ -45,8 +45,8 @@ class Dlb(Method):
         now, current = student(torch.cat([batch.partners, batch.images])).logits.chunk(2)
         # The first batch of a run has no predecessor and counts for both.
         share = 0.5 * present
-        entropy = (1 - share) * cross_entropy(current, batch.labels)
-        entropy = entropy + share * cross_entropy(now, self.get_buffer("labels"))
+        entropy = (1 - share) * self.cross_entropy(current, batch.labels)
+        entropy = entropy + share * self.cross_entropy(now, self.get_buffer("labels"))
         distilled = softened_kl(self.get_buffer("logits"), now, temperature=_TEMPERATURE)
         return Terms(
             {"cross_entropy": entropy, "last_batch": _WEIGHT * present * distilled},

@@ -27,7 +27,6 @@ from training.methods.method import (
     Setting,
     Student,
     Terms,
-    cross_entropy,
     mean_answer,
     softened_kl,
 )
@@ -56,7 +55,7 @@ class CrossEntropy(Method):
         logits = student(batch.images).logits
         smoothing = self.setting.recipe.label_smoothing
         return Terms(
-            {"cross_entropy": cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
+            {"cross_entropy": self.cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
         )
 
 
@@ -146,7 +145,7 @@ class Drg(Method):
         teacher = mean_answer(answers, temperature=recipe.temperature)
         divergence = drg_loss(logits, teacher, temperature=recipe.temperature)
         first, *others = [
-            cross_entropy(answer, batch.labels, label_smoothing=recipe.label_smoothing)
+            self.cross_entropy(answer, batch.labels, label_smoothing=recipe.label_smoothing)
             for answer in answers
         ]
         return {

@@ -64,6 +64,7 @@ class Setting:
     # step writes it; a method reads it in `terms` if its weights warm up.
     scale: Tensor
     device: torch.device
+    class_weights: Tensor | None = None  # float32 (K,), of the cross-entropies; None: all are 1
     # The auxiliary heads, by the stage that each reads, of the methods that were built before.
     heads: dict[str, nn.Module] = field(default_factory=dict)
     # Normalised images (N, 3, S, S) to logits (N, K): what `--teacher` named, if it was given.
@@ -111,6 +112,14 @@ class Method(nn.Module, ABC):
         `stored` is the batch before augmentation. None: the method looks at no other images.
         """
         return stored.partners if self.needs_partners else None
+
+    def cross_entropy(
+        self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """`cross_entropy` of this module with the run's class weights."""
+        return cross_entropy(
+            logits, labels, label_smoothing=label_smoothing, weights=self.setting.class_weights
+        )
 
     @abstractmethod
     def terms(self, student: Student, batch: Batch) -> Terms:
@@ -173,14 +182,35 @@ def method_class(name: str) -> type[Method]:
 # teacher's side never receives a gradient.
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Mean cross-entropy of logits (N, K), float32 scalar.
+
+    With weights w it is Σ_n Σ_k w_k p_nk (-log q_nk) / N, p the targets after smoothing: each share
+    of a soft target has its own class's weight. That is torch's weighted cross-entropy of
+    probabilities. For labels torch would divide by the sum of their weights instead of N, and a
+    batch of rare images would count no more than another one.
 
     Args:
         logits: (N, K).
         labels: int64 (N,), or probabilities (N, K).
         label_smoothing: the share of each target that is spread evenly over all classes.
+        weights: float32 (K,), what each class counts; None: 1.
     """
+    if weights is not None:
+        total = F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=weights,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        return total / len(logits)
     return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 

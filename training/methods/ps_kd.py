@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.method import Method, Setting, Student, Terms, cross_entropy
+from training.methods.method import Method, Setting, Student, Terms
 
 _LAST_ALPHA = 0.8
 
@@ -42,7 +42,7 @@ class PsKd(Method):
         hard = F.one_hot(batch.labels, former.shape[1]).float()
         targets = torch.lerp(hard, former, alpha)
         return Terms(
-            {"progressive": cross_entropy(logits, targets)},
+            {"progressive": self.cross_entropy(logits, targets)},
             {"probabilities": F.softmax(logits.detach().float(), dim=1)},
         )
 

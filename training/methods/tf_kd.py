@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from training.config.archs import MOBILENET, SHUFFLENET
 from training.data.batches import Batch
-from training.methods.method import Method, Setting, Student, Terms, cross_entropy
+from training.methods.method import Method, Setting, Student, Terms
 
 _CORRECT = 0.99  # what the virtual teacher gives the label
 _CLASSES = 100  # of CIFAR-100, in the authors' average
@@ -49,7 +49,7 @@ class TfKd(Method):
         alpha = self._weights.alpha
         return Terms(
             {
-                "cross_entropy": (1 - alpha) * cross_entropy(logits, batch.labels),
+                "cross_entropy": (1 - alpha) * self.cross_entropy(logits, batch.labels),
                 "virtual_teacher": alpha
                 * virtual_teacher_loss(logits, batch.labels, self._weights),
             }

@@ -18,7 +18,6 @@ from training.methods.method import (
     Setting,
     Student,
     Terms,
-    cross_entropy,
     without_target,
 )
 
@@ -57,10 +56,10 @@ class Uskd(Method):
             zipf = zipf_of_ranking(logits.softmax(dim=1), weak.softmax(dim=1), labels)
         return Terms(
             {
-                "cross_entropy": cross_entropy(logits, labels),
+                "cross_entropy": self.cross_entropy(logits, labels),
                 "target": -_TARGET * (target * own).mean(),
                 "non_target": -_NON_TARGET * (zipf * others).sum(dim=1).mean(),
-                "weak": _WEAK * F.cross_entropy(weak, labels, label_smoothing=_SMOOTHING),
+                "weak": _WEAK * self.cross_entropy(weak, labels, label_smoothing=_SMOOTHING),
             }
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.batches import Batch
-from training.methods.method import LAST, Method, Student, Terms, cross_entropy, without_target
+from training.methods.method import LAST, Method, Student, Terms, without_target
 
 _WEIGHT = 0.1  # CIFAR-100; TinyImageNet 1.0
 _UPSAMPLING = 2
@@ -34,7 +34,7 @@ class ZipfLs(Method):
         divergence = F.kl_div(log_others, target, reduction="batchmean")
         return Terms(
             {
-                "cross_entropy": cross_entropy(seen.logits, batch.labels),
+                "cross_entropy": self.cross_entropy(seen.logits, batch.labels),
                 "zipf": _WEIGHT * divergence,
             }
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from training.studies.study_methods import METHODS, StudyMethod
+from training.studies.study_methods import NAMED_METHODS, StudyMethod
 from training.studies.variants import VARIANTS
 
 Settings = Mapping[str, object]
@@ -67,5 +67,5 @@ _OF_GRIDS = {method.name: method for method in (*CE_GRID, *DSR_GRID, *DRG_GRID, 
 
 def changes_of(name: str) -> Settings:
     """What the method of that name changes in a recipe; nothing, if no method has the name."""
-    method = METHODS.get(name) or VARIANTS.get(name) or _OF_GRIDS.get(name)
+    method = NAMED_METHODS.get(name) or VARIANTS.get(name) or _OF_GRIDS.get(name)
     return method.changes if method else {}

@@ -78,6 +78,17 @@ METHODS = {
 }
 
 
+# Cross-entropy with each way of making rare classes count more.
+RARE_METHODS = {
+    method.name: method
+    for method in (
+        StudyMethod("sqrt", changes={"class_weights": "sqrt"}),
+        StudyMethod("balanced", changes={"class_weights": "balanced"}),
+        StudyMethod("sampled", changes={"balanced_sampling": True}),
+    )
+}
+NAMED_METHODS = METHODS | RARE_METHODS
+
 # Keys of the recipe that not every method reads, and keys that all terms read.
 _KEYS = {name: entry.keys for name, entry in METHOD_REGISTRY.items() if entry.keys}
 _OF_EITHER = frozenset({"temperature", "distillation_warmup_epochs"})
@@ -124,9 +135,9 @@ def methods_named(names: str) -> list[StudyMethod]:
     """
     found = dict.fromkeys(names.split(","))
     for name in found:
-        if name not in METHODS:
-            raise UserError(f"--terms {name!r} is unknown; choose of {','.join(METHODS)}")
-    return [METHODS[name] for name in found]
+        if name not in NAMED_METHODS:
+            raise UserError(f"--terms {name!r} is unknown; choose of {','.join(NAMED_METHODS)}")
+    return [NAMED_METHODS[name] for name in found]
 
 
 def without_duplicates(
@@ -170,7 +181,7 @@ def method_of(terms: str, recipe: Mapping[str, object], *, data: str) -> StudyMe
     own = msgspec.to_builtins(load_recipe(default_recipe(data)))
     fitting = [
         method
-        for method in METHODS.values()
+        for method in NAMED_METHODS.values()
         if method.terms == terms
         and method.changes.items() <= recipe.items()
         and not (method.changes and method.changes.items() <= own.items())

@@ -33,6 +33,8 @@ def study_table(lines: Sequence[Line]) -> str:
     figures = {"validation %": "validation_top1", "top-5 %": "top5", "ECE %": "ece"}
     if any(line.get("validation_top1") is None for line in lines):
         del figures["validation %"]
+    if all("rare_recall" in line for line in lines):
+        figures = {"rare recall %": "rare_recall", **figures}
     names = ["method", "seeds", "top-1 %", "over CE", *figures, *others]
     table = table_head([*names, "parameters", "more in training", "s"])
     for row in rows:
