@@ -114,6 +114,14 @@ def test_methods_are_terms_and_changes() -> None:
     plain = msgspec.to_builtins(load_recipe("cifar"))
     for method in METHODS.values():
         assert method_of(method.terms, plain | method.changes, data="cifar100") is method
+    rare = methods_named("sqrt,balanced,sampled")
+    assert [method.changes for method in rare] == [
+        {"class_weights": "sqrt"},
+        {"class_weights": "balanced"},
+        {"balanced_sampling": True},
+    ]
+    for method in rare:
+        assert method_of("ce", plain | method.changes, data="cifar100") is method
     assert method_of("dsr", {**plain, "dsr_teacher": "ema"}, data="cifar100") is METHODS["dsr"]
     photographs = msgspec.to_builtins(load_recipe("folder"))
     assert photographs["label_smoothing"] == METHODS["ls"].changes["label_smoothing"]

@@ -51,6 +51,14 @@ def test_the_table_has_means_deviations_and_paired_gains() -> None:
     assert rows[3][6:8] == ["1,000 (+0)", "50"]
 
 
+def test_the_recall_of_thinned_classes_is_shown_where_every_line_has_it() -> None:
+    thinned = [line("ce", 0, 0.7, rare_recall=0.2), line("balanced", 0, 0.6, rare_recall=0.45)]
+    head, _, ce, balanced = cells(study_table(thinned))
+    assert head[4] == "rare recall %"
+    assert (ce[4], balanced[4]) == ("20.00", "45.00")
+    assert "rare recall %" not in study_table([*thinned, line("ce", 1, 0.7)])
+
+
 def test_validation_top1_is_shown_where_every_line_has_it() -> None:
     lines = [
         line("ce", 0, 0.7, validation_top1=0.61),
