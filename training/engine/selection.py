@@ -59,6 +59,13 @@ class Selection:
         """Whether training ends after `epoch`: `patience` epochs have brought no gain."""
         return 0 < self._patience <= epoch - self.best_epoch
 
+    def end_words(self, epoch: int) -> str:
+        """Says why training ended after `epoch`."""
+        return (
+            f"stopped after epoch {epoch}: the validation images show no gain since epoch "
+            f"{self.best_epoch} (patience {self._patience})"
+        )
+
     def deployed_epoch(self, last: int) -> int:
         """The epoch whose student is deployed after a training of `last` epochs."""
         return self.best_epoch if self.by_validation else last

@@ -197,11 +197,7 @@ class Trainer:
             if self.group.any(stop.requested, device=self.device):
                 raise InterruptedRunError(f"interrupted in epoch {self._epoch}, step {steps}")
         if self._epoch < self.plan.recipe.epochs:
-            best, patience = self.selection.best_epoch, self.plan.recipe.patience
-            progress.say(
-                f"stopped after epoch {self._epoch}: the validation images show no gain since "
-                f"epoch {best} (patience {patience})"
-            )
+            progress.say(self.selection.end_words(self._epoch))
 
     def _run_epoch(self, save: Save, progress: Progress, stop: StopRequest) -> None:
         recipe, steps = self.plan.recipe, self.steps_per_epoch

@@ -8,7 +8,7 @@ from training.studies.result_lines import Line, changed_settings, whole_recipe
 from training.studies.study_methods import (
     BASELINE,
     DISTILLATION_KEYS,
-    METHODS,
+    NAMED_METHODS,
     idle_keys,
     method_of,
 )
@@ -118,7 +118,7 @@ def _settings(line: Line) -> dict[str, Any]:
 
 
 def _idle(line: Line) -> set[str]:
-    known = METHODS.get(method_name(line))
+    known = NAMED_METHODS.get(method_name(line))
     return idle_keys(known.terms if known else line["terms"], whole_recipe(line))
 
 
