@@ -53,24 +53,17 @@ class Trainer:
     ) -> None:
         self.plan = plan
         self.device = device
-        self.group = group or ProcessGroup()
+        self.group = group = group or ProcessGroup()
         recipe = plan.recipe
-        self.train_rows, self.validation_rows = rows_of_run(dataset, recipe)
+        rows, self.validation_rows = rows_of_run(dataset, recipe)
+        self.train_rows = rows
         self.dataset = dataset = with_label_noise(
-            dataset, self.train_rows, share=recipe.label_noise, seed=plan.seed
+            dataset, rows, share=recipe.label_noise, seed=plan.seed
         )
-        self._batches = build_batches(
-            plan, dataset, self.train_rows, device=device, group=self.group
-        )
+        self._batches = build_batches(plan, dataset, rows, device=device, group=group)
         self.steps_per_epoch = steps = len(self._batches)
         self.learner = build_learner(
-            plan,
-            dataset,
-            self.train_rows,
-            steps_per_epoch=steps,
-            device=device,
-            group=self.group,
-            teacher=teacher,
+            plan, dataset, rows, steps_per_epoch=steps, device=device, group=group, teacher=teacher
         )
         self.selection = Selection(plan.recipe)
         self._epoch = 0  # whole epochs done
