@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from anyio import fail_after
 from python_multipart.exceptions import FormParserError
@@ -26,6 +27,8 @@ RAW_TYPES = (
 )
 FORM_TYPE = "multipart/form-data"
 _NAME_LENGTH = 255
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]*)", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -68,8 +71,9 @@ class BodyReader:
                 f"received content type {kind or 'none'!r}; "
                 f"expected an image type, application/octet-stream or {FORM_TYPE}",
             )
-        encoding = self._request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding != "identity":
+        # An empty one, as some proxies leave it, is none.
+        encoding = ", ".join(self._request.headers.getlist("content-encoding")).strip().lower()
+        if any(part.strip() not in ("", "identity") for part in encoding.split(",")):
             raise HTTPException(
                 415,
                 f"received content encoding {encoding!r}; send the image as it is",
@@ -204,7 +208,8 @@ class FormFiles:
         kind, options = parse_options_header(self._disposition)
         if kind != b"form-data" or b"name" not in options:
             raise _malformed("a part has no Content-Disposition: form-data with a name")
-        if b"filename" not in options:
+        extended = _extended_name(self._disposition)
+        if b"filename" not in options and extended is None:
             field = _clean(options[b"name"]) or "without a name"
             raise HTTPException(422, f"the field {field} is not a file; send only files")
         if len(self._files) == self._max_files:
@@ -213,7 +218,7 @@ class FormFiles:
                 f"more than {self._max_files} images in one request; send fewer",
                 headers={"Connection": "close"},  # the rest of the body is not read
             )
-        name = _clean(options[b"filename"]) or f"image {len(self._files)}"
+        name = _clean(extended or options.get(b"filename", b"")) or f"image {len(self._files)}"
         self._files.append((name, bytearray()))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -221,6 +226,21 @@ class FormFiles:
 
     def _on_end(self) -> None:
         self._complete = True
+
+
+def _extended_name(disposition: bytes) -> bytes | None:
+    """The name in `filename*=UTF-8''r%C3%B6t.png` (RFC 8187), in UTF-8; None if there is none.
+
+    RFC 7578 forbids it in forms, and yet clients send it, alone or beside `filename`, which then
+    is a copy in ASCII. It is empty if it cannot be decoded.
+    """
+    found = _EXTENDED.search(_QUOTED.sub(b'""', disposition))
+    if found is None:
+        return None
+    try:
+        return unquote_to_bytes(found[2]).decode(found[1].decode("ascii")).encode()
+    except (LookupError, UnicodeError):  # an unknown character set, or other bytes
+        return b""
 
 
 def _malformed(reason: str) -> HTTPException:

@@ -177,7 +177,10 @@ def _top_k(query: QueryParams) -> int:
     """The only parameter of the query. Any other name is refused, because it may be misspelt."""
     if unknown := [name for name in query if name != "top_k"]:
         raise HTTPException(422, f"query: {unknown[0]!r} is unknown; expected top_k or nothing")
-    text = query.get("top_k", str(DEFAULT_TOP_K))
+    given = query.getlist("top_k")
+    if len(given) > 1:
+        raise HTTPException(422, f"query: top_k is given {len(given)} times; give it once")
+    text = given[0] if given else str(DEFAULT_TOP_K)
     # Python takes digits of other scripts for decimals, and 20 digits are no sensible number.
     if text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_TOP_K)):
         top_k = int(text)

@@ -184,6 +184,46 @@ def test_broken_forms_are_refused(client: httpx.Client, red: bytes) -> None:
     is_problem(client.post("/v1/classify", files=thousand), 413, "4 images")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (b"filename*=UTF-8''r%C3%B6t.png", "röt.png"),
+        (b"filename*=utf-8'de'a%20b.png; filename=\"ab.png\"", "a b.png"),
+        (b"filename=\"rot.png\"; filename*=UTF-8''r%C3%B6t.png", "röt.png"),
+        (b"filename*=ISO-8859-1''r%F6t.png", "röt.png"),
+        (b"FILENAME*=UTF-8''x%0Ay.png", "xy.png"),  # without control characters
+        (b"filename=\"plain.png\"; filename*=klingon''%F6.png", "plain.png"),
+        (b"filename*=UTF-8''%FF.png", "image 0"),
+        (b"filename=\"a; filename*=UTF-8''b\"", "a; filename*=UTF-8''b"),
+    ],
+)
+def test_names_of_files_in_the_extended_form(
+    client: httpx.Client, red: bytes, parameters: bytes, name: str
+) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; ' + parameters + b"\r\n\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = client.post("/v1/classify", content=head + red + b"\r\n--x--\r\n", headers=form)
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    assert (result["name"], result["predictions"][0]["label"]) == (name, "red")
+
+
+@pytest.mark.parametrize("encoding", ["", ",", "identity, identity", "IDENTITY"])
+def test_an_encoding_that_is_none_is_no_encoding(
+    client: httpx.Client, red: bytes, encoding: str
+) -> None:
+    headers = PNG | {"Content-Encoding": encoding}
+    assert client.post("/v1/classify", content=red, headers=headers).status_code == 200
+    twice = [*PNG.items(), ("Content-Encoding", encoding), ("Content-Encoding", "br")]
+    is_problem(client.post("/v1/classify", content=red, headers=twice), 415, "br")
+
+
+@pytest.mark.parametrize("query", ["top_k=1&top_k=2", "top_k=3&top_k=3", "top_k=&top_k=1"])
+def test_top_k_is_given_once(client: httpx.Client, red: bytes, query: str) -> None:
+    response = client.post(f"/v1/classify?{query}", content=red, headers=PNG)
+    is_problem(response, 422, "top_k is given 2 times")
+
+
 def test_large_bodies_are_413(client: httpx.Client, red: bytes) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(100):
