@@ -95,7 +95,10 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
                 f"{source.name}: {copies} test images are also in train; the test images are drawn "
                 "again, with copies of one picture on one side, and decoded again"
             )
-            contents = contents.redraw(group_of)
+            try:
+                contents = contents.redraw(group_of)
+            except UserError as error:
+                raise UserError(f"copies of one picture are one group, and {error}") from error
             decoding = _decode_contents(folder, source, contents, geometry, progress=progress)
     np.save(folder / SOURCE_DIGESTS, _in_order(source.files, decoding.file_sha256))
     # The entry is JSON, which cannot hold a name that is not UTF-8.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.base.errors import UserError
 from training.data import Dataset, decode, load_dataset
 from training.data.cache import load_cached
 from training.data.dataset import photographs
@@ -97,6 +98,15 @@ def test_copies_are_held_out_together_or_not_at_all(pets: Path) -> None:
         trained, others = ({names[row] for row in rows} for rows in held_out(data, fraction))
         assert others
         assert not trained & others
+
+
+def test_a_class_of_one_picture_cannot_be_split_and_is_named(
+    class_tree: Path, write_image: WriteImage
+) -> None:
+    for number in range(5):
+        write_image(class_tree / "dog" / f"{number}.png", seed=77)
+    with pytest.raises(UserError, match="copies of one picture are one group, and class 'dog'"):
+        load(class_tree)
 
 
 def test_data_without_copies_has_no_groups(class_tree: Path) -> None:
