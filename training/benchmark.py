@@ -18,7 +18,8 @@ from training.config.method_registry import BASE
 from training.config.options import DEVICES
 from training.config.plan import Plan
 from training.config.recipe import Recipe, load_recipe
-from training.studies.study_methods import METHODS, methods_named
+from training.studies.study_methods import METHODS
+from training.studies.variants import methods_named
 
 if TYPE_CHECKING:
     from training.studies.step_cost import Measurement

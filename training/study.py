@@ -28,11 +28,11 @@ from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.study_methods import (
     NAMED_METHODS,
     StudyMethod,
-    methods_named,
     without_duplicates,
 )
 from training.studies.study_run import StudyRun
 from training.studies.study_table import plot_name, plot_study, study_table
+from training.studies.variants import methods_named
 
 _MAIN = "main"
 

@@ -18,13 +18,12 @@ from training.config.archs import MOBILENET, SHUFFLENET
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.result_lines import RESULTS
-from training.studies.study_methods import METHODS, StudyMethod
+from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
-from training.studies.variants import VARIANTS
+from training.studies.variants import KNOWN_METHODS
 
 PLAN_FILE = RESULTS / "plan.jsonl"
 QUEUE_RUNS = RUNS / "queue"
-QUEUE_METHODS = {**METHODS, **VARIANTS}
 
 
 class PlanLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +53,7 @@ class QueueStudy:
     Attributes:
         name: the word for its runs and its lines.
         question: what it answers.
-        methods: names of QUEUE_METHODS, in the order in which they start.
+        methods: names of KNOWN_METHODS, in the order in which they start.
         seeds: of the runs.
         epochs: of each run.
         data: the folder below the data root.
@@ -122,7 +121,7 @@ def read_plan(path: Path = PLAN_FILE) -> list[PlanLine]:
             lines.append(msgspec.json.decode(text, type=PlanLine))
         except msgspec.DecodeError as error:
             raise UserError(f"{path}: line {number} is none of a plan ({error})") from error
-        if lines[-1].method not in QUEUE_METHODS:
+        if lines[-1].method not in KNOWN_METHODS:
             raise UserError(f"{path}: line {number}: method {lines[-1].method!r} is unknown")
     return lines
 
@@ -165,7 +164,7 @@ def chosen_lines(lines: Sequence[PlanLine], names: Sequence[str]) -> list[PlanLi
 
 def run_of(line: PlanLine, *, data_root: Path) -> StudyRun:
     """The run of a line of the plan, on a folder of `data_root`."""
-    method: StudyMethod = QUEUE_METHODS[line.method]
+    method: StudyMethod = KNOWN_METHODS[line.method]
     epochs = {"epochs": line.settings["epochs"]}
     shared = msgspec.to_builtins(load_recipe(line.recipe, epochs)) | line.settings
     recipe = recipe_from_values(shared, source=f"plan {line.name}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from runtime.base.errors import UserError
 from training.config.method_registry import (
     METHOD_REGISTRY,
     NO_PEER,
@@ -125,19 +124,6 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
     if recipe.get("taps"):
         idle.add("tap")
     return idle
-
-
-def methods_named(names: str) -> list[StudyMethod]:
-    """The methods of a list such as "ce,ls,drg+dsr", each once.
-
-    Raises:
-        UserError: if a name is not that of a method.
-    """
-    found = dict.fromkeys(names.split(","))
-    for name in found:
-        if name not in NAMED_METHODS:
-            raise UserError(f"--terms {name!r} is unknown; choose of {','.join(NAMED_METHODS)}")
-    return [NAMED_METHODS[name] for name in found]
 
 
 def without_duplicates(

@@ -3,7 +3,8 @@
 Each states every key of its own, so that its name means the same whatever the defaults are.
 """
 
-from training.studies.study_methods import StudyMethod
+from runtime.base.errors import UserError
+from training.studies.study_methods import NAMED_METHODS, StudyMethod
 
 _PAPER: dict[str, object] = {
     "dsr_shape": "paper",
@@ -62,3 +63,17 @@ VARIANTS = {
         ),
     )
 }
+KNOWN_METHODS = {**NAMED_METHODS, **VARIANTS}
+
+
+def methods_named(names: str) -> list[StudyMethod]:
+    """The methods of a list such as "ce,ls,drg+dsr", each once.
+
+    Raises:
+        UserError: if a name is not that of a method.
+    """
+    found = dict.fromkeys(names.split(","))
+    for name in found:
+        if name not in KNOWN_METHODS:
+            raise UserError(f"--terms {name!r} is unknown; choose of {','.join(KNOWN_METHODS)}")
+    return [KNOWN_METHODS[name] for name in found]

@@ -19,7 +19,6 @@ from training.evaluation.confidence import read_image_record
 from training.studies.pool import run_all
 from training.studies.queue_plan import (
     PLAN_FILE,
-    QUEUE_METHODS,
     QueueStudy,
     add_to_plan,
     chosen_lines,
@@ -185,4 +184,3 @@ def test_a_queue_stands_still_while_the_file_is_there(tmp_path: Path, tiny_folde
         assert run_all([run], jobs=1, minutes=5, pause=pause).failed == []
     assert sizes[2] == sizes[3]  # nothing was printed meanwhile
     assert run.line() is not None
-    assert QUEUE_METHODS["ce"].name == "ce"

@@ -16,8 +16,8 @@ from training.studies import step_cost
 from training.studies.result_lines import read_lines
 from training.studies.study_methods import (
     METHODS,
-    methods_named,
 )
+from training.studies.variants import methods_named
 
 ROOT = Path(__file__).resolve().parents[3]
 BENCHMARK = ["--width", "0.25", "--image-size", "16", "--batch-size", "4", "--device", "cpu"]

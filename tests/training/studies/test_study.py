@@ -24,10 +24,10 @@ from training.studies.study_methods import (
     METHODS,
     StudyMethod,
     method_of,
-    methods_named,
     without_duplicates,
 )
 from training.studies.study_run import StudyRun
+from training.studies.variants import methods_named
 
 ROOT = Path(__file__).resolve().parents[3]
 
