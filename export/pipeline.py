@@ -17,7 +17,13 @@ from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_int8 import Int8Exporter, Quantized
-from export.graphs.to_onnx import ExportedGraph, export_graph, kept_graph, model_bytes
+from export.graphs.to_onnx import (
+    IMAGE_PROPERTIES,
+    ExportedGraph,
+    export_graph,
+    kept_graph,
+    model_bytes,
+)
 from export.trained_run import RunToExport, read_run
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
@@ -189,7 +195,9 @@ def _verify(
     name = MODEL_FILES[precision]
     say(f"verifying {name}")
     embedded = json_from_card(run.card).decode()
-    content = model_bytes(model, {METADATA_KEY: embedded, PRECISION_KEY: precision})
+    content = model_bytes(
+        model, {**IMAGE_PROPERTIES, METADATA_KEY: embedded, PRECISION_KEY: precision}
+    )
     probabilities = _probabilities(content, name, run.test.images)
     parity = gate.compare(
         probabilities, run.test.probabilities, run.test.labels, run.card.class_names

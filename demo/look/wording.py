@@ -92,8 +92,9 @@ def architecture(arch: str) -> str:
 
 def terms(methods: Sequence[str]) -> str:
     """How a model was trained, from the `terms` of its card."""
-    name = "+".join(methods)
-    return _TERMS.get(name, name)
+    name = "+".join(method for method in methods if method != "teacher") or "ce"
+    words = _TERMS.get(name, name)
+    return f"{words}, taught by another network" if "teacher" in methods else words
 
 
 def backend(name: str) -> str:

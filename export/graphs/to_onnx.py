@@ -28,6 +28,14 @@ from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
 BATCH = "batch"  # the name of the symbolic first dimension
 NEWEST_IR = 10  # onnxruntime 1.23 and TensorRT refuse files of a newer IR version
 _PIXEL_MAX = 255.0
+# What other tools read of a file whose input is denoted as an image: the keys and values of
+# https://onnx.ai/onnx/repo-docs/MetadataProps.html.
+_IMAGE = "IMAGE"
+IMAGE_PROPERTIES = {
+    "Image.BitmapPixelFormat": "Rgb8",
+    "Image.ColorSpaceGamma": "SRGB",
+    "Image.NominalPixelRange": "NominalRange_0_255",
+}
 
 
 class DeployedModel(nn.Module):
@@ -108,12 +116,16 @@ def kept_graph(folder: Path, checkpoint_sha256: str, opset: int) -> ExportedGrap
 def model_bytes(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
     """The content of the ONNX file of `model`, with `metadata` in it.
 
+    Its input is denoted as an image, to which `IMAGE_PROPERTIES` apply.
+
     Equal models and metadata give equal bytes.
 
     Raises:
         onnx.checker.ValidationError: the model breaks the rules of ONNX.
     """
     proto = ir.to_proto(model)
+    for image in proto.graph.input:
+        image.type.denotation = _IMAGE
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)

@@ -97,6 +97,13 @@ def test_a_lone_file_carries_its_card(fitted_bundle: Path) -> None:
         with OnnxSession(content, source=file.path, backend="onnx-cpu") as session:
             card = card_from_json(session.metadata[METADATA_KEY], source=file.path)
             assert session.metadata[PRECISION_KEY] == file.precision
+            # Of onnx.ai/onnx/repo-docs/MetadataProps.html, for tools that know nothing of the card.
+            stated = {k: v for k, v in session.metadata.items() if k.startswith("Image.")}
+            assert stated == {
+                "Image.BitmapPixelFormat": "Rgb8",
+                "Image.ColorSpaceGamma": "SRGB",
+                "Image.NominalPixelRange": "NominalRange_0_255",
+            }
         assert card.class_names == read_card(fitted_bundle).class_names
         assert (card.files, card.engines) == ((), ())
     example = fitted_bundle / "examples" / "red_fox.png"

@@ -45,3 +45,9 @@ def test_a_probability_is_never_rounded_to_certainty(value: float, shown: str) -
 )
 def test_numbers_have_three_digits_at_most(write, value: float, shown: str) -> None:
     assert write(value).replace(wording.NARROW_SPACE, " ") == shown
+
+
+def test_a_teacher_is_told_beside_the_terms() -> None:
+    assert wording.terms(["teacher"]) == "plain cross-entropy, taught by another network"
+    both = wording.terms(["drg", "teacher"])
+    assert both == f"{wording.terms(['drg'])}, taught by another network"

@@ -62,6 +62,7 @@ def test_file_says_what_it_is(
     (image,), (output,) = proto.graph.input, proto.graph.output
     assert (image.name, output.name) == (INPUT_NAME, OUTPUT_NAME)
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert (image.type.denotation, output.type.denotation) == ("IMAGE", "")
     assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert {i.type.tensor_type.shape.dim[0].dim_param for i in (image, output)} == {"batch"}
 
