@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# A decoded picture: a check value of its pixels, and its size. A CRC-32 and a sum of 32 bits take a
-# third of the time of a SHA-256. Among a million pictures of one size, two different ones are equal
-# in both with a chance of about one in ten million.
+# A decoded picture: a check value of its pixels, and its size. The value is a CRC-32 of all pixels
+# and a sum of some of them; both take a quarter of the time of a SHA-256. Two different pictures
+# have one CRC with a chance of one in four billion. The sum tells those apart among the many pairs
+# of pictures that have nothing in common.
 PICTURE = np.dtype([("pixels", "<u8"), ("width", "<i4"), ("height", "<i4")])
 
 _LOW_BITS = (1 << 32) - 1
+_EVERY = 11  # words of eight bytes, of which one is summed up
 
 Pictures = NDArray[np.void]
 
@@ -24,7 +26,7 @@ BLANK_SPAN = 7
 def picture_of(image: Image.Image | NDArray[np.uint8]) -> tuple[int, int, int]:
     """The PICTURE of an RGB image: PIL's, or uint8 (H, W, 3)."""
     rgb = np.ascontiguousarray(image)
-    words = rgb.reshape(-1)[: rgb.size // 8 * 8].view(np.uint64)
+    words = rgb.reshape(-1)[: rgb.size // 8 * 8].view(np.uint64)[::_EVERY]
     total = int(words.sum())
     folded = (total ^ total >> 32) & _LOW_BITS
     return zlib.crc32(rgb.data) << 32 | folded, rgb.shape[1], rgb.shape[0]
