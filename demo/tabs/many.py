@@ -145,7 +145,8 @@ def batch_html(batch: AnsweredPictures) -> str:
     broken = len(batch.items) - answered
     rate = f", {answered / batch.seconds:,.0f} a second" if answered else ""
     trouble = f' <span class="wrong">{broken} could not be read.</span>' if broken else ""
-    encoded = base64.b64encode(csv_text(batch).encode()).decode()
+    # Spreadsheet programs take a file without a byte order mark for one of another encoding.
+    encoded = base64.b64encode(csv_text(batch).encode("utf-8-sig")).decode()
     return (
         '<article class="many"><div class="summary">'
         f"<p><b>{answered:,} answered</b> in {wording.milliseconds(1e3 * batch.seconds)}{rate}."

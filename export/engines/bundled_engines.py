@@ -20,6 +20,7 @@ from runtime.backends.preflight import engine_problem, this_machine, this_platfo
 from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.shown_text import pasted
 from runtime.evaluation import gate
 from runtime.model.bundle import Bundle, read_card, write_card
 from runtime.model.card import (
@@ -137,7 +138,7 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
     if not fitting:
         raise BackendError(
             f"{bundle.path} has no engine that runs here; build one: "
-            f"`python export/build_trt.py {bundle.path}`"
+            f"`python export/build_trt.py {pasted(bundle.path)}`"
         )
     holdout = read_holdout(bundle.path)
     failed: list[VerificationError] = []

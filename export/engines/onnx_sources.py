@@ -12,6 +12,7 @@ from export.bundles.export_options import (
 )
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of
+from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, open_bundle, run_word
 from runtime.model.card import CARD_FILE
 from runtime.model.locate import BUNDLE, CHECKPOINT, latest_run
@@ -81,7 +82,7 @@ def find_onnx(
             f"{place.bundle} {'; '.join(problems[name] or '' for name in missing)}; export it "
             f"where the run is: `python export/run.py {run_word(place.bundle)} "
             f"--precision {','.join(missing)} "
-            f"--opset {opset} --out {place.bundle}`"
+            f"--opset {opset} --out {pasted(place.bundle)}`"
         )
     wanted: list[Request] = missing if bundle is not None else ["fp32", *missing]
     options = ExportOptions(

@@ -15,6 +15,7 @@ from export.triton_server.config import (
 from runtime.backends.engine_backends import TENSORRT
 from runtime.base.errors import UserError
 from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
+from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, run_word
 from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
 
@@ -22,6 +23,7 @@ CONFIG_FILE = "config.pbtxt"
 DEFAULT_MAX_BATCH = 64
 Source = EngineRecord | ModelFile | None  # None: the whole bundle, for the python backend
 _VERSION = "1"
+_LONGEST_DEFAULT = 100  # a folder's name has at most 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -159,7 +161,8 @@ def _engine(bundle: Bundle, precision: str, capability: str | None) -> EngineRec
         raise UserError(
             f"{bundle.path} has no {precision} engine of flavor tensorrt"
             f"{f' for {capability}' if capability else ''}; build it on the server's GPU: "
-            f"`python export/build_trt.py {bundle.path} --precision {precision} --flavor tensorrt`"
+            f"`python export/build_trt.py {pasted(bundle.path)} --precision {precision} "
+            "--flavor tensorrt`"
         )
     (engine,) = found
     if engine.profile.min > 1:
@@ -185,6 +188,8 @@ def _onnx_file(bundle: Bundle, precision: str) -> ModelFile:
 def _checked_name(asked: str | None, bundle: Bundle) -> str:
     card = bundle.card
     default = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{card.provenance.data}-{card.arch}")
+    # A name begins with a letter or a digit. Data may have other names, such as a folder "_new".
+    default = default.lstrip("._+-")[:_LONGEST_DEFAULT]
     name = default if asked is None else asked
     if not _NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is no folder name; use letters, digits, and . _ + -")

@@ -16,6 +16,7 @@ from typing import NoReturn
 import msgspec
 
 from runtime.base.errors import UserError, VerificationError
+from runtime.base.shown_text import on_terminal
 
 VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
 EXIT_USER = 2
@@ -179,5 +180,5 @@ def _fail_of_system(error: OSError) -> int:
 
 def fail(message: str, code: int) -> int:
     """Prints `message` as one line on stderr and returns `code`."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    print("error: " + on_terminal(" ".join(message.split())), file=sys.stderr)  # noqa: T201
     return code

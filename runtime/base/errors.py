@@ -43,6 +43,14 @@ class GpuError(BackendError):
         super().__init__(reason)
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle, which would call `GpuError(reason)`."""
+        return _gpu_error, (type(self), str(self), self.remedy)
+
+
+def _gpu_error(kind: type[GpuError], reason: str, remedy: str) -> GpuError:
+    return kind(reason, remedy=remedy)
+
 
 class OverloadedError(BackendError):
     """A queue is full, or its answers would come too late."""

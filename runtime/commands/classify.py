@@ -10,6 +10,7 @@ from runtime.backends.session import Threads
 from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
+from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend, model_or_latest
 from runtime.images.image_folders import ImageFolders, in_order, in_words
 from runtime.images.image_formats import READABLE
@@ -72,7 +73,7 @@ def _classify_video(options: argparse.Namespace, note: TextIO) -> int:
 
 
 def _print_note(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr, flush=True)
+    print(on_terminal(f"note: {line}"), file=sys.stderr, flush=True)
 
 
 def _answers_of_frames(
@@ -92,7 +93,7 @@ def _open_model(
         precision=options.precision,
         threads=threads,
     )
-    print(classifier.describe(), file=note)
+    print(on_terminal(classifier.describe()), file=note)
     return classifier
 
 
@@ -109,10 +110,10 @@ def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> 
             _print_json({**place, "predictions": answer, **warnings})
         else:
             for words in answer.warnings:
-                print(f"warning: {place['path']}: {words}", file=sys.stderr)
+                print(on_terminal(f"warning: {place['path']}: {words}"), file=sys.stderr)
             labels = "  ".join(f"{p.label} {p.probability:.1%}" for p in answer)
             where = f" {place['seconds']:.2f} s" if "seconds" in place else ""
-            print(f"{place['path']}{where}: {labels}", flush=bool(where))
+            print(on_terminal(f"{place['path']}{where}: {labels}"), flush=bool(where))
     return code
 
 
@@ -214,5 +215,5 @@ def _expand(path: Path) -> Sequence[Path]:
             + (f"; left out: {left_out}" if left_out else "")
         )
     if left_out:
-        print(f"note: {path}: left out: {left_out}", file=sys.stderr)
+        _print_note(f"{path}: left out: {left_out}")
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime.base.command import CommandParser, print_json
 from runtime.base.errors import VerificationError
+from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend
 from runtime.evaluation.compare_models import Compared
 from runtime.evaluation.compare_on_images import answer_holdout
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print_json(found)
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(map(on_terminal, _lines(found))))
     if found.is_worse:
         raise VerificationError(
             f"{given.new}: {found.verdict}: of {found.images} images {found.worse} are wrong "

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.backends.session import Threads
 from runtime.base.command import CommandParser, folder_path, print_json
 from runtime.base.errors import UserError
+from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import MODEL_HELP, add_backend, model_or_latest
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
 from runtime.evaluation.labelled_folder import read_labelled_folder
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print_json(found)
     else:
-        print("\n".join(lines_of(found)))
+        print("\n".join(map(on_terminal, lines_of(found))))
         if given.out is not None:
             print(f"\nfiles  {given.out}")
     return 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runtime.base.command import CommandParser, print_json
+from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_model, model_or_latest
 from runtime.inference.open_classifier import read_embedded_card
 from runtime.model.bundle import open_bundle
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         print_json(card)
         return 0
     for line in card_lines(path, card):
-        print(line)
+        print(on_terminal(line))
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from runtime.base.command import CommandParser, print_json
 from runtime.base.errors import BundleError, VerificationError
+from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend, add_model, model_or_latest
 from runtime.evaluation.verify_model import Verified, verify_bundle
 from runtime.model.bundle import open_bundle
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"ran {result.path} on {result.backend}", file=sys.stderr)
     failed = [result for result in results if not result.passed]
     if not given.json:
-        print("\n".join(_lines(results)))
+        print("\n".join(map(on_terminal, _lines(results))))
     if failed:
         complaints = (f"{result.path} on {result.backend}: {result.complaint}" for result in failed)
         raise VerificationError("; ".join(complaints))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtime.base.errors import BundleError
 from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.shown_text import pasted
 from runtime.model.card import CARD_FILE, Card, EngineRecord, ModelFile
 from runtime.model.card_json import card_from_json, json_from_card
 from runtime.model.locate import CHECKPOINT
@@ -80,7 +81,7 @@ def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
     """The command, in backquotes, that makes the file of a record again."""
     if isinstance(record, EngineRecord):
         return (
-            f"`python export/build_trt.py {bundle.path} --precision {record.precision} "
+            f"`python export/build_trt.py {pasted(bundle.path)} --precision {record.precision} "
             f"--flavor {record.flavor}`"
         )
     run = run_word(bundle.path)
@@ -89,4 +90,4 @@ def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:
 
 def run_word(bundle: Path) -> str:
     """The run that a bundle lies in, as an argument of a command; "RUN" if it lies elsewhere."""
-    return str(bundle.parent) if (bundle.parent / CHECKPOINT).is_file() else "RUN"
+    return pasted(bundle.parent) if (bundle.parent / CHECKPOINT).is_file() else "RUN"

@@ -13,6 +13,7 @@ These are the rules for changes of the schema:
   engines that it cannot run, and uses the others.
 """
 
+import codecs
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +33,10 @@ def card_from_json(text: bytes | str, *, source: str) -> Card:
     Raises:
         BundleError: the text is no card, a value has the wrong type, or it needs a newer reader.
     """
+    encoded = text.encode() if isinstance(text, str) else text
     try:
-        card = msgspec.json.decode(text, type=dict[str, Any])
+        # Some editors of Windows put a byte order mark before the text.
+        card = msgspec.json.decode(encoded.removeprefix(codecs.BOM_UTF8), type=dict[str, Any])
         needed = _needed_reader(card)
         if needed <= SCHEMA_VERSION:
             current = _as_current(card)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from runtime.base.errors import BundleError, UserError
+from runtime.base.shown_text import pasted
 from runtime.model.card import CARD_FILE
 
 RUNS = Path("runs")
@@ -81,7 +82,7 @@ def find_model(path: Path | None) -> Path:
         raise BundleError(f"{path} does not exist; expected a bundle, a run or an .onnx file")
     if (path / CHECKPOINT).is_file():
         raise BundleError(
-            f"{path} is a run without a bundle; export it: `python export/run.py {path}`"
+            f"{path} is a run without a bundle; export it: `python export/run.py {pasted(path)}`"
         )
     raise BundleError(
         f"{path} is not a bundle, a run or an .onnx file{_why_not(path)}; make one with "

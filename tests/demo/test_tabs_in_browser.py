@@ -96,7 +96,7 @@ def test_many_pictures_make_a_grid_and_a_csv_file(
     assert tab.page.locator("#grid .label").all_inner_texts() == ["red", "green", "blue"]
     with tab.page.expect_download() as download:
         tab.page.get_by_role("link", name="Download CSV").click()
-    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8-sig"))))
     assert download.value.suggested_filename == "labels.csv"
     assert [row["file"] for row in rows] == names
     assert [row["label"] for row in rows] == ["red", "", "green", "blue"]

@@ -1,7 +1,9 @@
 """`python export/to_triton.py`: the repository it writes, and what it refuses."""
 
 import hashlib
+import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +68,28 @@ def test_onnxruntime_gets_the_file_labels_and_batching(bundle: Path, repository:
     assert warm_ups(config) == [1, 64]
     assert "dynamic_batching { }" in config
     assert "KIND_AUTO" in config
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("_new", "new-shufflenetv2"),
+        ("my pictures (2)", "my_pictures_2_-shufflenetv2"),
+        ("数字", "shufflenetv2"),
+        (".hidden", "hidden-shufflenetv2"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_the_name_is_one_for_any_data(
+    bundle: Path, repository: Path, tmp_path: Path, data: str, expected: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    card = json.loads((copy / "card.json").read_text())
+    card["provenance"]["data"] = data
+    (copy / "card.json").write_text(json.dumps(card))
+    assert main([str(copy), "--out", str(repository)]) == 0
+    assert [folder.name for folder in repository.iterdir() if folder.is_dir()] == [expected]
 
 
 def test_a_precision_is_taken_by_name(bundle: Path, repository: Path) -> None:
