@@ -220,8 +220,11 @@ def test_two_methods_do_not_name_a_term_alike(tiny_data: Dataset, make_plan: Mak
         build_learner(plan, tiny_data, steps_per_epoch=1, device=CPU)
 
 
-def test_a_memory_of_images_is_not_split_between_processes(tiny_data: Dataset) -> None:
+def test_a_memory_of_images_is_not_split_between_processes(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next process that sees an image does not know what this one said of it."""
+    monkeypatch.setattr(ProcessGroup, "share", lambda _group, value: value)  # nobody else is there
     options = Options(**vars(option_parser().parse_args(["--arch", "mobilenetv2"])))
     recipe, group = load_recipe("cifar"), ProcessGroup(rank=0, world_size=2)
     assert _plan(options, replace(recipe, peer="dlb"), tiny_data, group).processes == 2
