@@ -37,6 +37,12 @@ def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibr
     is in the interval, the temperature stays 1. The more images there are, the narrower the
     interval is. It is finite where all answers are right, too.
 
+    With `select: best` the same images have chosen the epoch, so the student is a little better on
+    them than on others. That is far less than the interval allows for: with one of eight equally
+    good students chosen by 10, 30 or 100 images, the calibration error of other images was at most
+    0.6 points above that of calibrating with fresh images, and never above that of the uncalibrated
+    student (means of 200 draws, in the tests of this module).
+
     Args:
         logits: (N, K).
         labels: int64 (N,).

@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from runtime.base.errors import UserError
 from runtime.model.figures import expected_calibration_error, log_softmax, softmax, top_k
+from training.engine.selection import scores_of
 from training.evaluation.calibration import calibrate
 
 DRAWS = 200
@@ -77,6 +78,32 @@ def test_the_reason_is_told_where_nothing_is_proven() -> None:
     assert calibrate(3 * logits[:400], labels[:400]).reason is None
 
 
+@pytest.mark.parametrize(("scale", "images"), [(1.0, 10), (3.0, 30)])
+def test_images_that_chose_the_epoch_calibrate_as_well_as_fresh_ones(
+    scale: float, images: int
+) -> None:
+    """Over 200 draws, of eight students that are equally good: the choice is chance alone."""
+    epochs, labels = _epochs()
+    epochs = scale * epochs
+    generator = np.random.default_rng(0)
+    errors = []
+    for _ in range(DRAWS):
+        order = generator.permutation(len(labels))
+        drawn, fresh, others = np.split(order, [images, 2 * images])
+        scores = [scores_of(logits[drawn], labels[drawn]) for logits in epochs]
+        best = epochs[max(range(len(epochs)), key=lambda e: (scores[e].top1, -scores[e][1]))]
+        temperatures = (1.0, *(calibrate(best[own], labels[own])[0] for own in (drawn, fresh)))
+        errors.append(
+            [
+                expected_calibration_error(softmax(best[others], temperature=t), labels[others])
+                for t in temperatures
+            ]
+        )
+    before, same, other = np.mean(errors, axis=0)
+    assert same <= before
+    assert same <= other + 0.01
+
+
 def _errors(scale: float, images: int) -> tuple[NDArray[np.float64], ...]:
     """Calibration errors of the other images: before, calibrated, and with the likeliest."""
     logits, labels = _student()
@@ -124,3 +151,21 @@ def _student() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     logits = student.decision_function(images[100:])
     assert 0.8 < top_k(logits, labels[100:], 1) < 0.95
     return logits, labels[100:]
+
+
+@cache
+def _epochs() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits (8, N, 10) of digits by classifiers that have seen 8 samples of the same images."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    images, labels = load_digits(return_X_y=True)
+    generator = np.random.default_rng(1)
+    order = generator.permutation(len(labels))
+    images, labels = images[order] / 16, labels[order].astype(np.int64)
+    found = []
+    for _ in range(8):
+        rows = generator.choice(200, 150, replace=False)
+        student = LogisticRegression(C=10.0, max_iter=1000).fit(images[rows], labels[rows])
+        found.append(student.decision_function(images[200:]))
+    return np.stack(found), labels[200:]
