@@ -41,7 +41,7 @@ def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibr
     them than on others. That is far less than the interval allows for: with one of eight equally
     good students chosen by 10, 30 or 100 images, the calibration error of other images was at most
     0.6 points above that of calibrating with fresh images, and never above that of the uncalibrated
-    student (means of 200 draws, in the tests of this module).
+    student (means of 200 draws; the tests repeat two of the cases).
 
     Args:
         logits: (N, K).
