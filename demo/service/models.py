@@ -68,6 +68,11 @@ class Model:
             self.classifier.reason = entry.reason or self.classifier.reason
             self.classifier.warm_up()
             self.batcher = Batcher(self.classifier)
+            failed.callback(self.batcher.close)
+            # The batcher's threads, too, take longer for their first picture.
+            black = np.zeros((1, *2 * (self.classifier.session.input_size,), 3), np.uint8)
+            for _ in range(2):
+                self.batcher.submit_prepared(black)[0].result()
             failed.pop_all()
 
     @property

@@ -24,10 +24,12 @@ class TimedAnswer:
 
     Attributes:
         predictions: the labels with their probabilities, at most TOP_K.
-        network_ms: milliseconds of the network, with the wait for a batch.
+        waiting_ms: milliseconds before and after the network, such as for other users' pictures.
+        network_ms: milliseconds in which the network ran.
     """
 
     predictions: Predictions
+    waiting_ms: float
     network_ms: float
 
 
@@ -37,7 +39,9 @@ def ask(model: Model, picture: Picture) -> TimedAnswer:
     started = time.perf_counter()
     (future,) = model.batcher.submit_prepared([view], top_k=TOP_K)
     predictions = future.result()
-    return TimedAnswer(predictions, 1e3 * (time.perf_counter() - started))
+    taken = time.perf_counter() - started
+    network = min(future.network_seconds, taken)
+    return TimedAnswer(predictions, 1e3 * (taken - network), 1e3 * network)
 
 
 def answer_html(model: Model, picture: Picture, answer: TimedAnswer) -> str:
@@ -56,7 +60,7 @@ def answer_html(model: Model, picture: Picture, answer: TimedAnswer) -> str:
         f'<span class="probability">{wording.percent(best.probability)}</span></p>'
         f"{_truth_html(picture, best.label)}{unsure}"
         f"{_bars_html(answer.predictions)}"
-        f"{_latency_html(picture, answer.network_ms)}"
+        f"{_latency_html(picture, answer)}"
         f"{_ran_html(model)}"
         "</div></article>"
     )
@@ -96,12 +100,13 @@ def _bars_html(predictions: Predictions) -> str:
     return f'<ol class="bars">{rows}</ol>'
 
 
-def _latency_html(picture: Picture, network_ms: float) -> str:
-    """A strip of three parts, each as long as its share of the time, and a legend."""
+def _latency_html(picture: Picture, answer: TimedAnswer) -> str:
+    """A strip of four parts, each as long as its share of the time, and a legend."""
     parts = [
         ("decode", "Decode", picture.decode_ms),
         ("resize", "Resize", picture.preprocess_ms),
-        ("network", "Network", network_ms),
+        ("waiting", "Waiting", answer.waiting_ms),
+        ("network", "Network", answer.network_ms),
     ]
     total = sum(value for _, _, value in parts) or 1.0
     strip = "".join(

@@ -9,7 +9,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from runtime.base.parallel import usable_cores
 from runtime.inference.batch_threads import BatchThreads
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
 from runtime.inference.hand_over import require_many
-from runtime.inference.pending_image import PendingImage
+from runtime.inference.pending_image import FutureAnswer, PendingImage
 from runtime.model.preprocess import ImageSource
 
 _MAX_WAIT_MS = 3_600_000  # an hour
@@ -114,7 +113,7 @@ class Batcher(BatchThreads):
 
     def submit(
         self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K, name: str | None = None
-    ) -> "Future[Predictions]":
+    ) -> FutureAnswer:
         """Accepts one image, as `submit_all` accepts many."""
         return self.submit_all([image], top_k=top_k, names=[name])[0]
 
@@ -124,7 +123,7 @@ class Batcher(BatchThreads):
         *,
         top_k: int = DEFAULT_TOP_K,
         names: Sequence[str | None] | None = None,
-    ) -> "list[Future[Predictions]]":
+    ) -> list[FutureAnswer]:
         """Accepts all of the images or none.
 
         Args:
@@ -159,7 +158,7 @@ class Batcher(BatchThreads):
 
     def submit_prepared(
         self, images: Iterable[NDArray[np.uint8]], *, top_k: int = DEFAULT_TOP_K
-    ) -> "list[Future[Predictions]]":
+    ) -> list[FutureAnswer]:
         """Accepts images that need no decoding and no resizing: all of them or none.
 
         Args:
@@ -230,13 +229,15 @@ class Batcher(BatchThreads):
                 failure = error
             # This comes before the answers, because a client that has its answer may send the next
             # image at once. Its answered image must then no longer count as waiting.
-            if not self._finish(batch, time.perf_counter() - started):
+            seconds = time.perf_counter() - started
+            if not self._finish(batch, seconds):
                 return  # abandoned
             if failure is not None:
                 for request in batch:
                     request.future.set_exception(failure)
             else:
                 for request, answer in zip(batch, answers, strict=True):
+                    request.future.network_seconds = seconds
                     request.future.set_result(answer)
 
     def _next_batch(self) -> list[PendingImage]:

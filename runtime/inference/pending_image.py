@@ -12,6 +12,17 @@ from runtime.inference.hand_over import own_image
 from runtime.model.preprocess import ImageSource
 
 
+class FutureAnswer(Future[Predictions]):
+    """The answer of an image, when it is there.
+
+    Attributes:
+        network_seconds: how long the network ran for its batch; 0 before that. The rest of the time
+            until the answer is decoding and waiting.
+    """
+
+    network_seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class PendingImage:
     """An image on its way through a batcher.
@@ -28,7 +39,7 @@ class PendingImage:
     source: ImageSource
     name: str | None
     top_k: int
-    future: "Future[Predictions]" = field(default_factory=Future)
+    future: FutureAnswer = field(default_factory=FutureAnswer)
     image: "NDArray[np.uint8] | None" = None
     warnings: list[str] = field(default_factory=list)
 

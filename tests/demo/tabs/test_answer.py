@@ -1,14 +1,17 @@
 """Asking the model that all users share, without a browser."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from demo.service.models import LIMITS, Models
 from demo.service.picture import open_picture
-from demo.tabs.answer import ask
+from demo.tabs.answer import answer_html, ask
 
 
 def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictures: Path) -> None:
@@ -20,6 +23,33 @@ def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictur
     answered = models.first.batcher.submit_prepared([picture.views[spec]])[0].result()
     expected = models.first.classifier.session.run(picture.views[spec][None])[0]
     assert [p.probability for p in answered] == pytest.approx(sorted(expected, reverse=True))
+
+
+def test_the_time_of_the_network_is_that_of_its_run(
+    models: Models, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another picture holds the network, a picture waits. That is not the network's time."""
+    session = models.first.classifier.session
+    held, run = 0.3, session._run
+
+    def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(held if images[0].max() == 0 else 0.05)
+        return run(images)
+
+    monkeypatch.setattr(session, "_run", slow)
+    red = (pictures / "red.png").read_bytes()
+    picture = open_picture(red, models.input_specs, name="red.png", limits=LIMITS)
+    size = session.input_size
+    (other,) = models.first.batcher.submit_prepared([np.zeros((size, size, 3), np.uint8)])
+    while models.first.batcher._ready:
+        time.sleep(0.001)
+    answer = ask(models.first, picture)
+    other.result(timeout=20)
+    assert 50 <= answer.network_ms < 200
+    assert answer.waiting_ms > 100
+    shown = answer_html(models.first, picture, answer)
+    for word in ("Decode", "Resize", "Waiting", "Network"):
+        assert f"<dt>{word}</dt>" in shown
 
 
 def test_all_users_share_one_batcher_and_get_their_own_answer(
