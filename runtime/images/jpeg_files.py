@@ -157,13 +157,13 @@ def _scans(content: memoryview, scan: bytes) -> Iterator[tuple[bytes, int]]:
 
 def _are_all(scans: list[bytes], components: bytes) -> bool:
     """Whether the scans hold every coefficient of every component, to its last bit."""
-    missing = {component: {*range(_COEFFICIENTS)} for component in components}
+    missing = dict.fromkeys(components, (1 << _COEFFICIENTS) - 1)  # a bit for each coefficient
     for scan in scans:
         last = 1 + 2 * scan[0]  # of the bytes that name components
         first, end, bits = scan[last : last + 3]
         if bits & _LOWEST_BITS == 0:
             for component in scan[1:last:2]:
-                missing.get(component, set()).difference_update(range(first, end + 1))
+                missing[component] = missing.get(component, 0) & ~((2 << end) - (1 << first))
     return not any(missing.values())
 
 
