@@ -9,6 +9,8 @@
 """
 
 import json
+import math
+import shutil
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -29,6 +31,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_CALL_BYTES = 512 << 10  # of a click's inputs, which are file names and choices, never images
 CALL_SECONDS = 30.0  # for its body to arrive
 MAX_UPLOAD_BYTES = 256 << 20  # of one request with many pictures, each of which has its own limit
+_SPARE_BYTES = 1 << 20  # that stay free on the disk of uploads
 UPLOAD_SECONDS = 600.0  # at 4 Mbit a second, MAX_UPLOAD_BYTES take nine minutes
 _API = "/gradio_api"
 _UPLOAD = f"{_API}/upload"
@@ -91,7 +94,7 @@ class Guard:
         elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
             refusal = _too_large(MAX_UPLOAD_BYTES)
         elif kind == "upload":
-            receive = _uploaded(receive)
+            receive = _uploaded(receive, self._uploads)
         elif kind == "call":
             body: bytes | None = None
             with move_on_after(CALL_SECONDS) as waiting:
@@ -169,7 +172,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _uploaded(receive: Receive) -> Receive:
+def _uploaded(receive: Receive, uploads: Path) -> Receive:
     """The body of an upload, as long as it keeps within its limits and the client is there.
 
     It is ended with the error that Gradio itself raises for a broken form. At any other error,
@@ -188,7 +191,11 @@ def _uploaded(receive: Receive) -> Receive:
             raise MultiPartException(f"the upload did not arrive within {UPLOAD_SECONDS:g} s")
         if message["type"] == "http.disconnect":
             raise MultiPartException("the client left before its upload was complete")
-        received += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        # A full disk must be noticed before Gradio writes: it would leave the part of the file.
+        if _free_bytes(uploads) < size + _SPARE_BYTES:
+            raise MultiPartException("the server has no room for uploads now; try again later")
+        received += size
         # Gradio answers 413 when the message has the words "maximum allowed size".
         if received > MAX_UPLOAD_BYTES:
             raise MultiPartException(f"over the maximum allowed size, {MAX_UPLOAD_BYTES >> 20} MB")
@@ -196,6 +203,13 @@ def _uploaded(receive: Receive) -> Receive:
         return message
 
     return receive_within_limits
+
+
+def _free_bytes(folder: Path) -> float:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # there is no such folder; Gradio makes it
+        return math.inf
 
 
 def _names_other_file(body: bytes, uploads: Path) -> bool:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,19 @@ def test_a_large_upload_is_refused_when_it_says_so_and_cut_when_it_does_not(
         request(behind, "POST", UPLOAD, [b"x" * 400] * 3)
     assert request(behind, "POST", UPLOAD, [b"x" * 500] * 2, announced=1000)[0] == 200
     assert behind.bodies == [b"x" * 1000]
+
+
+def test_an_upload_ends_before_the_disk_is_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradio answers this error with its words, and deletes the parts of files (test_privacy)."""
+    free = [100 << 20, guard._SPARE_BYTES + 499, 100 << 20]
+    monkeypatch.setattr(guard.shutil, "disk_usage", lambda _: SimpleNamespace(free=free.pop(0)))
+    behind = Behind()
+    with pytest.raises(MultiPartException, match="the server has no room for uploads now"):
+        request(behind, "POST", UPLOAD, [b"x" * 500] * 2, uploads=tmp_path)
+    assert request(behind, "POST", UPLOAD, [b"y" * 500], uploads=tmp_path)[0] == 200
+    assert behind.bodies[-1:] == [b"y" * 500]
 
 
 def test_a_client_that_leaves_while_it_calls_harms_nobody() -> None:
