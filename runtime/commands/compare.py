@@ -1,7 +1,8 @@
-"""`python -m runtime compare OLD NEW`: is the new model worse than the old one?
+"""`python -m runtime compare OLD NEW [DATA]`: is the new model worse than the old one?
 
-Both answer the held-out test images of the old bundle. McNemar's exact test decides on the images
-that only one of them answers rightly. Exit code 3: the new model is worse beyond chance.
+Both answer the held-out test images of the old bundle, or those of DATA, a folder of class folders.
+McNemar's exact test decides on the images that only one of them answers rightly. Exit code 3: the
+new model is worse beyond chance.
 """
 
 import sys
@@ -13,7 +14,7 @@ from runtime.base.errors import VerificationError
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend
 from runtime.evaluation.compare_models import Compared
-from runtime.evaluation.compare_on_images import answer_holdout
+from runtime.evaluation.compare_on_images import answer_holdout, compare_on_folder
 from runtime.inference.open_classifier import open_classifier
 
 _MAX_SHOWN = 10
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     wanted = {"backend": given.backend, "precision": given.precision}
     with open_classifier(given.old, **wanted) as old, open_classifier(given.new, **wanted) as new:
-        found = answer_holdout(old, new, note=_print_note).compared()
+        if given.data is None:
+            found = answer_holdout(old, new, note=_print_note).compared()
+        else:
+            found = compare_on_folder(old, new, given.data, note=_print_note)
     if given.json:
         print_json(found)
     else:
@@ -72,6 +76,13 @@ def _parser() -> CommandParser:
     what = "a bundle, a run or an .onnx file"
     parser.add_argument("old", type=Path, metavar="OLD", help=what)
     parser.add_argument("new", type=Path, metavar="NEW", help=what)
+    parser.add_argument(
+        "data",
+        nargs="?",
+        type=Path,
+        metavar="DATA",
+        help="a folder with a folder for each class (default: the bundle's test images)",
+    )
     add_backend(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser

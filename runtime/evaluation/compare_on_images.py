@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.evaluation.compare_models import Compared, compare_answers, shared_classes
+from runtime.evaluation.evaluate_folder import answer_folder
+from runtime.evaluation.labelled_folder import read_labelled_folder
 from runtime.inference.classifier import Classifier
 from runtime.model.card import HOLDOUT_FILE
 from runtime.model.holdout import Labelled, read_holdout
@@ -77,6 +79,32 @@ def answer_holdout(
     ordered = np.empty_like(new_found)
     ordered[:, positions] = new_found
     return BothAnswers(holdout, old.card.class_names, old_found, ordered)
+
+
+def compare_on_folder(
+    old: Classifier, new: Classifier, root: Path, *, note: Callable[[str], None]
+) -> Compared:
+    """Compares both models on a folder of class folders, each with its own preprocessing.
+
+    Args:
+        old: the model that is in use.
+        new: the model that may replace it.
+        root: the folder.
+        note: called with lines about what was read and left out.
+
+    Raises:
+        UserError: the models know different classes, or the folder is not laid out as expected.
+    """
+    positions = shared_classes(old.card.class_names, new.card.class_names)
+    names = old.card.class_names
+    data = read_labelled_folder(root, names, note)
+    found = []
+    for model, say in ((old, note), (new, lambda line: None)):  # a broken image is told once
+        answered, whole = answer_folder(
+            data, names, model.prepare, model.probabilities, chunk=model.chunk, broken=say
+        )
+        found.append(answered.probabilities.argmax(axis=1))
+    return compare_answers(found[0], positions[found[1]], whole.labels, names, whole.paths)
 
 
 def _geometry(model: Classifier) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 
 from runtime.base.errors import UserError
@@ -158,3 +159,38 @@ def test_models_that_cannot_be_compared_are_refused(
     assert (shown.returncode, shown.stdout) == (2, "")
     assert words in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def test_models_of_other_inputs_are_compared_on_a_folder(
+    cli: Cli, toy_bundle: Path, other: Path, tmp_path: Path
+) -> None:
+    """Each sees the pictures in its own way; the flipped ones are named by their paths."""
+    card = read_card(other)
+    card = msgspec.structs.replace(
+        card,
+        class_names=("green", "red", "blue"),
+        input=msgspec.structs.replace(card.input, resize=40),
+    )
+    (other / "card.json").write_bytes(json_from_card(card))
+    colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+    for name, colour in colours.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            picture = Image.new("RGB", (50 + number, 40), colour)
+            picture.save(tmp_path / "data" / name / f"{number}.png")
+    (tmp_path / "data" / "red" / "notes.txt").write_text("no picture")
+    shown = cli("compare", toy_bundle, other, tmp_path / "data", "--json")
+    found = json.loads(shown.stdout)
+    assert (found["images"], found["worse"], found["better"]) == (12, 8, 0)
+    assert {flip["image"] for flip in found["flipped"]} == {
+        f"{name}/{number}.png" for name in ("red", "green") for number in range(4)
+    }
+    assert shown.returncode == 3  # 2 to the power of 1 - 8 is below 0.01
+
+
+def test_a_folder_of_other_classes_is_refused(cli: Cli, toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "data" / "cat" / "1.png")
+    shown = cli("compare", toy_bundle, toy_bundle, tmp_path / "data")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "cat" in shown.stderr
