@@ -27,7 +27,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[ExportOptions]:
     """What would have been exported."""
     asked: list[ExportOptions] = []
-    monkeypatch.setattr(build_trt, "_export", lambda missing: asked.append(missing.options))
+    monkeypatch.setattr(build_trt, "_export", lambda missing, **_: asked.append(missing.options))
     return asked
 
 

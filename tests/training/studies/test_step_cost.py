@@ -51,7 +51,10 @@ def test_the_benchmark_counts_what_every_method_adds(capsys: pytest.CaptureFixtu
         found["method"]: f"{found['auxiliary_params']:,}"
         for found in read_lines(ROOT / "results" / "tiny-digits.jsonl")
     }
-    assert {row[0]: row[6] for row in rows[2:]} == {"eager loop": "0", **recorded}
+    counted = {row[0]: row[6] for row in rows[2:]}
+    # No study has trained it. It has the heads of two stages, DRG has that of one.
+    assert int(counted.pop("dks-like").replace(",", "")) > int(recorded["drg"].replace(",", ""))
+    assert counted == {"eager loop": "0", **recorded}
     assert {row[7] for row in rows[2:]} == {"0"}
     assert recorded["byot"] == "151,158"  # so these are not both zero by accident
 
