@@ -93,7 +93,6 @@ class Int8Exporter:
         self._evaluate = evaluate
         self._observations: Mapping[str, Observation] | None = None
         self._reference: NDArray[np.float32] | None = None
-        self._answers: NDArray[np.float32] | None = None
 
     def quantize(self, kind: Kind, calibration: Calibration) -> Quantized:
         """The graph of that kind; `auto` tries every method and keeps the most accurate one.
@@ -158,19 +157,13 @@ class Int8Exporter:
         return None
 
     @property
-    def _images(self) -> NDArray[np.uint8]:
-        """Training images to judge a graph by: others than its ranges come from, if there are."""
-        others = self._data.validation_images
-        return others if len(others) else self._data.images
-
-    @property
     def _allowed(self) -> float:
-        return max(_DISAGREEMENT, 1 / len(self._images))
+        return max(_DISAGREEMENT, 1 / len(self._data.validation_images))
 
     def _by_sensitivity(self, kind: Kind, method: Method, layers: Sequence[Layer]) -> list[Layer]:
         """The layers that int8 changes, the one that it changes most first."""
         grid = CPU if kind == "int8-cpu" else TENSORRT
-        images = self._images[:_SENSITIVITY_IMAGES]
+        images = self._data.validation_images[:_SENSITIVITY_IMAGES]
         errors = layer_errors(self._model, layers, self._ranges(method), images, grid)
         if kind == "int8":
             nodes = {node.name: node for node in network_nodes(self._model.graph)}
@@ -180,11 +173,15 @@ class Int8Exporter:
 
     def _compare(self, model: ir.Model) -> tuple[float, float]:
         """The share of other answers than float32's, and the mean difference of a probability."""
-        if self._answers is None:
-            self._answers = self._evaluate(self._model, self._images)
-        found = self._evaluate(model, self._images)
-        other = float(np.mean(found.argmax(axis=1) != self._answers.argmax(axis=1)))
-        return other, float(np.abs(found - self._answers).mean())
+        found, exact = self._evaluate(model, self._data.validation_images), self._exact()
+        other = float(np.mean(found.argmax(axis=1) != exact.argmax(axis=1)))
+        return other, float(np.abs(found - exact).mean())
+
+    def _exact(self) -> NDArray[np.float32]:
+        """What the float32 graph answers to the validation images."""
+        if self._reference is None:
+            self._reference = self._evaluate(self._model, self._data.validation_images)
+        return self._reference
 
     def _with(self, kind: Kind, method: Method, left_out: Sequence[Layer] = ()) -> ir.Model:
         found = self._ranges(method)
@@ -205,11 +202,9 @@ class Int8Exporter:
         a CPU. The cast changes a probability by a third of what int8 changes.
         """
         images, labels = self._data.validation_images, self._data.validation_labels
-        if self._reference is None:
-            self._reference = self._evaluate(self._model, images)
-        probabilities = self._evaluate(model, images)
+        exact, probabilities = self._exact(), self._evaluate(model, images)
         top1 = float(np.mean(probabilities.argmax(axis=1) == labels))
-        return top1, -float(np.abs(probabilities - self._reference).mean())
+        return top1, -float(np.abs(probabilities - exact).mean())
 
 
 def _finished(kind: Kind, model: ir.Model) -> ir.Model:

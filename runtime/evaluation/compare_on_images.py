@@ -67,7 +67,7 @@ def answer_holdout(
             f"{new.card.input.size} px, or another crop), so test images that are prepared for one "
             "do not fit the other; name a folder of labelled images as the third argument"
         )
-    holdout = _holdout(old, new, note)
+    holdout = _holdout(old, new, positions, note)
     found: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
     count = len(holdout.images)
     for start in range(0, count, _BATCH):
@@ -113,7 +113,9 @@ def _geometry(model: Classifier) -> tuple[object, ...]:
     return spec.size, spec.resize, spec.crop, spec.interpolation
 
 
-def _holdout(old: Classifier, new: Classifier, note: Callable[[str], None]) -> Labelled:
+def _holdout(
+    old: Classifier, new: Classifier, positions: NDArray[np.int64], note: Callable[[str], None]
+) -> Labelled:
     """The old bundle's test images, with labels in the order of the old model's classes."""
     folders = [Path(model.source).parent for model in (old, new)]
     # An engine lies in a folder of its own.
@@ -133,7 +135,6 @@ def _holdout(old: Classifier, new: Classifier, note: Callable[[str], None]) -> L
     if first is not None:
         return first
     assert second is not None
-    positions = shared_classes(old.card.class_names, new.card.class_names)
     return Labelled(second.images, positions[second.labels], second.probabilities)
 
 

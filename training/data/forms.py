@@ -12,7 +12,7 @@ from training.config.data_columns import EXAMPLE, Columns
 from training.data.archive_members import ArchiveReader
 from training.data.brace_patterns import is_pattern, names_of
 from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
-from training.data.labelled_rows import contents_of_rows, with_changed_splits
+from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
 from training.data.listed_data import (
     Place,
     has_class_folders,
@@ -173,15 +173,7 @@ def _tables(files: Sequence[Path], root: Path, request: Request) -> Source:
         progress=request.progress,
         left_out=left_out,
     )
-    contents = contents_of_rows(
-        rows,
-        where=root,
-        split_seed=request.split_seed,
-        progress=request.progress,
-        left_out=left_out,
-        allow_leaks=request.allow_leaks,
-    )
-    return source_of_pictures(data_name(root), root, contents, files, left_out=+left_out)
+    return _source_of_rows(rows, files, root, request, left_out)
 
 
 def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
@@ -200,6 +192,16 @@ def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
     if request.progress:
         report(f"{root}: WebDataset, the members of a sample have one name")
     rows = rows_of_shards(files, samples, request.columns, root=root, left_out=left_out)
+    return _source_of_rows(rows, files, root, request, left_out)
+
+
+def _source_of_rows(
+    rows: Sequence[Row],
+    files: Sequence[Path],
+    root: Path,
+    request: Request,
+    left_out: Counter[str],
+) -> Source:
     contents = contents_of_rows(
         rows,
         where=root,
