@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Columns = Mapping[str, NDArray[np.float64]]
-# Figures (S,) of S runs from columns (S, N) and the weights (N,) of the images.
+# Figures (D, S) of S runs from columns (S, N) and D rows of weights (D, N) of the images.
 Statistic = Callable[[Columns, NDArray[np.float64]], NDArray[np.float64]]
 _DRAWS = 2000
 _LEVEL = 0.95
@@ -31,7 +31,8 @@ def mean_of(column: str) -> Statistic:
     """The weighted mean over the images of "right" (accuracy) or "nll"."""
 
     def statistic(columns: Columns, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = columns[column] @ weights / weights.sum()
+        of_images = weights / weights.sum(axis=1, keepdims=True)
+        found: NDArray[np.float64] = of_images @ columns[column].T
         return found
 
     return statistic
@@ -39,12 +40,11 @@ def mean_of(column: str) -> Statistic:
 
 def area(columns: Columns, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """AUROC of right against wrong answers of each run; an image counts `weights` times."""
-    return np.array(
-        [
-            _weighted_area(confidence, right, weights)
-            for confidence, right in zip(columns["confidence"], columns["right"], strict=True)
-        ]
-    )
+    areas = [
+        _weighted_areas(confidence, right, weights)
+        for confidence, right in zip(columns["confidence"], columns["right"], strict=True)
+    ]
+    return np.stack(areas, axis=1)
 
 
 def crossed_bootstrap(
@@ -55,25 +55,23 @@ def crossed_bootstrap(
     Args:
         first: columns (S, N) of S runs on N test images, row k of seed k.
         second: of the other method, with the same seeds and images.
-        statistic: from columns and weights of images to a figure a run.
+        statistic: from columns and weights of images to a figure a draw and a run.
         seed: of the draws.
         draws: how often seeds and images are drawn anew.
     """
     seeds, images = next(iter(first.values())).shape
     generator = np.random.default_rng(seed)
+    of_images = generator.multinomial(images, np.full(images, 1 / images), size=draws)
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
 
     def differences(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return statistic(first, weights) - statistic(second, weights)
 
-    drawn = np.empty(draws)
-    for index in range(draws):
-        of_images = generator.multinomial(images, np.full(images, 1 / images)).astype(np.float64)
-        of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
-        drawn[index] = differences(of_images) @ of_seeds
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    drawn = (differences(of_images.astype(np.float64)) * of_seeds).sum(axis=1)
+    low, high = np.nanquantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (draws + 1))
-    point = float(differences(np.ones(images)).mean())
+    point = float(differences(np.ones((1, images))).mean())
     return Interval(point, float(low), float(high), p_value)
 
 
@@ -104,13 +102,20 @@ def seeds_needed(effect: float, deviation: float, *, power: float = 0.8) -> int:
     raise ValueError(f"an effect of {effect} is too small for a deviation of {deviation}")
 
 
-def _weighted_area(
+def _weighted_areas(
     scores: NDArray[np.float64], right: NDArray[np.float64], weights: NDArray[np.float64]
-) -> float:
-    """The weighted share of pairs of a right and a wrong answer whose right one is surer."""
-    _, places = np.unique(scores, return_inverse=True)
-    of_right = np.bincount(places, weights=weights * right)
-    of_wrong = np.bincount(places, weights=weights * (1 - right))
-    wrong_below = np.cumsum(of_wrong) - of_wrong / 2
-    total = of_right.sum() * of_wrong.sum()
-    return float(of_right @ wrong_below / total) if total else float("nan")
+) -> NDArray[np.float64]:
+    """For each row of weights, the share of pairs of a right and a wrong answer in their order.
+
+    A pair whose right answer is the surer one counts 1, and 1/2 if both are as sure.
+    """
+    order = np.argsort(scores, kind="stable")
+    _, starts = np.unique(scores[order], return_index=True)
+    of_right = np.add.reduceat((weights * right)[:, order], starts, axis=1)
+    of_wrong = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
+    wrong_below = np.cumsum(of_wrong, axis=1) - of_wrong / 2
+    pairs = of_right.sum(axis=1) * of_wrong.sum(axis=1)
+    ordered = (of_right * wrong_below).sum(axis=1)
+    areas = np.full(len(weights), np.nan)
+    np.divide(ordered, pairs, out=areas, where=pairs > 0)
+    return areas

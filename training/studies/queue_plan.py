@@ -62,6 +62,8 @@ class QueueStudy:
         recipe: its name.
         settings: laid on top of the recipe.
         folds: whether seed k holds out the k-th fifth of the training images.
+        reference: of a filter, the method that no variant may be worse than.
+        roles: of a study that confirms, which method stands for "chosen", "drg" and so on.
     """
 
     name: str
@@ -75,6 +77,8 @@ class QueueStudy:
     recipe: str = "folder"
     settings: Mapping[str, object] = field(default_factory=dict)
     folds: bool = False
+    reference: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[PlanLine]:
         """Its runs: all methods of a student and a seed before the next seed."""

@@ -1,7 +1,6 @@
 """The pages below `results/` and the blocks of RESULTS.md, as Markdown made of raw lines alone."""
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,17 +10,15 @@ from training.records.journal import counted
 from training.studies.costs import cost_table
 from training.studies.evidence_plan import (
     COST,
-    FULL,
-    PLAN,
     ROBUSTNESS,
     ROBUSTNESS_OF,
     STUDIES,
-    PlannedStudy,
     evidence_command,
-    planned_runs,
 )
+from training.studies.evidence_tables import answers_table, differences_table, filter_table
+from training.studies.plan_state import missing_sentence, open_table, paragraph
 from training.studies.queue_plan import PLAN_FILE
-from training.studies.queue_studies import QUESTIONS
+from training.studies.queue_studies import ASKED, QUEUED
 from training.studies.result_lines import (
     Line,
     commands_of,
@@ -36,10 +33,8 @@ from training.studies.study_table import (
     plot_study,
     short_table,
     study_table,
-    table_head,
-    table_line,
 )
-from training.studies.table_rows import method_name, rows_of, shared_settings
+from training.studies.table_rows import by_student, rows_of, shared_settings
 
 INDEX = "README.md"
 OPEN = "open"
@@ -59,6 +54,10 @@ with its evaluations on a machine that also did other work: it does not compare 
 A table names its recipe (training/config/recipes), and the settings in which all of its runs differ
 from it. In brackets behind a method stand the settings of that row alone. Settings that a method
 does not read are left out."""
+
+_DIFFERENCES = """\
+Differences to cross-entropy with 95 % intervals, by a bootstrap that draws seeds and test images
+anew (`training/studies/paired_tests.py`), and p-values adjusted for all methods of the table:"""
 
 
 def page_texts(results: Path) -> dict[str, str]:
@@ -83,7 +82,7 @@ def block_text(name: str, results: Path) -> str | None:
         results: the folder of the lines.
     """
     if name == OPEN:
-        return _open_table(results, links="results/")
+        return open_table(results, links="results/")
     if name == PRINTED:
         return "\n\n".join(_printed(results / f"{PRINTED}.json"))
     if name == COST:
@@ -97,7 +96,7 @@ def block_text(name: str, results: Path) -> str | None:
         return None
     parts = []
     for group in groups(lines):
-        parts += [_paragraph(f"{_caption(group)}: {_data_and_recipe(group)}."), short_table(group)]
+        parts += [paragraph(f"{_caption(group)}: {_data_and_recipe(group)}."), short_table(group)]
     return _of_page(name, parts, results)
 
 
@@ -134,18 +133,25 @@ def groups(lines: Sequence[Line]) -> list[list[Line]]:
 
 
 def _study_page(file: Path) -> str:
-    study, lines = STUDIES.get(file.stem), read_lines(file)
-    question = study.question if study else QUESTIONS.get(file.stem)
-    parts = [f"*{question}*"] if question else []
+    study, queued, lines = STUDIES.get(file.stem), QUEUED.get(file.stem), read_lines(file)
+    known = study or queued
+    parts = [f"*{known.question}*"] if known else []
+    if queued and queued.roles:
+        for name, own in by_student(lines).items():
+            parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
     for group in groups(lines):
-        parts += [f"## {_caption(group)}", _paragraph(f"{_data_and_recipe(group)}.")]
+        parts += [f"## {_caption(group)}", paragraph(f"{_data_and_recipe(group)}.")]
         parts.append(study_table(group))
+        if (differences := differences_table(group)) is not None:
+            parts += [_DIFFERENCES, differences]
+        if queued and queued.reference and (verdicts := filter_table(group, queued.reference)):
+            parts.append(verdicts)
         if study and study.chooses:
             parts.append(best_validated(group))
         if _is_comparison(group):
             parts.append(f"![top-1 of every run]({plot_name(file.stem, group[0])})")
         parts += _where_from(file.stem, group)
-    return _page(file.stem, file, [*parts, *(_missing(study, lines) if study else [])])
+    return _page(file.stem, file, [*parts, *(missing_sentence(study, lines) if study else [])])
 
 
 def _page(title: str, raw: Path, parts: Sequence[str]) -> str:
@@ -157,7 +163,7 @@ def _index(results: Path, pages: Sequence[str]) -> str:
     listed = "\n".join(f"- [{page.removesuffix('.md')}]({page})" for page in pages)
     parts = ["# Results, page by page", "Made by `make results` of the raw lines in this folder."]
     parts += [listed, "## How to read the tables", _LEGEND, "## What is measured of the plan"]
-    return "\n\n".join([*parts, _open_table(results, links="")]) + "\n"
+    return "\n\n".join([*parts, open_table(results, links="")]) + "\n"
 
 
 def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None = None) -> str:
@@ -169,64 +175,11 @@ def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None
     return "\n\n".join([*parts, link])
 
 
-def _open_table(results: Path, *, links: str) -> str:
-    """The plan as a table: what is measured of it, and by which command the rest will be."""
-    table = table_head(["study", "question", "runs measured", "command"])
-    for study in PLAN:
-        lines = read_lines(results / study.lines_file)
-        planned = planned_runs(study, FULL)
-        done = len(planned) - len(_missing_runs(study, lines))
-        name = f"[{study.name}]({links}{study.name}.md)" if lines else study.name
-        command = f"`{evidence_command(study.name)}`"
-        table.append(table_line([name, study.question, f"{done} of {len(planned)}", command]))
-    afterwards: Mapping[str, tuple[str, Path]] = {
-        ROBUSTNESS: (
-            "What is left of the gain on corrupted images?",
-            results / lines_file(ROBUSTNESS_OF),
-        ),
-        COST: ("What does a step cost with each method?", results / f"{COST}.jsonl"),
-    }
-    for name, (question, file) in afterwards.items():
-        state = f"[yes]({links}{file.stem}.md)" if file.exists() else "none"
-        table.append(table_line([name, question, state, f"`{evidence_command(name)}`"]))
-    return "\n".join(table)
-
-
-def _missing(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
-    """A sentence with the planned rows that lack a seed, and the command that measures them."""
-    missing = _missing_runs(study, lines)
-    if not missing:
-        return []
-    students: dict[str, list[str]] = {}  # by the methods that they lack
-    for arch in dict.fromkeys(arch for arch, _, _ in missing):
-        methods = dict.fromkeys(method for its, method, _ in missing if its == arch)
-        students.setdefault(", ".join(methods), []).append(arch)
-    named = "; ".join(f"{' and '.join(archs)}: {names}" for names, archs in students.items())
-    return [
-        _paragraph(
-            f"Not measured yet: {len(missing)} of {len(planned_runs(study, FULL))} runs of "
-            f"{counted(FULL.epochs(study), 'epoch')}, seeds 0 to {study.seeds - 1} ({named}). "
-            f"They will be by `{evidence_command(study.name)}`."
-        )
-    ]
-
-
-def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str, str, int]]:
-    """Student, method and seed of the planned runs that have no line."""
-    measured = {
-        (line["arch"], method_name(line), line["seed"])
-        for line in lines
-        if line["data"] == FULL.data and line["epochs"] == FULL.epochs(study)
-    }
-    planned = [(run.arch, run.method.name, run.seed) for run in planned_runs(study, FULL)]
-    return [run for run in planned if run not in measured]
-
-
 def _robustness(file: Path) -> list[str]:
     lines = read_lines(file)
     study = file.stem.removesuffix(LINES_SUFFIX)
     about = f"Runs of [{study}]({study}.md), {_recipe_and_settings(lines)}; top-1 in %:"
-    return [_paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
+    return [paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
 
 
 def _where_from(study: str, lines: Sequence[Line]) -> list[str]:
@@ -275,17 +228,13 @@ def _printed(path: Path) -> list[str]:
     entries = msgspec.json.decode(path.read_bytes(), type=list[_Printed])
     parts = []
     for entry in entries:
-        parts.append(_paragraph(f"**{entry.title}** ({entry.note})"))
+        parts.append(paragraph(f"**{entry.title}** ({entry.note})"))
         if entry.command:
             parts.append(_shell(entry.command.split("; ")))
         parts.append("\n".join(["```text", *entry.printed, "```"]))
     devices = "; ".join(dict.fromkeys(entry.device for entry in entries))
-    return [*parts, _paragraph(f"Hardware and versions: {devices}")]
+    return [*parts, paragraph(f"Hardware and versions: {devices}")]
 
 
 def _shell(commands: Sequence[str]) -> str:
     return "\n".join(["```console", *commands, "```"])
-
-
-def _paragraph(text: str) -> str:
-    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)

@@ -61,6 +61,19 @@ VARIANTS = {
             )
             for name, changes in _SHAPES.items()
         ),
+        *(
+            StudyMethod(
+                f"drg-multi-a{weight:g}+dsr-{name}",
+                drg=True,
+                dsr=True,
+                changes={**_TWO_HEADS, "drg_weight": weight, **_PAPER, **changes},
+            )
+            for weight in (0.5, 1.0)
+            for name, changes in _SHAPES.items()
+        ),
+        StudyMethod("ce-hard-labels", changes={"label_smoothing": 0.0}),
+        # As many seconds as 12 epochs with two heads, which cost up to 6 % of a step.
+        StudyMethod("ce-13-epochs", changes={"epochs": 13}),
     )
 }
 KNOWN_METHODS = {**NAMED_METHODS, **VARIANTS}

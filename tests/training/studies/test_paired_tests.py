@@ -57,7 +57,7 @@ def test_the_area_of_weighted_images_is_scikit_learns() -> None:
         roc_auc_score(right, confidence, sample_weight=weights)
         for right, confidence in zip(columns["right"], columns["confidence"], strict=True)
     ]
-    np.testing.assert_allclose(area(columns, weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(area(columns, weights[None])[0], expected, rtol=1e-12)
 
 
 def test_holm_is_the_published_example() -> None:

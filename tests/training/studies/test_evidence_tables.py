@@ -1,0 +1,190 @@
+"""Differences with intervals, answers to the plan's questions, and verdicts of the filter."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from training.config.recipe import load_recipe
+from training.evaluation.confidence import image_record
+from training.studies.evidence_tables import (
+    Question,
+    answers_table,
+    differences_table,
+    filter_table,
+)
+from training.studies.paired_tests import Interval, mean_of
+from training.studies.plan_state import open_table
+from training.studies.queue_studies import ASKED, QUEUE, plan_lines
+from training.studies.result_lines import Line, merge_lines
+from training.studies.variants import KNOWN_METHODS
+
+IMAGES = 400
+ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-13-epochs"}
+
+
+def line(method: str, seed: int, accuracy: float, **others: object) -> Line:
+    """A line whose run is right on the first `accuracy` of the images, all as sure as one other."""
+    known = KNOWN_METHODS[method]
+    recipe = known.recipe_on(load_recipe("digits", {"epochs": 2}))
+    labels = np.zeros(IMAGES, np.int64)
+    logits = np.zeros((IMAGES, 2), np.float32)
+    logits[:, 1] = np.where(np.arange(IMAGES) < accuracy * IMAGES, -1, 1)
+    return {
+        "data": "digits",
+        "arch": "mobilenetv2",
+        "width": 0.5,
+        "image_size": 16,
+        "epochs": 2,
+        "method": method,
+        "terms": known.terms,
+        "seed": seed,
+        "test_images": IMAGES,
+        "recipe": msgspec.to_builtins(recipe),
+        "images": image_record(logits, labels, temperature=1.0),
+        **others,
+    }
+
+
+def cells(table: str | None) -> list[list[str]]:
+    assert table is not None
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+
+
+def test_a_difference_has_the_mean_of_the_pairs_and_ends_around_it() -> None:
+    lines = [line("ce", seed, 0.5 + 0.01 * seed) for seed in range(4)]
+    lines += [line("drg", seed, 0.6 + 0.01 * seed) for seed in range(3)]
+    lines += [line("ds", seed, 0.9) for seed in range(2)]  # too few to have an interval
+    ((name, pairs, top1, p_value, nll, auroc),) = cells(differences_table(lines))
+    assert (name, pairs) == ("drg", "3")
+    mean, low, high = (
+        float(word) for word in top1.replace("[", "").replace("]", "").split()[::1] if word != "to"
+    )
+    assert mean == 10.0
+    # A gain on a tenth of 400 shared images: its binomial deviation is 1.5 points.
+    assert low == pytest.approx(10 - 1.96 * 1.5, abs=0.6)
+    assert high == pytest.approx(10 + 1.96 * 1.5, abs=0.6)
+    assert float(p_value) == pytest.approx(0.001, abs=5e-4)
+    assert float(nll.split()[0]) == pytest.approx(-0.1, abs=1e-3)  # a unit of logit on a tenth
+    assert float(auroc.split()[0]) == 0.0  # all answers are as sure: 1/2 both
+
+
+def test_lines_without_a_record_of_their_images_have_no_intervals() -> None:
+    lines = [line(method, seed, 0.5) for method in ("ce", "drg") for seed in range(3)]
+    assert differences_table(lines) is not None
+    del lines[0]["images"]
+    assert differences_table(lines) is None
+
+
+def test_the_questions_are_those_of_the_plan() -> None:
+    """docs/evidence.md has a row for each, in this order, with these bars."""
+    text = (Path(__file__).parents[3] / "docs/evidence.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith(tuple(f"| {n} |" for n in "123456"))]
+    assert len(rows) == len(ASKED) == 6
+    for row, question in zip(rows, ASKED, strict=True):
+        stated = row.split("|")[4].replace("the 95 % interval ", "")
+        assert f"{question.bar:g}" in stated
+        assert ("lower end" in stated) == question.lower
+        assert (question.at_least is not None) == ("mean at least" in stated)
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [
+        (Interval(2.1, 0.1, 4.0, 0.01), True),
+        (Interval(1.9, 0.1, 4.0, 0.01), False),  # the mean is too small
+        (Interval(2.5, -0.1, 5.0, 0.06), False),  # may be chance
+    ],
+)
+def test_a_gain_counts_only_with_both_its_mean_and_its_lower_end(
+    interval: Interval, answer: bool
+) -> None:
+    assert ASKED[0].answer(interval) is answer
+
+
+def test_an_upper_end_counts_from_below() -> None:
+    nll = ASKED[3]
+    assert nll.answer(Interval(0.01, 0.0, 0.019, 1.0))
+    assert not nll.answer(Interval(0.0, -0.03, 0.021, 1.0))
+
+
+def test_answers_are_yes_no_or_open() -> None:
+    lines = [line("ce", seed, 0.5) for seed in range(3)]
+    lines += [line("drg-a0.2", seed, 0.7) for seed in range(3)]
+    lines += [line("drg+dsr-below-first", seed, 0.65) for seed in range(3)]
+    rows = cells(answers_table(lines, ASKED, ROLES))
+    answers = [row[3] for row in rows]
+    assert answers == ["yes", "no", "yes", "yes", "open", "open"]
+    assert rows[0][0] == "Does DRG+DSR pay? (drg+dsr-below-first - ce)"
+    assert rows[0][1].startswith("+15.00 [")
+    assert rows[1][1].startswith("-5.00 [")
+    # Six questions: the smallest p-value, 0.001, counts six times.
+    assert float(rows[0][4]) == pytest.approx(0.006, abs=1e-3)
+
+
+def test_a_question_of_which_no_method_was_run_is_open() -> None:
+    question = Question("?", "drg", "ds", mean_of("right"), 100, "points", bar=0.0)
+    ((_, difference, _, answer, p_value),) = cells(
+        answers_table([line("ce", 0, 0.5)], [question], {})
+    )
+    assert (difference, answer, p_value) == ("open", "open", "")
+
+
+def test_the_filter_puts_out_what_the_plan_says() -> None:
+    def pair(method: str, nll: tuple[float, ...], top1: tuple[float, ...]) -> list[Line]:
+        return [
+            line(method, seed, 0.5, validation_nll=a, validation_top1=b)
+            for seed, (a, b) in enumerate(zip(nll, top1, strict=True))
+        ]
+
+    lines = [
+        *pair("drg-a0.2", (1.0, 1.1), (0.60, 0.62)),
+        *pair("drg+dsr-paper", (1.02, 1.115), (0.60, 0.62)),  # worse NLL with both seeds
+        *pair("drg+dsr-fade", (1.02, 1.105), (0.60, 0.62)),  # with one of them only
+        *pair("drg+dsr-below-first", (0.9, 1.0), (0.59, 0.619)),  # -1.0 and -0.1: -0.55
+        *pair("drg+dsr-auxiliary", (1.0,), (0.60,)),
+    ]
+    verdicts = {row[0]: row[5] for row in cells(filter_table(lines, "drg-a0.2"))}
+    assert verdicts == {
+        "drg+dsr-paper": "out",
+        "drg+dsr-fade": "in",
+        "drg+dsr-below-first": "out",
+        "drg+dsr-auxiliary": "open, one seed",
+    }
+    assert filter_table(lines, "drg-a1") is None
+
+
+def test_a_shape_is_compared_with_the_same_heads() -> None:
+    figures = {"drg-a0.2": 0.5, "drg-multi-a1": 0.7, "drg-multi-a1+dsr-fade": 0.6, "drg-a1": 0.45}
+    lines = [
+        line(method, seed, 0.5, validation_nll=1.0, validation_top1=top1)
+        for method, top1 in figures.items()
+        for seed in (0, 1)
+    ]
+    found = {row[0]: (row[1], row[4], row[5]) for row in cells(filter_table(lines, "drg-a0.2"))}
+    assert found == {
+        "drg-multi-a1": ("drg-a0.2", "+20.00", "in"),
+        "drg-multi-a1+dsr-fade": ("drg-multi-a1", "-10.00", "out"),
+        "drg-a1": ("drg-a0.2", "-5.00", "out"),
+    }
+
+
+def test_seeds_that_hold_out_other_fifths_are_one_row() -> None:
+    lines = [
+        line("drg-a0.2", seed, 0.5, validation_nll=1.0, validation_top1=0.5) for seed in (0, 1)
+    ]
+    lines += [line("dsr", seed, 0.5, validation_nll=1.0, validation_top1=0.5) for seed in (0, 1)]
+    for each in lines:
+        each["recipe"]["validation_fold"] = each["seed"]
+    ((name, _, seeds, *_),) = cells(filter_table(lines, "drg-a0.2"))
+    assert (name, seeds) == ("dsr", "0, 1")
+
+
+def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:
+    study = QUEUE[0]
+    known = [planned for planned in study.lines() if planned.method in ("ce", "ds")][:3]
+    lines = [{**line(x.method, x.seed, 0.5), "arch": x.arch, "study": study.name} for x in known]
+    merge_lines(tmp_path / f"{study.name}.jsonl", lines)
+    row = next(row for row in cells(open_table(tmp_path, links="")) if study.name in row[0])
+    assert row[2] == f"3 of {sum(planned.study == study.name for planned in plan_lines())}"

@@ -1,0 +1,210 @@
+"""What runs of a study say about a question: differences with intervals, and the filter's verdicts.
+
+docs/evidence.md says which questions were asked, and what counts as an answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.confidence import read_image_record
+from training.studies.paired_tests import (
+    Columns,
+    Interval,
+    Statistic,
+    area,
+    crossed_bootstrap,
+    holm,
+    mean_of,
+)
+from training.studies.result_lines import Line
+from training.studies.study_table import table_head, table_line
+from training.studies.table_rows import Row, baseline_of, rows_of
+
+# With fewer pairs the bootstrap knows too little of how much seeds differ: of two seeds it draws
+# half of their variance.
+FEWEST_SEEDS = 3
+_POINTS = 100.0  # in one
+_WORSE_NLL, _WORSE_TOP1 = 0.01, 0.5  # what the filter allows, in nats and in points
+_TOP1, _NLL = mean_of("right"), mean_of("nll")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the plan about two methods.
+
+    Attributes:
+        asks: the question in words.
+        first: the method that is judged, or its role in the study ("chosen").
+        second: what it is compared with.
+        statistic: of the test images.
+        scale: what a difference is multiplied with, 100 for points.
+        unit: of the difference.
+        bar: the end of the interval that decides is to lie beyond it.
+        lower: whether that is the lower end.
+        at_least: what the mean is to reach as well.
+    """
+
+    asks: str
+    first: str
+    second: str
+    statistic: Statistic
+    scale: float
+    unit: str
+    bar: float
+    lower: bool = True
+    at_least: float | None = None
+
+    def answer(self, found: Interval) -> bool:
+        """Whether this interval, in the question's unit, counts as yes."""
+        beyond = found.low > self.bar if self.lower else found.high < self.bar
+        return beyond and (self.at_least is None or found.difference >= self.at_least)
+
+    @property
+    def counts(self) -> str:
+        """What counts as yes, in words."""
+        end = f"lower end above {self.bar:g}" if self.lower else f"upper end below {self.bar:g}"
+        return end if self.at_least is None else f"mean at least +{self.at_least:g}, {end}"
+
+
+def has_images(lines: Sequence[Line]) -> bool:
+    """Whether every line keeps a record of the same number of test images."""
+    return all("images" in line for line in lines) and len({x["test_images"] for x in lines}) == 1
+
+
+def differences_table(lines: Sequence[Line]) -> str | None:
+    """Every method less cross-entropy, with intervals over seeds and test images.
+
+    The p-values are adjusted for the number of methods by Holm's method.
+
+    Args:
+        lines: of one student on one data set.
+
+    Returns:
+        A Markdown table; None where no method has FEWEST_SEEDS seeds in common with cross-entropy,
+        or a line has no record of its images.
+    """
+    if not has_images(lines):
+        return None
+    rows, found = rows_of(lines), []
+    for row in rows:
+        pairs = _pairs(row, baseline_of(row, rows))
+        if pairs is not None:
+            first, second, seeds = pairs
+            figures = [crossed_bootstrap(first, second, each) for each in (_TOP1, _NLL, area)]
+            found.append((row.name, seeds, figures))
+    if not found:
+        return None
+    adjusted = holm([figures[0].p_value for _, _, figures in found])
+    table = table_head(["less cross-entropy", "pairs", "top-1, points", "p (Holm)", "NLL", "AUROC"])
+    for (name, seeds, (top1, nll, auroc)), p_value in zip(found, adjusted, strict=True):
+        cells = [name, str(seeds), _ends(scaled(top1, _POINTS), 2), _p(p_value)]
+        table.append(table_line([*cells, _ends(nll, 3), _ends(auroc, 3)]))
+    return "\n".join(table)
+
+
+def answers_table(
+    lines: Sequence[Line], questions: Sequence[Question], roles: Mapping[str, str]
+) -> str:
+    """The answers to the questions of the plan, each with its interval, for one student.
+
+    A question whose runs are missing is listed as open.
+
+    Args:
+        lines: of one student on one data set.
+        questions: of the plan, all of which count for Holm's method.
+        roles: the methods that stand for a role.
+    """
+    by_method: dict[str, Row] = {}
+    for row in rows_of(lines):
+        by_method.setdefault(row.method, row)
+    table = table_head(["question", "difference", "counts as yes", "answer", "p (Holm)"])
+    found: list[Interval | None] = []
+    for question in questions:
+        sides = [by_method.get(roles.get(name, name)) for name in (question.first, question.second)]
+        pairs = _pairs(sides[0], sides[1]) if sides[0] else None
+        found.append(
+            None
+            if pairs is None
+            else scaled(crossed_bootstrap(pairs[0], pairs[1], question.statistic), question.scale)
+        )
+    # A question without runs has no p-value yet. It counts as the worst one for the others.
+    adjusted = holm([1.0 if each is None else each.p_value for each in found])
+    for question, each, p_value in zip(questions, found, adjusted, strict=True):
+        names = " - ".join(roles.get(name, name) for name in (question.first, question.second))
+        asks = f"{question.asks} ({names})"
+        if each is None:
+            table.append(table_line([asks, "open", question.counts, "open", ""]))
+        else:
+            digits = 2 if question.scale == _POINTS else 3
+            answer = "yes" if question.answer(each) else "no"
+            shown = f"{_ends(each, digits)} {question.unit}".rstrip()
+            table.append(table_line([asks, shown, question.counts, answer, _p(p_value)]))
+    return "\n".join(table)
+
+
+def filter_table(lines: Sequence[Line], reference: str) -> str | None:
+    """The verdict on every variant: does it do harm to DRG with the same heads?
+
+    Out is a variant whose validation NLL is worse than that by more than 0.01 with every seed, or
+    whose validation top-1 is worse by more than 0.5 points in the mean (docs/evidence.md).
+
+    Args:
+        lines: of one student on one data set.
+        reference: the row that others are compared with. "drg-multi-a1+dsr-fade" is compared with
+            "drg-multi-a1" if there is such a row.
+
+    Returns:
+        A Markdown table; None without lines of the reference.
+    """
+    rows = rows_of(lines)
+    by_name = {row.name: {line["seed"]: line for line in row.lines} for row in rows}
+    if reference not in by_name:
+        return None
+    names = ["method", "less", "seeds", "validation NLL", "validation top-1, points", "verdict"]
+    table = table_head(names)
+    for row in rows:
+        same_heads, dsr, _ = row.name.partition("+dsr")
+        base = same_heads if dsr and same_heads in by_name else reference
+        of_seed = by_name[base]
+        pairs = [(x, of_seed[x["seed"]]) for x in row.lines if x["seed"] in of_seed]
+        if row.name == base or not pairs:
+            continue
+        nll = [one["validation_nll"] - other["validation_nll"] for one, other in pairs]
+        top1 = [100 * (one["validation_top1"] - other["validation_top1"]) for one, other in pairs]
+        harm = min(nll) > _WORSE_NLL or float(np.mean(top1)) < -_WORSE_TOP1
+        verdict = "open, one seed" if len(pairs) == 1 else "out" if harm else "in"
+        seeds = ", ".join(str(one["seed"]) for one, _ in pairs)
+        shown = ", ".join(f"{value:+.3f}" for value in nll)
+        table.append(table_line([row.name, base, seeds, shown, f"{np.mean(top1):+.2f}", verdict]))
+    return "\n".join(table)
+
+
+def scaled(found: Interval, factor: float) -> Interval:
+    """The interval in another unit. The p-value stays."""
+    low, high = factor * found.low, factor * found.high
+    return Interval(factor * found.difference, low, high, found.p_value)
+
+
+def _pairs(row: Row, baseline: Row | None) -> tuple[Columns, Columns, int] | None:
+    """The images' columns of runs of the same seeds; None for fewer than FEWEST_SEEDS."""
+    of_seed = {line["seed"]: line for line in (baseline.lines if baseline else [])}
+    own = [line for line in row.lines if line["seed"] in of_seed]
+    if len(own) < FEWEST_SEEDS:
+        return None
+    return _columns(own), _columns([of_seed[line["seed"]] for line in own]), len(own)
+
+
+def _columns(lines: Sequence[Line]) -> Columns:
+    records = [read_image_record(line["images"]) for line in lines]
+    return {name: np.stack([record[name] for record in records]) for name in records[0]}
+
+
+def _ends(found: Interval, digits: int) -> str:
+    ends = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
+    return f"{round(found.difference, digits) + 0.0:+.{digits}f} [{ends}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}"

@@ -1,0 +1,88 @@
+"""What is measured of the plans, the GPU's studies and the queue, and what is not."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from training.records.journal import counted
+from training.studies.evidence_plan import (
+    COST,
+    FULL,
+    PLAN,
+    ROBUSTNESS,
+    ROBUSTNESS_OF,
+    PlannedStudy,
+    evidence_command,
+    planned_runs,
+)
+from training.studies.queue_studies import QUEUED, plan_lines
+from training.studies.result_lines import Line, read_lines
+from training.studies.robustness_lines import lines_file
+from training.studies.study_table import table_head, table_line
+from training.studies.table_rows import method_name
+
+
+def open_table(results: Path, *, links: str) -> str:
+    """The plan as a table: what is measured of it, and by which command the rest will be."""
+    table = table_head(["study", "question", "runs measured", "command"])
+    for study in PLAN:
+        lines = read_lines(results / study.lines_file)
+        planned = planned_runs(study, FULL)
+        done = len(planned) - len(_missing_runs(study, lines))
+        name = f"[{study.name}]({links}{study.name}.md)" if lines else study.name
+        command = f"`{evidence_command(study.name)}`"
+        table.append(table_line([name, study.question, f"{done} of {len(planned)}", command]))
+    for queued in reversed(QUEUED.values()):
+        lines = read_lines(results / f"{queued.name}.jsonl")
+        wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == queued.name}
+        found = {(line["arch"], line["method"], line["seed"]) for line in lines}
+        name = f"[{queued.name}]({links}{queued.name}.md)" if lines else queued.name
+        state = f"{len(wanted & found)} of {len(wanted)}"
+        command = f"`python training/evidence.py --queue {queued.name} --data-root DIR`"
+        table.append(table_line([name, queued.question, state, command]))
+    afterwards: Mapping[str, tuple[str, Path]] = {
+        ROBUSTNESS: (
+            "What is left of the gain on corrupted images?",
+            results / lines_file(ROBUSTNESS_OF),
+        ),
+        COST: ("What does a step cost with each method?", results / f"{COST}.jsonl"),
+    }
+    for name, (question, file) in afterwards.items():
+        state = f"[yes]({links}{file.stem}.md)" if file.exists() else "none"
+        table.append(table_line([name, question, state, f"`{evidence_command(name)}`"]))
+    return "\n".join(table)
+
+
+def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
+    """A sentence with the planned rows that lack a seed, and the command that measures them."""
+    missing = _missing_runs(study, lines)
+    if not missing:
+        return []
+    students: dict[str, list[str]] = {}  # by the methods that they lack
+    for arch in dict.fromkeys(arch for arch, _, _ in missing):
+        methods = dict.fromkeys(method for its, method, _ in missing if its == arch)
+        students.setdefault(", ".join(methods), []).append(arch)
+    named = "; ".join(f"{' and '.join(archs)}: {names}" for names, archs in students.items())
+    return [
+        paragraph(
+            f"Not measured yet: {len(missing)} of {len(planned_runs(study, FULL))} runs of "
+            f"{counted(FULL.epochs(study), 'epoch')}, seeds 0 to {study.seeds - 1} ({named}). "
+            f"They will be by `{evidence_command(study.name)}`."
+        )
+    ]
+
+
+def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str, str, int]]:
+    """Student, method and seed of the planned runs that have no line."""
+    measured = {
+        (line["arch"], method_name(line), line["seed"])
+        for line in lines
+        if line["data"] == FULL.data and line["epochs"] == FULL.epochs(study)
+    }
+    planned = [(run.arch, run.method.name, run.seed) for run in planned_runs(study, FULL)]
+    return [run for run in planned if run not in measured]
+
+
+def paragraph(text: str) -> str:
+    """The text as a paragraph of Markdown."""
+    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
