@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from runtime.backends.registry import backend_named
 from runtime.model.card import Card
+from runtime.model.input_spec import Fit
 
 NARROW_SPACE = "\u202f"  # between a number and its unit; no line is broken there
 
@@ -24,6 +25,11 @@ _TERMS = {
     "drg+dsr": "self-distillation with reverse guidance and shape regularization (DRG + DSR)",
 }
 _PRECISIONS = {"int8-cpu": "int8 (CPU)", "int8": "int8 (TensorRT)"}
+_FITS: dict[Fit, str] = {
+    "crop": "the square at the centre is looked at",
+    "letterbox": "looked at whole, with bars that make it a square",
+    "stretch": "looked at whole, stretched to a square",
+}
 _SMALLEST_SHOWN = 0.0005
 _SMALLEST_POINTS = 1e-5
 _TWO_DIGITS = 9.95  # from here on, two digits leave none behind the decimal point
@@ -70,6 +76,11 @@ def points(fraction: float) -> str:
 def square(edge: int) -> str:
     """The size of a square image, as 32 x 32 px with a real multiplication sign."""
     return f"{edge}{NARROW_SPACE}\u00d7{NARROW_SPACE}{edge}{NARROW_SPACE}px"
+
+
+def fit(name: Fit) -> str:
+    """What part of a picture the network looks at."""
+    return _FITS[name]
 
 
 def _with_unit(value: float, units: tuple[tuple[str, float], ...]) -> str:

@@ -54,6 +54,7 @@ def _what(card: Card) -> str:
         ("Size", f"{wording.count(provenance.params)} parameters"),
         ("Work", f"{wording.count(provenance.macs)} multiply-adds a picture"),
         ("Input", text(f"{wording.square(card.input.size)}, colour")),
+        ("Pictures", text(wording.fit(card.input.fit))),
         ("Data", text(provenance.data)),
         ("Classes", f"{card.num_classes:,}"),
     ]

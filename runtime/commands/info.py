@@ -43,10 +43,7 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
     yield f"model        {path}"
     yield f"network      {card.arch}, {origin.params:,} parameters, {origin.macs:,} MACs an image"
     yield f"classes      {card.num_classes}: {shown}" + (f", ... ({more} more)" if more > 0 else "")
-    yield (
-        f"input        uint8 RGB {spec.size}x{spec.size} px: short side to {spec.resize}, "
-        f"centre {spec.crop}, {spec.interpolation}"
-    )
+    yield (f"input        uint8 RGB {spec.size}x{spec.size} px: {spec.words}")
     training = f"{'+'.join(origin.terms)}, {origin.epochs} epochs, seed {origin.seed}"
     yield f"trained on   {origin.data} with {training}"
     yield (

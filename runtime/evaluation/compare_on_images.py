@@ -64,8 +64,8 @@ def answer_holdout(
     if _geometry(old) != _geometry(new):
         raise UserError(
             f"the models see different images (input {old.card.input.size} px and "
-            f"{new.card.input.size} px, or another crop), so test images that are prepared for one "
-            "do not fit the other; name a folder of labelled images as the third argument"
+            f"{new.card.input.size} px, or another crop or fit), so test images that are prepared "
+            "for one do not suit the other; name a folder of labelled images as the third argument"
         )
     holdout = _holdout(old, new, positions, note)
     found: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
@@ -110,7 +110,8 @@ def compare_on_folder(
 def _geometry(model: Classifier) -> tuple[object, ...]:
     """What decides the pixels that a model sees. Mean and deviation are inside of its graph."""
     spec = model.card.input
-    return spec.size, spec.resize, spec.crop, spec.interpolation
+    fill = spec.fill if spec.fit == "letterbox" else None
+    return spec.size, spec.resize, spec.crop, spec.interpolation, spec.fit, fill
 
 
 def _holdout(

@@ -17,9 +17,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from runtime.model.input_spec import InputSpec, Positive
+
 # `runtime.model.card_json` has the rule for changes of these two.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MINIMUM_READER = 2
+_READER_OF_FITS = 3  # an older one would crop every picture
 CARD_FILE = "card.json"
 ENGINE_FOLDER = "engines"
 EXAMPLE_FOLDER = "examples"
@@ -36,7 +39,6 @@ Precision = Literal[EnginePrecision, "int8-cpu"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
-Positive = Annotated[int, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -66,36 +68,6 @@ def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
         taken.add(name.casefold())
         names.append(name)
     return tuple(names)
-
-
-class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How an image becomes the network's input.
-
-    The centred square whose edge is `crop / resize` of the image's short side is resized to
-    `size` x `size` pixels. It is the region that remains when the short side is resized to `resize`
-    and the centre is cut to `crop`, but it is resized once instead of twice.
-
-    Attributes:
-        size: edge of the network's input in pixels.
-        resize: see above, in pixels.
-        crop: see above, in pixels; at most `resize`.
-        interpolation: of the resize.
-        mean: of each RGB channel of images in [0, 1]. The graph subtracts it, never a caller.
-        std: of each RGB channel of images in [0, 1]. The graph divides by it, never a caller.
-    """
-
-    size: Positive
-    resize: Positive
-    crop: Positive
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if self.crop > self.resize:
-            raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
-        if not all(math.isfinite(s) and s > 0 for s in self.std):
-            raise ValueError(f"std {self.std} must be finite and positive")
 
 
 class ClassChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +252,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineRecord, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.input.fit != "crop" and self.minimum_reader < _READER_OF_FITS:
+            msgspec.structs.force_setattr(self, "minimum_reader", _READER_OF_FITS)
         if not self.class_names:
             raise ValueError("class_names is empty")
         if not (math.isfinite(self.temperature) and self.temperature > 0):

@@ -1,15 +1,15 @@
 """Makes the network's uint8 input of whatever a user calls an image: decodes it, resizes it once.
 
 Training's evaluation, calibration, export and the classifier all call these functions, so that they
-all see the same pixels. The usual way is to resize the short side and then to cut the centre. Here
-that region is taken out of the decoded image with `resize(box=...)`, which interpolates once
-instead of twice.
+all see the same pixels. `fit_image` alone decides what becomes of a picture that is no square.
+
+The usual way to crop is to resize the short side and then to cut the centre. Here that region is
+taken out of the decoded image with `resize(box=...)`, which interpolates once instead of twice.
 """
 
 import io
 import math
 import stat
-import struct
 from pathlib import Path
 from typing import TypeGuard
 
@@ -20,12 +20,10 @@ from PIL import Image
 
 from runtime.base.errors import ImageError
 from runtime.images.colours import rgb_of
-from runtime.images.image_formats import READABLE, SUFFIXES, format_of
+from runtime.images.image_formats import SUFFIXES
 from runtime.images.image_metadata import (
     UPRIGHT,
-    EndsEarlyError,
     Picture,
-    UnreadableError,
     Warn,
     orientation_in,
     orientation_of,
@@ -35,7 +33,8 @@ from runtime.images.image_metadata import (
 from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
 from runtime.images.other_files import read_other
 from runtime.images.png_files import PNG_START, read_png
-from runtime.model.card import InputSpec
+from runtime.images.reading_errors import reading_error
+from runtime.model.input_spec import InputSpec
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -143,7 +142,9 @@ def decode_image(
 
 
 def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
-    """Cuts and resizes an RGB image to the network's input: uint8 (size, size, 3)."""
+    """Makes an RGB image the network's input, uint8 (size, size, 3), in the way of `spec.fit`."""
+    if spec.fit != "crop":
+        return _fit_whole(image, spec)
     width, height = image.size
     side = min(width, height) * spec.crop / spec.resize
     if (width, height) == (spec.size, spec.size) and side == spec.size:
@@ -152,6 +153,37 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     box = (left, top, left + side, top + side)
     resized = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
     return np.asarray(resized)
+
+
+def _fit_whole(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """The whole image, stretched to the square or in the middle of it."""
+    width, height = size = (spec.size, spec.size)
+    if spec.fit == "letterbox":
+        width, height = _letterbox_size(image.size, spec)
+    if (width, height) != image.size:
+        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
+    if (width, height) == size:
+        return np.asarray(image)
+    left, top = (spec.size - width) // 2, (spec.size - height) // 2
+    square = np.empty((*size, _RGB_CHANNELS), np.uint8)
+    square[:] = spec.fill
+    square[top : top + height, left : left + width] = np.asarray(image)
+    return square
+
+
+def _letterbox_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Width and height in the square of a picture of that width and height."""
+    longer = max(size)
+    width, height = (max(1, round(side * spec.size / longer)) for side in size)
+    return width, height
+
+
+def _size_needed(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """The smallest width and height at which a picture of that size may be decoded."""
+    if spec.fit == "letterbox":
+        return _letterbox_size(size, spec)
+    edge = math.ceil(spec.size * spec.resize / spec.crop)
+    return edge, edge
 
 
 def _read(path: Path, limits: Limits) -> bytes:
@@ -192,7 +224,7 @@ def _decode(
     except ImageError:
         raise
     except Exception as error:  # for a hostile file, Pillow raises errors of almost every class
-        raise _error(error, source, limits, name) from error
+        raise reading_error(error, source, limits.max_pixels, name) from error
 
 
 def _picture_in(content: bytes) -> Picture:
@@ -219,8 +251,7 @@ def _decode_opened(
     if picture.kind == "JPEG":
         # libjpeg decodes faster at 1/2, 1/4 or 1/8. `draft` keeps at least the size that we need.
         # HEIC's would give a thumbnail.
-        edge = math.ceil(spec.size * spec.resize / spec.crop)
-        image.draft(None, (edge, edge))
+        image.draft(None, _size_needed(image.size, spec))
     if picture.load is not None:
         picture.load(image)
     image.load()
@@ -241,24 +272,6 @@ def _check_pixels(image: Image.Image, most: int, name: str) -> None:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, expected at least one")
     if image.width * image.height > most:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, the limit is {most}")
-
-
-def _error(error: Exception, source: bytes | Image.Image, limits: Limits, name: str) -> ImageError:
-    """The error in our words. Those of the decoder say nothing to the picture's owner."""
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError(f"{name}: more pixels than the limit, {limits.max_pixels}")
-    if isinstance(error, MemoryError):
-        return ImageError(f"{name}: too large for the memory that is free")
-    if source == b"":
-        return ImageError(f"{name}: is empty; expected {READABLE}")
-    early = isinstance(error, (EndsEarlyError, EOFError, IndexError, struct.error)) or (
-        isinstance(error, (OSError, SyntaxError)) and "runcated" in str(error)
-    )
-    if isinstance(error, UnreadableError) and str(error):
-        return ImageError(f"{name}: not a readable image ({error}); expected {READABLE}")
-    kind = (format_of(source) or "JPEG") if isinstance(source, bytes) else source.format or "image"
-    end = "end early; get the whole file" if early else "are damaged; get the file again"
-    return ImageError(f"{name}: not a readable image: the picture data of this {kind} {end}")
 
 
 def _image_from_array(array: NDArray[np.uint8], name: str) -> Image.Image:

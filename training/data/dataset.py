@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
-from runtime.model.card import InputSpec
+from runtime.model.input_spec import InputSpec
 from training.data.loading_progress import track
 from training.quality.exact_twins import Pictures
 

@@ -96,7 +96,7 @@ def test_a_card_is_read_as_it_was_written(full_card: Card, tmp_path: Path) -> No
     write_card(tmp_path, full_card)
     assert read_card(tmp_path) == full_card
     written = json.loads((tmp_path / "card.json").read_bytes())
-    assert (written["schema_version"], written["minimum_reader"]) == (2, 2)
+    assert (written["schema_version"], written["minimum_reader"]) == (3, 2)
     assert written["provenance"]["terms"] == ["drg", "dsr"]
     assert written["engines"][0]["compute_capability"] == ["8.6", "8.9", "12.0"]
 
@@ -193,7 +193,7 @@ def test_unknown_keys_are_ignored_at_every_level(full_card: Card) -> None:
 
     def add(values: Json) -> None:
         nonlocal count
-        values["schema_version"] = 3
+        values["schema_version"] = SCHEMA_VERSION + 1
         for found in every_object(values):
             found["from_the_future"] = {"a": [1]}
             count += 1
@@ -226,7 +226,7 @@ def test_a_newer_card_that_allows_it_is_read_without_the_files_of_new_kinds(
 @pytest.mark.parametrize(
     ("versions", "needed"),
     [
-        ({"schema_version": 9, "minimum_reader": 3}, 3),
+        ({"schema_version": 9, "minimum_reader": 4}, 4),
         ({"schema_version": 9, "minimum_reader": None}, 9),
     ],
 )
@@ -237,13 +237,13 @@ def test_a_card_for_newer_readers_is_refused_in_one_line(
         values |= versions
         if values["minimum_reader"] is None:
             del values["minimum_reader"]
-        values["input"]["fit"] = "letterbox"
+        values["input"]["fit"] = "panorama"
 
     with pytest.raises(BundleError) as refused:
         card_from_json(changed(full_card, edit), source="bundle/card.json")
     assert str(refused.value) == (
         f"bundle/card.json needs a reader of card schema {needed}, and this version reads schemas "
-        "up to 2; update SKD Edge here, or export the run again with this version"
+        "up to 3; update SKD Edge here, or export the run again with this version"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
-from runtime.model.card import InputSpec
+from runtime.model.input_spec import InputSpec
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.splits import split_validation, with_label_noise
