@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
+MINUTES ?= 9
 
-.PHONY: help install run demo check test nightly docs results clean
+.PHONY: help install run demo check test nightly gpu docs results clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +48,10 @@ nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images, the l
 	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/model/test_hostile_images.py
 	$(BIN)/python -m pip install --quiet --group nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/project/lower_bounds.py
+
+gpu: $(STAMP) ## on a machine with a GPU: pairs of trainings, GPU tests, cost and engines, in MINUTES (9); goes on with each call
+	$(BIN)/python tests/gpu/minutes.py run --minutes $(MINUTES) --out runs/minutes-out
+	$(BIN)/python tests/gpu/minutes.py plan --minutes $(MINUTES)
 
 docs: $(STAMP) ## write the table of files in docs/architecture.md anew
 	$(BIN)/python tests/project/file_table.py

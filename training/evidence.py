@@ -35,6 +35,7 @@ from training.studies.evidence_plan import (
     STUDIES,
     Scale,
     evidence_command,
+    pairs_of_runs,
     planned_runs,
 )
 from training.studies.pool import PoolResult, fail_runs, run_all
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.write_plan:
         print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
         return 0
-    if options.queue:
-        return _queue(options)
+    if options.queue or options.pairs:
+        return _queue(options) if options.queue else _pairs(options)
     scale = SCALES[options.scale]
     wanted = options.only or [*STUDIES, *_AFTERWARDS]
     runs_of = partial(planned_runs, scale=scale, data=options.data, data_root=options.data_root)
@@ -81,6 +82,26 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{len(unfinished)} of {len(runs)} runs wait for the next call")  # noqa: T201
     if failed:
         return fail_runs(failed, of=len(runs))
+    return 0
+
+
+def _pairs(options: argparse.Namespace) -> int:
+    """Trains pairs of runs side by side, each pair at one epoch, until the time is over."""
+    scale = SCALES[options.scale]
+    pairs = pairs_of_runs(scale, data=options.data, data_root=options.data_root)
+    if options.dry_run:
+        _list([run for pair in pairs for run in pair], afterwards=())
+        return 0
+    _check_device(scale)
+    deadline = inf if options.minutes is None else monotonic() + 60 * options.minutes
+    for pair in pairs:
+        left = (deadline - monotonic()) / 60
+        if left <= 0:
+            break
+        minutes = None if left == inf else left
+        failed, _ = _train(pair, scale, jobs=len(pair), minutes=minutes, in_step=True)
+        if failed:
+            return fail_runs(failed, of=len(pair))
     return 0
 
 
@@ -141,6 +162,12 @@ def _parser() -> CommandParser:
         action="store_true",
         help="add what is new in training/studies/queue_studies.py to results/plan.jsonl",
     )
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="instead of the studies, pairs of runs of main and strong, side by side and at the "
+        "same epoch, so that any stop leaves a pair",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the runs, finished or not")
     return parser
 
@@ -170,14 +197,23 @@ def _list(runs: Sequence[StudyRun], *, afterwards: Sequence[str]) -> None:
 
 
 def _train(
-    runs: Sequence[StudyRun], scale: Scale, *, jobs: int, minutes: float | None
+    runs: Sequence[StudyRun],
+    scale: Scale,
+    *,
+    jobs: int,
+    minutes: float | None,
+    in_step: bool = False,
 ) -> PoolResult:
     with ExitStack() as locks:
         for folder in dict.fromkeys(run.folder.parent for run in runs):
             locks.enter_context(exclusive(folder))
         _keep_lines(runs, scale)  # of runs of earlier calls: the file of lines may be lost
         return run_all(
-            runs, jobs=jobs, minutes=minutes, on_finish=lambda run: _keep_lines([run], scale)
+            runs,
+            jobs=jobs,
+            minutes=minutes,
+            in_step=in_step,
+            on_finish=lambda run: _keep_lines([run], scale),
         )
 
 

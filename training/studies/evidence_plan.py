@@ -30,6 +30,7 @@ class PlannedStudy:
         seeds: how many, at full scale.
         changes: what its runs have otherwise than the scale's recipe.
         chooses: whether it chooses a setting, by top-1 on held out images.
+        recipe: at full scale, if it is not the scale's.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PlannedStudy:
     seeds: int
     changes: Mapping[str, object] = field(default_factory=dict)
     chooses: bool = False
+    recipe: str | None = None
 
     @property
     def lines_file(self) -> str:
@@ -76,6 +78,10 @@ class Scale:
     def epochs(self, study: PlannedStudy) -> int:
         """The epochs of the study's runs, at least one."""
         return max(1, round(self.epoch_share * study.epochs))
+
+    def recipe_of(self, study: PlannedStudy) -> str:
+        """The recipe of the study's runs."""
+        return study.recipe if study.recipe and self.epoch_share == 1 else self.recipe
 
     def seeds(self, study: PlannedStudy) -> range:
         """The seeds of the study's runs."""
@@ -124,6 +130,15 @@ PLAN = (
         _methods("ce", "drg+dsr", "drg", "dsr", "ds", "ls"),
         epochs=200,
         seeds=3,
+        recipe="cifar-plain",
+    ),
+    PlannedStudy(
+        "strong",
+        "How accurate is the strong recipe, and what is left of the gain?",
+        _methods("ce", "drg+dsr", "drg", "dsr", "ds"),
+        epochs=200,
+        seeds=3,
+        recipe="cifar-strong",
     ),
     PlannedStudy(
         "peers",
@@ -203,7 +218,7 @@ def planned_runs(
         data: takes the place of the scale's data set.
         data_root: where a known data set lies.
     """
-    recipe = load_recipe(scale.recipe, {"epochs": scale.epochs(study), **study.changes})
+    recipe = load_recipe(scale.recipe_of(study), {"epochs": scale.epochs(study), **study.changes})
     return [
         StudyRun(
             method=method,
@@ -225,6 +240,30 @@ def planned_runs(
         for seed in scale.seeds(study)
         for arch, width in scale.widths.items()
     ]
+
+
+def pairs_of_runs(
+    scale: Scale, *, data: str | None = None, data_root: Path | None = None
+) -> list[tuple[StudyRun, StudyRun]]:
+    """The runs of `main` and `strong` in pairs of one student and one seed, in their order.
+
+    The runs of a pair go on side by side. The first pair is ShuffleNetV2's, the smaller student:
+    does the gain of DRG survive 200 epochs? Arguments as of `planned_runs`.
+    """
+    pairs = []
+    for name in ("main", "strong"):
+        study = STUDIES[name]
+        runs = {
+            (run.arch, run.method.name, run.seed): run
+            for run in planned_runs(study, scale, data=data, data_root=data_root)
+        }
+        pairs += [
+            (runs[arch, first, seed], runs[arch, second, seed])
+            for seed in scale.seeds(study)
+            for first, second in (("ce", "drg"), ("drg+dsr", "ds"))
+            for arch in (SHUFFLENET, MOBILENET)
+        ]
+    return pairs
 
 
 def evidence_command(name: str, scale: Scale = FULL) -> str:

@@ -23,6 +23,7 @@ from runtime.base.files import write_atomic
 from runtime.base.parallel import usable_cores
 from training.config.options import command_line
 from training.engine.interruption import StopRequest, stop_request
+from training.records.journal import JOURNAL
 from training.studies.study_run import StudyRun
 
 _RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
@@ -48,6 +49,7 @@ def run_all(
     jobs: int,
     minutes: float | None = None,
     pause: Path | None = None,
+    in_step: bool = False,
     on_finish: Callable[[StudyRun], None] | None = None,
 ) -> PoolResult:
     """Runs all `runs` that are not finished, in their order.
@@ -60,6 +62,8 @@ def run_all(
         jobs: how many run at a time.
         minutes: after which no run begins or goes on; None: no limit.
         pause: while this file is there, no run begins, and those that have begun stand still.
+        in_step: whether runs that go on at the same time stay at the same epoch: one that is ahead
+            stands still. So the runs of a pair can be compared wherever the time ends.
         on_finish: called with each run that finishes.
 
     Raises:
@@ -70,7 +74,13 @@ def run_all(
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished", flush=True)  # noqa: T201
     with stop_request() as stop:
         pool = _Pool(
-            missing, jobs=jobs, minutes=minutes, stop=stop, pause=pause, on_finish=on_finish
+            missing,
+            jobs=jobs,
+            minutes=minutes,
+            stop=stop,
+            pause=pause,
+            in_step=in_step,
+            on_finish=on_finish,
         )
         try:
             while pool.busy:
@@ -82,6 +92,14 @@ def run_all(
         raise KeyboardInterrupt
     unfinished = [run for run in missing if run.line() is None and run not in pool.failed]
     return PoolResult(pool.failed, unfinished)
+
+
+def epochs_done(run: StudyRun) -> int:
+    """How many epochs of the run its journal has."""
+    try:
+        return (run.folder / JOURNAL).read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
@@ -103,6 +121,7 @@ class _Pool:
         minutes: float | None,
         stop: StopRequest,
         pause: Path | None,
+        in_step: bool,
         on_finish: Callable[[StudyRun], None] | None,
     ) -> None:
         self.failed: list[StudyRun] = []
@@ -114,7 +133,9 @@ class _Pool:
         self._stopping_since: float | None = None
         self._on_finish = on_finish
         self._pause = pause
+        self._in_step = in_step
         self._standing = False
+        self._ahead: set[int] = set()  # the processes that wait for the others
 
     @property
     def busy(self) -> bool:
@@ -130,8 +151,11 @@ class _Pool:
             self._waiting.clear()
             self._stand_still(standing=False)
             for _, process in self._running:
+                process.send_signal(signal.SIGCONT)
                 process.terminate()
         else:
+            if self._in_step and not self._standing:
+                self._keep_in_step()
             self._stand_still(standing=self._pause is not None and self._pause.exists())
         while self._waiting and len(self._running) < self._jobs and not self._standing:
             run = self._waiting.popleft()
@@ -149,6 +173,18 @@ class _Pool:
         print(word, flush=True)  # noqa: T201
         for _, process in self._running:
             process.send_signal(signal.SIGSTOP if standing else signal.SIGCONT)
+
+    def _keep_in_step(self) -> None:
+        done = [(process, epochs_done(run)) for run, process in self._running]
+        least = min((epochs for _, epochs in done), default=0)
+        for process, epochs in done:
+            ahead = epochs > least
+            if ahead and process.pid not in self._ahead:
+                self._ahead.add(process.pid)
+                process.send_signal(signal.SIGSTOP)
+            elif not ahead and process.pid in self._ahead:
+                self._ahead.remove(process.pid)
+                process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         for _, process in self._running:

@@ -11,12 +11,14 @@ import torch
 
 from runtime.base.errors import UserError
 from training import evidence
+from training.config.options import Options
 from training.config.plan import Plan
+from training.config.recipe import load_recipe
 from training.data import load_dataset
 from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
 from training.evaluation.confidence import read_image_record
-from training.studies.pool import run_all
+from training.studies.pool import epochs_done, run_all
 from training.studies.queue_plan import (
     PLAN_FILE,
     QueueStudy,
@@ -27,6 +29,8 @@ from training.studies.queue_plan import (
 )
 from training.studies.queue_studies import QUEUE, plan_lines
 from training.studies.result_lines import read_lines
+from training.studies.study_methods import METHODS
+from training.studies.study_run import StudyRun
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -184,3 +188,42 @@ def test_a_queue_stands_still_while_the_file_is_there(tmp_path: Path, tiny_folde
         assert run_all([run], jobs=1, minutes=5, pause=pause).failed == []
     assert sizes[2] == sizes[3]  # nothing was printed meanwhile
     assert run.line() is not None
+
+
+def slow_and_fast(folder: Path, data: Path) -> tuple[StudyRun, StudyRun]:
+    """Two runs of one seed; the first has eight times the steps of the second."""
+
+    def run(name: str, batch_size: int) -> StudyRun:
+        changes = {"epochs": 8, "batch_size": batch_size, "validation_fraction": 0.0}
+        return StudyRun(
+            method=METHODS[name],
+            seed=0,
+            study="pair",
+            recipe=load_recipe("digits", changes),
+            parent=folder,
+            shared=Options(
+                arch="mobilenetv2", width=0.25, image_size=16, device="cpu", data=str(data)
+            ),
+        )
+
+    return run("ce", 2), run("ls", 16)
+
+
+@pytest.mark.slow
+def test_a_pair_stays_at_one_epoch_and_so_does_its_stop(tmp_path: Path, tiny_folder: Path) -> None:
+    pair = slow_and_fast(tmp_path, tiny_folder)
+    leads: list[int] = []
+
+    def clock() -> float:
+        done = [epochs_done(run) for run in pair]
+        leads.append(max(done) - min(done))
+        return monotonic() if min(done) < 3 else float("inf")  # then the time is over
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.studies.pool.monotonic", clock)
+        result = run_all(pair, jobs=2, minutes=10, in_step=True)
+    assert result.failed == []
+    assert len(result.unfinished) == 2
+    assert max(leads) == 1  # the fast one waits
+    assert max(epochs_done(run) for run in pair) - min(epochs_done(run) for run in pair) <= 1
+    assert all((run.folder / "checkpoint.pt").exists() for run in pair)
