@@ -1,6 +1,5 @@
 """One model of a Triton repository: what of a bundle is served, and the files that this takes."""
 
-import re
 from pathlib import Path
 
 from export.triton_server.config import (
@@ -18,13 +17,12 @@ from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, run_word
 from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
+from runtime.model.model_name import checked_name, default_name
 
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MAX_BATCH = 64
 Source = EngineRecord | ModelFile | None  # None: the whole bundle, for the python backend
 _VERSION = "1"
-_LONGEST_DEFAULT = 100  # a folder's name has at most 255 bytes
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 def source_of(
@@ -80,7 +78,7 @@ def describe(
     largest = max_batch if max_batch is not None else limit
     tuned_for = {min(profile.opt, largest) for profile in bounded}
     return TritonModel(
-        name=_checked_name(name, bundle),
+        name=default_name(bundle.card) if name is None else checked_name(name, option="--name"),
         backend=backend,
         card=bundle.card,
         max_batch=largest,
@@ -183,14 +181,3 @@ def _onnx_file(bundle: Bundle, precision: str) -> ModelFile:
         f"`python export/run.py {run_word(bundle.path)} "
         f"--precision {precision.removesuffix('-cpu')}`"
     )
-
-
-def _checked_name(asked: str | None, bundle: Bundle) -> str:
-    card = bundle.card
-    default = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{card.provenance.data}-{card.arch}")
-    # A name begins with a letter or a digit. Data may have other names, such as a folder "_new".
-    default = default.lstrip("._+-")[:_LONGEST_DEFAULT]
-    name = default if asked is None else asked
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is no folder name; use letters, digits, and . _ + -")
-    return name

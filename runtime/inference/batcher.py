@@ -274,6 +274,8 @@ class Batcher(BatchThreads):
     def _answers(self, batch: list[PendingImage]) -> list[Predictions]:
         images = [request.image for request in batch if request.image is not None]
         probabilities = self.classifier.session.run(np.stack(images))
+        for request, row in zip(batch, probabilities, strict=True):
+            request.future.probabilities = row
         return [
             self.classifier.rank(row, request.top_k, request.warnings)
             for request, row in zip(batch, probabilities, strict=True)

@@ -18,9 +18,11 @@ class FutureAnswer(Future[Predictions]):
     Attributes:
         network_seconds: how long the network ran for its batch; 0 before that. The rest of the time
             until the answer is decoding and waiting.
+        probabilities: of all classes, float32 (num_classes,); None before that.
     """
 
     network_seconds: float = 0.0
+    probabilities: "NDArray[np.float32] | None" = None
 
 
 @dataclass(eq=False)

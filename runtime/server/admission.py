@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Sequence
+from urllib.parse import parse_qsl
 
 import msgspec
 from fastapi import Depends, Request
@@ -11,9 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.base.errors import BackendError, OverloadedError
-from runtime.inference.batcher import Batcher
-from runtime.server.answers import overloaded
+from runtime.server.answers import SERVED, overloaded
+from runtime.server.served_models import ServedModel, ServedModels
 
+CLASSIFY_PATH = "/v1/classify"
+MODELS_PATH = "/v2/models/"
 MEMORY_BYTES = 256 << 20
 _bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 
@@ -102,32 +105,55 @@ class TokenGuard:
 
 
 class RoomGuard:
-    """ASGI middleware that answers 503 to one path while the batcher is full or closed.
+    """ASGI middleware that answers 503 to an inference while the model's batcher is full or closed.
 
     It stands before the framework, because refusals must cost little. At four times the load that
     can be answered, three of four requests are refused. If they went through the framework, they
     would take more time than the requests that are answered.
     """
 
-    def __init__(self, app: ASGIApp, *, batcher: Batcher, path: str) -> None:
+    def __init__(self, app: ASGIApp, *, models: ServedModels) -> None:
         """Guards `app`.
 
         Args:
             app: the application behind this one.
-            batcher: what must have room for one more image.
-            path: the end of the path that is guarded.
+            models: one of them must have room for one more image.
         """
         self.app = app
-        self._batcher = batcher
-        self._path = path
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the request with 503, or hands it to the application."""
-        if scope["type"] == "http" and scope["path"].endswith(self._path):
+        served = self._asked(scope) if scope["type"] == "http" else None
+        while served is not None:
+            scope[SERVED] = served
+            current = served.current
             try:
-                self._batcher.require_room(1)
+                current.batcher.require_room(1)
             except BackendError as error:
-                refusal = overloaded(str(error), self._batcher.drain_seconds)
+                if current is not served.current:
+                    continue  # its successor has just taken its place
+                refusal = overloaded(scope, str(error), current.batcher.drain_seconds)
                 await refusal(scope, receive, send)
                 return
+            break
         await self.app(scope, receive, send)
+
+    def _asked(self, scope: Scope) -> ServedModel | None:
+        """The model that a request asks; None if it asks none, or one that is not here."""
+        path: str = scope["path"]
+        if path.endswith(CLASSIFY_PATH):
+            if b"model=" not in scope["query_string"]:
+                return self._models.default
+            names = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+            return self._models.by_name.get(names.get("model", ""))
+        if is_inference(path):
+            name = path.rpartition(MODELS_PATH)[2].partition("/")[0]
+            found = self._models.v2_model(name)
+            return found[0] if found else None
+        return None
+
+
+def is_inference(path: str) -> bool:
+    """Whether requests to this path are answered by a network."""
+    return path.endswith(CLASSIFY_PATH) or (path.endswith("/infer") and MODELS_PATH in path)

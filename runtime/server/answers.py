@@ -8,11 +8,15 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.inference.classifier import Prediction
 from runtime.model.card import Card
+from runtime.server.sub_path import path_of
 
+SERVED = "skd_edge.served"  # in the scope: the model that the request asks
+V2_PATH = "/v2"
 Responses: TypeAlias = dict[int | str, dict[str, Any]]  # of a route, by status
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"  # RFC 9457
@@ -23,7 +27,7 @@ _STATUSES = {
     408: "The body did not arrive in time.",
     413: "The body, or the number of images, is over the limit.",
     415: "The content type is neither an image nor multipart/form-data.",
-    422: "No image of the request can be decoded, or `top_k` is not a positive number.",
+    422: "No image of the request can be decoded, or `top_k` or `model` is no such value.",
     503: "The queue is full or the server is closing: try again after `Retry-After` seconds.",
 }
 
@@ -41,18 +45,26 @@ class ImageResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answers in the order of the images."""
+    """The answers in the order of the images, and the one model that gave all of them.
+
+    `version` counts how often a model of this name has been loaded since the server started.
+    """
 
     results: list[ImageResult]
+    model: str
+    version: str
 
 
 class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs, on what and why, and the card of the model."""
+    """What runs, on what and why, and the card of the model; `models` are all names served."""
 
+    name: str
+    version: str
     backend: str
     precision: str | None
     reason: str
     max_batch: int
+    models: list[str]
     card: Card
 
 
@@ -94,12 +106,32 @@ def component_schemas() -> dict[str, Any]:
     return components
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """An error in the one form that all errors have (RFC 9457)."""
-    content = Problem(title=http.HTTPStatus(status).phrase, status=status, detail=detail)
+class V2Error(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong, as the Open Inference Protocol says it."""
+
+    error: str
+
+
+def problem(
+    scope: Scope, status: int, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    """An error in the one form that all errors of a protocol have.
+
+    Below /v2 it is that of the Open Inference Protocol, elsewhere that of RFC 9457.
+    """
+    content: msgspec.Struct = V2Error(error=detail)
+    kind = _JSON
+    if not is_v2(scope):
+        content = Problem(title=http.HTTPStatus(status).phrase, status=status, detail=detail)
+        kind = _PROBLEM_JSON
     return Response(
-        msgspec.json.encode(content), status_code=status, headers=headers, media_type=_PROBLEM_JSON
+        msgspec.json.encode(content), status_code=status, headers=headers, media_type=kind
     )
+
+
+def is_v2(scope: Scope) -> bool:
+    """Whether a request speaks the Open Inference Protocol."""
+    return f"{path_of(scope)}/".startswith(f"{V2_PATH}/")
 
 
 def handle_problems(api: FastAPI) -> None:
@@ -119,38 +151,42 @@ def documented(*statuses: int) -> Responses:
     }
 
 
-def overloaded(detail: str, drain_seconds: float) -> Response:
+def overloaded(scope: Scope, detail: str, drain_seconds: float) -> Response:
     """A response 503 that says after how many seconds a new attempt makes sense."""
-    return problem(503, detail, {"Retry-After": str(max(1, math.ceil(drain_seconds)))})
+    return problem(scope, 503, detail, {"Retry-After": str(max(1, math.ceil(drain_seconds)))})
 
 
 async def _of_user_error(request: Request, error: Exception) -> Response:
-    batcher = request.app.state.batcher
+    scope = request.scope
     if not isinstance(error, BackendError):
-        return problem(422, str(error))
+        # 422 is of WebDAV; clients of the Open Inference Protocol expect 400 for such requests.
+        return problem(scope, 400 if is_v2(scope) else 422, str(error))
+    batcher = scope.get(SERVED, request.app.state.models.default).current.batcher
     if isinstance(error, OverloadedError) or not batcher.running:
-        return overloaded(str(error), batcher.drain_seconds)
+        return overloaded(scope, str(error), batcher.drain_seconds)
     # The network failed. A second attempt would fail too, and the log must have the reason.
     raise error
 
 
-async def _of_http_exception(_: Request, error: Exception) -> Response:
+async def _of_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    return problem(request.scope, error.status_code, str(error.detail), headers)
 
 
-async def _of_validation(_: Request, error: Exception) -> Response:
+async def _of_validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
     where = " ".join(map(str, first["loc"]))
-    return problem(422, f"{where}: {first['msg']}")
+    return problem(request.scope, 422, f"{where}: {first['msg']}")
 
 
-async def _of_anything(_request: Request, _error: Exception) -> Response:
+async def _of_anything(request: Request, _error: Exception) -> Response:
     # Starlette logs the trace and raises the error again. The client learns nothing of our code.
     return problem(
+        request.scope,
         500,
         "the server failed to answer; its log has the reason",
         {"Connection": "close"},  # as uvicorn does

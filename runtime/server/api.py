@@ -1,4 +1,4 @@
-"""The HTTP API: classify, health, the model's card, metrics and the OpenAPI page."""
+"""The HTTP API: classify, health, the card, metrics, the Open Inference Protocol, OpenAPI."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,32 +11,42 @@ from fastapi_offline import FastAPIOffline
 
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
-from runtime.server.admission import RoomGuard, ServerSettings, TokenGuard
+from runtime.server.admission import BodyBudget, RoomGuard, ServerSettings, TokenGuard
 from runtime.server.answers import component_schemas, handle_problems
 from runtime.server.metrics import MeasuredRequests, Metrics
-from runtime.server.routes import CLASSIFY_PATH, add_classify, add_status
+from runtime.server.routes import add_classify
+from runtime.server.served_models import ServedModels
+from runtime.server.status_routes import add_status
+from runtime.server.v2_messages import v2_schemas
+from runtime.server.v2_routes import add_v2
 
 
-def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None = None) -> FastAPI:
+def build_api(
+    source: Classifier | Batcher | ServedModels, *, settings: ServerSettings | None = None
+) -> FastAPI:
     """The API as an application. Its documentation page at `/docs` loads nothing from elsewhere.
 
     Args:
         source: a batcher, which the caller closes; or a classifier, for which the API makes a
             batcher and closes it when the server ends. An API that is mounted in another
             application needs a batcher, because Starlette does not tell a mounted application
-            when the server ends.
+            when the server ends. Or several models, whose batchers the caller closes.
         settings: the limits and the token; default those of `ServerSettings`.
     """
     settings = settings or ServerSettings()
-    batcher = source if isinstance(source, Batcher) else Batcher(source)
+    own: Batcher | None = None
+    if isinstance(source, Classifier):
+        source = own = Batcher(source)
+    models = ServedModels.of(source) if isinstance(source, Batcher) else source
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher = models.default.current.batcher
         if batcher.forked:  # a server that opens the application and then forks could not answer
             raise batcher.refusal()
         yield
-        if batcher is not source:
-            await asyncio.to_thread(batcher.close)  # answers what was accepted
+        if own is not None:
+            await asyncio.to_thread(own.close)  # answers what was accepted
 
     api = FastAPIOffline(
         redoc_url=None,
@@ -45,14 +55,16 @@ def build_api(source: Classifier | Batcher, *, settings: ServerSettings | None =
         version="1",
         lifespan=lifespan,
     )
-    api.state.batcher = batcher
-    metrics = Metrics(batcher)
-    api.add_middleware(RoomGuard, batcher=batcher, path=CLASSIFY_PATH)
-    api.add_middleware(MeasuredRequests, metrics=metrics, path=CLASSIFY_PATH)
+    api.state.models = models
+    metrics = Metrics(models)
+    api.add_middleware(RoomGuard, models=models)
+    api.add_middleware(MeasuredRequests, metrics=metrics)
     handle_problems(api)
     guard = TokenGuard(settings.token)
-    add_classify(api, batcher, settings, guard)
-    add_status(api, batcher, metrics, guard)
+    budget = BodyBudget(settings.max_memory_bytes)
+    add_classify(api, models, settings, guard, budget)
+    add_status(api, models, metrics, guard)
+    add_v2(api, models, settings, guard, budget)
     api.openapi = lambda: _description(api)  # type: ignore[method-assign]
     return api
 
@@ -63,6 +75,8 @@ def _description(api: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=api.title, summary=api.summary, version=api.version, routes=api.routes
         )
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(component_schemas())
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(
+            component_schemas() | v2_schemas()
+        )
         api.openapi_schema = schema
     return api.openapi_schema

@@ -7,7 +7,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4  # since 0.23
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.inference.batcher import Batcher
+from runtime.server.admission import is_inference
 from runtime.server.bounded_http import sent_status
+from runtime.server.served_models import ServedModels
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -18,12 +20,12 @@ class Metrics:
 
     Attributes:
         registry: holds all of them.
-        requests: classify requests by the status that was sent; 499 if the client had left.
+        requests: requests for answers by the status that was sent; 499 if the client had left.
         request_seconds: their times, from the head of the request to its answer.
     """
 
-    def __init__(self, batcher: Batcher) -> None:
-        """Counts the batches of `batcher` from now on."""
+    def __init__(self, models: ServedModels) -> None:
+        """Counts the batches of `models` and of their successors from now on."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "skd_edge_requests", "Answered classify requests.", ["status"], registry=self.registry
@@ -49,7 +51,13 @@ class Metrics:
         waiting = Gauge(
             "skd_edge_waiting_images", "Accepted, not yet answered.", registry=self.registry
         )
-        waiting.set_function(lambda: batcher.waiting)
+        served = models.by_name.values()
+        waiting.set_function(lambda: sum(model.current.batcher.waiting for model in served))
+        for model in served:
+            self._observe(model.current.batcher)
+            model.opened.append(self._observe)
+
+    def _observe(self, batcher: Batcher) -> None:
         batcher.observers.append(self._batch)
 
     def _batch(self, size: int, seconds: float) -> None:
@@ -62,23 +70,21 @@ class Metrics:
 
 
 class MeasuredRequests:
-    """ASGI middleware that counts the requests to one path, by status, with their time."""
+    """ASGI middleware that counts the requests for answers of a network, by status, with times."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, path: str) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         """Watches `app`.
 
         Args:
             app: the application behind this one.
             metrics: what counts.
-            path: the end of the path whose requests are counted.
         """
         self.app = app
         self._metrics = metrics
-        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request to the application and counts its answer."""
-        if scope["type"] != "http" or not scope["path"].endswith(self._path):
+        if scope["type"] != "http" or not is_inference(scope["path"]):
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()

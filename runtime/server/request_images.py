@@ -1,8 +1,9 @@
 """From the body of a request to the images in it, within the limits of memory and time."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from anyio import fail_after
@@ -26,6 +27,7 @@ RAW_TYPES = (
     "application/octet-stream",
 )
 FORM_TYPE = "multipart/form-data"
+Read = TypeVar("Read")
 _NAME_LENGTH = 255
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]*)", re.IGNORECASE)
@@ -79,13 +81,35 @@ class BodyReader:
                 f"received content encoding {encoding!r}; send the image as it is",
                 headers={"Accept-Encoding": "identity"},
             )
+        return await self._in_time(self._form(content_type) if kind == FORM_TYPE else self._raw())
+
+    async def whole(self) -> bytes:
+        """The body as it is.
+
+        Raises:
+            HTTPException: with status 400, 408 or 413.
+            OverloadedError: the bodies of other requests leave too few bytes.
+        """
+        return await self._in_time(self._joined())
+
+    def count(self, size: int) -> None:
+        """Counts bytes that were made of the body until `release`, such as those of a gzip body.
+
+        Raises:
+            OverloadedError: the bodies of other requests leave too few.
+        """
+        self._budget.take(size)
+        self._taken += size
+
+    async def _in_time(self, reading: Coroutine[Any, Any, Read]) -> Read:
+        """The result of `reading` the body, if it comes within the limits of size and time."""
         announced = self._request.headers.get("content-length", "")
-        if announced.isdecimal():
-            self._check_size(int(announced))
         limit = self._settings.timeout_seconds
         try:
+            if announced.isdecimal():
+                self._check_size(int(announced))
             with fail_after(limit):
-                return await (self._form(content_type) if kind == FORM_TYPE else self._raw())
+                return await reading
         except TimeoutError:
             raise HTTPException(
                 408,
@@ -94,6 +118,8 @@ class BodyReader:
             ) from None
         except ClientDisconnect:
             raise HTTPException(400, "the client left before its body was complete") from None
+        finally:
+            reading.close()
 
     def release(self) -> None:
         """Gives the bytes back to the budget; called when the images are answered."""
@@ -102,13 +128,15 @@ class BodyReader:
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         async for chunk in self._request.stream():
-            self._budget.take(len(chunk))
-            self._taken += len(chunk)
+            self.count(len(chunk))
             self._check_size(self._taken)
             yield chunk
 
+    async def _joined(self) -> bytes:
+        return b"".join([chunk async for chunk in self._chunks()])
+
     async def _raw(self) -> list[NamedImage]:
-        return [NamedImage("image", b"".join([chunk async for chunk in self._chunks()]))]
+        return [NamedImage("image", await self._joined())]
 
     async def _form(self, content_type: str) -> list[NamedImage]:
         form = FormFiles(content_type, max_files=self._settings.max_images)

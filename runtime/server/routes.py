@@ -1,8 +1,7 @@
-"""The routes: classify, health, the model and metrics."""
+"""The route `/v1/classify`: from a request to the answers of its images."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any
 
 from anyio import fail_after
@@ -11,25 +10,21 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
-from runtime.base.errors import ImageError, OverloadedError
+from runtime.base.errors import BackendError, ImageError, OverloadedError
 from runtime.inference.batcher import Batcher
-from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Predictions
-from runtime.server.admission import BodyBudget, ServerSettings, TokenGuard
+from runtime.inference.classifier import DEFAULT_TOP_K, Answer
+from runtime.inference.pending_image import FutureAnswer
+from runtime.server.admission import CLASSIFY_PATH, BodyBudget, ServerSettings, TokenGuard
 from runtime.server.answers import (
     ClassifyAnswer,
     ImageResult,
-    ModelAnswer,
-    Responses,
-    Status,
     described,
     documented,
-    overloaded,
     respond,
 )
-from runtime.server.metrics import CONTENT_TYPE, Metrics
 from runtime.server.request_images import FORM_TYPE, RAW_TYPES, BodyReader, NamedImage
+from runtime.server.served_models import Running, ServedModel, ServedModels
 
-CLASSIFY_PATH = "/v1/classify"
 _MAX_TOP_K = 2**31 - 1
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {
@@ -42,21 +37,11 @@ _BODY: dict[str, Any] = {
     "required": True,
     "content": {kind: {"schema": _BINARY} for kind in RAW_TYPES} | {FORM_TYPE: {"schema": _FORM}},
 }
-_PARAMETERS = [
-    {
-        "name": "top_k",
-        "in": "query",
-        "description": "how many classes of each image are answered, at most",
-        "schema": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": _MAX_TOP_K,
-            "default": DEFAULT_TOP_K,
-        },
-    }
-]
-_EXPOSITION: Responses = {
-    200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
+_TOP_K = {
+    "name": "top_k",
+    "in": "query",
+    "description": "how many classes of each image are answered, at most",
+    "schema": {"type": "integer", "minimum": 1, "maximum": _MAX_TOP_K, "default": DEFAULT_TOP_K},
 }
 
 
@@ -77,17 +62,21 @@ class LeanRoute(APIRoute):
 
 
 def add_classify(
-    api: FastAPI, batcher: Batcher, settings: ServerSettings, guard: TokenGuard
+    api: FastAPI,
+    models: ServedModels,
+    settings: ServerSettings,
+    guard: TokenGuard,
+    budget: BodyBudget,
 ) -> None:
     """Adds `POST /v1/classify`.
 
     Args:
         api: gets the route.
-        batcher: answers the images.
+        models: answer the images.
         settings: the limits of a request.
         guard: asks for the token.
+        budget: counts the bytes of all bodies.
     """
-    budget = BodyBudget(settings.max_memory_bytes)
 
     async def classify(request: Request) -> Response:
         """Labels one image (the raw body) or many (the files of a multipart form).
@@ -95,11 +84,11 @@ def add_classify(
         If some of many images are broken, each of them has an `error` and the others have classes.
         """
         guard.check(request)
-        top_k = _top_k(request.query_params)
+        top_k, served = _query(request.query_params, models)
         reader = BodyReader(request, settings, budget)
         try:
             images = await reader.images()
-            return respond(await _answer(batcher, images, top_k, settings.timeout_seconds))
+            return respond(await _answer(served, images, top_k, settings.timeout_seconds))
         finally:
             reader.release()
 
@@ -112,85 +101,86 @@ def add_classify(
         dependencies=guard.dependencies,
         responses=described(ClassifyAnswer, "The classes of each image, most probable first.")
         | documented(400, *guard.statuses, 408, 413, 415, 422, 503),
-        openapi_extra={"requestBody": _BODY, "parameters": _PARAMETERS},
+        openapi_extra={"requestBody": _BODY, "parameters": [_TOP_K, model_parameter(models)]},
     )
 
 
-def add_status(api: FastAPI, batcher: Batcher, metrics: Metrics, guard: TokenGuard) -> None:
-    """Adds health and readiness for everybody, and the model and metrics for those with the token.
+def model_parameter(models: ServedModels) -> dict[str, Any]:
+    """The description of `?model=`."""
+    return {
+        "name": "model",
+        "in": "query",
+        "description": "which model of the server",
+        "schema": {"type": "string", "enum": models.names, "default": models.default.name},
+    }
 
-    Every route also answers HEAD, with which some monitors ask. FastAPI, unlike Starlette, answers
-    HEAD only where it is told to.
 
-    Args:
-        api: gets the routes.
-        batcher: what they tell about.
-        metrics: what `/metrics` shows.
-        guard: asks for the token.
-    """
-    refusals = documented(*guard.statuses)
-
-    @api.head("/healthz", include_in_schema=False)
-    @api.get("/healthz", responses=described(Status, "The process answers."))
-    async def healthz() -> Response:
-        """Whether the process lives."""
-        return respond(Status(status="ok"))
-
-    @api.head("/readyz", include_in_schema=False)
-    @api.get("/readyz", responses=described(Status, "Images are accepted.") | documented(503))
-    async def readyz() -> Response:
-        """Whether images are accepted now."""
-        if not batcher.running:
-            return overloaded(str(batcher.refusal()), batcher.drain_seconds)
-        return respond(Status(status="ok"))
-
-    @api.head("/v1/model", include_in_schema=False, dependencies=guard.dependencies)
-    @api.get(
-        "/v1/model",
-        dependencies=guard.dependencies,
-        responses=described(ModelAnswer, "The model that answers.") | refusals,
-    )
-    async def model() -> Response:
-        """What runs, on what and why, and the card of the model."""
-        classifier = batcher.classifier
-        answer = ModelAnswer(
-            backend=classifier.backend,
-            precision=classifier.precision,
-            reason=classifier.reason,
-            max_batch=batcher.max_batch,
-            card=classifier.card,
+def _query(query: QueryParams, models: ServedModels) -> tuple[int, ServedModel]:
+    """`top_k`, and the model that is asked. Other names are refused: they may be misspelt."""
+    if unknown := [name for name in query if name not in ("top_k", "model")]:
+        raise HTTPException(
+            422, f"query: {unknown[0]!r} is unknown; expected top_k, model or nothing"
         )
-        return respond(answer)
-
-    @api.head("/metrics", include_in_schema=False, dependencies=guard.dependencies)
-    @api.get(
-        "/metrics",
-        dependencies=guard.dependencies,
-        responses=_EXPOSITION | refusals,
-    )
-    async def exposition() -> Response:
-        """Requests, batches and the queue, for Prometheus."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
-
-
-def _top_k(query: QueryParams) -> int:
-    """The only parameter of the query. Any other name is refused, because it may be misspelt."""
-    if unknown := [name for name in query if name != "top_k"]:
-        raise HTTPException(422, f"query: {unknown[0]!r} is unknown; expected top_k or nothing")
-    given = query.getlist("top_k")
-    if len(given) > 1:
-        raise HTTPException(422, f"query: top_k is given {len(given)} times; give it once")
-    text = given[0] if given else str(DEFAULT_TOP_K)
+    text = _once(query, "top_k", str(DEFAULT_TOP_K))
     # Python takes digits of other scripts for decimals, and 20 digits are no sensible number.
     if text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_TOP_K)):
         top_k = int(text)
         if 1 <= top_k <= _MAX_TOP_K:
-            return top_k
+            return top_k, named_model(query, models)
     raise HTTPException(422, f"query: top_k is {text[:20]!r}; expected an integer from 1")
 
 
+def named_model(query: QueryParams, models: ServedModels) -> ServedModel:
+    """The model that the query names; the first if it names none."""
+    name = _once(query, "model", models.default.name)
+    if (served := models.by_name.get(name)) is not None:
+        return served
+    names = ", ".join(models.by_name)
+    raise HTTPException(422, f"query: model {name[:100]!r} is unknown; served here: {names}")
+
+
+def _once(query: QueryParams, name: str, default: str) -> str:
+    given = query.getlist(name)
+    if len(given) > 1:
+        raise HTTPException(422, f"query: {name} is given {len(given)} times; give it once")
+    return given[0] if given else default
+
+
+def submit(
+    served: ServedModel, ask: Callable[[Batcher], list[FutureAnswer]]
+) -> tuple[Running, list[FutureAnswer]]:
+    """Hands images to what answers now, and says what that was.
+
+    `ask` submits to the batcher that it is given. It is called again if a successor took the place
+    of that batcher meanwhile, so that no reload refuses a request.
+    """
+    while True:
+        current = served.current
+        try:
+            return current, ask(current.batcher)
+        except BackendError:
+            if current is served.current:
+                raise
+
+
+async def answers_of(futures: list[FutureAnswer], timeout: float) -> list[Answer]:
+    """The answers of all images, in order, or the errors of those that cannot be decoded.
+
+    Raises:
+        OverloadedError: they take longer than `timeout` seconds.
+    """
+    try:
+        with fail_after(timeout):
+            return [await _predictions_or_error(future) for future in futures]
+    except TimeoutError:
+        raise OverloadedError(f"not answered within {timeout:g} s; try again later") from None
+    finally:
+        for future in futures:
+            future.cancel()  # nobody waits any longer for images that are not decoded yet
+
+
 async def _answer(
-    batcher: Batcher, images: list[NamedImage], top_k: int, timeout: float
+    served: ServedModel, images: list[NamedImage], top_k: int, timeout: float
 ) -> ClassifyAnswer:
     """The answers of all images, in order.
 
@@ -198,26 +188,18 @@ async def _answer(
         ImageError: no image can be decoded.
         OverloadedError: there is no room for the images, or their answers take too long.
     """
-    futures = batcher.submit_all(
-        [image.content for image in images], top_k=top_k, names=[image.name for image in images]
+    contents, names = [image.content for image in images], [image.name for image in images]
+    current, futures = submit(
+        served, lambda batcher: batcher.submit_all(contents, top_k=top_k, names=names)
     )
-    try:
-        with fail_after(timeout):
-            results = [
-                _result(image.name, await _predictions_or_error(future))
-                for image, future in zip(images, futures, strict=True)
-            ]
-    except TimeoutError:
-        raise OverloadedError(f"not answered within {timeout:g} s; try again later") from None
-    finally:
-        for future in futures:
-            future.cancel()  # nobody waits any longer for images that are not decoded yet
-    if all(result.predictions is None for result in results):
-        raise ImageError("; ".join(str(result.error) for result in results))
-    return ClassifyAnswer(results=results)
+    answers = await answers_of(futures, timeout)
+    if all(isinstance(answer, ImageError) for answer in answers):
+        raise ImageError("; ".join(map(str, answers)))
+    results = [_result(name, answer) for name, answer in zip(names, answers, strict=True)]
+    return ClassifyAnswer(results=results, model=served.name, version=current.version)
 
 
-async def _predictions_or_error(future: "Future[Predictions]") -> Answer:
+async def _predictions_or_error(future: FutureAnswer) -> Answer:
     try:
         return await asyncio.wrap_future(future)
     except ImageError as error:

@@ -41,6 +41,16 @@ def description(batcher: Batcher, token: str | None) -> BaseSchema:
         ("GET", "/metrics", POSITIVE, TOKEN),
         ("GET", "/healthz", POSITIVE, TOKEN),
         ("GET", "/readyz", POSITIVE, TOKEN),
+        ("POST", "/v2/models/{name}/infer", POSITIVE, TOKEN),
+        ("POST", "/v2/models/{name}/infer", NEGATIVE, None),
+        ("POST", "/v2/models/{name}/versions/{version}/infer", POSITIVE, TOKEN),
+        ("GET", "/v2/models/{name}", POSITIVE, TOKEN),
+        ("GET", "/v2/models/{name}/versions/{version}", POSITIVE, TOKEN),
+        ("GET", "/v2/models/{name}/ready", POSITIVE, TOKEN),
+        ("GET", "/v2/models/{name}/versions/{version}/ready", POSITIVE, TOKEN),
+        ("GET", "/v2", POSITIVE, TOKEN),
+        ("GET", "/v2/health/live", POSITIVE, TOKEN),
+        ("GET", "/v2/health/ready", POSITIVE, TOKEN),
     ],
 )
 def test_answers_match_the_description(
@@ -65,7 +75,7 @@ def test_answers_match_the_description(
         statuses[response.status_code] += 1
 
     exercise()
-    assert set(statuses) <= {200, 400, 401, 405, 413, 415, 422}
+    assert set(statuses) <= {200, 400, 401, 404, 405, 413, 415, 422}
 
 
 def test_every_route_is_described(batcher: Batcher) -> None:
@@ -80,4 +90,12 @@ def test_every_route_is_described(batcher: Batcher) -> None:
         ("GET", "/metrics"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        ("GET", "/v2"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+        *(
+            (method, path + end)
+            for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+            for method, end in (("GET", ""), ("GET", "/ready"), ("POST", "/infer"))
+        ),
     }

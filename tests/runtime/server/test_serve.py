@@ -236,7 +236,7 @@ def test_large_bodies_are_413(client: httpx.Client, red: bytes) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
-    is_problem(client.get("/v2"), 404)
+    is_problem(client.get("/v3"), 404)
     is_problem(client.get("/v1/classify"), 405)
 
 

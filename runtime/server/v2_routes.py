@@ -1,0 +1,205 @@
+"""The routes below /v2: the Open Inference Protocol, which clients of Triton and KServe speak."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from runtime.base.command import VERSION
+from runtime.base.errors import ImageError
+from runtime.inference.batcher import Batcher
+from runtime.inference.pending_image import FutureAnswer
+from runtime.server.admission import MODELS_PATH, BodyBudget, ServerSettings, TokenGuard
+from runtime.server.answers import V2_PATH, overloaded, respond
+from runtime.server.request_images import BodyReader
+from runtime.server.routes import LeanRoute, answers_of, submit
+from runtime.server.served_models import ServedModel, ServedModels
+from runtime.server.status_routes import refused_batcher
+from runtime.server.v2_answers import answer_with, wanted_of
+from runtime.server.v2_description import (
+    BODY,
+    HEADER_PARAMETER,
+    name_parameter,
+    v2_responses,
+    version_parameter,
+)
+from runtime.server.v2_messages import (
+    EXTENSIONS,
+    V2Answer,
+    V2Live,
+    V2Model,
+    V2ModelReady,
+    V2Ready,
+    V2Server,
+    metadata,
+)
+from runtime.server.v2_tensors import decompressed, images_in, pictures_in, read_request
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_MODEL = MODELS_PATH + "{name}"
+_VERSION = "/versions/{version}"
+_MOST_DIGITS = 9
+
+
+def add_v2(
+    api: FastAPI,
+    models: ServedModels,
+    settings: ServerSettings,
+    guard: TokenGuard,
+    budget: BodyBudget,
+) -> None:
+    """Adds the routes of the protocol. Health is for everybody, the rest for those with the token.
+
+    Args:
+        api: gets the routes.
+        models: each is served by two names, NAME and NAME-encoded.
+        settings: the limits of a request.
+        guard: asks for the token.
+        budget: counts the bytes of all bodies.
+    """
+    asked = _Asked(models, settings, guard, budget)
+
+    def add(path: str, endpoint: Endpoint, answer: type[msgspec.Struct], *statuses: int) -> None:
+        infers = answer is V2Answer
+        parameters = [name_parameter(models)] if "{name}" in path else []
+        parameters += [version_parameter()] if "{version}" in path else []
+        parameters += [HEADER_PARAMETER] if infers else []
+        extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
+        api.router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST" if infers else "GET"],
+            route_class_override=LeanRoute,
+            operation_id=f"{endpoint.__name__}{'_of_version' if '{version}' in path else ''}",
+            dependencies=() if path.startswith(f"{V2_PATH}/health") else guard.dependencies,
+            responses=v2_responses(answer, *statuses),
+            openapi_extra=extra | BODY if infers else extra,
+        )
+        if not infers:
+            api.router.add_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+
+    add(V2_PATH, asked.v2_server, V2Server, *guard.statuses)
+    add(f"{V2_PATH}/health/live", asked.v2_live, V2Live)
+    add(f"{V2_PATH}/health/ready", asked.v2_ready, V2Ready, 503)
+    known = (*guard.statuses, 404)
+    for path in (_MODEL, _MODEL + _VERSION):
+        add(path, asked.v2_model, V2Model, *known)
+        add(f"{path}/ready", asked.v2_model_ready, V2ModelReady, *known, 503)
+        add(f"{path}/infer", asked.v2_infer, V2Answer, 400, *known, 408, 413, 415, 503)
+
+
+class _Asked:
+    """The endpoints, over what they share."""
+
+    def __init__(
+        self,
+        models: ServedModels,
+        settings: ServerSettings,
+        guard: TokenGuard,
+        budget: BodyBudget,
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self._guard = guard
+        self._budget = budget
+
+    async def v2_server(self, request: Request) -> Response:
+        """What serves, and which extensions of the protocol it knows."""
+        self._guard.check(request)
+        return respond(V2Server(name="skd-edge", version=VERSION, extensions=list(EXTENSIONS)))
+
+    async def v2_live(self, _: Request) -> Response:
+        """Whether the process lives."""
+        return respond(V2Live(live=True))
+
+    async def v2_ready(self, request: Request) -> Response:
+        """Whether every model accepts images now."""
+        if (refused := refused_batcher(self._models)) is not None:
+            return overloaded(request.scope, str(refused.refusal()), refused.drain_seconds)
+        return respond(V2Ready(ready=True))
+
+    async def v2_model(self, request: Request) -> Response:
+        """What a model takes and gives."""
+        self._guard.check(request)
+        served, encoded = self._model(request)
+        current = served.current
+        name = request.path_params["name"]
+        classifier = current.batcher.classifier
+        return respond(metadata(classifier, name, current.version, encoded=encoded))
+
+    async def v2_model_ready(self, request: Request) -> Response:
+        """Whether a model accepts images now."""
+        self._guard.check(request)
+        served, _ = self._model(request)
+        batcher = served.current.batcher
+        if not batcher.running:
+            return overloaded(request.scope, str(batcher.refusal()), batcher.drain_seconds)
+        return respond(V2ModelReady(name=request.path_params["name"], ready=True))
+
+    async def v2_infer(self, request: Request) -> Response:
+        """The probabilities of all classes for each image, or the most probable classes."""
+        self._guard.check(request)
+        served, encoded = self._model(request)
+        reader = BodyReader(request, self._settings, self._budget)
+        try:
+            body = await reader.whole()
+            content = decompressed(body, request.headers, most=self._settings.max_body_bytes)
+            if content is not body:
+                reader.count(len(content))
+            return await self._answer(request, content, served, encoded=encoded)
+        finally:
+            reader.release()
+
+    async def _answer(
+        self, request: Request, body: bytes, served: ServedModel, *, encoded: bool
+    ) -> Response:
+        size = served.current.batcher.classifier.session.input_size
+        asked, binary = read_request(body, request.headers, size=size, encoded=encoded)
+        wanted = wanted_of(asked)
+        most = self._settings.max_images
+        if encoded:
+            pictures = pictures_in(asked, binary, most=most)
+            names = [f"picture {place}" for place in range(len(pictures))]
+
+            def ask(batcher: Batcher) -> list[FutureAnswer]:
+                return batcher.submit_all(pictures, top_k=1, names=names)
+        else:
+            images = images_in(asked, binary, size=size, most=most)
+
+            def ask(batcher: Batcher) -> list[FutureAnswer]:
+                return batcher.submit_prepared(images, top_k=1)
+
+        current, futures = submit(served, ask)
+        limit = self._settings.timeout_seconds
+        answers = await answers_of(futures, min(limit, wanted.timeout or limit))
+        if broken := [str(answer) for answer in answers if isinstance(answer, ImageError)]:
+            raise ImageError("; ".join(broken))
+        return answer_with(
+            np.stack([row for future in futures if (row := future.probabilities) is not None]),
+            current.batcher.classifier.card.class_names,
+            wanted,
+            name=request.path_params["name"],
+            version=current.version,
+            request_id=asked.id,
+            warnings=[words for answer in answers for words in getattr(answer, "warnings", ())],
+        )
+
+    def _model(self, request: Request) -> tuple[ServedModel, bool]:
+        """The model that the path names, and whether it takes encoded pictures.
+
+        Every version up to the present one is answered by the present one, so that a reload refuses
+        nobody who names a version.
+        """
+        name = request.path_params["name"]
+        found = self._models.v2_model(name)
+        if found is None:
+            names = ", ".join(self._models.v2_names)
+            raise HTTPException(404, f"model {name[:100]!r} is unknown; served here: {names}")
+        version, now = request.path_params.get("version", "1"), found[0].current.version
+        plain = version.isascii() and version.isdecimal() and len(version) <= _MOST_DIGITS
+        if not plain or not 1 <= int(version) <= int(now):
+            raise HTTPException(404, f"model {name} has no version {version[:20]!r}, but {now}")
+        return found

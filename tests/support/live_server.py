@@ -1,0 +1,29 @@
+"""A server of an application on a real socket, for tests of what clients get."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+
+from runtime.server.bounded_http import server_config
+
+
+@contextmanager
+def serving(application: Any, **options: Any) -> Iterator[httpx.Client]:
+    """Serves `application` in a thread; yields a client of it. `options` are the server's."""
+    server = uvicorn.Server(server_config(application, port=0, lifespan="off", **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
