@@ -1,23 +1,29 @@
-"""`python -m runtime serve [MODEL]`: the HTTP API over a model."""
+"""`python -m runtime serve [MODEL ...]`: the HTTP API over one model or several."""
 
 import argparse
 import logging
-import re
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from runtime.backends.registry import backend_named
 from runtime.backends.session import Threads
-from runtime.base.command import CommandParser, float_from_0, positive_float, positive_int
+from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
-from runtime.commands.model_options import add_backend, add_model, model_or_latest
+from runtime.base.shown_text import on_terminal
+from runtime.commands.model_options import model_or_latest
+from runtime.commands.serve_options import serve_parser as _parser
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
 from runtime.inference.open_classifier import open_classifier
+from runtime.model.model_name import default_name
 from runtime.model.preprocess import Limits
+from runtime.server.hang_up import HangUp
 from runtime.server.listening import (
     TOKEN_VARIABLE,
     bearer_token,
@@ -25,46 +31,82 @@ from runtime.server.listening import (
     is_open_to_others,
     listen,
 )
-from runtime.server.sub_path import SubPath, add_proxy_options
+from runtime.server.reloading import Reloader, Source, source_of, state_of
+from runtime.server.served_models import ServedModel, ServedModels
+from runtime.server.sub_path import SubPath
 
-DEFAULT_PORT = 8000
 _GRACE_SECONDS = 30
 # Measured on two cores at four times the load that they can answer: 99 % of the refusals came
 # within 0.05 to 0.19 s. With 5 it was 0.09 to 2 s, depending on the other work of the machine.
 _NICENESS = 10
-# On two cores, one batch of 16 takes as long as two batches of 8, and 36 MB more. A GPU could use
-# larger batches, but fewer than 2,000 images a second arrive by HTTP.
-_MAX_BATCH = 8
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until SIGINT or SIGTERM, then answers what was accepted and returns 0.
 
     Raises:
-        UserError: an argument cannot be used, or the model cannot be opened.
+        UserError: an argument cannot be used, or a model cannot be opened.
     """
     options = _parser().parse_args(arguments)
-    model = model_or_latest(options.model, sys.stdout)
-    with (
-        listen(options.host, options.port) as listener,
-        open_classifier(
-            model,
-            backend=options.backend,
-            precision=options.precision,
-            # This gives the most images a second: each core has a run of the network, which has
-            # one thread.
-            threads=Threads(intra_op=1, spinning=False),
-            limits=Limits(max_bytes=options.max_body_mb << 20, max_pixels=options.max_pixels),
-        ) as classifier,
-    ):
-        print(classifier.describe())
-        with _batcher(classifier, options) as batcher:
-            classifier.warm_up(*range(1, batcher.max_batch + 1))
-            _serve(batcher, listener, options)
+    if options.names is not None and len(options.names) != max(1, len(options.models)):
+        raise UserError(
+            f"--names gives {len(options.names)} names for {max(1, len(options.models))} models; "
+            "give one for each, in the same order"
+        )
+    if not options.models:
+        model_or_latest(None, sys.stdout)
+    with listen(options.host, options.port) as listener, ExitStack() as closing:
+        sources = [
+            _opened(path, name, options, closing)
+            for path, name in zip_longest(options.models or [None], options.names or ())
+        ]
+        models = ServedModels([source.served for source in sources])
+        reloader = Reloader(
+            sources,
+            lambda path: _open_batcher(path, options),
+            watch=options.watch,
+            note=_print_note,
+        )
+        closing.enter_context(reloader)
+        _serve(models, reloader, listener, options)
     return 0
 
 
-def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespace) -> None:
+def _opened(
+    path: Path | None, name: str | None, options: argparse.Namespace, closing: ExitStack
+) -> Source:
+    """A model that is open and warmed up; `closing` closes it, or its successor."""
+    state = state_of(path)
+    batcher = _open_batcher(path, options)
+    print(batcher.classifier.describe())
+    card = batcher.classifier.card
+    served = ServedModel(default_name(card) if name is None else name, batcher)
+    closing.callback(served.close)
+    return source_of(served, path, state)
+
+
+def _open_batcher(path: Path | None, options: argparse.Namespace) -> Batcher:
+    classifier = open_classifier(
+        path,
+        backend=options.backend,
+        precision=options.precision,
+        # This gives the most images a second: each core has a run of the network, which has
+        # one thread.
+        threads=Threads(intra_op=1, spinning=False),
+        limits=Limits(max_bytes=options.max_body_mb << 20, max_pixels=options.max_pixels),
+    )
+    with ExitStack() as failed:
+        failed.callback(classifier.close)
+        batcher = _batcher(classifier, options)
+        failed.callback(batcher.close)
+        classifier.warm_up(*range(1, batcher.max_batch + 1))
+        failed.pop_all()
+    return batcher
+
+
+def _serve(
+    models: ServedModels, reloader: Reloader, listener: socket.socket, options: argparse.Namespace
+) -> None:
     import uvicorn
 
     from runtime.server.admission import MEMORY_BYTES, ServerSettings
@@ -79,12 +121,12 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
         max_body_bytes=max_body_bytes,
         # A request that can never be accepted must be refused, not told to come again. Such are
         # 32 images where the queue takes 16, and a body larger than all bodies together may be.
-        max_images=min(options.max_images, batcher.max_queue),
+        max_images=min(options.max_images, options.max_queue),
         max_memory_bytes=max(MEMORY_BYTES, max_body_bytes),
         timeout_seconds=options.timeout,
         token=token,
     )
-    application: Any = build_api(batcher, settings=settings)
+    application: Any = build_api(models, settings=settings)
     if options.cors:
         application = _with_cors(application, options.cors)
     if options.root_path or options.trust_forwarded_prefix:
@@ -97,11 +139,18 @@ def _serve(batcher: Batcher, listener: socket.socket, options: argparse.Namespac
     # When everything is answered, uvicorn raises the signal again. It must not end this process
     # before the model is released.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGHUP, HangUp(reloader))
+    if len(models.names) > 1:
+        print(f"models: {', '.join(models.names)} (?model=NAME; default: the first)")
     _print_address(listener, options, token)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
         print("stopped")
+
+
+def _print_note(line: str) -> None:
+    print(on_terminal(f"note: {line}"), file=sys.stderr, flush=True)
 
 
 def _with_cors(application: Any, origins: Sequence[str]) -> Any:
@@ -113,21 +162,8 @@ def _with_cors(application: Any, origins: Sequence[str]) -> Any:
         allow_origins=origins,
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],  # the token is a header; cookies are neither needed nor allowed
-        expose_headers=["Retry-After"],
+        expose_headers=["Retry-After", "Inference-Header-Content-Length"],
     )
-
-
-def _origin(text: str) -> str:
-    """A web origin, as the `type` of an option: scheme, host and port, or `*` for all.
-
-    Raises:
-        argparse.ArgumentTypeError: `text` is something else.
-    """
-    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", text):
-        raise argparse.ArgumentTypeError(
-            f"received {text!r}, expected an origin such as https://example.org, or * for all"
-        )
-    return text
 
 
 def _print_address(listener: socket.socket, options: argparse.Namespace, token: str | None) -> None:
@@ -155,79 +191,3 @@ def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
         runners=usable_cores() if on_cpu else classifier.session.lanes,
         niceness=_NICENESS if on_cpu else 0,
     )
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="python -m runtime serve",
-        description=__doc__,
-        epilog=f"With {TOKEN_VARIABLE} in the environment, requests need that bearer token.",
-    )
-    add_model(parser)
-    add_backend(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default %(default)s)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="0: any free one (default %(default)s)"
-    )
-    parser.add_argument(
-        "--max-batch",
-        type=positive_int,
-        default=_MAX_BATCH,
-        help="images of one run of the network (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-wait-ms",
-        type=float_from_0,
-        default=5.0,
-        help="wait for images that are being decoded (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-queue",
-        type=positive_int,
-        default=128,
-        help="images accepted and not yet answered (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-images",
-        type=positive_int,
-        default=32,
-        help="images of one request (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-body-mb",
-        type=positive_int,
-        default=32,
-        help="MiB of one request (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=positive_int,
-        default=64_000_000,
-        help="pixels of one image (default %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=positive_float,
-        default=30.0,
-        help="seconds to receive or answer a request (default %(default)s)",
-    )
-    parser.add_argument(
-        "--keep-alive",
-        type=positive_float,
-        default=75.0,
-        metavar="SECONDS",
-        help="how long a connection waits for its next request; longer than a load balancer's "
-        "(default %(default)s)",
-    )
-    parser.add_argument(
-        "--cors",
-        type=_origin,
-        nargs="+",
-        default=[],
-        metavar="ORIGIN",
-        help="origins whose pages may call the server from a browser (default: none)",
-    )
-    add_proxy_options(parser)
-    return parser

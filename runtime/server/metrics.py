@@ -1,6 +1,7 @@
 """What Prometheus can ask for: requests, batches and the queue."""
 
 import time
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4  # since 0.23
@@ -9,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.inference.batcher import Batcher
 from runtime.server.admission import is_inference
 from runtime.server.bounded_http import sent_status
-from runtime.server.served_models import ServedModels
+from runtime.server.served_models import ServedModel, ServedModels
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -53,7 +54,21 @@ class Metrics:
         )
         served = models.by_name.values()
         waiting.set_function(lambda: sum(model.current.batcher.waiting for model in served))
+        version = Gauge(
+            "skd_edge_model_version",
+            "How often a model of this name has been loaded.",
+            ["model"],
+            registry=self.registry,
+        )
+        failed = Gauge(
+            "skd_edge_failed_reloads",
+            "How often a new model could not be loaded, and the former one went on.",
+            ["model"],
+            registry=self.registry,
+        )
         for model in served:
+            version.labels(model.name).set_function(partial(_version_of, model))
+            failed.labels(model.name).set_function(partial(_failures_of, model))
             self._observe(model.current.batcher)
             model.opened.append(self._observe)
 
@@ -67,6 +82,14 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _version_of(model: ServedModel) -> float:
+    return float(model.current.version)
+
+
+def _failures_of(model: ServedModel) -> float:
+    return model.failed_reloads
 
 
 class MeasuredRequests:

@@ -30,6 +30,7 @@ class ServedModel:
         name: what requests call it.
         current: what answers now. A request reads this once, so that one model answers all of it.
         opened: functions that are called with each successor's batcher.
+        failed_reloads: how many successors could not be opened.
     """
 
     def __init__(self, name: str, batcher: Batcher) -> None:
@@ -37,6 +38,7 @@ class ServedModel:
         self.name = name
         self.current = Running(batcher, "1")
         self.opened: list[Callable[[Batcher], None]] = []
+        self.failed_reloads = 0
 
     def replace(self, batcher: Batcher) -> Running:
         """Lets `batcher` answer from now on; returns what answered until now, to be closed."""
@@ -45,6 +47,11 @@ class ServedModel:
             tell(batcher)
         self.current = Running(batcher, str(int(former.version) + 1))
         return former
+
+    def close(self) -> None:
+        """Answers what was accepted, then releases the model."""
+        self.current.batcher.close()
+        self.current.batcher.classifier.close()
 
 
 class ServedModels:

@@ -27,7 +27,7 @@ class V2Input(msgspec.Struct, frozen=True, kw_only=True):
     shape: list[int]
     datatype: str
     parameters: Parameters | None = None
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
 class V2RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +122,12 @@ _DESCRIBED: tuple[type[msgspec.Struct], ...] = (
 def v2_schemas() -> dict[str, Any]:
     """The JSON schemas of all bodies, by the name of their struct."""
     _, components = msgspec.json.schema_components(_DESCRIBED, ref_template=_REFERENCE)
+    # Of bytes that are not decoded yet, the schema says nothing.
+    components["V2Input"]["properties"]["data"] = {
+        "type": "array",
+        "items": {},
+        "description": "integers from 0 to 255, or base64 texts; flat, or nested as the shape says",
+    }
     return components
 
 

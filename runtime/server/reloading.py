@@ -1,0 +1,164 @@
+"""Loads a served model again when its bundle was replaced on disk, without a dropped request.
+
+The new model is opened and warmed up while the old one answers. Then it takes the old one's place
+at once; the old one answers what it has accepted, and is closed. If the new one cannot be opened,
+because it is damaged or only half copied, the old one stays, and the log and the metrics say so.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from runtime.base.closable import Closable
+from runtime.base.errors import UserError, first_line
+from runtime.inference.batcher import Batcher
+from runtime.model.card import CARD_FILE, ENGINE_FOLDER
+from runtime.model.locate import find_model
+from runtime.server.served_models import ServedModel
+
+_WATCH_SECONDS = 1.0
+_ATTEMPTS = 3  # if the files change while they are read
+_FILES = (CARD_FILE, "*.onnx", f"{ENGINE_FOLDER}/*")
+State: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
+
+@dataclass
+class Source:
+    """Where a served model comes from.
+
+    Attributes:
+        served: the model.
+        path: as it was named; None: runs/latest, which may point to another run later.
+        state: of the files that were last loaded, or that could not be loaded.
+        seen: of the files at the last look.
+    """
+
+    served: ServedModel
+    path: Path | None
+    state: State
+    seen: State
+
+
+def source_of(served: ServedModel, path: Path | None, state: State) -> Source:
+    """The source of a model that was just opened; `state` is that of its files before."""
+    return Source(served, path, state, state)
+
+
+def state_of(path: Path | None) -> State:
+    """Name, time, size and place of each file of a model; empty if there is none.
+
+    The time is that of the last change of any kind (ctime), which copying tools cannot set back.
+    """
+    try:
+        found = find_model(path)
+    except UserError:
+        return ()
+    files = [found] if found.is_file() else [f for part in _FILES for f in found.glob(part)]
+    states = []
+    for file in sorted(files):
+        with suppress(OSError):  # it was removed just now
+            status = file.stat()
+            number = status.st_ino
+            states.append(
+                (str(file), status.st_mtime_ns, status.st_ctime_ns, status.st_size, number)
+            )
+    return tuple(states)
+
+
+class Reloader(Closable):
+    """A thread that loads models again: when it is asked to, and when their files change."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        open_batcher: Callable[[Path | None], Batcher],
+        *,
+        watch: bool,
+        note: Callable[[str], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            sources: the models, which the caller closes.
+            open_batcher: opens and warms up the model at a path.
+            watch: whether to look at the files once a second.
+            note: is told in a line what was loaded, and what could not be.
+        """
+        self._sources = sources
+        self._open = open_batcher
+        self._watch = watch
+        self._note = note
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._thread.start()
+
+    def request(self) -> None:
+        """Asks to load all models again; returns at once. A signal handler may call it."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ends the thread, after the model that it is just loading."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            asked = self._wake.wait(_WATCH_SECONDS if self._watch else None)
+            self._wake.clear()
+            if self._closed:
+                return
+            for source in self._sources:
+                if asked or self._has_settled(source):
+                    self._reload(source)
+
+    def _has_settled(self, source: Source) -> bool:
+        """Whether the files changed, and did not change any more since the last look."""
+        now = state_of(source.path)
+        settled = now == source.seen and now != source.state
+        source.seen = now
+        return settled
+
+    def _reload(self, source: Source) -> None:
+        served = source.served
+        try:
+            batcher, source.state = self._opened(source.path)
+        except Exception as error:  # whatever is wrong with the new one, the old one answers
+            source.state = state_of(source.path)
+            served.failed_reloads += 1
+            self._note(
+                f"{served.name}: the new model cannot be loaded, version {served.current.version} "
+                f"goes on answering: {first_line(error)}"
+            )
+            return
+        former = served.replace(batcher)
+        self._note(
+            f"{served.name}: version {served.current.version} answers: "
+            f"{batcher.classifier.describe()}"
+        )
+        former.batcher.close()  # answers what it has accepted
+        former.batcher.classifier.close()
+
+    def _opened(self, path: Path | None) -> tuple[Batcher, State]:
+        """The open model, and the state of its files.
+
+        Raises:
+            UserError: it cannot be opened, or its files change again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            before = state_of(path)
+            try:
+                batcher = self._open(path)
+            except Exception:
+                if state_of(path) == before:
+                    raise
+                continue  # it was replaced while it was read
+            if state_of(path) == before:
+                return batcher, before
+            batcher.close()
+            batcher.classifier.close()
+        raise UserError(f"the files of {path or 'runs/latest'} change while they are read")
