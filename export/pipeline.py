@@ -5,14 +5,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.bundles.export_options import FILES_OF, ExportOptions
+from export.bundles.file_threshold import check_max_error, fitted, threshold_lines
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
@@ -27,10 +30,11 @@ from export.graphs.to_onnx import (
 from export.trained_run import RunToExport, read_run
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
-from runtime.base.errors import VerificationError
+from runtime.base.errors import UserError, VerificationError
 from runtime.base.files import sha256_of_bytes
 from runtime.evaluation import gate
 from runtime.evaluation.class_report import SHEET_FILE
+from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
 from runtime.model.bundle import Bundle
 from runtime.model.card import (
     METADATA_KEY,
@@ -41,6 +45,7 @@ from runtime.model.card import (
     Quantization,
 )
 from runtime.model.card_json import json_from_card
+from runtime.model.holdout import VALIDATION_FILE
 
 _BATCH = 64
 _WARM_UP, _TIMED = 5, 30
@@ -85,6 +90,8 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
 
     Raises:
         UserError: the run, its data or the bundle's folder does not allow it.
+        UserError: `max_error` was asked for and no file can promise it; the files have been
+            written.
         VerificationError: a file is outside its tolerance, and `allow_drop` is not set. The other
             files have been written.
     """
@@ -100,6 +107,8 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
             )
     if (parity := outcomes[0].record.parity) and parity.unjudged_classes:
         say(gate.unjudged_words(parity))
+    for line in threshold_lines(outcome.record for outcome in outcomes):
+        say(line)
     for engine in exported.written.dropped if exported.written else ():
         say(f"removed {engine.path}: its ONNX file changed; build it again")
     failed = [outcome for outcome in outcomes if outcome.complaint is not None]
@@ -109,6 +118,11 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
         raise VerificationError(
             f"{', '.join(outcome.record.path for outcome in failed)} not kept: "
             f"{failed[0].complaint}; --allow-drop keeps it in spite of that"
+        )
+    if options.max_error is not None and not any(o.record.threshold for o in outcomes):
+        raise UserError(
+            f"max_error {options.max_error:g}: no file can promise it, though the files are "
+            f"written: {outcomes[0].record.no_threshold}"
         )
     return Bundle(exported.bundle, exported.written.card)
 
@@ -125,6 +139,8 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
     """
     bundle = options.bundle_of(folder)
     run = read_run(folder, say, data=options.data, data_root=options.data_root)
+    if options.max_error is not None:
+        check_max_error(run.kept, run.no_threshold, options.max_error)
     graph = _float32_graph(run, bundle, options, say)
     outcomes = list(_outcomes(graph, run, options, say))
     kept = [o for o in outcomes if options.allow_drop or o.complaint is None]
@@ -133,7 +149,10 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
     reports = dict(run.reports)
     if not options.error_sheet:
         reports[SHEET_FILE] = None
-    written = write_bundle(bundle, run.card, files, run.test, refused=refused, reports=reports)
+    if not options.validation_images:
+        reports[VALIDATION_FILE] = None
+    card = msgspec.structs.replace(run.card, max_error=options.max_error or DEFAULT_MAX_ERROR)
+    written = write_bundle(bundle, card, files, run.test, refused=refused, reports=reports)
     return Exported(bundle, outcomes, written)
 
 
@@ -158,16 +177,17 @@ def _outcomes(
     """Makes and verifies each file that was asked for."""
     exporter: Int8Exporter | None = None
     for precision in (kind for request in options.precisions for kind in FILES_OF[request]):
+        verify = partial(_verify, precision, graph=graph, run=run, options=options, say=say)
         if precision == "fp32":
-            yield _verify(graph.model, precision, None, graph=graph, run=run, say=say)
+            yield verify(graph.model, None)
         elif precision == "fp16":
-            yield _verify(to_fp16(graph.model), precision, None, graph=graph, run=run, say=say)
+            yield verify(to_fp16(graph.model), None)
         else:
             say(f"calibrating {precision} ({options.calibration})")
             if exporter is None:
                 exporter = Int8Exporter(graph.model, run.calibration_data(), _evaluate)
             plain = exporter.quantize(precision, options.calibration)
-            outcome = _verify(plain.model, precision, plain, graph=graph, run=run, say=say)
+            outcome = verify(plain.model, plain)
             if outcome.complaint is not None:
                 say(
                     f"{outcome.complaint}: looking for the layers of {precision} that cause it, "
@@ -177,21 +197,25 @@ def _outcomes(
                 if mended is None:
                     say("no few layers cause it")
                 else:
-                    tried = _verify(mended.model, precision, mended, graph=graph, run=run, say=say)
+                    tried = verify(mended.model, mended)
                     outcome = outcome if tried.complaint else tried
             yield outcome
 
 
 def _verify(
-    model: ir.Model,
     precision: Precision,
+    model: ir.Model,
     quantized: Quantized | None,
     *,
     graph: ExportedGraph,
     run: RunToExport,
+    options: ExportOptions,
     say: Callable[[str], None],
 ) -> Outcome:
-    """Runs the finished file on the whole test split, with the session that a user gets."""
+    """Runs the finished file on the whole test split, with the session that a user gets.
+
+    Its threshold is found with validation images that are kept apart for it.
+    """
     name = MODEL_FILES[precision]
     say(f"verifying {name}")
     embedded = json_from_card(run.card).decode()
@@ -212,7 +236,15 @@ def _verify(
         exporter=graph.exporter,
         quantization=None if quantized is None else _quantization(quantized),
         parity=parity,
+        no_threshold=run.no_threshold,
     )
+    if run.kept is not None:
+        found = fitted(
+            run.kept,
+            lambda images: _probabilities(content, name, images),
+            max_error=options.max_error or DEFAULT_MAX_ERROR,
+        )
+        record = msgspec.structs.replace(record, **found)
     return Outcome(
         record,
         content,

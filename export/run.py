@@ -20,6 +20,7 @@ from export.bundles.export_options import (
 from export.bundles.printed_tables import say
 from export.bundles.write_bundle import check_place
 from runtime.base.command import CommandParser, folder_path, run_command
+from runtime.evaluation.threshold import CONFIDENCE, DEFAULT_MAX_ERROR
 from runtime.model.locate import find_run
 
 
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         data=options.data,
         data_root=options.data_root,
         error_sheet=not options.no_error_sheet,
+        max_error=options.max_error,
+        validation_images=not options.no_validation_images,
     )
     run = find_run(options.run)
     say(f"run: {run}")
@@ -103,6 +106,19 @@ def _parser() -> argparse.ArgumentParser:
         "--no-error-sheet",
         action="store_true",
         help="leave the run's errors.png, the picture of the worst mistakes, out of the bundle",
+    )
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        metavar="SHARE",
+        help="the largest share of wrong answers among those that a file accepts, promised with a "
+        f"probability of {CONFIDENCE:g} (default: {DEFAULT_MAX_ERROR}, where it can be promised)",
+    )
+    parser.add_argument(
+        "--no-validation-images",
+        action="store_true",
+        help="leave validation.npz, the images that thresholds are found with, out of the bundle: "
+        "engines then get no threshold",
     )
     return parser
 

@@ -24,13 +24,19 @@ from runtime.model.figures import (
     softmax,
     top_k,
 )
-from runtime.model.holdout import Labelled
+from runtime.model.holdout import (
+    VALIDATION_FILE,
+    KeptApart,
+    Labelled,
+    read_validation,
+    validation_bytes,
+)
 from runtime.model.locate import DATA_REPORT, RESULT
 from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
-from training.data.splits import rows_of_run
+from training.data.splits import FEWEST_TO_SHARE, rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
 from training.records.checkpoint import TrainedRun, load_trained
@@ -55,6 +61,8 @@ class RunToExport:
         dataset: the data set that it was trained on.
         reports: the run's files on what fails and on its data, by name; None for one that it does
             not have.
+        kept: the validation images that thresholds are found with; None if there are none.
+        no_threshold: then, why not.
     """
 
     student: nn.Module
@@ -62,6 +70,8 @@ class RunToExport:
     test: Labelled
     dataset: Dataset
     reports: Mapping[str, bytes | None] = field(default_factory=dict)
+    kept: KeptApart | None = None
+    no_threshold: str | None = None
 
     def calibration_data(self) -> CalibrationData:
         """Training images, cropped and resized as the runtime does it."""
@@ -74,14 +84,21 @@ class RunToExport:
         return CalibrationData(images, validation, dataset.train_labels[others])
 
     def _calibration_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Training images to observe, and others to choose by: the user's own, if there are any."""
+        """Training images to observe, and others to choose by: the user's own, if there are any.
+
+        None of them is one that thresholds are found with.
+        """
         dataset, count = self.dataset, len(self.dataset.train_labels)
+        apart = self.kept.rows if self.kept is not None else np.empty(0, np.int64)
         if not dataset.validation_images:
-            return draw_rows(count)
+            usable = np.setdiff1d(np.arange(count), apart)
+            observed, others = draw_rows(len(usable))
+            return usable[observed], usable[others]
         trained = count - dataset.validation_images
         observed, _ = draw_rows(trained)
-        chosen = np.concatenate(draw_rows(dataset.validation_images))
-        return observed, trained + np.sort(chosen)
+        usable = np.setdiff1d(np.arange(trained, count), apart)
+        chosen = np.concatenate(draw_rows(len(usable)))
+        return observed, usable[np.sort(chosen)]
 
 
 def read_run(
@@ -108,6 +125,8 @@ def read_run(
     )
     _check_result(trained, top_k(logits, dataset.test_labels, 1), images=len(logits))
     reference = softmax(logits, temperature=trained.temperature).astype(np.float32)
+    remedy = "remove it to export without thresholds, or train again"
+    kept = read_validation(folder, remedy=remedy) if trained.result else None
     return RunToExport(
         student=trained.student,
         card=_card_of(trained, dataset, logits),
@@ -116,7 +135,34 @@ def read_run(
         reports={
             **{name: _report(trained, name) for name in REPORT_FILES},
             DATA_REPORT: _data_report(folder),
+            VALIDATION_FILE: None if kept is None else validation_bytes(kept),
         },
+        kept=kept,
+        no_threshold=_why_none(trained) if kept is None else None,
+    )
+
+
+def _why_none(trained: TrainedRun) -> str:
+    """Why a run has no images that thresholds could be found with."""
+    result = trained.result
+    if not result:
+        return "the run was not finished, so no images were kept apart for it"
+    if "threshold_images" not in result:
+        return "the run is of a version that kept no images apart for it; train again"
+    if result["threshold_images"]:
+        return f"{VALIDATION_FILE} was removed from the run; train again"
+    held_out = result["validation_images"]
+    if not held_out:
+        return "the run holds out no images (validation_fraction 0)"
+    if held_out < FEWEST_TO_SHARE:
+        return (
+            f"the run holds out {held_out} images, and fewer than {FEWEST_TO_SHARE} cannot serve "
+            "both the calibration and a bound; train with more images or a higher "
+            "validation_fraction"
+        )
+    return (
+        f"all {held_out} images that are held out have chosen the epoch or the temperature, so no "
+        "bound is valid"
     )
 
 

@@ -25,6 +25,7 @@ from training.evaluation.confidence import (
     quality_figures,
 )
 from training.networks.students import Cost, cost_of, student_of
+from training.records.kept_apart import write_kept_apart
 from training.records.plots import CONFUSION, CURVES, plot_confusion, plot_curves
 from training.records.run_folder import IMAGES
 
@@ -85,6 +86,14 @@ def finish_run(
     write_atomic(folder / IMAGES, msgspec.json.encode(record))
     _plot(trainer, answered, folder)
     _report(trainer, answered, folder, error_sheet=error_sheet)
+    write_kept_apart(
+        folder,
+        trainer.dataset,
+        trainer.validation_rows,
+        trainer.choosing,
+        validation_logits,
+        temperature=calibration.temperature,
+    )
     content = msgspec.json.format(msgspec.json.encode(result), indent=2)
     write_atomic(folder / RESULT, content + b"\n")
     return result
@@ -125,7 +134,8 @@ def _report(trainer: Trainer, answered: Answered, folder: Path, *, error_sheet: 
 def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
     if logits is None:
         return _Calibration(not_calibrated="no image was held out")
-    labels = trainer.dataset.train_labels[trainer.validation_rows]
+    labels = trainer.dataset.train_labels[trainer.validation_rows][trainer.choosing]
+    logits = logits[trainer.choosing]
     best = likeliest_temperature(logits, labels)
     loss = negative_log_likelihood(logits, labels, temperature=best)
     return _Calibration(*calibrate(logits, labels), top_k(logits, labels, 1), loss)
@@ -190,6 +200,7 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
     return {
         "train_images": len(trainer.train_rows),
         "validation_images": len(trainer.validation_rows),
+        "threshold_images": int((~trainer.choosing).sum()),
         "test_images": len(trainer.dataset.test_labels),
         "seconds": trainer.seconds,
         "images_per_second": trainer.history[-1]["images_per_second"],
@@ -253,7 +264,7 @@ def _worst_words(result: dict[str, Any]) -> str:
 
 
 def _calibration_words(result: dict[str, Any]) -> str:
-    count = result["validation_images"]
+    count = result["validation_images"] - result.get("threshold_images", 0)
     if not count:
         fraction = result["recipe"]["validation_fraction"]
         return f"1 (validation_fraction {fraction:g} holds out no image: not calibrated)"

@@ -192,8 +192,8 @@ def _set_up(
     plan = trainer.plan
     progress.say(
         f"{plan.arch} x{plan.width:g} on {plan.data} at {plan.input.size} px, {plan.terms}: "
-        f"{len(trainer.train_rows)} training images, {len(trainer.validation_rows)} held out for "
-        f"{_purpose(plan.recipe)}, {len(trainer.dataset.test_labels)} for testing; "
+        f"{len(trainer.train_rows)} training images, {_held_out_words(trainer)}, "
+        f"{len(trainer.dataset.test_labels)} for testing; "
         f"{counted(plan.recipe.epochs, 'epoch')} on {device_name(trainer.device)}"
     )
     if former is not None:
@@ -216,10 +216,14 @@ def _set_up(
         progress.say(left_out)
 
 
-def _purpose(recipe: Recipe) -> str:
-    """What the images are for that are held out."""
+def _held_out_words(trainer: Trainer) -> str:
+    """How many images are held out, and for what."""
+    recipe = trainer.plan.recipe
     chosen = recipe.select == "best" or recipe.patience
-    return "the choice of the epoch and calibration" if chosen else "calibration"
+    purpose = "the choice of the epoch and calibration" if chosen else "calibration"
+    choosing, apart = int(trainer.choosing.sum()), int((~trainer.choosing).sum())
+    words = f"{choosing} held out for {purpose}"
+    return words + (f" and {apart} for thresholds of acceptance" if apart else "")
 
 
 def _train_in(

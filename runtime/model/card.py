@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from runtime.model.acceptance import Fraction
+from runtime.model.acceptance import Threshold as Threshold
 from runtime.model.input_spec import InputSpec, Positive
 
 # `runtime.model.card_json` has the rule for changes of these two.
@@ -39,7 +41,6 @@ Precision = Literal[EnginePrecision, "int8-cpu"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Methods = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -119,27 +120,6 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
     higher_precision_macs: Fraction = 0.0
 
 
-class Threshold(msgspec.Struct, frozen=True, kw_only=True):
-    """The probability from which on the answers of one file or engine are accepted.
-
-    Among accepted answers at most a share of `max_error` is wrong. This is a binomial bound, found
-    on images that nothing else was chosen with.
-
-    Attributes:
-        probability: an answer is accepted if its first class has at least this probability.
-        max_error: the largest share of wrong answers among the accepted ones.
-        confidence: the probability with which the bound holds.
-        coverage: the share of the images whose answers were accepted.
-        images: how many images the bound was found on.
-    """
-
-    probability: Fraction
-    max_error: Fraction
-    confidence: Fraction
-    coverage: Fraction
-    images: Positive
-
-
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """One ONNX file of a bundle."""
 
@@ -151,6 +131,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     quantization: Quantization | None = None  # None: the file is not quantised
     parity: Parity | None = None
     threshold: Threshold | None = None  # None: every answer counts
+    no_threshold: str | None = None  # why it has none, in words
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +162,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     build_seconds: float | None = None
     parity: Parity | None = None  # None: it has not run, because it was built without a GPU
     threshold: Threshold | None = None  # None: every answer counts
+    no_threshold: str | None = None  # why it has none, in words
 
 
 class EpochPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,6 +230,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance
     data: DataSummary | None = None
     quality: Quality | None = None
+    max_error: Fraction | None = None  # what the bundle's newest thresholds allow
     files: tuple[ModelFile, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
 

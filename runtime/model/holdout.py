@@ -1,15 +1,27 @@
-"""The test images of a bundle. They verify an engine where there is no torch and no data set."""
+"""The images of a bundle: those that verify a file, and those that its threshold is found with.
+
+Neither torch nor the data set is needed to read them.
+"""
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import BundleError
 from runtime.model.card import HOLDOUT_FILE
+
+VALIDATION_FILE = "validation.npz"  # of a run, and of its bundle
+MAX_VALIDATION_IMAGES = 2000
+_MAX_VALIDATION_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
+_SEED = 0
+_EXPORT_AGAIN = "export the run again with `python export/run.py`"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,19 +39,84 @@ class Labelled:
     probabilities: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class KeptApart:
+    """Validation images that have chosen nothing, and the answers to those that have.
+
+    Attributes:
+        images: uint8 RGB (N, size, size, 3), those that are kept apart.
+        labels: their classes, int64 (N,).
+        rows: which of the training images they are, int64 (N,).
+        choosing_confidence: the student's largest probability for each of the other validation
+            images, which chose epoch and temperature, float32 (M,).
+        choosing_right: whether its answer to them is right, bool (M,).
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    choosing_confidence: NDArray[np.float32]
+    choosing_right: NDArray[np.bool_]
+
+
 def read_holdout(bundle: Path) -> Labelled:
     """Reads `holdout.npz` of the folder `bundle`.
 
     Raises:
         BundleError: the file is missing or damaged.
     """
-    path = bundle / HOLDOUT_FILE
+
+    def labelled(arrays: np.lib.npyio.NpzFile) -> Labelled:
+        return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
+
+    return _read(bundle / HOLDOUT_FILE, labelled)
+
+
+def read_validation(folder: Path, *, remedy: str = _EXPORT_AGAIN) -> KeptApart | None:
+    """Reads `validation.npz` of a run or a bundle; None if it has none.
+
+    `remedy` says what helps if it is damaged.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+
+    def kept(arrays: np.lib.npyio.NpzFile) -> KeptApart:
+        return KeptApart(*(arrays[name] for name in KeptApart.__dataclass_fields__))
+
+    path = folder / VALIDATION_FILE
+    return _read(path, kept, remedy) if path.exists() else None
+
+
+def drawn_for_validation(
+    rows: NDArray[np.int64], *, image_size: int, most: int = MAX_VALIDATION_IMAGES
+) -> NDArray[np.int64]:
+    """Those of the `rows` (N,) whose images `validation.npz` holds: at most `most`, and 64 MiB.
+
+    They are drawn at random and not class by class, because the bound of a threshold holds for
+    images that are mixed as these are.
+    """
+    most = min(most, _MAX_VALIDATION_BYTES // (3 * image_size**2))
+    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:most])
+
+
+def validation_bytes(kept: KeptApart) -> bytes:
+    """The content of `validation.npz`."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **vars(kept))
+    return file.getvalue()
+
+
+def _read(path: Path, take: Callable[[np.lib.npyio.NpzFile], T], remedy: str = _EXPORT_AGAIN) -> T:
+    """What `take` finds in an archive of arrays.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
     try:
         file = io.BytesIO(path.read_bytes())
         zipfile.ZipFile(file).close()  # a file that is no zip: np.load would call it a pickle
         with np.load(file, allow_pickle=False) as arrays:
-            return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
+            return take(arrays)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{path} cannot be read ({error}); export the run again with `python export/run.py`"
-        ) from error
+        raise BundleError(f"{path} cannot be read ({error}); {remedy}") from error

@@ -282,7 +282,8 @@ def test_two_exports_of_one_checkpoint_are_equal_to_the_byte(
         check=True,
     )
     names = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
-    assert len(names) == 4 + 2 + 10 + 5  # models, card and holdout, examples, what fails and data
+    # Models; card, test and validation images; examples; what fails, and data.
+    assert len(names) == 4 + 3 + 10 + 5
     for name in names:
         if name.name != "card.json":  # the kept bundle may list engines, too
             assert (trained_bundle / name).read_bytes() == (out / name).read_bytes(), name

@@ -19,6 +19,10 @@ from training.data.rare_classes import thinned
 # All runs hold out the same images, whatever their seed: seeds are compared on equal terms.
 _HELD_OUT_SEED = 0
 _SHARE_STREAM = 1
+_APART_STREAM = 3
+# With fewer held out images, half of them could not bound the rate of errors by 5 % even if all
+# answers were right (`runtime.evaluation.threshold`).
+FEWEST_TO_SHARE = 90
 _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
 
 
@@ -90,6 +94,38 @@ def rows_of_run(dataset: Dataset, recipe: Recipe) -> tuple[NDArray[np.int64], ND
         train_share=recipe.train_share,
     )
     return thinned(train, dataset.train_labels, ratio=recipe.class_imbalance), validation
+
+
+def choosing_images(dataset: Dataset, validation: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the held out images choose the epoch and the temperature.
+
+    The others are kept apart for the thresholds of the exported files, whose bound holds only on
+    images that have chosen nothing. They are every second image of each class, with whole groups
+    together; below `FEWEST_TO_SHARE` images there are none.
+
+    Args:
+        dataset: the data set.
+        validation: int64 (V,), the rows of the training images that are held out.
+
+    Returns:
+        Flags (V,).
+    """
+    choosing = np.ones(len(validation), dtype=np.bool_)
+    if len(validation) < FEWEST_TO_SHARE:
+        return choosing
+    groups = validation if dataset.train_groups is None else dataset.train_groups[validation]
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(group_of)
+    generator = np.random.default_rng((_HELD_OUT_SEED, _APART_STREAM))
+    order = generator.permutation(len(sizes))
+    labels = dataset.train_labels[validation][first]
+    surplus = 0  # of the images that choose, over those that are kept apart
+    apart = np.zeros(len(sizes), dtype=np.bool_)
+    for group in order[np.argsort(labels[order], kind="stable")]:
+        apart[group] = surplus > 0
+        surplus += -sizes[group] if apart[group] else sizes[group]
+    kept = apart[group_of]
+    return choosing if 2 * kept.sum() < FEWEST_TO_SHARE else ~kept
 
 
 def _share_of(

@@ -40,7 +40,9 @@ class Selection:
     so they decide alike; only the main one, which evaluates, keeps weights.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, images: int = 0) -> None:
+        """Judges by `images` validation images; 0: by all that are held out."""
+        self.images = images
         self._patience = recipe.patience
         self.by_validation = recipe.select == "best"
         self.measures = self.by_validation or self._patience > 0
@@ -81,12 +83,14 @@ class Selection:
         if self._best is None:
             return None
         student = None if deployed == self.best_epoch else self.student
-        return {"epoch": self.best_epoch, **self._best._asdict(), "student": student}
+        scores = self._best._asdict()
+        return {"epoch": self.best_epoch, **scores, "images": self.images, "student": student}
 
     def load_state_dict(self, state: dict[str, Any] | None, *, student: Weights) -> None:
         """Takes over what `state_dict` gave, with the best `student` of that checkpoint."""
         if state is None:
             return
         self.best_epoch = state["epoch"]
+        self.images = state.get("images", 0)
         self._best = Scores(state["top1"], state["cross_entropy"])
         self.student = student if self.by_validation else None

@@ -15,7 +15,7 @@ from runtime.model.figures import expected_calibration_error, softmax, top_k
 from runtime.model.preprocess import preprocess
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import rows_of_run, with_label_noise
+from training.data.splits import choosing_images, rows_of_run, with_label_noise
 from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.interruption import InterruptedRunError, StopRequest
@@ -57,6 +57,7 @@ class Trainer:
         recipe = plan.recipe
         rows, self.validation_rows = rows_of_run(dataset, recipe)
         self.train_rows = rows
+        self.choosing = choosing_images(dataset, self.validation_rows)
         self.dataset = dataset = with_label_noise(
             dataset, rows, share=recipe.label_noise, seed=plan.seed
         )
@@ -65,7 +66,7 @@ class Trainer:
         self.learner = build_learner(
             plan, dataset, rows, steps_per_epoch=steps, device=device, group=group, teacher=teacher
         )
-        self.selection = Selection(plan.recipe)
+        self.selection = Selection(plan.recipe, images=int(self.choosing.sum()))
         self._epoch = 0  # whole epochs done
         self._deployed = 0  # the epoch after which the learner's student was as it is now
         self._terms: list[list[float]] = []  # of the steps of the current epoch
@@ -158,6 +159,8 @@ class Trainer:
         self._earlier_seconds = checkpoint.seconds
         self.history = list(checkpoint.history)
         self.selection.load_state_dict(checkpoint.selection, student=checkpoint.best_student)
+        if self.selection.images != self.choosing.sum():
+            self.choosing[:] = True  # an older version let all of them choose the epoch
 
     def require_finite_answers(self, *logits: NDArray[np.float32] | None) -> None:
         """Checks the `logits` (N, K) of those processes that have any.
@@ -257,8 +260,8 @@ class Trainer:
         """The validation scores of the epoch that ends, by which every process decides alike."""
         logits = self.validation_logits() if self.group.is_main else None
         self.require_finite_answers(logits)
-        labels = self.dataset.train_labels[self.validation_rows]
-        own = scores_of(logits, labels) if logits is not None else None
+        labels = self.dataset.train_labels[self.validation_rows][self.choosing]
+        own = scores_of(logits[self.choosing], labels) if logits is not None else None
         scores = Scores(*self.group.share(own))
         gained = self.selection.judge(self._epoch + 1, scores)
         if gained and self.selection.by_validation and self.group.is_main:

@@ -1,6 +1,7 @@
 """Which images are held out, and how many training labels are made wrong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from runtime.base.errors import UserError
 from runtime.model.input_spec import InputSpec
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import split_validation, with_label_noise
+from training.data.splits import choosing_images, split_validation, with_label_noise
 from training.engine.trainer import Trainer
 
 ROWS = np.arange(0, 1000, 2)  # the others are held out
@@ -84,3 +85,34 @@ def test_the_validation_split_is_stratified_fixed_and_disjoint() -> None:
     again = split_validation(labels, 0.1)
     assert np.array_equal(again[1], held_out)
     assert len(split_validation(labels, 0.0)[1]) == 0
+
+
+def relabelled(labels: np.ndarray) -> Dataset:
+    images = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    return replace(dataset(5), train_images=images, train_labels=labels)
+
+
+def test_half_of_the_held_out_images_of_each_class_choose() -> None:
+    data = relabelled(np.repeat([0, 1, 2], [140, 41, 21]))
+    rows = np.arange(202)
+    choosing = choosing_images(data, rows)
+    for label, count in ((0, 70), (1, 21), (2, 11)):
+        assert abs(choosing[data.train_labels == label].sum() - count) <= 1
+    assert choosing.sum() == 101
+    assert np.array_equal(choosing, choosing_images(data, rows))
+    # 45 right answers are the fewest that bound the errors by 5 %.
+    assert choosing_images(data, rows[:89]).all()
+    assert choosing_images(data, rows[:90]).sum() == 45
+
+
+def test_images_of_one_group_choose_together_or_are_kept_apart_together() -> None:
+    groups = np.arange(200) // 4
+    data = replace(relabelled(np.arange(200) % 4), train_groups=groups)
+    choosing = choosing_images(data, np.arange(200))
+    assert set(np.bincount(groups, weights=choosing)) == {0.0, 4.0}
+    assert choosing.sum() == 100
+    # One group of 80 and 20 single images: either side has the group, or all of them choose.
+    lopsided = replace(data, train_groups=np.maximum(np.arange(200) - 79, 0))
+    choosing = choosing_images(lopsided, np.arange(100))
+    assert (~choosing).sum() in (0, *range(80, 100))
+    assert len(set(choosing[:80])) == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
+from runtime.model.holdout import read_validation
 from training import finish, run
 from training.config.plan import Plan
 from training.data import Dataset
@@ -308,3 +309,59 @@ def test_no_validation_image_is_a_mistake(
     with pytest.raises(UserError, match=r"no validation image"):
         run.main(options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="session")
+def shared_data(tiny_data: Dataset) -> Dataset:
+    """`tiny_data` with enough held out images for two uses: 30 are trained on, 96 are held out."""
+    rows = np.concatenate([np.arange(30), np.tile(np.arange(48), 2)])
+    labels = tiny_data.train_labels[rows].copy()
+    labels[-96::9] = (labels[-96::9] + 1) % 3  # some answers are wrong
+    return replace(
+        tiny_data,
+        train_images=tiny_data.train_images[rows],
+        train_labels=labels,
+        validation_images=96,
+    )
+
+
+def test_images_that_are_kept_apart_choose_nothing_and_are_in_the_run(
+    shared_data: Dataset, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan("ce", select="best", **(EARLY | {"epochs": 2}))
+    own = train(plan, shared_data, tmp_path / "own")
+    result = result_of(tmp_path / "own")
+    assert (result["validation_images"], result["threshold_images"]) == (96, 48)
+    kept = read_validation(tmp_path / "own")
+    assert kept is not None
+    assert len(kept.labels) == len(kept.choosing_right) == 48
+    assert kept.rows.min() >= 30
+    np.testing.assert_array_equal(kept.images, shared_data.train_images[kept.rows])
+    np.testing.assert_array_equal(kept.labels, shared_data.train_labels[kept.rows])
+    assert result["validation_top1"] == kept.choosing_right.mean()
+    assert (
+        journal_of(tmp_path / "own")[result["best_epoch"] - 1]["validation_top1"]
+        == (result["validation_top1"])
+    )
+
+    images = shared_data.train_images.copy()
+    images[kept.rows] = 255 - images[kept.rows]
+    other = train(plan, replace(shared_data, train_images=images), tmp_path / "other")
+    assert (own.selection, own.temperature) == (other.selection, other.temperature)
+    again = read_validation(tmp_path / "other")
+    assert again is not None
+    np.testing.assert_array_equal(again.choosing_confidence, kept.choosing_confidence)
+    np.testing.assert_array_equal(again.images, 255 - kept.images)
+
+
+def test_a_run_of_an_older_version_goes_on_with_all_of_its_images(
+    shared_data: Dataset, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    """They have chosen an epoch already, so no bound would be valid."""
+    plan = make_plan("ce", select="best", **(EARLY | {"epochs": 2}))
+    former = train(plan, shared_data, tmp_path, steps=STEPS + 1)
+    assert former.selection is not None
+    assert former.selection.pop("images") == 48
+    train(plan, shared_data, tmp_path, former=former)
+    assert result_of(tmp_path)["threshold_images"] == 0
+    assert read_validation(tmp_path) is None
