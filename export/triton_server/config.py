@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME, Card
+from runtime.model.model_name import ENCODED_NAME
 
 Backend = Literal["onnxruntime", "tensorrt", "python"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -58,8 +59,7 @@ def config_text(model: TritonModel) -> str:
         f"backend: {_quoted(backend)}",
         f"default_model_filename: {_quoted(MODEL_FILES[backend])}",
         f"max_batch_size: {model.max_batch}",
-        f"input [{{ name: {_quoted(INPUT_NAME)} data_type: TYPE_UINT8 "
-        f"dims: [{size}, {size}, 3] }}]",
+        f"input [{', '.join(_inputs(backend, size))}]",
         f"output [{{ name: {_quoted(OUTPUT_NAME)} data_type: TYPE_FP32 "
         f"dims: [{model.card.num_classes}] label_filename: {_quoted(LABELS_FILE)} }}]",
         f"instance_group [{{ kind: {_kind(model)} count: 1 }}]",
@@ -84,6 +84,15 @@ def _kind(model: TritonModel) -> str:
     """Where instances run. The file that is quantised for CPUs runs on a CPU, as in the runtime."""
     quantised_for_cpu = model.backend == "onnxruntime" and model.precision == "int8-cpu"
     return "KIND_CPU" if quantised_for_cpu else _KINDS[model.backend]
+
+
+def _inputs(backend: Backend, size: int) -> list[str]:
+    """What the model takes: arrays; in the python backend, either those or files of pictures."""
+    arrays = f"name: {_quoted(INPUT_NAME)} data_type: TYPE_UINT8 dims: [{size}, {size}, 3]"
+    if backend != "python":
+        return [f"{{ {arrays} }}"]
+    pictures = f"name: {_quoted(ENCODED_NAME)} data_type: TYPE_STRING dims: [1]"
+    return [f"{{ {arrays} optional: true }}", f"{{ {pictures} optional: true }}"]
 
 
 def _warm_up(batch: int, size: int) -> str:

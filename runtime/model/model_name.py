@@ -1,10 +1,14 @@
-"""The name by which servers know a model: letters, digits and . _ + -, as in Triton's folders."""
+"""The names by which servers know a model and its second input.
+
+A model's name has letters, digits and . _ + -, as in Triton's folders.
+"""
 
 import re
 
 from runtime.base.errors import UserError
 from runtime.model.card import Card
 
+ENCODED_NAME = "encoded"  # the input that takes files of pictures, as BYTES (N, 1)
 _LONGEST_DEFAULT = 100  # a folder's name has at most 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

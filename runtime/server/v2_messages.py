@@ -10,9 +10,9 @@ import msgspec
 
 from runtime.inference.classifier import Classifier
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME
+from runtime.model.model_name import ENCODED_NAME
 from runtime.server.answers import V2Error
 
-ENCODED_NAME = "encoded"  # the input of NAME-encoded: files of pictures
 IMAGES_TYPE, ENCODED_TYPE, OUTPUT_TYPE = "UINT8", "BYTES", "FP32"
 EXTENSIONS = ("binary_tensor_data", "classification")
 _REFERENCE = "#/components/schemas/{name}"

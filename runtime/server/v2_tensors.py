@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 
 from runtime.base.errors import UserError
 from runtime.model.card import INPUT_NAME
+from runtime.model.model_name import ENCODED_NAME
 from runtime.server.v2_messages import (
-    ENCODED_NAME,
     ENCODED_TYPE,
     IMAGES_TYPE,
     V2Input,

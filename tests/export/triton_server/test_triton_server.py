@@ -24,6 +24,7 @@ import pytest
 from export.to_triton import main
 from runtime.backends.onnx_session import OnnxSession
 from runtime.model.bundle import open_bundle
+from runtime.model.preprocess import preprocess
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -35,7 +36,7 @@ import sys
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 config = text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig())
-print(config.name, config.backend, config.max_batch_size, list(config.input[0].dims),
+print(config.name, config.backend, config.max_batch_size, [list(i.dims) for i in config.input],
       config.output[0].label_filename, [w.batch_size for w in config.model_warmup],
       config.HasField("dynamic_batching"), list(config.dynamic_batching.preferred_batch_size),
       sep="|")
@@ -43,22 +44,44 @@ print(config.name, config.backend, config.max_batch_size, list(config.input[0].d
 
 ASK = """
 import sys
+from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tritonclient.grpc as triton
-url, name, source, target = sys.argv[1:]
+url, name, source, pictures, target = sys.argv[1:]
 images = np.load(source)["images"]
+files = [path.read_bytes() for path in sorted(Path(pictures).iterdir())]
 client = triton.InferenceServerClient(url)
-def ask(rows, classes=0):
-    tensor = triton.InferInput("images", list(rows.shape), "UINT8")
+def given(input_name, rows, datatype):
+    tensor = triton.InferInput(input_name, list(rows.shape), datatype)
     tensor.set_data_from_numpy(rows)
+    return tensor
+def ask(rows, classes=0):
     output = triton.InferRequestedOutput("probabilities", class_count=classes)
+    tensor = given("images", rows, "UINT8")
     return client.infer(name, [tensor], outputs=[output]).as_numpy("probabilities")
+def ask_encoded(some):
+    tensor = given("encoded", np.array(some, object).reshape(-1, 1), "BYTES")
+    try:
+        return client.infer(name, [tensor]).as_numpy("probabilities")
+    except triton.InferenceServerException as error:
+        return str(error)
 with ThreadPoolExecutor(16) as pool:
     single = list(pool.map(ask, [images[i:i + 1] for i in range(len(images))]))
 whole = ask(images[:64])
+encoded = ask_encoded(files)
+with ThreadPoolExecutor(16) as pool:
+    mixed = list(pool.map(ask_encoded, [[file] for file in files] + [[b"text"]] * 3))
+refused = set(mixed[len(files):])
+both = [given("images", images[:1], "UINT8"),
+        given("encoded", np.array([[files[0]]], object), "BYTES")]
+try:
+    client.infer(name, both)
+except triton.InferenceServerException as error:
+    refused.add(str(error))
 statistics = client.get_inference_statistics(name, as_json=True)["model_stats"][0]
 np.savez(target, single=np.concatenate(single), whole=whole,
+         encoded=encoded, alone=np.concatenate(mixed[:len(files)]), refused=sorted(refused),
          labels=ask(images[:1], classes=2).astype(str), requests=int(statistics["inference_count"]),
          executions=int(statistics["execution_count"]))
 """
@@ -158,14 +181,15 @@ def test_tritons_own_protobuf_reads_the_configuration(
     told = subprocess.run(
         [str(server_python), "-c", PARSE, str(config)], capture_output=True, text=True, check=True
     )
-    expected = f"{NAME}|{backend}|64|[16, 16, 3]|labels.txt|[1, 64]|True|[]"
+    inputs = "[[16, 16, 3], [1]]" if backend == "python" else "[[16, 16, 3]]"
+    expected = f"{NAME}|{backend}|64|{inputs}|labels.txt|[1, 64]|True|[]"
     assert told.stdout.strip() == expected
 
 
 def test_triton_answers_as_the_runtime_and_forms_batches(
     server: str, server_python: Path, fitted_bundle: Path, tmp_path: Path
 ) -> None:
-    """240 single images from 16 clients, then 64 in one request."""
+    """240 single images from 16 clients, then 64 in one request, then files of pictures."""
     answers = tmp_path / "answers.npz"
     subprocess.run(
         [
@@ -175,6 +199,7 @@ def test_triton_answers_as_the_runtime_and_forms_batches(
             server,
             NAME,
             str(fitted_bundle / "holdout.npz"),
+            str(fitted_bundle / "examples"),
             str(answers),
         ],
         check=True,
@@ -186,9 +211,17 @@ def test_triton_answers_as_the_runtime_and_forms_batches(
         images = held["images"]
     with OnnxSession(content, source="model.onnx", backend="onnx-cpu") as session:
         expected = session.run(images)
+        files = sorted((fitted_bundle / "examples").iterdir())
+        prepared = np.stack([preprocess(file, bundle.card.input) for file in files])
+        of_files = session.run(prepared)
     with np.load(answers) as told:
         np.testing.assert_allclose(told["single"], expected, atol=1e-5)
         np.testing.assert_allclose(told["whole"], expected[:64], atol=1e-5)
+        np.testing.assert_allclose(told["encoded"], of_files, atol=1e-5)
+        np.testing.assert_allclose(told["alone"], of_files, atol=1e-5)
+        broken, both = told["refused"].tolist()
+        assert "picture 0: not a readable image" in broken
+        assert "send either images or encoded" in both
         _probability, index, label = str(told["labels"].ravel()[0]).split(":")
         assert int(index) == expected[0].argmax()
         assert label == bundle.card.class_names[int(index)]
