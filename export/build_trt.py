@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from export.bundles.export_options import REQUESTS, Request, parse_precisions
+from export.bundles.file_threshold import threshold_lines
 from export.bundles.printed_tables import engine_table, say
 from export.bundles.write_bundle import check_place
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
@@ -21,8 +22,10 @@ from runtime.base.command import CommandParser, folder_path, positive_int, run_c
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.base.files import check_writable
 from runtime.evaluation.class_report import SHEET_FILE
-from runtime.model.bundle import Bundle, open_bundle
+from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
+from runtime.model.bundle import Bundle, open_bundle, read_card
 from runtime.model.card import CARD_FILE, ENGINE_FOLDER, EngineRecord, Profile
+from runtime.model.holdout import VALIDATION_FILE
 
 if TYPE_CHECKING:
     from export.engines.bundled_engines import EngineOptions
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     records, refused = _build_all(bundle, flavor, capabilities, precisions, wanted)
     if records:
         say("\n" + engine_table(bundle.path, records))
+        for line in threshold_lines(records):
+            say(line)
     if refused:
         raise VerificationError("; ".join(str(error) for error in refused))
     return 0
@@ -116,12 +121,17 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 def _export(missing: MissingOnnx, *, data: str | None, data_root: Path | None) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
     bundle = missing.options.bundle_of(missing.run)
+    # A bundle that was exported without pictures does not get them.
+    card = read_card(bundle) if (bundle / CARD_FILE).exists() else None
     options = replace(
         missing.options,
         data=data,
         data_root=data_root,
-        # A bundle that was exported without the picture of the worst mistakes does not get it.
-        error_sheet=not (bundle / CARD_FILE).exists() or (bundle / SHEET_FILE).exists(),
+        error_sheet=card is None or (bundle / SHEET_FILE).exists(),
+        validation_images=card is None
+        or card.max_error is None  # it was exported before there were thresholds
+        or (bundle / VALIDATION_FILE).exists(),
+        max_error=(card.max_error if card else None) or DEFAULT_MAX_ERROR,
     )
     check_place(bundle)
     from export.pipeline import export_and_report  # torch: needed only if something is exported
@@ -166,6 +176,8 @@ def _progress(text: str) -> None:
 def _list(bundle: Bundle) -> int:
     if bundle.card.engines:
         say(engine_table(bundle.path, bundle.card.engines))
+        for line in threshold_lines(bundle.card.engines):
+            say(line)
     else:
         say(f"{bundle.path} has no engines; `python export/build_trt.py {bundle.path}` builds one")
     return 0

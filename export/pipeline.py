@@ -34,7 +34,6 @@ from runtime.base.errors import UserError, VerificationError
 from runtime.base.files import sha256_of_bytes
 from runtime.evaluation import gate
 from runtime.evaluation.class_report import SHEET_FILE
-from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
 from runtime.model.bundle import Bundle
 from runtime.model.card import (
     METADATA_KEY,
@@ -90,8 +89,8 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
 
     Raises:
         UserError: the run, its data or the bundle's folder does not allow it.
-        UserError: `max_error` was asked for and no file can promise it; the files have been
-            written.
+        UserError: `require_threshold` is set and no file can promise `max_error`; the files have
+            been written.
         VerificationError: a file is outside its tolerance, and `allow_drop` is not set. The other
             files have been written.
     """
@@ -119,7 +118,7 @@ def export_and_report(run: Path, options: ExportOptions) -> Bundle:
             f"{', '.join(outcome.record.path for outcome in failed)} not kept: "
             f"{failed[0].complaint}; --allow-drop keeps it in spite of that"
         )
-    if options.max_error is not None and not any(o.record.threshold for o in outcomes):
+    if options.require_threshold and not any(o.record.threshold for o in outcomes):
         raise UserError(
             f"max_error {options.max_error:g}: no file can promise it, though the files are "
             f"written: {outcomes[0].record.no_threshold}"
@@ -139,7 +138,7 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
     """
     bundle = options.bundle_of(folder)
     run = read_run(folder, say, data=options.data, data_root=options.data_root)
-    if options.max_error is not None:
+    if options.require_threshold:
         check_max_error(run.kept, run.no_threshold, options.max_error)
     graph = _float32_graph(run, bundle, options, say)
     outcomes = list(_outcomes(graph, run, options, say))
@@ -151,7 +150,7 @@ def export_run(folder: Path, options: ExportOptions, say: Callable[[str], None])
         reports[SHEET_FILE] = None
     if not options.validation_images:
         reports[VALIDATION_FILE] = None
-    card = msgspec.structs.replace(run.card, max_error=options.max_error or DEFAULT_MAX_ERROR)
+    card = msgspec.structs.replace(run.card, max_error=options.max_error)
     written = write_bundle(bundle, card, files, run.test, refused=refused, reports=reports)
     return Exported(bundle, outcomes, written)
 
@@ -242,7 +241,7 @@ def _verify(
         found = fitted(
             run.kept,
             lambda images: _probabilities(content, name, images),
-            max_error=options.max_error or DEFAULT_MAX_ERROR,
+            max_error=options.max_error,
         )
         record = msgspec.structs.replace(record, **found)
     return Outcome(

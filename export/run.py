@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         data=options.data,
         data_root=options.data_root,
         error_sheet=not options.no_error_sheet,
-        max_error=options.max_error,
+        max_error=DEFAULT_MAX_ERROR if options.max_error is None else options.max_error,
+        require_threshold=options.max_error is not None,
         validation_images=not options.no_validation_images,
     )
     run = find_run(options.run)

@@ -44,8 +44,8 @@ class ExportOptions:
         data: where the run's data lie now, if they were moved.
         data_root: the same for the files of a published data set.
         error_sheet: whether the bundle gets the run's picture of the worst mistakes.
-        max_error: the share of wrong answers that a threshold allows among the accepted ones; None:
-            0.05, and a file that cannot promise it has no threshold.
+        max_error: the share of wrong answers that a threshold allows among the accepted ones.
+        require_threshold: whether an export fails if no file can promise that.
         validation_images: whether the bundle gets the images that thresholds are found with.
     """
 
@@ -57,12 +57,13 @@ class ExportOptions:
     data: str | None = None
     data_root: Path | None = None
     error_sheet: bool = True
-    max_error: float | None = None
+    max_error: float = DEFAULT_MAX_ERROR
+    require_threshold: bool = False
     validation_images: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError for an opset that cannot be exported, or an impossible promise."""
-        if self.max_error is not None and not 0 < self.max_error < 1:  # NaN is neither
+        if not 0 < self.max_error < 1:  # NaN is neither
             raise UserError(
                 f"max_error {self.max_error:g} cannot be promised; expected a share of wrong "
                 f"answers above 0 and below 1, such as {DEFAULT_MAX_ERROR}"

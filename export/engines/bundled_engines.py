@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundles.file_threshold import Fitted, fitted
 from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
 from export.engines.flavors import EngineFlavor
 from runtime.backends import choice as backends
@@ -22,6 +23,7 @@ from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.evaluation import gate
+from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
 from runtime.model.bundle import Bundle, read_card, write_card
 from runtime.model.card import (
     ENGINE_FOLDER,
@@ -31,7 +33,15 @@ from runtime.model.card import (
     Parity,
     Profile,
 )
-from runtime.model.holdout import Labelled, read_holdout
+from runtime.model.holdout import (
+    VALIDATION_FILE,
+    KeptApart,
+    Labelled,
+    read_holdout,
+    read_validation,
+)
+
+_NOT_RUN = "it has not run; `python export/build_trt.py BUNDLE --verify` on its GPU finds one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +115,10 @@ def add_engine(
     )
     if (reason := why_not_here(record)) is not None:
         say(f"not run: {reason}")
+        record = msgspec.structs.replace(record, no_threshold=_NOT_RUN)
     else:
-        holdout = read_holdout(bundle.path)
-        names = bundle.card.class_names
-        record = _verified(built, record, holdout, names, allow_drop=options.allow_drop)
+        images = read_holdout(bundle.path), read_validation(bundle.path)
+        record = _verified(built, record, bundle, *images, allow_drop=options.allow_drop)
     _list(bundle.path, path, record, built.plan)
     return record
 
@@ -140,14 +150,13 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
             f"{bundle.path} has no engine that runs here; build one: "
             f"`python export/build_trt.py {pasted(bundle.path)}`"
         )
-    holdout = read_holdout(bundle.path)
+    images = read_holdout(bundle.path), read_validation(bundle.path)
     failed: list[VerificationError] = []
     for record in fitting:
         say(f"running {record.path}")
         plan = BuiltEngine(bundle.read(record), seconds=0)
         try:
-            names = bundle.card.class_names
-            verified = _verified(plan, record, holdout, names, allow_drop=allow_drop)
+            verified = _verified(plan, record, bundle, *images, allow_drop=allow_drop)
         except VerificationError as error:
             failed.append(error)
             _list(bundle.path, record.path, None)
@@ -184,11 +193,26 @@ def verify_engine(
         BackendError: TensorRT or CUDA is missing, or a call of theirs failed.
         BundleError: TensorRT refuses the plan, or it is not one of this project's networks.
     """
+    found = engine_answers(plan, record, holdout.images, loaded=loaded)
+    return gate.compare(found, holdout.probabilities, holdout.labels, class_names)
+
+
+def engine_answers(
+    plan: bytes,
+    record: EngineRecord,
+    images: NDArray[np.uint8],
+    *,
+    loaded: LoadedEngine | None = None,
+) -> NDArray[np.float32]:
+    """The engine's probabilities (N, K) of uint8 images (N, S, S, 3), as `verify_engine` runs it.
+
+    Raises:
+        BackendError, BundleError: as `verify_engine`.
+    """
     with EngineSession(
         plan, source=record.path, flavor=record.flavor, profile=record.profile, loaded=loaded
     ) as session:
-        found = np.concatenate([session.run(b) for b in _batches(holdout.images, record)])
-    return gate.compare(found, holdout.probabilities, holdout.labels, class_names)
+        return np.concatenate([session.run(b) for b in _batches(images, record)])
 
 
 def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
@@ -210,19 +234,40 @@ def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np
 def _verified(
     built: BuiltEngine,
     record: EngineRecord,
+    bundle: Bundle,
     holdout: Labelled,
-    class_names: Sequence[str],
+    kept: KeptApart | None,
     *,
     allow_drop: bool,
 ) -> EngineRecord:
-    """`record` with the measured accuracy; VerificationError if it is outside the tolerance."""
-    parity = verify_engine(built.plan, record, holdout, class_names, loaded=built.loaded)
+    """`record` with the measured accuracy and the engine's own threshold.
+
+    Raises:
+        VerificationError: it is outside its tolerance.
+    """
+    card = bundle.card
+    parity = verify_engine(built.plan, record, holdout, card.class_names, loaded=built.loaded)
     complaint = gate.complaint(parity, record.precision)
     if complaint is not None and not allow_drop:
         raise VerificationError(
             f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"
         )
-    return msgspec.structs.replace(record, parity=parity)
+    threshold = Fitted(threshold=None, no_threshold=_why_none(bundle, record))
+    if kept is not None:
+        threshold = fitted(
+            kept,
+            lambda images: engine_answers(built.plan, record, images),
+            max_error=card.max_error or DEFAULT_MAX_ERROR,
+        )
+    return msgspec.structs.replace(record, parity=parity, **threshold)
+
+
+def _why_none(bundle: Bundle, record: EngineRecord) -> str:
+    """Why an engine of a bundle without `validation.npz` has no threshold."""
+    model = bundle.card.file(record.precision)
+    if model is not None and model.no_threshold is not None:
+        return model.no_threshold
+    return f"the bundle was exported without {VALIDATION_FILE}"
 
 
 def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None) -> None:

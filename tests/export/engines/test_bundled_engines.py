@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 
 from export.build_trt import main
@@ -14,8 +15,10 @@ from runtime.backends import engine_backends
 from runtime.backends.preflight import Machine, this_platform
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of
+from runtime.evaluation.threshold import thresholds_to_try
 from runtime.model.bundle import read_card, write_card
-from runtime.model.card import Parity, Profile
+from runtime.model.card import EngineRecord, Parity, Profile
+from runtime.model.holdout import KeptApart, validation_bytes
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra `rtx`)")
 
@@ -168,3 +171,68 @@ def test_an_engine_of_a_file_that_was_replaced_meanwhile_is_not_kept(
         main([str(bundle), "--compute-capability", "8.6"])
     assert not read_card(bundle).engines
     assert not list(bundle.rglob("*.engine"))
+
+
+@pytest.fixture
+def kept(bundle: Path) -> KeptApart:
+    """60 validation images in the bundle, and as many that have chosen."""
+    images = np.zeros((60, 16, 16, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(60)
+    confidence = np.linspace(0.5, 1, 60, dtype=np.float32)
+    kept = KeptApart(images, np.zeros(60, int), np.arange(60), confidence, np.ones(60, bool))
+    (bundle / "validation.npz").write_bytes(validation_bytes(kept))
+    return kept
+
+
+def test_each_engine_has_a_threshold_of_its_own_answers(
+    bundle: Path,
+    kept: KeptApart,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The fp16 engine is surer of its right answers than the int8 engine, which has wrong ones."""
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: good)
+
+    def answers(_plan: bytes, record: EngineRecord, images: np.ndarray) -> np.ndarray:
+        first = np.full(len(images), 0.99 if record.precision == "fp16" else 0.7, np.float32)
+        if record.precision == "fp32":
+            first[::2] = 0.0  # the second class is the answer, and it is wrong
+        return np.stack([first, 1 - first], axis=1)
+
+    monkeypatch.setattr(bundled_engines, "engine_answers", answers)
+    card = read_card(bundle)
+    write_card(bundle, msgspec.structs.replace(card, max_error=0.1))
+    assert main([str(bundle), "--precision", "fp32,fp16", "--compute-capability", "8.6"]) == 0
+    tried = thresholds_to_try(kept.choosing_confidence, kept.choosing_right, 0.1)
+    engines = {engine.precision: engine for engine in read_card(bundle).engines}
+    threshold = engines["fp16"].threshold
+    assert threshold is not None
+    assert (threshold.max_error, threshold.coverage, threshold.images) == (0.1, 1.0, 60)
+    assert threshold.probability == tried[tried <= np.float32(0.99)].min()
+    assert engines["fp32"].threshold is None
+    assert engines["fp32"].no_threshold.startswith("60 images do not prove that at most 0.1 of")
+    told = capsys.readouterr().out
+    assert f"{engines['fp16'].path}: accepts answers from 50.0% on, 100% of 60" in told
+    assert f"no threshold for {engines['fp32'].path}: 60 images do not prove" in told
+
+
+def test_an_engine_that_did_not_run_has_no_threshold_and_says_so(
+    bundle: Path, kept: KeptApart
+) -> None:
+    assert main([str(bundle), "--compute-capability", "8.6"]) == 0
+    (engine,) = read_card(bundle).engines
+    assert engine.threshold is None
+    assert engine.no_threshold.startswith("it has not run; ")
+
+
+def test_an_engine_of_a_bundle_without_validation_images_says_why(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: good)
+    assert main([str(bundle), "--compute-capability", "8.6"]) == 0
+    (engine,) = read_card(bundle).engines
+    assert engine.no_threshold == read_card(bundle).file("fp16").no_threshold
