@@ -47,23 +47,30 @@ def ask(model: Model, picture: Picture) -> TimedAnswer:
 def answer_html(model: Model, picture: Picture, answer: TimedAnswer) -> str:
     """The whole content of the pane."""
     best = answer.predictions[0]
-    unsure = (
-        f'<p class="hedge">Not sure: no label reaches {wording.percent(_UNSURE)}.</p>'
-        if best.probability < _UNSURE
-        else ""
-    )
     return (
         '<article class="answer">'
         f"{_picture_html(picture)}"
         '<div class="verdict">'
         f'<p class="best"><span class="label" data-testid="label">{text(best.label)}</span>'
         f'<span class="probability">{wording.percent(best.probability)}</span></p>'
-        f"{_truth_html(picture, best.label)}{unsure}"
+        f"{_truth_html(picture, best.label)}{_hedge_html(model, answer.predictions)}"
         f"{_bars_html(answer.predictions)}"
         f"{_latency_html(picture, answer)}"
         f"{_ran_html(model)}"
         "</div></article>"
     )
+
+
+def _hedge_html(model: Model, predictions: Predictions) -> str:
+    """A sentence where the answer is not sure: by the file's threshold, if it has one."""
+    threshold = model.classifier.threshold
+    if threshold is not None:
+        words = threshold.refusal if predictions.accepted is False else ""
+    elif predictions[0].probability < _UNSURE:
+        words = f"Not sure: no label reaches {wording.percent(_UNSURE)}"
+    else:
+        words = ""
+    return f'<p class="hedge" data-testid="hedge">{text(words)}.</p>' if words else ""
 
 
 def accuracy_words(model: Model) -> str:

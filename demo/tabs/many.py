@@ -164,19 +164,24 @@ def _grid_cell(item: PictureAnswer) -> str:
         return f'<li class="broken"><p>{text(problem)}</p>{name}</li>'
     small = item.view.shape[0] <= LOSSLESS
     best = item.predictions[0]
+    refused = item.predictions.accepted is False
+    unsure = '<small class="hedge">not sure enough</small>' if refused else ""
     return (
         f'<li><img class="{"tiny" if small else ""}" alt="" '
         f'src="{picture_uri(item.view, quality=75)}">'
         f'<span class="label">{text(best.label)}</span>'
-        f'<span class="probability">{wording.percent(best.probability)}</span>{name}</li>'
+        f'<span class="probability">{wording.percent(best.probability)}</span>{unsure}{name}</li>'
     )
 
 
 def csv_text(batch: AnsweredPictures) -> str:
-    """The CSV file, a row for each picture: file, label, probability, problem."""
+    """The CSV file, a row for each picture: file, label, probability, accepted, problem.
+
+    `accepted` is empty where the model's file has no threshold.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(["file", "label", "probability", "problem"])
+    writer.writerow(["file", "label", "probability", "accepted", "problem"])
     for item in batch.items:
         best = item.predictions[0] if item.predictions else None
         writer.writerow(
@@ -184,6 +189,7 @@ def csv_text(batch: AnsweredPictures) -> str:
                 _csv_cell(item.name),
                 _csv_cell(best.label) if best else "",
                 f"{best.probability:.6f}" if best else "",
+                {None: "", True: "true", False: "false"}[item.predictions.accepted],
                 _csv_cell(item.problem),
             ]
         )

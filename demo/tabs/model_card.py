@@ -87,12 +87,14 @@ def _files(card: Card, folder: Path) -> str:
     rows = [_file_row(record, folder) for record in card.files]
     if not rows:
         return '<p class="muted">A lone ONNX file: the tests of a bundle are not listed in it.</p>'
-    head = ["File", "Size", "Right", "Change", "Agrees", "Largest difference"]
+    head = ["File", "Size", "Right", "Change", "Agrees", "Largest difference", "Accepts"]
     return (
         f"{html_table(head, rows, caption='Each file against the trained network')}"
         '<p class="muted">Each file was run on held-out test images beside the trained network: '
         "how often it is right, the change of this in points, how often both give the same first "
-        "answer, and the largest difference of any probability.</p>"
+        "answer, the largest difference of any probability, and how many answers it is sure enough "
+        "of.</p>"
+        f"{_acceptance(card)}"
     )
 
 
@@ -101,7 +103,7 @@ def _file_row(record: ModelFile, folder: Path) -> list[str]:
     size = wording.file_size(path.stat().st_size) if path.is_file() else "missing"
     parity = record.parity
     if parity is None:
-        return [text(wording.precision(record.precision)), size, "not tested", "", "", ""]
+        return [text(wording.precision(record.precision)), size, "not tested", "", "", "", ""]
     return [
         text(wording.precision(record.precision)),
         size,
@@ -109,7 +111,24 @@ def _file_row(record: ModelFile, folder: Path) -> list[str]:
         f"{100 * (parity.top1 - parity.reference_top1):+.1f}",
         wording.percent(parity.agreement),
         wording.points(parity.max_difference),
+        wording.percent(record.threshold.coverage) if record.threshold else "all",
     ]
+
+
+def _acceptance(card: Card) -> str:
+    """What a threshold promises, or why there is none."""
+    thresholds = [file.threshold for file in card.files if file.threshold is not None]
+    if thresholds:
+        words = (
+            "Of the answers that a file accepts, with a probability of "
+            f"{thresholds[0].confidence:g} at most {wording.percent(thresholds[0].max_error)} are "
+            "wrong, if the pictures show the model's classes, mixed as in its data. It says "
+            "nothing of pictures of other things."
+        )
+    else:
+        reasons = [file.no_threshold for file in card.files if file.no_threshold is not None]
+        words = f"Every answer counts: {reasons[0]}." if reasons else ""
+    return f'<p class="muted" data-testid="acceptance">{text(words)}</p>' if words else ""
 
 
 def _engines(engines: tuple[EngineRecord, ...]) -> str:

@@ -94,6 +94,10 @@ def _open_model(
         threads=threads,
     )
     print(on_terminal(classifier.describe()), file=note)
+    if classifier.threshold is not None:
+        print(on_terminal(f"it {classifier.threshold.words}"), file=note)
+    elif classifier.no_threshold is not None:
+        print(on_terminal(f"every answer counts: {classifier.no_threshold}"), file=note)
     return classifier
 
 
@@ -107,13 +111,15 @@ def _report(answers: Iterable[tuple[dict[str, Any], Answer]], *, json: bool) -> 
                 _print_json({**place, "error": _valid(str(answer))})
         elif json:
             warnings = {"warnings": answer.warnings} if answer.warnings else {}
-            _print_json({**place, "predictions": answer, **warnings})
+            accepted = {} if answer.accepted is None else {"accepted": answer.accepted}
+            _print_json({**place, "predictions": answer, **accepted, **warnings})
         else:
             for words in answer.warnings:
                 print(on_terminal(f"warning: {place['path']}: {words}"), file=sys.stderr)
             labels = "  ".join(f"{p.label} {p.probability:.1%}" for p in answer)
             where = f" {place['seconds']:.2f} s" if "seconds" in place else ""
-            print(on_terminal(f"{place['path']}{where}: {labels}"), flush=bool(where))
+            unsure = "  (not sure enough)" if answer.accepted is False else ""
+            print(on_terminal(f"{place['path']}{where}: {labels}{unsure}"), flush=bool(where))
     return code
 
 

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             backend=classifier.backend,
             precision=classifier.precision,
             root=root,
+            threshold=classifier.threshold,
         )
         if given.out is not None:
             write_evaluation(

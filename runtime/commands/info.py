@@ -8,6 +8,7 @@ from runtime.base.command import CommandParser, print_json
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_model, model_or_latest
 from runtime.inference.open_classifier import read_embedded_card
+from runtime.model.acceptance import LONE_FILE
 from runtime.model.bundle import open_bundle
 from runtime.model.card import Card, EngineRecord, ModelFile, Parity
 from runtime.model.locate import find_model
@@ -66,6 +67,8 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
         yield f"file         {_file_words(file)}"
     for engine in card.engines:
         yield f"engine       {_engine_words(engine)}"
+    if not card.files:
+        yield f"threshold    none: {LONE_FILE}"
 
 
 def _file_words(file: ModelFile) -> str:
@@ -76,7 +79,7 @@ def _file_words(file: ModelFile) -> str:
             "multiply-adds), which stay in a higher precision"
         )
     built = f"{file.precision}, opset {file.opset}{quantized}"
-    return f"{file.path}: {built}; {_parity_words(file.parity)}"
+    return f"{file.path}: {built}; {_parity_words(file.parity)}{_threshold_words(file)}"
 
 
 def _engine_words(engine: EngineRecord) -> str:
@@ -85,8 +88,15 @@ def _engine_words(engine: EngineRecord) -> str:
     return (
         f"{engine.path}: {engine.precision}, {engine.flavor} {engine.tensorrt_version}, "
         f"compute capability {', '.join(engine.compute_capability)}{gpu}, "
-        f"batch {profile.min}-{profile.max} (best at {profile.opt}); {_parity_words(engine.parity)}"
+        f"batch {profile.min}-{profile.max} (best at {profile.opt}); "
+        f"{_parity_words(engine.parity)}{_threshold_words(engine)}"
     )
+
+
+def _threshold_words(record: ModelFile | EngineRecord) -> str:
+    if record.threshold is not None:
+        return f"; {record.threshold.words}"
+    return f"; no threshold: {record.no_threshold}" if record.no_threshold is not None else ""
 
 
 def _parity_words(parity: Parity | None) -> str:

@@ -19,6 +19,7 @@ from runtime.evaluation.class_report import (
 )
 from runtime.evaluation.error_sheet import write_error_sheet
 from runtime.evaluation.labelled_folder import LabelledFolder
+from runtime.model.card import Threshold
 
 _MAX_BROKEN_SHARE = 0.01
 _MAX_PAIRS = 5
@@ -73,6 +74,9 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
         classes: all classes of the model.
         confused: the pairs of classes that are confused most.
         errors: the images that are answered wrongly, the most confident mistake first.
+        threshold: below which the file's answers are not accepted; null if it has none.
+        accepted_share: the share of the images whose answers are accepted; null without threshold.
+        accepted_error: the share of wrong answers among those; null if there are none.
         left_out: how many files and folders were not used, for each reason.
     """
 
@@ -90,6 +94,9 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[ClassRow, ...]
     confused: tuple[Confused, ...]
     errors: tuple[ErrorRow, ...]
+    threshold: Threshold | None = None
+    accepted_share: float | None = None
+    accepted_error: float | None = None
     left_out: dict[str, int]
 
 
@@ -158,6 +165,7 @@ def evaluated(
     backend: str,
     precision: str | None,
     root: Path,
+    threshold: Threshold | None = None,
 ) -> Evaluated:
     """All figures of the answers, and what they are of."""
     names, figures = answered.class_names, answered.figures
@@ -191,10 +199,24 @@ def evaluated(
                 )
                 for mistake in answered.mistakes()
             ],
+            **_accepted(answered, threshold),
             "left_out": data.left_out,
         },
         Evaluated,
     )
+
+
+def _accepted(answered: Answered, threshold: Threshold | None) -> dict[str, object]:
+    """How many answers the threshold accepts, and how many of them are wrong."""
+    if threshold is None:
+        return {}
+    accepted = answered.probabilities.max(axis=1) >= threshold.probability
+    wrong = answered.probabilities.argmax(axis=1) != answered.labels
+    return {
+        "threshold": threshold,
+        "accepted_share": float(accepted.mean()),
+        "accepted_error": float(wrong[accepted].mean()) if accepted.any() else None,
+    }
 
 
 def write_evaluation(
@@ -215,6 +237,14 @@ def lines_of(found: Evaluated) -> Iterator[str]:
         f"balanced accuracy {found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.2%}, "
         f"ECE {found.ece:.2%}"
     )
+    if found.threshold is not None and found.accepted_share is not None:
+        wrong = (
+            "" if found.accepted_error is None else f", {found.accepted_error:.2%} of them wrong"
+        )
+        yield (
+            f"accepted, at {found.threshold.probability:.1%} or more: {found.accepted_share:.2%}"
+            f"{wrong} (promised: at most {found.threshold.max_error:.3g})"
+        )
     yield ""
     width = max(len("class"), *(len(row.name) for row in found.classes))
     yield f"{'class':<{width}}  images  precision   recall       F1"

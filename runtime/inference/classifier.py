@@ -15,7 +15,7 @@ from runtime.inference.hand_over import NamedSource, named_images, require_many
 from runtime.inference.predictions import Answer as Answer
 from runtime.inference.predictions import Prediction as Prediction
 from runtime.inference.predictions import Predictions as Predictions
-from runtime.model.card import Card, Parity
+from runtime.model.card import Card, Parity, Threshold
 from runtime.model.preprocess import DEFAULT_LIMITS, ImageSource, Limits, preprocess
 
 DEFAULT_TOP_K = 5
@@ -36,6 +36,8 @@ class Classifier(Closable):
         source: the path of that file.
         reason: why this backend and precision are used.
         parity: how that file, or engine, compared with the trained student; None: not known.
+        threshold: below which answers are not accepted; None: there is none.
+        no_threshold: then, why not, in words; None if that is not known, either.
         limits: of the images that are decoded.
     """
 
@@ -48,6 +50,8 @@ class Classifier(Closable):
         precision: str | None = None,
         reason: str = "given",
         parity: Parity | None = None,
+        threshold: Threshold | None = None,
+        no_threshold: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Takes over `session`, which `close` closes.
@@ -66,6 +70,8 @@ class Classifier(Closable):
         self.precision = precision
         self.reason = reason
         self.parity = parity
+        self.threshold = threshold
+        self.no_threshold = no_threshold
         self.limits = limits
 
     @property
@@ -238,6 +244,8 @@ class Classifier(Closable):
             Prediction(label=names[i], index=i, probability=float(probabilities[i])) for i in order
         )
         ranked.warnings = warnings
+        if (threshold := self.threshold) is not None:
+            ranked.accepted = bool(probabilities.max() >= threshold.probability)
         return ranked
 
     def warm_up(self, *batches: int) -> None:

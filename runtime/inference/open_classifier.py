@@ -11,6 +11,7 @@ from runtime.backends.registry import wanted_backends
 from runtime.backends.session import Session, Threads
 from runtime.base.errors import BackendError, BundleError
 from runtime.inference.classifier import Classifier
+from runtime.model.acceptance import LONE_FILE
 from runtime.model.bundle import open_bundle
 from runtime.model.card import METADATA_KEY, PRECISION_KEY, Card
 from runtime.model.card_json import card_from_json
@@ -72,6 +73,8 @@ def _open_bundle(
             precision=choice.option.precision,
             reason=choice.reason,
             parity=choice.option.record.parity,
+            threshold=choice.option.record.threshold,
+            no_threshold=choice.option.record.no_threshold,
             limits=limits,
         )
         on_failure.pop_all()
@@ -98,7 +101,13 @@ def _open_file(
                 "name the bundle, or the file of that precision"
             )
         classifier = Classifier(
-            session, card, source=str(path), precision=own, reason=reason, limits=limits
+            session,
+            card,
+            source=str(path),
+            precision=own,
+            reason=reason,
+            no_threshold=LONE_FILE,
+            limits=limits,
         )
         on_failure.pop_all()
         return classifier

@@ -20,9 +20,12 @@ class Predictions(list[Prediction]):
 
     Attributes:
         warnings: what is perhaps not meant as it was read, in sentences.
+        accepted: whether the first class is as probable as the file's threshold asks; None if the
+            file has no threshold.
     """
 
     warnings: Sequence[str] = ()
+    accepted: bool | None = None
 
 
 Answer = Predictions | ImageError

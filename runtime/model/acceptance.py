@@ -8,9 +8,7 @@ from runtime.model.input_spec import Positive
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
-# Why a file has no threshold where nothing else is known.
 LONE_FILE = "a lone ONNX file carries no threshold; name its bundle"
-NOT_FITTED = "none was fitted; export the run again, or verify the engine where it runs"
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):

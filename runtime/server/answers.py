@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.inference.classifier import Prediction
-from runtime.model.card import Card
+from runtime.model.card import Card, Threshold
 from runtime.server.sub_path import path_of
 
 SERVED = "skd_edge.served"  # in the scope: the model that the request asks
@@ -35,11 +35,13 @@ _STATUSES = {
 class ImageResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer for one image: its classes, or why it cannot be decoded.
 
-    `warnings` are there if something of the image is perhaps not meant as it was read.
+    `warnings` are there if something of the image is perhaps not meant as it was read, `accepted`
+    if the model's file has a threshold for its answers.
     """
 
     name: str
     predictions: list[Prediction] | None = None
+    accepted: bool | None = None
     error: str | None = None
     warnings: list[str] | None = None
 
@@ -56,7 +58,11 @@ class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs, on what and why, and the card of the model; `models` are all names served."""
+    """What runs, on what and why, and the card of the model; `models` are all names served.
+
+    `threshold` is that of the file or engine that runs; null if it has none, for the reason
+    `no_threshold`.
+    """
 
     name: str
     version: str
@@ -65,6 +71,8 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     max_batch: int
     models: list[str]
+    threshold: Threshold | None
+    no_threshold: str | None
     card: Card
 
 

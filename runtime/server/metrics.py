@@ -66,7 +66,14 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        refusals = Gauge(
+            "skd_edge_refusals",
+            "Answers that were not accepted, since the server started.",
+            ["model"],
+            registry=self.registry,
+        )
         for model in served:
+            refusals.labels(model.name).set_function(partial(_refusals_of, model))
             version.labels(model.name).set_function(partial(_version_of, model))
             failed.labels(model.name).set_function(partial(_failures_of, model))
             self._observe(model.current.batcher)
@@ -86,6 +93,10 @@ class Metrics:
 
 def _version_of(model: ServedModel) -> float:
     return float(model.current.version)
+
+
+def _refusals_of(model: ServedModel) -> float:
+    return model.refusals
 
 
 def _failures_of(model: ServedModel) -> float:

@@ -163,20 +163,26 @@ def submit(
                 raise
 
 
-async def answers_of(futures: list[FutureAnswer], timeout: float) -> list[Answer]:
+async def answers_of(
+    served: ServedModel, futures: list[FutureAnswer], timeout: float
+) -> list[Answer]:
     """The answers of all images, in order, or the errors of those that cannot be decoded.
+
+    Counts for `served` the answers that are not accepted.
 
     Raises:
         OverloadedError: they take longer than `timeout` seconds.
     """
     try:
         with fail_after(timeout):
-            return [await _predictions_or_error(future) for future in futures]
+            answers = [await _predictions_or_error(future) for future in futures]
     except TimeoutError:
         raise OverloadedError(f"not answered within {timeout:g} s; try again later") from None
     finally:
         for future in futures:
             future.cancel()  # nobody waits any longer for images that are not decoded yet
+    served.refusals += [getattr(answer, "accepted", None) for answer in answers].count(False)
+    return answers
 
 
 async def _answer(
@@ -192,7 +198,7 @@ async def _answer(
     current, futures = submit(
         served, lambda batcher: batcher.submit_all(contents, top_k=top_k, names=names)
     )
-    answers = await answers_of(futures, timeout)
+    answers = await answers_of(served, futures, timeout)
     if all(isinstance(answer, ImageError) for answer in answers):
         raise ImageError("; ".join(map(str, answers)))
     results = [_result(name, answer) for name, answer in zip(names, answers, strict=True)]
@@ -209,4 +215,9 @@ async def _predictions_or_error(future: FutureAnswer) -> Answer:
 def _result(name: str, answer: Answer) -> ImageResult:
     if isinstance(answer, ImageError):
         return ImageResult(name=name, error=str(answer))
-    return ImageResult(name=name, predictions=answer, warnings=[*answer.warnings] or None)
+    return ImageResult(
+        name=name,
+        predictions=answer,
+        accepted=answer.accepted,
+        warnings=[*answer.warnings] or None,
+    )

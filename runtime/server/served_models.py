@@ -31,6 +31,7 @@ class ServedModel:
         current: what answers now. A request reads this once, so that one model answers all of it.
         opened: functions that are called with each successor's batcher.
         failed_reloads: how many successors could not be opened.
+        refusals: how many answers were below the threshold of the file that gave them.
     """
 
     def __init__(self, name: str, batcher: Batcher) -> None:
@@ -39,6 +40,7 @@ class ServedModel:
         self.current = Running(batcher, "1")
         self.opened: list[Callable[[Batcher], None]] = []
         self.failed_reloads = 0
+        self.refusals = 0
 
     def replace(self, batcher: Batcher) -> Running:
         """Lets `batcher` answer from now on; returns what answered until now, to be closed."""

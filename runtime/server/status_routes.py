@@ -70,6 +70,8 @@ def add_status(api: FastAPI, models: ServedModels, metrics: Metrics, guard: Toke
             precision=classifier.precision,
             reason=classifier.reason,
             max_batch=current.batcher.max_batch,
+            threshold=classifier.threshold,
+            no_threshold=classifier.no_threshold,
             card=classifier.card,
         )
         return respond(answer)

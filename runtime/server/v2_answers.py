@@ -70,6 +70,7 @@ def answer_with(
     version: str,
     request_id: str | None,
     warnings: Sequence[str],
+    accepted: Sequence[bool | None],
 ) -> Response:
     """The response 200 with probabilities (N, num_classes), as they are wanted.
 
@@ -81,6 +82,7 @@ def answer_with(
         version: of the model that answered.
         request_id: what the request was called; None: nothing.
         warnings: of the decoder.
+        accepted: whether each answer is, by the threshold of the file; None: it has none.
     """
     if wanted.classes:
         texts = [_classes(row, labels, wanted.classes) for row in rows]
@@ -104,7 +106,7 @@ def answer_with(
             model_version=version,
             outputs=[output],
             id=request_id,
-            parameters={"warnings": "; ".join(warnings)} if warnings else None,
+            parameters=_parameters(warnings, accepted) or None,
         )
     )
     if not wanted.binary:
@@ -120,6 +122,14 @@ def _element(text: str) -> bytes:
     """A text of a BYTES tensor: 4 bytes of its length, little endian, and its UTF-8."""
     content = text.encode()
     return struct.pack("<I", len(content)) + content
+
+
+def _parameters(warnings: Sequence[str], accepted: Sequence[bool | None]) -> Parameters:
+    """What the protocol has no field for. Its parameters are numbers, texts and truth values."""
+    found: Parameters = {"warnings": "; ".join(warnings)} if warnings else {}
+    if None not in accepted:
+        found["accepted"] = ",".join("true" if each else "false" for each in accepted)
+    return found
 
 
 def _classes(row: NDArray[np.float32], labels: Sequence[str], count: int) -> list[str]:

@@ -174,7 +174,7 @@ class _Asked:
 
         current, futures = submit(served, ask)
         limit = self._settings.timeout_seconds
-        answers = await answers_of(futures, min(limit, wanted.timeout or limit))
+        answers = await answers_of(served, futures, min(limit, wanted.timeout or limit))
         if broken := [str(answer) for answer in answers if isinstance(answer, ImageError)]:
             raise ImageError("; ".join(broken))
         return answer_with(
@@ -185,6 +185,7 @@ class _Asked:
             version=current.version,
             request_id=asked.id,
             warnings=[words for answer in answers for words in getattr(answer, "warnings", ())],
+            accepted=[getattr(answer, "accepted", None) for answer in answers],
         )
 
     def _model(self, request: Request) -> tuple[ServedModel, bool]:

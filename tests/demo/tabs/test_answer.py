@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from demo.service.models import LIMITS, Models
-from demo.service.picture import open_picture
+from demo.service.picture import Upload, open_picture
 from demo.tabs.answer import answer_html, ask
+from demo.tabs.many import batch_html, classify_many, csv_text
+from runtime.model.card import Threshold
 
 
 def test_the_pages_batcher_answers_as_the_classifier_does(models: Models, pictures: Path) -> None:
@@ -69,3 +71,23 @@ def test_all_users_share_one_batcher_and_get_their_own_answer(
         answers = list(pool.map(lambda label: ask(models.first, opened[label]), users))
     assert [answer.predictions[0].label for answer in answers] == users
     assert sum(sizes) == len(users)
+
+
+def test_an_answer_below_the_threshold_is_said_to_be_unsure(
+    models: Models, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.first.card.input
+    red = (pictures / "red.png").read_bytes()
+    picture = open_picture(red, [spec], name="red.png", limits=LIMITS)
+    coverage = {"confidence": 0.9, "coverage": 0.834, "images": 200, "max_error": 0.05}
+    for probability, refused in ((1.0, True), (0.5, False)):
+        threshold = Threshold(probability=probability, **coverage)
+        monkeypatch.setattr(models.first.classifier, "threshold", threshold)
+        answer = ask(models.first, picture)
+        assert answer.predictions.accepted is not refused
+        words = "Not sure enough: at 5 % errors it answers 83 % of such pictures."
+        assert (words in answer_html(models.first, picture, answer)) is refused
+    upload = Upload(pictures / "red.png", "red.png")
+    batch = classify_many(models.first, [upload], progress=lambda *_: None)
+    assert csv_text(batch).splitlines()[1].split(",")[3] == "true"
+    assert "not sure enough" not in batch_html(batch)
