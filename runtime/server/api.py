@@ -63,8 +63,8 @@ def build_api(
     guard = TokenGuard(settings.token)
     budget = BodyBudget(settings.max_memory_bytes)
     add_classify(api, models, settings, guard, budget)
-    add_status(api, models, metrics, guard)
     add_v2(api, models, settings, guard, budget)
+    add_status(api, models, metrics, guard)
     api.openapi = lambda: _description(api)  # type: ignore[method-assign]
     return api
 

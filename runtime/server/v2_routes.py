@@ -81,14 +81,16 @@ def add_v2(
         if not infers:
             api.router.add_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
-    add(V2_PATH, asked.v2_server, V2Server, *guard.statuses)
-    add(f"{V2_PATH}/health/live", asked.v2_live, V2Live)
-    add(f"{V2_PATH}/health/ready", asked.v2_ready, V2Ready, 503)
     known = (*guard.statuses, 404)
+    # The framework compares a path with every route in turn, so what is asked most comes first.
+    for path in (_MODEL, _MODEL + _VERSION):
+        add(f"{path}/infer", asked.v2_infer, V2Answer, 400, *known, 408, 413, 415, 503)
     for path in (_MODEL, _MODEL + _VERSION):
         add(path, asked.v2_model, V2Model, *known)
         add(f"{path}/ready", asked.v2_model_ready, V2ModelReady, *known, 503)
-        add(f"{path}/infer", asked.v2_infer, V2Answer, 400, *known, 408, 413, 415, 503)
+    add(V2_PATH, asked.v2_server, V2Server, *guard.statuses)
+    add(f"{V2_PATH}/health/live", asked.v2_live, V2Live)
+    add(f"{V2_PATH}/health/ready", asked.v2_ready, V2Ready, 503)
 
 
 class _Asked:

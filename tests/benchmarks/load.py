@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -48,12 +48,15 @@ class Load:
 class Connection:
     """One keep-alive connection; sends one request at a time."""
 
-    def __init__(self, url: str, content_type: str) -> None:
+    def __init__(
+        self, url: str, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._head = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: {content_type}\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         ).encode()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
