@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -182,6 +183,26 @@ def copy_tree() -> Callable[[Path], dict[str, str]]:
         return user_environment() | changes
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def triton_client_python() -> Path:
+    """The interpreter of an environment that holds Triton's client."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = Path(tempfile.gettempdir()) / f"skd-edge-tritonclient-py{version}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for command in (
+            [sys.executable, "-m", "venv", str(folder)],
+            [str(python), "-m", "pip", "install", "--quiet", "tritonclient[http]>=2.60"],
+        ):
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+            if made.returncode != 0:
+                last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+                pytest.skip(f"tritonclient cannot be installed here: {last}")
+        (folder / "complete").touch()
+    return python
 
 
 @pytest.fixture(scope="session")

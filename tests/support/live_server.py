@@ -1,9 +1,13 @@
-"""A server of an application on a real socket, for tests of what clients get."""
+"""Servers on a real socket, for tests of what clients get: in this process, or the command."""
 
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,3 +31,23 @@ def serving(application: Any, **options: Any) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m runtime serve ARGUMENTS`, and its address."""
+    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if address := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    break
+            else:
+                assert process.stderr is not None
+                raise AssertionError(process.stderr.read())
+            yield process, address.group()
+        finally:
+            process.kill()

@@ -8,12 +8,10 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -23,7 +21,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from live_server import serving
+from live_server import running, serving
 from onnx import numpy_helper
 
 from runtime import Batcher, open_classifier
@@ -60,26 +58,6 @@ def variant(source: Path, target: Path, factor: float) -> Path:
 def variants(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("variants")
     return variant(toy_bundle, folder / "old", 1.0), variant(toy_bundle, folder / "new", 2.0)
-
-
-@contextmanager
-def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m runtime serve ARGUMENTS`, and its address."""
-    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, arguments)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if address := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    break
-            else:
-                assert process.stderr is not None
-                raise AssertionError(process.stderr.read())
-            yield process, address.group()
-        finally:
-            process.kill()
 
 
 def pictures_of(bundle: Path) -> list[bytes]:

@@ -3,14 +3,10 @@
 The client lives in an environment of its own, which is kept in the temporary folder between runs.
 """
 
-import shutil
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from live_server import serving
 
 from runtime import Batcher, open_classifier
@@ -77,28 +73,8 @@ np.savez(target, errors=[errors[name], errors["nobody"], errors["bad"]], **found
 """
 
 
-@pytest.fixture(scope="module")
-def client_python() -> Path:
-    """The interpreter of an environment that holds Triton's client."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = Path(tempfile.gettempdir()) / f"skd-edge-tritonclient-py{version}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        for command in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", "tritonclient[http]>=2.60"],
-        ):
-            made = subprocess.run(command, capture_output=True, text=True, check=False)
-            if made.returncode != 0:
-                last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-                pytest.skip(f"tritonclient cannot be installed here: {last}")
-        (folder / "complete").touch()
-    return python
-
-
 def test_tritons_client_gets_the_runtimes_answers(
-    client_python: Path, toy_bundle: Path, tmp_path: Path
+    triton_client_python: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "answers.npz"
     with open_classifier(toy_bundle) as classifier, Batcher(classifier) as batcher:
@@ -107,7 +83,7 @@ def test_tritons_client_gets_the_runtimes_answers(
             address = f"{client.base_url.host}:{client.base_url.port}"
             told = client.get("/v1/model", headers={"Authorization": "Bearer secret"}).json()
             given = [toy_bundle / "holdout.npz", toy_bundle / "examples", target]
-            command = [client_python, "-c", ASK, address, told["name"], *given]
+            command = [triton_client_python, "-c", ASK, address, told["name"], *given]
             subprocess.run(list(map(str, command)), check=True, timeout=120)
         with np.load(toy_bundle / "holdout.npz") as held:
             images = held["images"]
