@@ -147,7 +147,7 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
     python = find_python(version)
     if python is None:
         pytest.skip(f"there is no Python {version}")
-    text = (ROOT / "docker" / name).read_text()
+    text = (ROOT / "docs" / "docker" / name).read_text()
     place = tmp_path / "skd-edge"
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -199,7 +199,7 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
                 raise AssertionError(shown)
             check = json.loads(health.replace(INSTALLED, str(place)).replace(port, found[1]))
             deadline = time.monotonic() + 30
-            while subprocess.run(check, env=clean, capture_output=True, check=False).returncode != 0:
+            while subprocess.run(check, env=clean, stderr=subprocess.DEVNULL).returncode != 0:
                 assert time.monotonic() < deadline, "the health check fails"
                 time.sleep(0.1)
             with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/v1/model") as answer:
@@ -214,11 +214,10 @@ def test_the_container_files_name_folders_that_are_sent_to_docker() -> None:
     kept = {
         line[1:]
         for name in ("Dockerfile", "Dockerfile.jetson")
-        for line in (ROOT / "docker" / f"{name}.dockerignore").read_text().splitlines()
+        for line in (ROOT / "docs" / "docker" / f"{name}.dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
     text = (ROOT / "pyproject.toml").read_text()
-    packages = re.search(r"targets\.wheel\]
-packages = \[(.*)\]", text)
+    packages = re.search(r"targets\.wheel\]\npackages = \[(.*)\]", text)
     assert packages is not None
     assert kept == {*json.loads(f"[{packages[1]}]"), "LICENSE", "README.md", "pyproject.toml"}
