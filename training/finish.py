@@ -16,7 +16,7 @@ from runtime.model.locate import RESULT
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.source import row_paths
-from training.engine.device import device_name, precision_of, versions
+from training.engine.device import device_name, versions
 from training.engine.trainer import Save, Trainer
 from training.evaluation.calibration import calibrate, likeliest_temperature
 from training.evaluation.confidence import (
@@ -205,7 +205,8 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "images_per_second": trainer.history[-1]["images_per_second"],
         "device": device_name(trainer.device),
-        "precision": precision_of(trainer.device),
+        "precision": trainer.learner.execution.precision,
+        "compiled": trainer.learner.execution.compiled,
         "processes": plan.processes,
         "weights": plan.weights,
         "teacher": plan.teacher or None,

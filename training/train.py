@@ -27,6 +27,7 @@ from training.engine.process_group import (
     open_group,
     started_by_torchrun,
 )
+from training.engine.start_trainer import start_trainer
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
 from training.methods.method import method_class
@@ -57,6 +58,8 @@ def train(options: Options, recipe: Recipe) -> int:
             return _train(options, recipe, device, group)
     except LostProcessError as error:
         return fail(str(error), _STOPPED)
+    except InterruptedRunError as interruption:  # before the first step
+        return fail(f"{interruption}; nothing was trained, repeat the command", _STOPPED)
 
 
 def _train(options: Options, recipe: Recipe, device: torch.device, group: ProcessGroup) -> int:
@@ -95,7 +98,16 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         for sentence in teacher.said if teacher is not None else ():
             progress.say(sentence)
         network = teacher.network if teacher is not None else None
-        trainer = Trainer(plan, dataset, device=device, group=group, teacher=network)
+        trainer = start_trainer(
+            plan,
+            dataset,
+            device=device,
+            group=group,
+            teacher=network,
+            former=former,
+            stop=stop,
+            say=progress.say,
+        )
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
 

@@ -111,7 +111,12 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         found.append(f"{name}: {old}, now {new}")
     if former.terms != wanted.terms:  # other methods differ in the recipe, too
         found.append(f"terms: {former.terms}, now {wanted.terms}")
-    for name, old, new in _compared(former.recipe, wanted.recipe, set()):
+    recipe = former.recipe
+    if recipe.compile and wanted.recipe.compile:
+        # Both leave it to the decision that the run's checkpoints hold. Before there was "auto",
+        # true meant what it means.
+        recipe = msgspec.structs.replace(recipe, compile=wanted.recipe.compile)
+    for name, old, new in _compared(recipe, wanted.recipe, set()):
         found.append(f"recipe {name}: {old}, now {new}")
     if former.class_names != wanted.class_names:
         old, new = former.class_names, wanted.class_names

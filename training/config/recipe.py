@@ -41,6 +41,7 @@ DsrShape = Literal[
 DsrPlace = Literal["output", "auxiliary"]
 ClassWeights = Literal["none", "balanced", "sqrt"]
 Crop = Literal["auto", "none", "pad", "resized"]
+Precision = Literal["auto", "fp32", "bf16"]
 Tap = Annotated[int, msgspec.Meta(ge=1, le=4)]
 
 PEER_NAMES = method_names("whole")
@@ -118,7 +119,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     crop: Crop = "auto"  # pad up to 64 px, resized above
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
     flip: bool = True
-    compile: bool = True  # on CUDA, where torch.compile can work
+    # auto: on CUDA where torch.compile can work; on a CPU where the training is long enough to pay
+    # for compiling (training/engine/execution.py). true: always, or an error.
+    compile: Literal["auto"] | bool = "auto"
+    # Left out: bf16 on GPUs that have it, fp32 on a CPU. auto: also on a CPU that has AMX.
+    precision: Precision | None = None
     ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
 
     # The share of the training images that is held out, class by class, to fit the calibration
@@ -183,6 +188,17 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
     return recipe_from_values(values, source="command line")
 
 
+def recipe_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a result.json, in the words that its keys have now.
+
+    A result that does not state `compiled` is from before `compile: auto`, when true meant that.
+    """
+    recipe: dict[str, Any] = dict(result["recipe"])
+    if "compiled" not in result and recipe.get("compile") is True:
+        recipe["compile"] = "auto"
+    return recipe
+
+
 def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """`recipe` with settings such as "drg_weight=0.4" laid on top; their values are YAML."""
     from training.config.yaml_file import parse_yaml
@@ -223,9 +239,20 @@ def _converted(value: object, kind: Any, where: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         expected = str(error).replace("`", "")
-        if typing.get_origin(kind) is Literal:
-            expected = "expected one of " + ", ".join(typing.get_args(kind))
+        if words := _words_of(kind):
+            expected = "expected one of " + ", ".join(words)
         raise UserError(f"{where}: received {value!r}, {_lower_first(expected)}") from error
+
+
+def _words_of(kind: Any) -> list[str]:
+    """The words that a YAML file may have for a choice; none if `kind` is not a choice of words."""
+    if typing.get_origin(kind) is Literal:
+        return list(typing.get_args(kind))
+    if kind is bool:
+        return ["true", "false"]
+    kinds = [each for each in typing.get_args(kind) if each is not type(None)]
+    words = [_words_of(each) for each in kinds]
+    return [word for found in words for word in found] if kinds and all(words) else []
 
 
 def _lower_first(text: str) -> str:

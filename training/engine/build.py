@@ -13,7 +13,8 @@ from training.data import Dataset
 from training.data.batches import Batches
 from training.data.dataset import MAX_PADDED_CROP_SIZE
 from training.data.rare_classes import weights_of_classes
-from training.engine.captured_step import CapturedStep, can_compile
+from training.engine.captured_step import CapturedStep
+from training.engine.execution import Execution, execution_of
 from training.engine.learner import Learner, TrainStep
 from training.engine.optimizers import build_optimizer
 from training.engine.process_group import ProcessGroup
@@ -64,13 +65,16 @@ def build_learner(
     device: torch.device,
     group: ProcessGroup | None = None,
     teacher: nn.Module | None = None,
+    execution: Execution | None = None,
 ) -> Learner:
     """A fresh learner; its student starts the same whatever the plan's methods are.
 
-    `rows` are the training images that are trained on; None: all of them.
+    `rows` are the training images that are trained on; None: all of them. `execution` None: what
+    the recipe means for a short training.
     """
     group = group or ProcessGroup()
     recipe = plan.recipe
+    execution = execution or execution_of(recipe, device)
     torch.manual_seed(plan.seed)
     student = student_of(plan)
     scale = torch.ones((), device=device)
@@ -85,8 +89,7 @@ def build_learner(
         teacher=teacher,
     )
     student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    compiled = recipe.compile and can_compile(device)
-    if compiled:
+    if execution.compiled:
         use_fast_layers(student)
         use_fast_layers(methods)
     generator = _seed_process(plan.seed, group, device)
@@ -104,7 +107,8 @@ def build_learner(
         group=group,
         scale=scale,
         device=device,
-        compiled=compiled,
+        compiled=execution.compiled,
+        precision=execution.precision,
     )
     return Learner(
         student=student,
@@ -116,6 +120,7 @@ def build_learner(
         log=parts.log,
         mix_share=share,
         group=group,
+        execution=execution,
         device=device,
     )
 

@@ -1,15 +1,11 @@
 """A step as CUDA graphs. Small networks spend their time on launches, and a graph is one launch."""
 
-import importlib.util
-import shutil
-
 import torch
 
 from training.data.batches import Batch
 from training.engine.step import Step
 
 _WARM_UP_STEPS = 3
-_MIN_CAPABILITY = (7, 0)  # of Triton
 
 
 class CapturedStep:
@@ -89,13 +85,3 @@ class CapturedStep:
         if not self._single:
             self.plain.exchange()
             self._graphs[1].replay()
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: Triton, a C compiler and a GPU of its kind."""
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY
-        and importlib.util.find_spec("triton") is not None
-        and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    )

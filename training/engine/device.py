@@ -29,10 +29,14 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def precision_of(device: torch.device) -> str:
-    """What the networks compute in: "bf16" on GPUs that have it, elsewhere "fp32"."""
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"
+def has_bf16() -> bool:
+    """Whether the GPU computes in bfloat16 itself, and not by emulation."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def has_amx() -> bool:
+    """Whether the processor has Intel's matrix units for bfloat16, which Linux lists as a flag."""
+    return "amx_bf16" in _processor_entry("flags").split()
 
 
 def device_name(device: torch.device) -> str:
@@ -49,9 +53,14 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
+    return _processor_entry("model name") or platform.processor() or platform.machine()
+
+
+def _processor_entry(name: str) -> str:
+    """What Linux says of the first core under `name`; "" if it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        return ""
+    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(name))
+    return next(found, "")

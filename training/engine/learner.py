@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from runtime.base.errors import UserError
 from runtime.model.input_spec import InputSpec
 from training.engine.captured_step import CapturedStep
+from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step, TermLog
 from training.engine.weight_average import WeightAverage
@@ -59,6 +60,7 @@ class Learner:
     log: TermLog
     mix_share: Tensor | None  # of the augmentation; None: every image is mixed, or none
     group: ProcessGroup
+    execution: Execution
     device: torch.device
 
     @property
@@ -145,6 +147,7 @@ class Learner:
             "optimizer": _optimizer_state(self.optimizer),
             "average_updates": _on_cpu(self.average.updates) if self.average is not None else None,
             "processes": self.group.gather(own),
+            "execution": self.execution.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

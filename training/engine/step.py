@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.data.batches import Batch
-from training.engine.device import precision_of
 from training.engine.optimizers import set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.weight_average import WeightAverage
@@ -66,6 +65,7 @@ class StepParts:
     scale: Tensor  # the methods' `Setting.scale`
     device: torch.device
     compiled: bool = False  # by torch.compile, forward and backward, with fast layers
+    precision: str = "fp32"  # or "bf16": what the networks compute in
 
 
 class Step:
@@ -79,7 +79,6 @@ class Step:
     def __init__(self, parts: StepParts) -> None:
         self._parts = parts
         self._methods: dict[str, Method] = dict(parts.methods.items())  # type: ignore[arg-type]
-        self._precision = precision_of(parts.device)  # not asked by what is compiled
         self.loss: Loss = _compiled(self._terms) if parts.compiled else self._terms
         self._counters = [*batch_counters(parts.student), *batch_counters(parts.methods)]
         self._stored: Batch | None = None
@@ -154,7 +153,7 @@ class Step:
 
     def _terms(self, batch: Batch, partners: dict[str, Tensor | None]) -> dict[str, Terms]:
         student = _shared_pass(self._parts.reader, batch.images)
-        with _autocast(self._parts.device, self._precision):
+        with _autocast(self._parts.device, self._parts.precision):
             return {
                 name: method.terms(student, batch._replace(partners=partners[name]))
                 for name, method in self._methods.items()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.data import Dataset
 from training.data.splits import choosing_images, rows_of_run, with_label_noise
 from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
+from training.engine.execution import Execution
 from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.learner import DivergedError, Networks, all_finite
 from training.engine.optimizers import distillation_scale, learning_rate, mix_share
@@ -50,6 +52,7 @@ class Trainer:
         device: torch.device,
         group: ProcessGroup | None = None,
         teacher: nn.Module | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.plan = plan
         self.device = device
@@ -61,11 +64,10 @@ class Trainer:
         self.dataset = dataset = with_label_noise(
             dataset, rows, share=recipe.label_noise, seed=plan.seed
         )
-        self._batches = build_batches(plan, dataset, rows, device=device, group=group)
-        self.steps_per_epoch = steps = len(self._batches)
-        self.learner = build_learner(
-            plan, dataset, rows, steps_per_epoch=steps, device=device, group=group, teacher=teacher
-        )
+        self.batches = build_batches(plan, dataset, rows, device=device, group=group)
+        self.steps_per_epoch = steps = len(self.batches)
+        build = partial(build_learner, plan, dataset, rows, device=device, group=group)
+        self.learner = build(steps_per_epoch=steps, teacher=teacher, execution=execution)
         self.selection = Selection(plan.recipe, images=int(self.choosing.sum()))
         self._epoch = 0  # whole epochs done
         self._deployed = 0  # the epoch after which the learner's student was as it is now
@@ -199,7 +201,7 @@ class Trainer:
         recipe, steps = self.plan.recipe, self.steps_per_epoch
         self._epoch_started = time.perf_counter()
         first = len(self._terms)
-        batches = self._batches.epoch(self._epoch, first=first)
+        batches = self.batches.epoch(self._epoch, first=first)
         for step, batch in enumerate(batches, start=first):
             done = self._epoch * steps + step
             if self.learner.mix_share is not None:
@@ -291,7 +293,7 @@ class Trainer:
             **{f"validation_{name}": value for name, value in measured.items()},
             "seconds": self._seconds_of_epoch(),  # with the evaluation
             "images_per_second": images / train_seconds,
-            "data_wait_share": min(1.0, self._batches.wait_seconds / own_seconds),
+            "data_wait_share": min(1.0, self.batches.wait_seconds / own_seconds),
         }
 
     def _seconds_of_epoch(self) -> float:

@@ -161,6 +161,9 @@ class FeatureReader:
 
     def __call__(self, images: Tensor) -> Outputs:
         """The outputs for normalised images (N, 3, S, S)."""
+        # A new dict: an evaluation leaves maps in the former one, and a compiler that read it would
+        # compile the step again after each of them.
+        self._features = {}
         logits = self._student(images)
         features, self._features = self._features, {}  # holds no graph between steps
         return Outputs(logits, features)

@@ -11,7 +11,7 @@ import msgspec
 from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
 from training.config.options import Options, command_line
-from training.config.recipe import Recipe, default_recipe, load_recipe
+from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_of_result
 from training.studies.grids import changes_of
 
 Line = dict[str, Any]
@@ -51,7 +51,7 @@ def whole_recipe(line: Line) -> dict[str, Any]:
     """The line's recipe as JSON has it. Keys that are younger than the line have their defaults."""
     fields = msgspec.structs.fields(Recipe)
     defaults = {field.name: field.default for field in fields if not field.required}
-    whole = {**defaults, **line["recipe"]}
+    whole = {**defaults, **recipe_of_result(line)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
 
 

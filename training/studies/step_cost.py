@@ -17,11 +17,12 @@ from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batch
 from training.engine.build import build_batches, build_learner
-from training.engine.device import precision_of
+from training.engine.execution import execution_of, precision_of
 from training.networks.students import student_of
 from training.studies.study_methods import BASELINE, METHODS, StudyMethod
 
 EAGER = "eager loop"
+_PLAIN = f"{BASELINE}, not compiled"
 _WARM_UP_STEPS = 6  # three uncaptured, the capture, and two replays
 _TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its memory
 
@@ -30,7 +31,8 @@ _TRAIN_IMAGES = 50_000  # of CIFAR: what a peer remembers of each counts in its 
 class Measurement:
     """The cost of one contender.
 
-    `over_ce` is the median of its ratios to cross-entropy in the same round, minus one.
+    `over_ce` is the median of its ratios to cross-entropy in the same round, minus one;
+    `over_eager` is how many times as fast as the eager loop it is, likewise.
     `images_per_second` counts the new images of a batch, as an epoch does: CS-KD, DDGSD and DLB put
     two images through the network for each of them. `added_in_training` are the parameters that the
     optimizer updates, `added_at_deployment` those of the student that is deployed, both minus the
@@ -46,6 +48,7 @@ class Measurement:
     memory_over_ce: float | None
     added_in_training: int
     added_at_deployment: int
+    over_eager: float
 
 
 class _Made(NamedTuple):
@@ -89,6 +92,7 @@ def measure_steps(
         own = started[name]
         median = statistics.median(times[name])
         pairs = zip(times[name], times[BASELINE], strict=True)
+        to_eager = zip(times[EAGER], times[name], strict=True)
         reference = started[BASELINE].memory
         over = own.memory / reference - 1 if own.memory is not None and reference else None
         return Measurement(
@@ -101,6 +105,7 @@ def measure_steps(
             memory_over_ce=over,
             added_in_training=own.made.trained - plain,
             added_at_deployment=own.made.deployed - plain,
+            over_eager=statistics.median(its / mine for its, mine in to_eager),
         )
 
     return tuple(measurement(name) for name in started)
@@ -113,6 +118,10 @@ def _contenders(
     dataset = random_dataset(plan)
     others = {method.name: method for method in methods if method.name != BASELINE}
     found: dict[str, _Make] = {EAGER: partial(_eager_loop, plan, dataset, device)}
+    if execution_of(plan.recipe, device).compiled and device.type == "cpu":
+        recipe = msgspec.structs.replace(plan.recipe, compile=False)
+        uncompiled = msgspec.structs.replace(plan, recipe=recipe)
+        found[_PLAIN] = partial(_our_step, uncompiled, METHODS[BASELINE], dataset, device, total)
     for method in (METHODS[BASELINE], *others.values()):
         found[method.name] = partial(_our_step, plan, method, dataset, device, total)
     return found
@@ -174,7 +183,7 @@ def _eager_loop(plan: Plan, dataset: Dataset, device: torch.device) -> _Made:
     pixels = pixels.contiguous()
 
     def step() -> None:
-        enabled = precision_of(device) == "bf16"
+        enabled = precision_of(plan.recipe, device) == "bf16"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
             logits = student(pixels)
             loss = F.cross_entropy(logits, labels)

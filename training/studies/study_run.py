@@ -9,7 +9,7 @@ import msgspec
 from runtime.base.errors import UserError
 from runtime.model.locate import RESULT
 from training.config.options import Options
-from training.config.recipe import Recipe, recipe_from_values
+from training.config.recipe import Recipe, recipe_from_values, recipe_of_result
 from training.studies.study_methods import StudyMethod
 
 _FIGURES = ("top1", "top5", "ece")
@@ -89,7 +89,7 @@ class StudyRun:
         if not path.is_file():
             return None
         result: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        if recipe_from_values(result["recipe"], source=str(path)) != self.recipe:
+        if recipe_from_values(recipe_of_result(result), source=str(path)) != self.recipe:
             raise UserError(
                 f"{self.folder} is a run of another recipe; remove it, or give this study another "
                 "name (--study)"

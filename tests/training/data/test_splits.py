@@ -70,7 +70,7 @@ def test_a_run_trains_on_noisy_labels_and_is_judged_by_true_ones(
     wrong = labels != tiny_data.train_labels
     assert wrong.sum() == round(0.5 * len(trainer.train_rows))
     # The batches hold at most as many labels of each class as there are.
-    seen = torch.cat([batch.labels.clone() for batch in trainer._batches.epoch(0)])
+    seen = torch.cat([batch.labels.clone() for batch in trainer.batches.epoch(0)])
     assert len(seen) == len(trainer.train_rows) // 8 * 8
     counts = np.bincount(labels[trainer.train_rows], minlength=3)
     assert np.all(np.bincount(seen.numpy(), minlength=3) <= counts)

@@ -49,20 +49,17 @@ def loss_curve(learner: Learner, data: Dataset, steps: int = STEPS) -> NDArray[n
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiler_sees_one_whole_graph(
-    tiny_data: Dataset, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny_data: Dataset, make_plan: MakePlan, precision: str
 ) -> None:
     """What torch.compile gets on a GPU, traced on the CPU without making kernels."""
     curves = []
     for compiled in (False, True):
-        monkeypatch.setattr(step, "precision_of", lambda device: precision)
-        plan = make_plan("drg+dsr", arch="shufflenetv2")
+        plan = make_plan("drg+dsr", arch="shufflenetv2", precision=precision)
         learner = build_learner(plan, tiny_data, steps_per_epoch=4, device=torch.device("cpu"))
         assert isinstance(learner.step, Step)
         if precision == "bf16":  # as on a GPU
             use_fast_layers(learner.student)
             use_fast_layers(learner.methods)
-        # A question to the driver is what a graph cannot hold.
-        monkeypatch.setattr(step, "precision_of", None)
         if compiled:
             learner.step.loss = torch.compile(
                 learner.step.loss, backend="eager", fullgraph=True, dynamic=False

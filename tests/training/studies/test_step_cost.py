@@ -85,7 +85,7 @@ def test_a_method_is_timed_on_the_batches_that_training_gives_it() -> None:
 def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """All compile one function, more often than torch allows by itself, and none stays behind."""
     plan = benchmark._plan(benchmark._parser().parse_args(BENCHMARK), load_recipe("cifar"))
-    recipe = msgspec.structs.replace(plan.recipe, batch_size=4)
+    recipe = msgspec.structs.replace(plan.recipe, batch_size=4, compile=True)
     plan = msgspec.structs.replace(plan, recipe=recipe)
     compiled = []
 
@@ -95,13 +95,19 @@ def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPa
 
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr("training.engine.build.can_compile", lambda _device: True)
+    monkeypatch.setattr("training.engine.execution.missing_to_compile", lambda _device: None)
     torch._dynamo.reset()
     with torch._dynamo.config.patch(recompile_limit=1):
         found = step_cost.measure_steps(
             plan, methods_named("drg,tf-kd"), device=torch.device("cpu"), steps=1, rounds=1
         )
-    assert [each.contender for each in found] == ["eager loop", "ce", "drg", "tf-kd"]
+    assert [each.contender for each in found] == [
+        "eager loop",
+        "ce, not compiled",
+        "ce",
+        "drg",
+        "tf-kd",
+    ]
     assert len(compiled) == 3
 
 

@@ -1,0 +1,128 @@
+"""A trainer whose way to compute is settled: chosen at the start, or as a checkpoint keeps it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from runtime.base.errors import UserError, first_line
+from runtime.base.files import cache_root
+from training.config.plan import Plan
+from training.data import Dataset
+from training.data.splits import rows_of_run
+from training.engine.execution import Execution, estimated, execution_of, kept_execution
+from training.engine.interruption import InterruptedRunError, StopRequest
+from training.engine.process_group import ProcessGroup
+from training.engine.step import Step
+from training.engine.trainer import Trainer
+from training.records.checkpoint import Checkpoint
+
+_KERNELS = "TORCHINDUCTOR_CACHE_DIR"  # the folder in which TorchInductor keeps what it compiles
+_TEMPORARY = "torchinductor_"  # and the user's name
+
+
+def start_trainer(
+    plan: Plan,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    group: ProcessGroup,
+    teacher: nn.Module | None,
+    former: Checkpoint | None,
+    stop: StopRequest,
+    say: Callable[[str], None],
+) -> Trainer:
+    """A trainer of `plan`, not restored yet; on a CPU its compiled step is ready to run.
+
+    Args:
+        plan: of the run.
+        dataset: its data.
+        device: on which it trains.
+        group: the processes of the run, which all call this together.
+        teacher: the network of `--teacher`.
+        former: the checkpoint that the run goes on from; None: it begins.
+        stop: a request that comes while the step is compiled ends the run.
+        say: tells the user a sentence.
+
+    Raises:
+        UserError: if the recipe, or the run that goes on, needs what is not possible here.
+        InterruptedRunError: if a stop was requested before the step was compiled.
+    """
+
+    def trainer_with(execution: Execution) -> Trainer:
+        return Trainer(
+            plan, dataset, device=device, group=group, teacher=teacher, execution=execution
+        )
+
+    kept = kept_execution(former.training, device) if former is not None else None
+    chosen = kept or group.share(_chosen(plan, dataset, device, group))
+    trainer = trainer_with(chosen)
+    if not chosen.compiled or device.type != "cpu":
+        say(chosen.words)
+        return trainer
+    say(f"{chosen.words}; kernels are kept in {keep_kernels()}")
+    failure = _failure_of_all(compile_ahead(trainer), group)
+    if group.any(stop.requested, device=device):  # the signal may have ended the compiler, too
+        raise InterruptedRunError("interrupted while the step was compiled")
+    if failure is None:
+        return trainer
+    if kept is not None or plan.recipe.compile is True:
+        raise UserError(f"the step cannot be compiled: {failure}; use compile: false, or auto")
+    plain = replace(chosen, compiled=False, why=f"compiling failed: {failure}")
+    say(plain.words)
+    return trainer_with(plain)
+
+
+def keep_kernels() -> Path:
+    """The folder in which compiled kernels are kept for the next run: ours, or one that is named.
+
+    Raises:
+        UserError: if the cache has no place.
+    """
+    named = os.environ.get(_KERNELS)
+    # torch itself names a temporary folder there as soon as it has looked for one.
+    if not named or Path(named).name.startswith(_TEMPORARY):
+        named = os.environ[_KERNELS] = str(cache_root() / "compiled")
+    return Path(named)
+
+
+def compile_ahead(trainer: Trainer) -> str | None:
+    """Compiles the step of a trainer by the gradients of its first batch, and restores its state.
+
+    Returns:
+        Why it cannot be compiled, or None.
+    """
+    learner = trainer.learner
+    assert isinstance(learner.step, Step)
+    buffers = [each for net in (learner.student, learner.methods) for each in net.buffers()]
+    former = [buffer.clone() for buffer in buffers]
+    drawn = learner.generator.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            learner.step.compute(next(trainer.batches.epoch(0)))
+    except (RuntimeError, OSError) as error:  # of TorchDynamo, TorchInductor and the compiler
+        return first_line(error)
+    finally:
+        learner.optimizer.zero_grad(set_to_none=True)
+        learner.generator.set_state(drawn)
+        for buffer, value in zip(buffers, former, strict=True):
+            buffer.copy_(value)
+    return None
+
+
+def _chosen(plan: Plan, dataset: Dataset, device: torch.device, group: ProcessGroup) -> Execution:
+    if device.type != "cpu" or plan.recipe.compile != "auto":
+        return execution_of(plan.recipe, device)
+    rows, _ = rows_of_run(dataset, plan.recipe)
+    estimate = estimated(plan, images=len(rows) // group.world_size)
+    return execution_of(plan.recipe, device, estimate=estimate)
+
+
+def _failure_of_all(own: str | None, group: ProcessGroup) -> str | None:
+    """Why any of the processes cannot compile, in all of them."""
+    found = [words for words in group.gather(own) if words is not None]
+    failure: str | None = group.share(found[0] if found else None)
+    return failure
