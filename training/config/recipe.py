@@ -248,10 +248,8 @@ def _words_of(kind: Any) -> list[str]:
     """The words that a YAML file may have for a choice; none if `kind` is not a choice of words."""
     if typing.get_origin(kind) is Literal:
         return list(typing.get_args(kind))
-    if kind is bool:
-        return ["true", "false"]
     kinds = [each for each in typing.get_args(kind) if each is not type(None)]
-    words = [_words_of(each) for each in kinds]
+    words = [["true", "false"] if each is bool else _words_of(each) for each in kinds]
     return [word for found in words for word in found] if kinds and all(words) else []
 
 
