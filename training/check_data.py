@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, print_json, run_command
 from runtime.base.errors import UserError
+from runtime.model.input_spec import FITS
 from training.config.options import KEEP_LEAKS, add_data_options
 
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         dataset = load_dataset(
             options.data,
             image_size=options.image_size,
+            fit=options.fit or FITS[0],
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         load_dataset(
             options.data,
             image_size=options.image_size,
+            fit=recipe.fit,
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
@@ -103,7 +104,7 @@ def _parser() -> CommandParser:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    given = {"epochs": options.epochs, "batch_size": options.batch_size}
+    given = {key: getattr(options, key) for key in ("epochs", "batch_size", "fit")}
     overrides = {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe(options.recipe or default_recipe(options.data), overrides)
     return recipe_with_settings(recipe, options.set)

@@ -66,7 +66,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
         check_latest()
-    dataset, check = _load_data(options, group)
+    dataset, check = _load_data(options, recipe, group)
     progress.say(classes_line(dataset.class_names))
     if check is not None:
         check.say()
@@ -120,7 +120,9 @@ def _choose(name: str, options: Options, plan: Plan) -> RunFolder:
     return chosen
 
 
-def _load_data(options: Options, group: ProcessGroup) -> tuple[Dataset, DataCheck | None]:
+def _load_data(
+    options: Options, recipe: Recipe, group: ProcessGroup
+) -> tuple[Dataset, DataCheck | None]:
     """The data set, and in the main process its check.
 
     The main process decodes and compares the images while the others wait for the cache.
@@ -130,6 +132,7 @@ def _load_data(options: Options, group: ProcessGroup) -> tuple[Dataset, DataChec
         return load_dataset(
             options.data,
             image_size=options.image_size,
+            fit=recipe.fit,
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,

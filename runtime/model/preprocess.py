@@ -44,6 +44,7 @@ __all__ = [
     "decode_image",
     "fit_image",
     "is_prepared",
+    "place_in_square",
     "preprocess",
 ]
 
@@ -157,31 +158,32 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 def _fit_whole(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """The whole image, stretched to the square or in the middle of it."""
-    width, height = size = (spec.size, spec.size)
-    if spec.fit == "letterbox":
-        width, height = _letterbox_size(image.size, spec)
-    if (width, height) != image.size:
-        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    if (width, height) == size:
+    left, top, right, bottom = place_in_square(image.size, spec)
+    if (right - left, bottom - top) != image.size:
+        image = image.resize((right - left, bottom - top), _RESAMPLING[spec.interpolation])
+    if image.size == (spec.size, spec.size):
         return np.asarray(image)
-    left, top = (spec.size - width) // 2, (spec.size - height) // 2
-    square = np.empty((*size, _RGB_CHANNELS), np.uint8)
+    square = np.empty((spec.size, spec.size, _RGB_CHANNELS), np.uint8)
     square[:] = spec.fill
-    square[top : top + height, left : left + width] = np.asarray(image)
+    square[top:bottom, left:right] = np.asarray(image)
     return square
 
 
-def _letterbox_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
-    """Width and height in the square of a picture of that width and height."""
+def place_in_square(size: tuple[int, int], spec: InputSpec) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what a picture of that width and height fills of the input."""
+    if spec.fit != "letterbox":
+        return 0, 0, spec.size, spec.size
     longer = max(size)
     width, height = (max(1, round(side * spec.size / longer)) for side in size)
-    return width, height
+    left, top = (spec.size - width) // 2, (spec.size - height) // 2
+    return left, top, left + width, top + height
 
 
 def _size_needed(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
     """The smallest width and height at which a picture of that size may be decoded."""
     if spec.fit == "letterbox":
-        return _letterbox_size(size, spec)
+        left, top, right, bottom = place_in_square(size, spec)
+        return right - left, bottom - top
     edge = math.ceil(spec.size * spec.resize / spec.crop)
     return edge, edge
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.input_spec import Fit, InputSpec
 from training.augmentation.crops import draw_boxes, draw_uniform, erase, padded_crop, resized_crop
 from training.augmentation.mixing import beta_quantiles, draw_cutmix, draw_mixup, mix
 
@@ -21,6 +21,9 @@ Crop = Literal["none", "pad", "resized"]
 
 # torchvision's defaults for RandomResizedCrop and RandomErasing.
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+# Of images that show the whole picture. What fills a tenth of the width at an edge is then out of
+# sight in 7 % of the crops, and not in 58 % as with torchvision's default (test_fits.py).
+WHOLE_PICTURE_SCALE = 0.8
 ERASING_SCALE, ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
 FLIP_PROBABILITY = 0.5
 CUTMIX_PROBABILITY = 0.5  # with mixup on as well
@@ -33,8 +36,10 @@ class Augmentation:
     Attributes:
         input: what evaluation does to an image; its size, mean and std are used here.
         device: where the images are.
-        crop: "pad" (a random window, after padding with black), "resized" (a random resized crop of
+        crop: "pad" (a random window, after padding with black, or with the colour of the bars of a
+            letterbox), "resized" (a random resized crop of
             square images, which may be larger than the input) or "none".
+        crop_scale: of "resized", the smallest share of an image's area.
         padding: of "pad", in pixels.
         flip: whether half of the images are mirrored.
         erasing: the probability that a box of an image is erased; 0: never.
@@ -50,12 +55,14 @@ class Augmentation:
     input: InputSpec
     device: torch.device
     crop: Crop = "none"
+    crop_scale: float = CROP_SCALE[0]
     padding: int = 4
     flip: bool = True
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_share: Tensor | None = None
+    fill: Tensor | None = field(init=False, default=None)
     mean: Tensor = field(init=False)
     std: Tensor = field(init=False)
     mixup_quantiles: Tensor = field(init=False)
@@ -67,6 +74,8 @@ class Augmentation:
                 f"padding {self.padding}, erasing {self.erasing}, mixup {self.mixup}, cutmix "
                 f"{self.cutmix}: expected none below 0 and erasing, a probability, at most 1"
             )
+        if self.input.fit == "letterbox":
+            self.fill = torch.tensor(self.input.fill, dtype=torch.uint8, device=self.device)
         self.mean, self.std = channel_statistics(self.input, self.device)
         self.mixup_quantiles = beta_quantiles(self.mixup, self.device)
         self.cutmix_quantiles = beta_quantiles(self.cutmix, self.device)
@@ -110,14 +119,17 @@ class Augmentation:
         flipped = draw_uniform(count, generator) < (FLIP_PROBABILITY if self.flip else 0.0)
         if self.crop == "resized":
             boxes = draw_boxes(
-                images.permute(0, 3, 1, 2), CROP_SCALE, CROP_RATIO, generator=generator
+                images.permute(0, 3, 1, 2),
+                (self.crop_scale, CROP_SCALE[1]),
+                CROP_RATIO,
+                generator=generator,
             )
             return resized_crop(images, boxes, flipped, size=size)
         padding = self.padding if self.crop == "pad" else 0
         offsets = torch.randint(
             2 * padding + 1, (2, count), generator=generator, device=generator.device
         )
-        return padded_crop(images, offsets, flipped, padding=padding)
+        return padded_crop(images, offsets, flipped, padding=padding, fill=self.fill)
 
     def _draw_keep(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if not self.cutmix:
@@ -128,6 +140,11 @@ class Augmentation:
         flat = draw_mixup(images, self.mixup_quantiles, generator)
         cut = draw_uniform(len(images), generator) < CUTMIX_PROBABILITY
         return torch.where(cut[:, None, None, None], boxed, flat)
+
+
+def smallest_crop(fit: Fit) -> float:
+    """The smallest share of an image's area in a resized crop, where the recipe names none."""
+    return CROP_SCALE[0] if fit == "crop" else WHOLE_PICTURE_SCALE
 
 
 def channel_statistics(spec: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:

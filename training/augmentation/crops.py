@@ -19,17 +19,25 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
-def padded_crop(images: Tensor, offsets: Tensor, flipped: Tensor, *, padding: int) -> Tensor:
-    """Windows of the images' own size, after padding with black.
+def padded_crop(
+    images: Tensor,
+    offsets: Tensor,
+    flipped: Tensor,
+    *,
+    padding: int,
+    fill: Tensor | None = None,
+) -> Tensor:
+    """Windows of the images' own size, after padding with one colour.
 
     Args:
         images: uint8 (N, H, W, 3).
         offsets: int64 (2, N), top and left of each window in its padded image, 0 to 2 * padding.
         flipped: bool (N,), which windows are mirrored.
         padding: in pixels, on each side.
+        fill: the colour, uint8 (3,); None: black.
     """
     count, height, width, _ = images.shape
-    padded = F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
+    padded = _padded(images, padding, fill) if padding else images
     steps = torch.arange(max(height, width), device=images.device)
     across = steps[:width]
     across = torch.where(flipped[:, None], width - 1 - across, across)
@@ -39,11 +47,18 @@ def padded_crop(images: Tensor, offsets: Tensor, flipped: Tensor, *, padding: in
     return padded[each, rows[:, :, None], columns[:, None, :]]
 
 
+def _padded(images: Tensor, padding: int, fill: Tensor | None) -> Tensor:
+    sides = (0, 0, padding, padding, padding, padding)
+    if fill is None:
+        return F.pad(images, sides)
+    return F.pad(images - fill, sides) + fill  # uint8 wraps around at 256, so this is exact
+
+
 def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, *, size: int) -> Tensor:
     """Each image's box, resampled to `size` pixels: float32 (N, size, size, 3), values 0 to 255.
 
     It is bilinear, without antialiasing. Aliasing begins where an image is shrunk to half. Here a
-    box is shrunk to 7/8 at most, because stored images have a short side of at most 8/7 of `size`.
+    box is shrunk to 7/8 at most, because stored images have sides of at most 8/7 of `size`.
     """
     height, width = images.shape[1:3]
     centres = (torch.arange(size, device=images.device) + 0.5) / size

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
+from runtime.model.input_spec import FITS
 from training.config.archs import ARCHS
 from training.config.data_columns import columns_text
 from training.config.recipe import SUFFIXES
@@ -37,6 +38,7 @@ class Options:
     drop_leaks: str = KEEP_LEAKS
     allow_leaks: bool = False
     image_size: int | None = None
+    fit: str | None = None
     recipe: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -52,7 +54,7 @@ class Options:
 
     def overrides(self) -> dict[str, object]:
         """The recipe's keys that were given on the command line."""
-        given = {"epochs": self.epochs, "batch_size": self.batch_size}
+        given = {"epochs": self.epochs, "batch_size": self.batch_size, "fit": self.fit}
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -168,6 +170,12 @@ def add_data_options(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        help="pictures that are no squares are cropped to the centre (default), or seen whole: "
+        "letterbox adds bars, stretch distorts; instead of the recipe's",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from runtime.base.errors import UserError
+from runtime.model.input_spec import Fit
 from training.config.method_registry import METHOD_REGISTRY, NO_PEER, method_names
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
@@ -116,7 +117,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mix_share: Fraction = 1.0  # the share of the images that mixup or CutMix takes
     unmixed_epochs: Weight = 0.0  # at the end, in which it takes none
     random_erasing: Fraction = 0.0  # probability
+    fit: Fit = "crop"  # of a picture that is no square; letterbox and stretch show all of it
     crop: Crop = "auto"  # pad up to 64 px, resized above
+    # Of `resized`: the smallest share of the image's area. 0: what torchvision takes, or 0.8 where
+    # `fit` shows the whole picture, so that its edges stay in sight.
+    crop_scale: Fraction = 0.0
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
     flip: bool = True
     # auto: on CUDA where torch.compile can work; on a CPU where the training is long enough to pay

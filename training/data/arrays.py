@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.input_spec import Fit
 from training.data.cache import load_cached
 from training.data.dataset import (
     MAX_IMAGE_SIZE,
@@ -18,6 +19,7 @@ from training.data.dataset import (
     Channels,
     Dataset,
     check_image_size,
+    fitted,
     whole_images,
 )
 from training.data.folders import name_of
@@ -48,7 +50,12 @@ def is_array_folder(root: Path) -> bool:
 
 
 def load_arrays(
-    root: Path, *, image_size: int | None, progress: bool, refresh: bool = False
+    root: Path,
+    *,
+    image_size: int | None,
+    fit: Fit = "crop",
+    progress: bool,
+    refresh: bool = False,
 ) -> Dataset:
     """The arrays in `root` at `image_size` pixels; None: the shorter side that they have.
 
@@ -78,7 +85,7 @@ def load_arrays(
     default = min(max(side, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)
     size = check_image_size(default if image_size is None else image_size)
     mean, std = channel_statistics(images["train"])
-    geometry = whole_images(size, mean=mean, std=std)
+    geometry = fitted(whole_images(size, mean=mean, std=std), fit)
     if shapes != {(size, size)}:
         files = [root / f"{split}_{what}.npy" for split in _SPLITS for what in ("images", "labels")]
         fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))

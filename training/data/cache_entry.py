@@ -110,7 +110,7 @@ def build_arrays(folder: Path, source: Source, geometry: Geometry, *, progress: 
     _check_broken(source.name, messages, decoding.total)
     groups = decoding.splits["train"][0].groups
     if not source.published:
-        groups = groups_with_twins(folder, decoding.pictures["train"], groups)
+        groups = groups_with_twins(folder, decoding.pictures["train"], geometry.stored, groups)
     labels = [
         _keep_whole(folder, word, decoding, groups if word == "train" else None)
         for word in decoding.splits

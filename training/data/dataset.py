@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
-from runtime.model.input_spec import InputSpec
+from runtime.model.input_spec import Fit, InputSpec
+from runtime.model.preprocess import place_in_square
 from training.data.loading_progress import track
 from training.quality.exact_twins import Pictures
 
@@ -180,6 +182,29 @@ class Geometry:
 
     input: InputSpec
     stored: InputSpec
+
+
+def fitted(geometry: Geometry, fit: Fit) -> Geometry:
+    """The geometry with another way to make squares of pictures; "crop" leaves it as it is.
+
+    Where the whole picture is seen, evaluation cuts no margin off, and a training image is stored
+    as evaluation sees it.
+    """
+    if fit == "crop":
+        return geometry
+    size = geometry.input.size
+    spec = msgspec.structs.replace(geometry.input, fit=fit, resize=size, crop=size)
+    return Geometry(input=spec, stored=spec)
+
+
+def places_of(pictures: Pictures, spec: InputSpec) -> NDArray[np.int64]:
+    """What each picture fills of its prepared image, int64 (N, 4): left, top, right, bottom.
+
+    It is all of the image but where bars make a letterboxed picture a square.
+    """
+    sizes = zip(pictures["width"].tolist(), pictures["height"].tolist(), strict=True)
+    places = [place_in_square((w, h), spec) if w and h else (0, 0, 1, 1) for w, h in sizes]
+    return np.array(places, dtype=np.int64).reshape(-1, 4)
 
 
 def check_image_size(size: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.files import cache_root, write_atomic
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, places_of
 from training.data.loading_progress import track
 from training.quality import exact_twins, near_twins, thumbnails, twins
 from training.quality.exact_twins import BLANK_SPAN, Pictures, exact_groups, pictures_of
@@ -70,9 +70,14 @@ def inspect_images(dataset: Dataset, *, progress: bool) -> Inspection:
     zoom = dataset.input.crop / dataset.input.resize if _has_margin(dataset) else 1.0
     found = twins_without_near(splits, labels, np.zeros(len(labels), np.int64))
 
+    first = len(dataset.train_labels)
+    trained, tested = None, None
+    if dataset.input.fit == "letterbox":  # bars are no part of a picture
+        places = places_of(pictures, dataset.input)
+        trained, tested = places[:first], places[first:]
     made_small = chain(
-        fill_thumbnails(small, dataset.train_images, zoom=zoom),
-        fill_thumbnails(small, dataset.test_images, first=len(dataset.train_labels)),
+        fill_thumbnails(small, dataset.train_images, zoom=zoom, places=trained),
+        fill_thumbnails(small, dataset.test_images, first=first, places=tested),
     )
     for _ in track(made_small, total=len(labels), what=f"looking at {dataset.name}", show=show):
         pass

@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from runtime.base.errors import UserError
+from runtime.model.input_spec import Fit
 from training.config.data_columns import Columns, columns_of
 from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.class_names import counted_classes
-from training.data.dataset import Dataset, Geometry, check_image_size, photographs, whole_images
+from training.data.dataset import (
+    Dataset,
+    Geometry,
+    check_image_size,
+    fitted,
+    photographs,
+    whole_images,
+)
 from training.data.folders import FOLDERS
 from training.data.forms import FORMS, Request, is_data, open_source
 from training.data.loading_progress import report
@@ -64,6 +72,7 @@ def load_dataset(
     data: str,
     *,
     image_size: int | None = None,
+    fit: Fit = "crop",
     data_root: Path | None = None,
     split_seed: int = 0,
     progress: bool = True,
@@ -78,6 +87,7 @@ def load_dataset(
     Args:
         data: a name of `data_names()`, or the path of a folder or file. `./digits` is a path.
         image_size: side of the input in pixels; None: the data set's default.
+        fit: what becomes of a picture that is no square, as in the recipe.
         data_root: the folder that holds, or receives, the files of a published data set. Without it
             they are looked for in the cache, and downloaded to it.
         split_seed: draws the test split of data that have none.
@@ -107,12 +117,13 @@ def load_dataset(
         report(f"{data} is the data set of that name; the folder here is ./{data}")
     if data == DIGITS:
         size = check_image_size(DIGITS_SIZE if image_size is None else image_size)
-        return load_digits(size, split_seed=split_seed)
+        return load_digits(size, split_seed=split_seed, fit=fit)
     if data in PUBLISHED:
         published = PUBLISHED[data]
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = replace(published.find(data, data_root, split_seed), published=True)
-        return load_cached(source, published.geometry(size), progress=progress, refresh=refresh)
+        geometry = fitted(published.geometry(size), fit)
+        return load_cached(source, geometry, progress=progress, refresh=refresh)
     request = Request(
         split_seed=split_seed,
         classes=classes,
@@ -121,7 +132,7 @@ def load_dataset(
         allow_leaks=allow_leaks,
         of_a_run=of_a_run,
     )
-    loaded = _load_path(data, image_size, request, refresh=refresh)
+    loaded = _load_path(data, image_size, fit, request, refresh=refresh)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
     untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
     if untested:
@@ -132,7 +143,9 @@ def load_dataset(
     return loaded
 
 
-def _load_path(data: str, image_size: int | None, request: Request, *, refresh: bool) -> Dataset:
+def _load_path(
+    data: str, image_size: int | None, fit: Fit, request: Request, *, refresh: bool
+) -> Dataset:
     try:
         root = Path(data).expanduser()
     except RuntimeError as error:
@@ -144,7 +157,10 @@ def _load_path(data: str, image_size: int | None, request: Request, *, refresh: 
     if root.is_dir() and is_array_folder(root):
         if request.classes != FOLDERS or request.columns != Columns():
             raise UserError(f"--classes and --columns are for images in files; {root} holds arrays")
-        return load_arrays(root, image_size=image_size, progress=request.progress, refresh=refresh)
+        return load_arrays(
+            root, image_size=image_size, fit=fit, progress=request.progress, refresh=refresh
+        )
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
     source = open_source(root, request)
-    return load_cached(source, photographs(size), progress=request.progress, refresh=refresh)
+    geometry = fitted(photographs(size), fit)
+    return load_cached(source, geometry, progress=request.progress, refresh=refresh)

@@ -12,8 +12,10 @@ from training.quality.twins import TEST, TRAIN, VALIDATION
 FEW_IMAGES = 20  # training images of a class
 MAX_IMBALANCE = 10
 MAX_ASPECT = 3  # beyond it, the square at the centre shows less than a third of the picture
+USUAL_ASPECT = 2  # of half of the pictures: then the square shows no more than half of them
 _FAINT_SPAN = 24  # levels; 10 and 12 bits in 16 give at most 3 and 15
 _MAX_NAMED = 3
+_ADVICE = "--fit letterbox shows pictures whole"
 
 
 def warnings_of(dataset: Dataset, inspection: Inspection) -> tuple[str, ...]:
@@ -104,19 +106,29 @@ def _sizes(dataset: Dataset, inspection: Inspection) -> Iterator[str]:
     width = inspection.pictures["width"].astype(np.int64)
     height = inspection.pictures["height"].astype(np.int64)
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
-    size = dataset.input.size
-    tiny = 2 * shorter < size
+    size, fit = dataset.input.size, dataset.input.fit
+    tiny = 2 * (longer if fit == "letterbox" else shorter) < size
     if tiny.any():
         yield (
             f"{_counted(int(tiny.sum()), 'picture is', 'pictures are')} smaller than half of the "
             f"input's {size} pixels: {_named(dataset, tiny)}"
         )
     long = longer > MAX_ASPECT * shorter
-    if long.any():
+    if fit == "letterbox" or not len(longer):
+        return  # shown whole, as they are
+    usual = float(np.median(longer / np.maximum(shorter, 1)))
+    if fit == "crop" and usual >= USUAL_ASPECT:
+        yield (
+            f"half of the pictures are at least {usual:.1f} times as long as wide, and the square "
+            f"at the centre shows {1 / usual:.0%} of such a picture or less; {_ADVICE}"
+        )
+    elif long.any():
+        seen = "which stretching distorts"
+        if fit == "crop":
+            seen = f"of which the square at the centre shows little ({_ADVICE})"
         yield (
             f"{_counted(int(long.sum()), 'picture is', 'pictures are')} more than {MAX_ASPECT} "
-            f"times as long as wide, of which the square at the centre shows little: "
-            f"{_named(dataset, long)}"
+            f"times as long as wide, {seen}: {_named(dataset, long)}"
         )
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.input_spec import Fit
 from runtime.model.preprocess import preprocess
-from training.data.dataset import Dataset, whole_images
+from training.data.dataset import Dataset, fitted, whole_images
 from training.data.fetch import Published, obtain
 from training.data.source import Contents, Source, fingerprint_of, row_paths, split_of
 
@@ -50,11 +51,12 @@ _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _IDX_UINT8 = 8  # the type byte of an IDX file
 
 
-def load_digits(image_size: int, *, split_seed: int) -> Dataset:
+def load_digits(image_size: int, *, split_seed: int, fit: Fit = "crop") -> Dataset:
     """scikit-learn's handwritten digits: 1,797 real 8x8 grey images, without a download.
 
     Args:
         image_size: side of the images in pixels; grey is repeated as RGB.
+        fit: goes into the input; the digits themselves are squares.
         split_seed: fixes which fifth of the images is the test split, with equal shares of classes.
     """
     from sklearn import datasets, model_selection  # takes a second to import
@@ -67,7 +69,8 @@ def load_digits(image_size: int, *, split_seed: int) -> Dataset:
         stratify=digits.target,
         random_state=split_seed,
     )
-    spec = whole_images(image_size, mean=(_DIGITS_MEAN,) * 3, std=(_DIGITS_STD,) * 3).input
+    geometry = whole_images(image_size, mean=(_DIGITS_MEAN,) * 3, std=(_DIGITS_STD,) * 3)
+    spec = fitted(geometry, fit).input
     rgb = _rgb(grey)
 
     def images(rows: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -4,13 +4,14 @@ Which pictures are copies is known only once they are decoded. Where none is on 
 stays as it was drawn, bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.model.input_spec import InputSpec
+from training.data.dataset import places_of
 from training.data.source import GroupOf, Split
 from training.quality.exact_twins import Pictures, joined_groups, repeated_groups
 
@@ -29,12 +30,16 @@ def twins_across_splits(
         splits: their images.
     """
     words = ("train", "test")
-    rows = {word: np.load(folder / f"{word}_images.npy", mmap_mode="r") for word in words}
+    shown = {
+        word: _shown(
+            np.load(folder / f"{word}_images.npy", mmap_mode="r"), pictures[word], splits[word][1]
+        )
+        for word in words
+    }
     first = len(pictures["train"])
 
     def image_of(row: int) -> NDArray[np.uint8]:
-        image: NDArray[np.uint8] = rows["train"][row] if row < first else rows["test"][row - first]
-        return image
+        return shown["train"](row) if row < first else shown["test"](row - first)
 
     groups = repeated_groups(np.concatenate([pictures[word] for word in words]), image_of)
     shared = np.isin(groups[first:], groups[:first])
@@ -47,27 +52,49 @@ def twins_across_splits(
 
 
 def groups_with_twins(
-    folder: Path, pictures: Pictures, groups: NDArray[np.int64] | None
+    folder: Path, pictures: Pictures, spec: InputSpec, groups: NDArray[np.int64] | None
 ) -> NDArray[np.int64] | None:
     """The groups of the training images, int64 (N,), in which copies of one picture are one group.
 
     Args:
         folder: holds the decoded images, `train_images.npy`.
         pictures: the decoded pictures, (N,).
+        spec: how they were prepared.
         groups: int64 (N,), those that the data name; None: none.
 
     Returns:
         None if there are no groups, and no copies.
     """
     images = np.load(folder / "train_images.npy", mmap_mode="r")
-    return with_twins(pictures, images, groups)
+    return _with_twins(pictures, _shown(images, pictures, spec), groups)
 
 
 def with_twins(
     pictures: Pictures, images: NDArray[np.uint8], groups: NDArray[np.int64] | None
 ) -> NDArray[np.int64] | None:
-    """The same of decoded images, uint8 (N, H, W, 3)."""
-    twins = repeated_groups(pictures, lambda row: images[row])
+    """The same of decoded images without bars, uint8 (N, H, W, 3)."""
+    return _with_twins(pictures, lambda row: images[row], groups)
+
+
+def _shown(
+    images: NDArray[np.uint8], pictures: Pictures, spec: InputSpec
+) -> Callable[[int], NDArray[np.uint8]]:
+    """Gives what the picture of a row fills of its image."""
+
+    def image_of(row: int) -> NDArray[np.uint8]:
+        ((left, top, right, bottom),) = places_of(pictures[row : row + 1], spec)
+        image: NDArray[np.uint8] = images[row, top:bottom, left:right]
+        return image
+
+    return image_of
+
+
+def _with_twins(
+    pictures: Pictures,
+    image_of: Callable[[int], NDArray[np.uint8]],
+    groups: NDArray[np.int64] | None,
+) -> NDArray[np.int64] | None:
+    twins = repeated_groups(pictures, image_of)
     if len(np.unique(twins)) == len(twins):
         return groups
     return twins if groups is None else joined_groups(groups, twins)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.augmentation.augment import Augmentation
+from training.augmentation.augment import Augmentation, smallest_crop
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batches
@@ -217,6 +217,7 @@ def build_augmentation(
         input=plan.input,
         device=device,
         crop=crop,
+        crop_scale=recipe.crop_scale or smallest_crop(plan.input.fit),
         padding=recipe.padding,
         flip=recipe.flip,
         erasing=recipe.random_erasing,

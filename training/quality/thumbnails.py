@@ -66,7 +66,12 @@ def empty_thumbnails(count: int) -> Thumbnails:
 
 
 def fill_thumbnails(
-    thumbnails: Thumbnails, images: NDArray[np.uint8], *, first: int = 0, zoom: float = 1.0
+    thumbnails: Thumbnails,
+    images: NDArray[np.uint8],
+    *,
+    first: int = 0,
+    zoom: float = 1.0,
+    places: NDArray[np.int64] | None = None,
 ) -> Iterator[int]:
     """Describes `images` in the rows from `first` on, and yields how many images each step did.
 
@@ -75,11 +80,17 @@ def fill_thumbnails(
         images: uint8 (N, H, W, 3), possibly a memory map: it is read chunk by chunk.
         first: the row of the first image.
         zoom: the share of height and width at the centre that is looked at.
+        places: the part of each image that is looked at instead, int64 (N, 4): left, top, right and
+            bottom in pixels.
     """
 
     def describe(start: int) -> int:
         chunk = images[start : start + _CHUNK]
-        small = np.stack([_small(image, zoom) for image in chunk])
+        parts: list[NDArray[np.uint8]] = list(chunk)
+        if places is not None:
+            boxes = zip(parts, places[start : start + _CHUNK].tolist(), strict=True)
+            parts = [image[top:bottom, left:right] for image, (left, top, right, bottom) in boxes]
+        small = np.stack([_small(image, zoom) for image in parts])
         rows = slice(first + start, first + start + len(chunk))
         thumbnails.even[rows], thumbnails.odd[rows] = _structure(small @ _LUMA)
         grey = _block_means((small @ _LUMA)[..., None], _GREY_SIDE)[..., 0]

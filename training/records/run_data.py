@@ -35,6 +35,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
         dataset = load_dataset(
             data,
             image_size=plan.input.size,
+            fit=plan.input.fit,
             data_root=root,
             classes=plan.classes,
             columns=plan.columns,
