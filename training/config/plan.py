@@ -101,7 +101,7 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     Data may have another name if they hold the same images and labels.
     """
     found = []
-    apart = {"recipe", "class_names", "data_digest", "content_digest", "methods"}
+    apart = {"recipe", "class_names", "data_digest", "content_digest", "methods", "input"}
     same = same_images(former, wanted)
     if same:
         apart.add("data")
@@ -109,6 +109,10 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
         found.append(f"{name}: {old}, now {new}")
+    # What the recipe's `fit` decides is told once, with the recipe.
+    told = {"fit"} | ({"resize", "crop"} if former.recipe.fit != wanted.recipe.fit else set())
+    for name, old, new in _compared(former.input, wanted.input, told):
+        found.append(f"input {name}: {old}, now {new}")
     if former.terms != wanted.terms:  # other methods differ in the recipe, too
         found.append(f"terms: {former.terms}, now {wanted.terms}")
     recipe = former.recipe
