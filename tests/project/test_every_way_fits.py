@@ -115,7 +115,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The model file of Triton's python backend, with the server's module replaced."""
     server: Any = ModuleType("triton_python_backend_utils")
-    server.get_input_tensor_by_name = lambda request, name: request[name]
+    server.get_input_tensor_by_name = lambda request, name: request.get(name)
     server.Tensor = lambda name, rows: (name, rows)
     server.InferenceResponse = lambda outputs: dict(outputs)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", server)
@@ -142,7 +142,7 @@ def ways(
     classifier: Classifier, bundle: Path, content: bytes, data: Path, triton: ModuleType
 ) -> Iterator[str]:
     """Takes each way once and says which it was."""
-    upright = np.asarray(classifier.prepare(content))  # itself compared by the caller
+    prepared = classifier.prepare(content)  # which the caller compares
     path = data / "red" / "0.jpg"
     classifier.classify(content)
     yield "classify"
@@ -170,8 +170,9 @@ def ways(
     model.initialize(
         {"model_config": config, "model_repository": str(repository.parent), "model_version": "1"}
     )
-    tensor = SimpleNamespace(as_numpy=lambda: upright[None])
-    model.execute([{"images": tensor}])
+    array = SimpleNamespace(as_numpy=lambda: prepared[None])
+    file = SimpleNamespace(as_numpy=lambda: np.array([[content]], dtype=object))
+    assert len(model.execute([{"images": array}, {"encoded": file}])) == 2
     model.finalize()
     yield "Triton's python backend"
 
