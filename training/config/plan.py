@@ -109,10 +109,7 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
         apart.add("train_images")
     for name, old, new in _compared(former, wanted, _MAY_DIFFER | apart):
         found.append(f"{name}: {old}, now {new}")
-    # What the recipe's `fit` decides is told once, with the recipe.
-    told = {"fit"} | ({"resize", "crop"} if former.recipe.fit != wanted.recipe.fit else set())
-    for name, old, new in _compared(former.input, wanted.input, told):
-        found.append(f"input {name}: {old}, now {new}")
+    found += _input_differences(former, wanted)
     if former.terms != wanted.terms:  # other methods differ in the recipe, too
         found.append(f"terms: {former.terms}, now {wanted.terms}")
     recipe = former.recipe
@@ -132,6 +129,13 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     if not found and same is False:
         found.append(f"data: {former.data} now has other images or labels")
     return found
+
+
+def _input_differences(former: Plan, wanted: Plan) -> list[str]:
+    """What sets the inputs apart. What the recipe's `fit` decides is told with the recipe."""
+    told = {"fit"} | ({"resize", "crop"} if former.recipe.fit != wanted.recipe.fit else set())
+    compared = _compared(former.input, wanted.input, told)
+    return [f"input {name}: {old}, now {new}" for name, old, new in compared]
 
 
 def _compared(
