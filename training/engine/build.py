@@ -89,7 +89,7 @@ def build_learner(
         teacher=teacher,
     )
     student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if execution.compiled and device.type == "cuda":  # slower on a CPU (docs/measured.md)
+    if execution.compiled and execution.device == "cuda":  # slower on a CPU (docs/measured.md)
         use_fast_layers(student)
         use_fast_layers(methods)
     generator = _seed_process(plan.seed, group, device)

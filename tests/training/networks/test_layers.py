@@ -13,6 +13,7 @@ from training.data import Dataset
 from training.data.batches import Batch
 from training.engine import step
 from training.engine.build import build_learner
+from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup
 from training.networks.layers import (
     PointwiseConvolution,
@@ -65,13 +66,19 @@ def test_a_step_counts_the_batches(
     first_batch: Callable[[Dataset, int], Batch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("training.engine.execution.missing_to_compile", lambda device: None)
     monkeypatch.setattr(step, "_compiled", lambda terms: terms)
     batch = first_batch(tiny_data, 8)
     found = []
     for compiled in (False, True):
-        plan = make_plan("drg+dsr", compile=compiled)
-        learner = build_learner(plan, tiny_data, steps_per_epoch=2, device=torch.device("cpu"))
+        learner = build_learner(
+            make_plan("drg+dsr"),
+            tiny_data,
+            steps_per_epoch=2,
+            device=torch.device("cpu"),
+            execution=Execution(device="cuda", compiled=compiled, precision="fp32"),
+        )
+        counted = len(batch_counters(learner.student))
+        assert bool(counted) is compiled
         torch.manual_seed(0)
         for _ in range(2):
             learner.step(batch, learning_rate=0.01, scale=1.0)
