@@ -16,7 +16,7 @@ from demo.service.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Sc
 from demo.service.models import Models
 from runtime.inference.batcher import Batcher
 from runtime.server.bounded_http import server_config
-from runtime.server.listening import http_address
+from runtime.server.listening import freeze_loaded, http_address
 from runtime.server.sub_path import SubPath, path_of
 
 _SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process
@@ -73,6 +73,7 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
         print(models.first.classifier.describe())  # noqa: T201
         print(_address(listener, access), flush=True)  # noqa: T201
         config = server_config(application, timeout_graceful_shutdown=_SHUTDOWN_S)
+        freeze_loaded()
         with suppress(KeyboardInterrupt):  # the usual way to end it
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -27,6 +27,7 @@ from runtime.server.hang_up import HangUp
 from runtime.server.listening import (
     TOKEN_VARIABLE,
     bearer_token,
+    freeze_loaded,
     http_address,
     is_open_to_others,
     listen,
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             lambda path: _open_batcher(path, options),
             watch=options.watch,
             note=_print_note,
+            after=freeze_loaded,
         )
         closing.enter_context(reloader)
         _serve(models, reloader, listener, options)
@@ -143,6 +145,7 @@ def _serve(
     if len(models.names) > 1:
         print(f"models: {', '.join(models.names)} (?model=NAME; default: the first)")
     _print_address(listener, options, token)
+    freeze_loaded()
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import asyncio
 import http
 import json
 import logging
+import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -26,7 +27,7 @@ KEEP_ALIVE_SECONDS = 75.0
 LEFT = 499  # nginx's number for a client that has closed the connection before its answer
 
 _GATHERED_BYTES = 16 << 10
-_CYCLE = "skd_edge.cycle"  # in the scope: uvicorn's record of the request
+_CYCLE = "skd_edge.cycle"  # in the scope: a weak reference to uvicorn's record of the request
 _REFUSAL = "skd_edge.refusal"  # in the scope: the status that was sent instead of the answer
 
 
@@ -74,7 +75,7 @@ def sent_status(scope: MutableMapping[str, Any], status: int) -> int:
 
     It is LEFT if nothing was sent, because the client had left.
     """
-    cycle = scope.get(_CYCLE)
+    cycle = scope[_CYCLE]() if _CYCLE in scope else None
     if cycle is None or not cycle.disconnected:
         return status
     refusal: int = scope.get(_REFUSAL, LEFT)
@@ -186,7 +187,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._pending_bytes = 0
         self._lift_time_limit()
         super().on_headers_complete()
-        self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
+        # The record knows the scope. If the scope also kept the record, only Python's search for
+        # garbage could free what a request leaves.
+        self.scope[_CYCLE] = weakref.ref(self.cycle)  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         """Starts to count anew: a piece of a body is no part of a head."""

@@ -78,6 +78,7 @@ class Reloader(Closable):
         *,
         watch: bool,
         note: Callable[[str], None],
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the thread.
 
@@ -86,11 +87,13 @@ class Reloader(Closable):
             open_batcher: opens and warms up the model at a path.
             watch: whether to look at the files once a second.
             note: is told in a line what was loaded, and what could not be.
+            after: is called when a former model was closed.
         """
         self._sources = sources
         self._open = open_batcher
         self._watch = watch
         self._note = note
+        self._after = after
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
@@ -142,6 +145,8 @@ class Reloader(Closable):
         )
         former.batcher.close()  # answers what it has accepted
         former.batcher.classifier.close()
+        del former
+        self._after()
 
     def _opened(self, path: Path | None) -> tuple[Batcher, State]:
         """The open model, and the state of its files.
