@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Extras by a name of ours, and the tests that show whether their lowest versions work.
-EXTRAS = {"runtime": "", "train": "train,parquet", "export": "export,rtx", "lint": ""}
+EXTRAS = {"runtime": "", "train": "train,parquet,tune", "export": "export,rtx", "lint": ""}
 # Tests of the runtime's folder that start commands of other extras, or need a GPU.
 NEEDS_MORE = ("-k", "not missing_package", "--ignore=tests/runtime/backends/test_engine_gpu.py")
 TESTS = {

@@ -1,39 +1,24 @@
-"""Runs the missing runs of studies as processes, several at a time.
+"""Runs the missing runs of studies as processes, several at a time."""
 
-Each process has a session of its own, so that Ctrl-C reaches only this process. It then asks each
-run once to stop: a run that gets a second signal ends without its last checkpoint. If this process
-is killed, Linux asks the runs to stop.
-"""
-
-import ctypes
-import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
 
-import msgspec
-
 from runtime.base.command import fail
-from runtime.base.files import write_atomic
-from runtime.base.parallel import usable_cores
-from training.config.options import command_line
 from training.engine.interruption import StopRequest, stop_request
 from training.records.journal import JOURNAL
+from training.studies.local_runs import start_run
 from training.studies.study_run import StudyRun
 
-_RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
 _POLL_SECONDS = 0.1
 _FAILED = 1
 _ERROR = "error: "  # begins the last line of a command that failed
 # Enough for one step and a checkpoint. A run that compiles for longer has no checkpoint to lose.
-_GRACE_SECONDS = 120
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-_LIBC = ctypes.CDLL(None)  # loaded here, because a child may load nothing between fork and exec
+GRACE_SECONDS = 120
 
 
 class PoolResult(NamedTuple):
@@ -144,7 +129,7 @@ class _Pool:
     def advance(self) -> None:
         """Stops and starts runs where it is time to, and notes which have ended."""
         if self._stopping_since is not None:
-            if monotonic() - self._stopping_since > _GRACE_SECONDS:
+            if monotonic() - self._stopping_since > GRACE_SECONDS:
                 self.kill()
         elif self._stop.requested or monotonic() >= self._deadline:
             self._stopping_since = monotonic()
@@ -159,7 +144,7 @@ class _Pool:
             self._stand_still(standing=self._pause is not None and self._pause.exists())
         while self._waiting and len(self._running) < self._jobs and not self._standing:
             run = self._waiting.popleft()
-            self._running.append((run, _start(run, self._jobs)))
+            self._running.append((run, start_run(run, self._jobs)))
         for run, process in list(self._running):
             if process.poll() is not None:
                 self._running.remove((run, process))
@@ -203,26 +188,3 @@ class _Pool:
         else:
             self.failed.append(run)
             print(f"{name}: failed, see {run.log}", flush=True)  # noqa: T201
-
-
-def _start(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
-    import yaml  # imported here, so that a command without PyYAML can say so
-
-    write_atomic(run.recipe_file, yaml.safe_dump(msgspec.to_builtins(run.recipe), sort_keys=False))
-    command = [sys.executable, str(_RUN_COMMAND), *command_line(run.options)]
-    threads = max(1, usable_cores() // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    with run.log.open("a") as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
-
-
-def _end_with_parent() -> None:
-    """Called in a new process: Linux shall send it SIGTERM when its parent has ended."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -18,6 +18,7 @@ from runtime.base.errors import UserError
 from training import study
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_with_settings
+from training.studies import local_runs
 from training.studies import pool as study_pool
 from training.studies.pool import fail_runs
 from training.studies.study_methods import (
@@ -98,7 +99,7 @@ def test_runs_share_the_cores_that_they_may_use(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = study_run(tmp_path, METHODS["ce"])
     for jobs in (1, 3, 9):
-        study_pool._start(run, jobs)
+        local_runs.start_run(run, jobs)
     assert [environment["OMP_NUM_THREADS"] for environment in started] == ["8", "2", "1"]
     # All other places that divide work among cores call the same function.
     sources = {path: path.read_text() for path in Path(study.__file__).parent.rglob("*.py")}

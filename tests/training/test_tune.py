@@ -1,0 +1,89 @@
+"""`training/tune.py` as its users call it: killed, called again, and what it leaves behind."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from runtime.base.errors import UserError
+from training import tune
+from training.config.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDENT = ["--arch", "mobilenetv2", "--width", "0.25", "--image-size", "16"]
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "learning_rate: {low: 0.01, high: 0.2, log: true}\nlabel_smoothing: [0.0, 0.1]\n"
+    )
+    return file
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_and_leaves_a_recipe(
+    tmp_path: Path, tiny_folder: Path, space: Path
+) -> None:
+    own = ["--epochs", "3", "--batch-size", "8", "--trials", "2", "--seed", "1"]
+    words = [*STUDENT, "--data", str(tiny_folder), "--space", str(space), *own]
+    command = [sys.executable, str(ROOT / "training" / "tune.py"), *words, "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("runs/tune/*/*/journal.jsonl")):
+        assert first.poll() is None
+        sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder,) = tmp_path.glob("runs/tune/*/")
+    runs = sorted(path.parent for path in folder.glob("*/result.json"))
+    assert [path.name.rpartition("-trial-")[2] for path in runs] == ["0000-s1", "0001-s1"]
+    results = [json.loads((run / "result.json").read_bytes()) for run in runs]
+    assert all(result["validation_images"] > 0 for result in results)
+    best = max(result["validation_top1"] for result in results)
+    assert f"validation top-1 {best:.2%})" in done.stdout
+    assert (folder / "search.png").exists()
+    # What it says to do next can be done.
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("next ")]
+    _, _, script, *rest = shlex.split(line)
+    assert script == "training/run.py"
+    recipe = load_recipe(rest[rest.index("--recipe") + 1].replace("runs/", f"{tmp_path}/runs/"))
+    assert recipe.epochs == 3
+    assert recipe.learning_rate in [result["recipe"]["learning_rate"] for result in results]
+    next_command = [sys.executable, str(ROOT / script), *rest, "--epochs", "1"]
+    subprocess.run(next_command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    # Another search is not mixed with this one.
+    other = [*command, "--max-macs", "1e9"]
+    done = subprocess.run(other, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds another search (its max_macs differ)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--trials", "0"], "--trials"),
+        (["--space", "nothing.yaml"], r"nothing\.yaml cannot be read"),
+        (["--space", "fodler"], "space 'fodler' is unknown"),
+        (["--max-macs", "-1"], "--max-macs"),
+        (["--max-ms", "fast"], "--max-ms"),
+        (["--width", "7"], "width 7 is out of range"),
+        (["--recipe", "nothing"], "recipe 'nothing' is unknown"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says):
+        tune.main([*STUDENT, *words])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,311 @@
+"""The search: proposals, early ends, bounds, stops and kills, with trainings that are simulated."""
+
+import json
+import signal
+from collections.abc import Callable
+from math import log10
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from optuna.trial import TrialState
+
+from runtime.base.errors import UserError
+from training.config.options import Options
+from training.config.recipe import load_recipe, recipe_from_values
+from training.studies.study_run import StudyRun
+from training.tuning import search as searching
+from training.tuning.search import Bounds, Search, plain
+from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
+from training.tuning.search_space import Choices, Range, Space
+from training.tuning.trial_runs import SearchSettings, judged_by_validation
+
+EPOCHS = 6
+NO_BOUNDS = Bounds()
+SPACE: Space = {"learning_rate": Range(0.01, 1.0, log=True), "label_smoothing": Choices((0.0, 0.1))}
+
+
+def accuracy(run: StudyRun, epoch: int) -> float:
+    """What a simulated training reaches: most at a learning rate of 0.1, with smoothing."""
+    recipe = run.recipe
+    reached = 0.9 - 0.3 * abs(log10(recipe.learning_rate) + 1) + 0.2 * recipe.label_smoothing
+    return reached * epoch / EPOCHS
+
+
+class Simulated:
+    """A process that trains an epoch at each look at it."""
+
+    fails: Callable[[StudyRun], bool] = staticmethod(lambda run: False)
+    test_top1: Callable[[StudyRun], float] = staticmethod(lambda run: 0.5)
+    started: ClassVar[list[str]] = []
+    looks = 0
+    stop_after: int | None = None
+
+    def __init__(self, run: StudyRun, jobs: int) -> None:
+        self.run = run
+        self.code: int | None = None
+        run.folder.mkdir(parents=True, exist_ok=True)
+        Simulated.started.append(run.method.name)
+
+    def poll(self) -> int | None:
+        if self.code is not None:
+            return self.code
+        Simulated.looks += 1
+        if Simulated.looks == Simulated.stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        journal = self.run.folder / "journal.jsonl"
+        done = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        if done < EPOCHS:
+            line = {"epoch": done + 1, "validation_top1": accuracy(self.run, done + 1)}
+            with journal.open("a") as file:
+                file.write(json.dumps({**line, "top1": Simulated.test_top1(self.run)}) + "\n")
+            return None
+        self.code = 1 if Simulated.fails(self.run) else 0
+        if self.code == 0:
+            self._finish()
+        return self.code
+
+    def _finish(self) -> None:
+        figures = {"top1": Simulated.test_top1(self.run), "top5": 1.0, "ece": 0.1, "seconds": 1.0}
+        cost = {"params": 10, "macs": round(1e6 * self.run.shared.width)}
+        validation = {
+            "validation_top1": accuracy(self.run, EPOCHS),
+            "validation_nll": 1.0,
+            "validation_images": 100,
+        }
+        whole = {**figures, **cost, **validation, "recipe": msgspec.to_builtins(self.run.recipe)}
+        (self.run.folder / "result.json").write_bytes(msgspec.json.encode(whole))
+
+    def terminate(self) -> None:
+        self.code = 1 if self.code is None else self.code
+
+    def kill(self) -> None:
+        self.terminate()
+
+    def wait(self) -> int:
+        return self.code or 0
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Simulated]:
+    monkeypatch.setattr(searching, "start_run", Simulated)
+    monkeypatch.setattr(searching, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(Simulated, "started", [])
+    for name in ("fails", "test_top1", "looks", "stop_after"):
+        monkeypatch.setattr(Simulated, name, Simulated.__dict__[name])
+    return Simulated
+
+
+def settings_in(folder: Path) -> SearchSettings:
+    return SearchSettings(
+        recipe=load_recipe("cifar", {"epochs": EPOCHS}),
+        shared=Options(arch="mobilenetv2", image_size=16, device="cpu"),
+        seed=0,
+        folder=folder,
+        drg=True,
+        dsr=False,
+        has_validation=False,
+        classes=10,
+        image_size=16,
+        data_digest="0" * 64,
+    )
+
+
+def a_search(
+    folder: Path, space: Space = SPACE, bounds: Bounds = NO_BOUNDS, **others: Any
+) -> Search:
+    latency = others.get("latency", lambda run: pytest.fail("nothing asks for milliseconds"))
+    return Search(space, settings_in(folder), bounds, latency=latency)
+
+
+def values_of(search: Search) -> list[dict[str, Any]]:
+    return [plain(each.params) for each in search.trials()]
+
+
+def test_it_finds_what_is_best_and_never_less_than_the_recipe(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    outcome = search.run(trials=25, jobs=1)
+    assert (outcome.failed, outcome.waiting, outcome.stopped) == ([], 0, False)
+    own = load_recipe("cifar")
+    assert values_of(search)[0]["learning_rate"] == own.learning_rate
+    assert values_of(search)[0]["label_smoothing"] == own.label_smoothing
+    best = search.best()
+    assert best is not None
+    assert best.params["label_smoothing"] == 0.1
+    assert 0.05 < best.params["learning_rate"] < 0.2
+    finished = [each.value for each in search.trials() if each.state == TrialState.COMPLETE]
+    assert best.value == max(finished)  # type: ignore[type-var]
+
+
+def test_trials_that_stay_behind_end_early(tmp_path: Path, simulated: type[Simulated]) -> None:
+    search = a_search(tmp_path)
+    search.run(trials=25, jobs=1)
+    ended = [each for each in search.trials() if each.state == TrialState.PRUNED]
+    assert ended
+    for each in ended:
+        assert EPOCHS // 3 <= len(each.intermediate_values) < EPOCHS
+        # Behind the median of those that were as far before it.
+        rate = plain(each.params)["learning_rate"]
+        assert not 0.08 < rate < 0.12
+    assert simulated.looks < 25 * EPOCHS
+
+
+def test_the_test_split_takes_no_part(tmp_path: Path, simulated: type[Simulated]) -> None:
+    first = a_search(tmp_path / "a")
+    simulated.test_top1 = staticmethod(lambda run: run.recipe.learning_rate)
+    first.run(trials=8, jobs=1)
+    second = a_search(tmp_path / "b")
+    simulated.test_top1 = staticmethod(lambda run: 1 - run.recipe.learning_rate)
+    second.run(trials=8, jobs=1)
+    assert values_of(first) == values_of(second)
+    assert first.best().number == second.best().number  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stop_after", [3, 20, 33])
+def test_a_stopped_search_goes_on_as_if_it_had_not_been(
+    stop_after: int, tmp_path: Path, simulated: type[Simulated]
+) -> None:
+    whole = a_search(tmp_path / "whole")
+    whole.run(trials=8, jobs=1)
+    simulated.looks, simulated.stop_after = 0, stop_after
+    stopped = a_search(tmp_path / "stopped")
+    outcome = stopped.run(trials=8, jobs=1)
+    assert outcome.stopped
+    assert outcome.waiting == 1
+    simulated.stop_after = None
+    again = a_search(tmp_path / "stopped")
+    assert again.run(trials=8, jobs=1).waiting == 0
+    assert values_of(again) == values_of(whole)
+    values = [(each.state, each.value) for each in again.trials()]
+    assert values == [(each.state, each.value) for each in whole.trials()]
+
+
+def test_a_killed_search_goes_on_with_the_trials_that_had_begun(
+    tmp_path: Path, simulated: type[Simulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def killed(_seconds: float) -> None:
+        if simulated.looks == 4:
+            raise KilledError
+
+    monkeypatch.setattr(searching, "sleep", killed)
+    with pytest.raises(KilledError):
+        a_search(tmp_path).run(trials=3, jobs=2)
+    monkeypatch.setattr(searching, "sleep", lambda _seconds: None)
+    assert simulated.started == ["trial-0000", "trial-0001"]
+    search = a_search(tmp_path)
+    assert search.run(trials=3, jobs=2).waiting == 0
+    assert simulated.started[2:] == ["trial-0000", "trial-0001", "trial-0002"]
+    assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
+    assert all(list(each.intermediate_values) == [*range(1, 7)] for each in search.trials())
+
+
+def test_no_more_than_the_jobs_go_on_at_a_time_and_minutes_end_it(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    outcome = search.run(trials=5, jobs=2, minutes=1e-9)
+    assert (outcome.waiting, outcome.stopped, search.trials()) == (0, False, [])
+    assert search.best() is None
+
+
+def test_a_trial_that_fails_is_told_and_others_go_on(
+    tmp_path: Path, simulated: type[Simulated]
+) -> None:
+    simulated.fails = staticmethod(lambda run: run.method.name == "trial-0002")
+    search = a_search(tmp_path)
+    outcome = search.run(trials=4, jobs=1)
+    assert [run.method.name for run in outcome.failed] == ["trial-0002"]
+    assert [each.state.name for each in search.trials()].count("FAIL") == 1
+    simulated.fails = staticmethod(lambda run: True)
+    with pytest.raises(UserError, match=r"the first trial that ended failed: see .*\.log"):
+        a_search(tmp_path / "all").run(trials=4, jobs=1)
+
+
+def test_students_with_more_macs_than_the_bound_are_not_trained(
+    tmp_path: Path, simulated: type[Simulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.networks.students import build_student, cost_of
+
+    most = cost_of(
+        build_student("mobilenetv2", num_classes=10, image_size=16, width=0.5), image_size=16
+    ).macs
+    space = {**SPACE, "width": Choices((0.25, 0.5, 0.75, 1.0))}
+    search = a_search(tmp_path, space, Bounds(macs=most))
+    search.run(trials=10, jobs=1)
+    widths = {plain(each.params)["width"] for each in search.trials()}
+    assert widths == {0.25, 0.5}
+    assert len(simulated.started) == 10
+    monkeypatch.setattr(searching, "_MOST_REFUSED", 20)
+    with pytest.raises(UserError, match=r"20 proposals .* were refused, .*MACs, and"):
+        a_search(tmp_path / "none", space, Bounds(macs=most / 100)).run(trials=2, jobs=1)
+
+
+def test_milliseconds_are_measured_once_for_each_shape(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def latency(run: StudyRun) -> float:
+        asked.append(run.shared.width)
+        return 10 * run.shared.width
+
+    space = {**SPACE, "width": Choices((0.25, 0.5, 1.0))}
+    search = a_search(tmp_path, space, Bounds(milliseconds=6), latency=latency)
+    search.run(trials=15, jobs=1)
+    assert len(asked) == len(set(asked)) > 1
+    # One with width 1.0 was trained, because nobody knew. The answer is within the bound.
+    assert [plain(each.params)["width"] for each in search.trials()].count(1.0) == 1
+    best = search.best()
+    assert best is not None
+    assert plain(best.params)["width"] < 1
+    assert "(beyond the bound)" in search_table(search)
+
+
+def test_values_that_a_recipe_cannot_have_together_are_not_trained(tmp_path: Path) -> None:
+    space: Space = {
+        "class_weights": Choices(("none", "balanced")),
+        "balanced_sampling": Choices((False, True)),
+    }
+    search = a_search(tmp_path, space)
+    search.run(trials=6, jobs=1)
+    assert {"class_weights": "balanced", "balanced_sampling": True} not in values_of(search)
+    assert len(search.trials()) == 6
+
+
+def test_lists_are_choices_like_others(tmp_path: Path) -> None:
+    search = a_search(tmp_path, {"taps": Choices(([2], [2, 3]))})
+    search.run(trials=4, jobs=1)
+    assert all(values["taps"] in ([2], [2, 3]) for values in values_of(search))
+
+
+def test_the_table_has_the_best_first_and_the_recipe_is_one(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    search.run(trials=6, jobs=1)
+    best = search.best()
+    assert best is not None
+    first = search_table(search).splitlines()[2].split("|")
+    assert int(first[1]) == best.number
+    assert float(first[2]) == pytest.approx(100 * float(best.value or 0), abs=0.005)
+    own = load_recipe("cifar", {"epochs": EPOCHS})
+    best_recipe(plain(best.params), own, lines=["A line."], path=tmp_path / "best.yaml")
+    found = load_recipe(str(tmp_path / "best.yaml"))
+    assert found.learning_rate == pytest.approx(best.params["learning_rate"])
+    assert found.label_smoothing == best.params["label_smoothing"]
+    assert (found.validation_fraction, found.patience) == (own.validation_fraction, own.patience)
+    assert (tmp_path / "best.yaml").read_text().startswith("# A line.\n")
+    draw_search(tmp_path / "search.png", search)
+    assert (tmp_path / "search.png").stat().st_size > 5000
+
+
+def test_a_trial_holds_out_images_enough_to_choose_by() -> None:
+    plain_recipe = recipe_from_values(
+        {"epochs": 9, "batch_size": 8, "learning_rate": 0.1, "optimizer": "sgd"}, source=""
+    )
+    trial = judged_by_validation(plain_recipe, has_validation=False)
+    assert (trial.validation_fraction, trial.patience, trial.select) == (0.2, 9, "last")
+    assert judged_by_validation(plain_recipe, has_validation=True).validation_fraction == 0
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    points = [(2.0, 0.7), (1.0, 0.5), (3.0, 0.7), (2.0, 0.6), (4.0, 0.9)]
+    assert front_of(points) == [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9)]

@@ -1,0 +1,48 @@
+"""Starts a run of a study as a process of this machine.
+
+Each process has a session of its own, so that Ctrl-C reaches only the process that starts runs. It
+then asks each run once to stop: a run that gets a second signal ends without its last checkpoint.
+If the process that started it is killed, Linux asks the run to stop.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from runtime.base.files import write_atomic
+from runtime.base.parallel import usable_cores
+from training.config.options import command_line
+from training.studies.study_run import StudyRun
+
+_RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_LIBC = ctypes.CDLL(None)  # loaded here, because a child may load nothing between fork and exec
+
+
+def start_run(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
+    """Starts or goes on with `run`, with its share of the cores where `jobs` runs go on."""
+    import yaml  # imported here, so that a command without PyYAML can say so
+
+    write_atomic(run.recipe_file, yaml.safe_dump(msgspec.to_builtins(run.recipe), sort_keys=False))
+    command = [sys.executable, str(_RUN_COMMAND), *command_line(run.options)]
+    threads = max(1, usable_cores() // jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    with run.log.open("a") as log:
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """Called in a new process: Linux shall send it SIGTERM when its parent has ended."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,241 @@
+"""Searches the settings of a training: `python training/tune.py --arch mobilenetv2 --data FOLDER`.
+
+Every trial is a training of its own, judged by validation images alone: the test split takes no
+part. A search that was stopped or killed goes on with the same command.
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from runtime.base.command import CommandParser, positive_float, positive_int, run_command
+from runtime.base.errors import UserError
+from runtime.base.files import write_atomic
+from runtime.model.locate import RUNS
+from training.config.archs import check_arch
+from training.config.options import (
+    Options,
+    add_shared_options,
+    command_line,
+    seed_number,
+    stated_command,
+    without_paths,
+)
+from training.config.recipe import Recipe, default_recipe, load_recipe
+from training.data import Dataset, load_dataset
+from training.data.data_check import checked_data
+from training.data.splits import check_selection, fit_batch
+from training.records.run_folder import exclusive
+from training.studies.pool import fail_runs
+from training.tuning.search_space import SPACES, Space, read_space
+from training.tuning.trial_runs import SearchSettings, judged_by_validation
+
+if TYPE_CHECKING:
+    from training.tuning.search import Search
+
+_FACTS = "search.json"  # what all trials share
+_DEFAULT_TRIALS = 20
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains trials until there are enough of them, then prints and writes what was found."""
+    options = _parser().parse_args(arguments)
+    check_arch(options.arch, options.width)
+    given = {"epochs": options.epochs, "batch_size": options.batch_size}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    named = options.recipe or default_recipe(options.data)
+    recipe = load_recipe(named, overrides)
+    space = read_space(options.space or _space_of(named), arch=options.arch, recipe=recipe)
+    data = _data(options)
+    if not (options.recipe or options.batch_size or "batch_size" in space):
+        recipe = fit_batch(recipe, data, say=print)
+    settings = _settings(options, recipe, data)
+    check_selection(judged_by_validation(recipe, has_validation=settings.has_validation), data)
+
+    # Imported here, so that what is wrong with the options is told first: both take seconds.
+    from training.tuning.latency import latency_of
+    from training.tuning.search import Bounds, Search
+
+    with exclusive(settings.folder):
+        _keep_facts(settings, space, options)
+        bounds = Bounds(options.max_macs, options.max_ms)
+        search = Search(space, settings, bounds, latency=latency_of)
+        outcome = search.run(trials=options.trials, jobs=options.jobs, minutes=options.minutes)
+        found = _tell(search, settings)
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    if outcome.waiting:
+        print(f"{outcome.waiting} trials have begun and go on with the same command")  # noqa: T201
+    return fail_runs(outcome.failed, of=options.trials) if outcome.failed and not found else 0
+
+
+def _tell(search: "Search", settings: SearchSettings) -> bool:
+    """Prints the table and writes the picture and the best recipe; whether there is one."""
+    from training.tuning.search import plain
+    from training.tuning.search_report import (
+        BEST,
+        PICTURE,
+        best_recipe,
+        draw_search,
+        search_table,
+    )
+    from training.tuning.trial_runs import run_of_trial
+
+    folder = settings.folder
+    print(f"\n{search_table(search)}\n")  # noqa: T201
+    best = search.best()
+    if best is None:
+        print("no trial has finished within the bounds yet")  # noqa: T201
+        return False
+    values = plain(best.params)
+    validation = f"validation top-1 {float(best.value or 0):.2%}"
+    lines = [
+        f"Found by: {settings.shared.command}",
+        f"Trial {best.number} of {len(search.trials())}: {validation}.",
+    ]
+    best_recipe(values, settings.recipe, lines=lines, path=folder / BEST)
+    draw_search(folder / PICTURE, search)
+    run = run_of_trial(best.number, values, settings)
+    asked = replace(
+        run.options,
+        recipe=str(folder / BEST),
+        out=None,
+        resume=False,
+        command=None,
+        no_error_sheet=False,
+    )
+    words = shlex.join(["python", "training/run.py", *command_line(asked)])
+    print(f"best    {folder / BEST}  (trial {best.number}, {validation})")  # noqa: T201
+    print(f"plot    {folder / PICTURE}\nnext    {words}")  # noqa: T201
+    return True
+
+
+def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> SearchSettings:
+    stated = vars(options) | without_paths(vars(options), data=data.name)
+    stated |= {"jobs": None, "minutes": None}
+    if options.space and Path(options.space).suffix:
+        stated["space"] = Path(options.space).name
+    shared = Options(
+        arch=options.arch,
+        width=options.width,
+        data=options.data,
+        device=options.device,
+        data_root=options.data_root,
+        classes=options.classes,
+        columns=options.columns,
+        image_size=options.image_size,
+        drop_leaks=options.drop_leaks,
+        allow_leaks=options.allow_leaks,
+        no_error_sheet=True,
+        command=stated_command("training/tune.py", stated, _parser()),
+    )
+    return SearchSettings(
+        recipe=recipe,
+        shared=shared,
+        seed=options.seed,
+        folder=RUNS / "tune" / (options.name or f"{data.name}-{options.arch}"),
+        drg=options.drg,
+        dsr=options.dsr,
+        has_validation=bool(data.validation_images),
+        classes=data.num_classes,
+        image_size=data.input.size,
+        data_digest=data.digest(),
+    )
+
+
+def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namespace) -> None:
+    """Keeps what the search is; trials of two different ones do not compare.
+
+    Raises:
+        UserError: if the folder holds another search.
+    """
+    facts = msgspec.to_builtins(
+        {
+            "arch": settings.shared.arch,
+            "width": settings.shared.width,
+            "image_size": settings.shared.image_size,
+            "data": settings.data_digest,
+            "recipe": settings.recipe,
+            "space": space,
+            "terms": [settings.drg, settings.dsr],
+            "seed": settings.seed,
+            "max_macs": options.max_macs,
+            "max_ms": options.max_ms,
+        }
+    )
+    facts = msgspec.json.decode(msgspec.json.encode(facts))
+    path = settings.folder / _FACTS
+    if path.exists():
+        former = msgspec.json.decode(path.read_bytes())
+        if other := [key for key, value in facts.items() if former.get(key) != value]:
+            raise UserError(
+                f"{settings.folder} holds another search (its {', '.join(other)} differ); "
+                "remove it, or give this one another --name"
+            )
+        return
+    write_atomic(path, msgspec.json.encode(facts))
+
+
+def _data(options: argparse.Namespace) -> Dataset:
+    # Loaded here, so that a mistake in the data is told once, and not by each trial.
+    loaded = load_dataset(
+        options.data,
+        image_size=options.image_size,
+        data_root=options.data_root,
+        classes=options.classes,
+        columns=options.columns,
+        allow_leaks=options.allow_leaks,
+    )
+    checked = checked_data(loaded, options.data, drop=options.drop_leaks, allow=options.allow_leaks)
+    return checked.dataset
+
+
+def _space_of(recipe: str) -> str:
+    """The space that comes with the recipe; a recipe in a file has the one for folders."""
+    return recipe if (SPACES / f"{recipe}.yaml").exists() else "folder"
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python training/tune.py", description=__doc__)
+    add_shared_options(parser)
+    parser.add_argument("--drg", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--dsr", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--space", metavar="NAME_OR_FILE", help="what may be tried (default: the recipe's space)"
+    )
+    parser.add_argument(
+        "--trials",
+        type=positive_int,
+        default=_DEFAULT_TRIALS,
+        metavar="N",
+        help=f"in all, those of earlier calls too (default: {_DEFAULT_TRIALS})",
+    )
+    parser.add_argument("--minutes", type=positive_float, metavar="M", help="then stop, resumably")
+    parser.add_argument(
+        "--jobs", type=positive_int, default=1, help="trials at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--max-macs", type=positive_float, metavar="N", help="the most MACs of a student"
+    )
+    parser.add_argument(
+        "--max-ms",
+        type=positive_float,
+        metavar="MS",
+        help="the most milliseconds of the network for one picture on this machine",
+    )
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="of all trials")
+    parser.add_argument("--name", help="of the search's folder in runs/tune/ (default: by data)")
+    return parser
+
+
+def command() -> NoReturn:
+    run_command(main, extra="tune")
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,1 @@
+"""The search of settings: spaces, trials, and what was found."""

@@ -1,0 +1,321 @@
+"""The search of settings: Optuna proposes, our runs are its trials, and its journal is a file.
+
+A trial is a `training/run.py --resume`, so a search that was stopped or killed goes on with the
+trials that had begun. Optuna's median rule (Golovin and others, "Google Vizier", 2017) ends trials
+that stay behind, by the validation accuracy in their journals.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import Any, TypeAlias
+
+import msgspec
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from runtime.base.errors import UserError
+from runtime.model.locate import CHECKPOINT
+from training.engine.interruption import stop_request
+from training.studies.local_runs import start_run
+from training.studies.pool import GRACE_SECONDS
+from training.studies.study_run import StudyRun
+from training.tuning.search_space import Choices, Range, Space, is_whole
+from training.tuning.trial_runs import (
+    SearchSettings,
+    cost_of_trial,
+    judged,
+    run_of_trial,
+    validation_of,
+)
+
+STORAGE = "trials.journal"  # Optuna's
+_NAME = "tune"
+_POLL_SECONDS = 0.2
+_MOST_REFUSED = 200  # proposals in a row beyond a bound: then there is nothing within it
+# The median rule begins after this many finished trials, and after a third of a run's epochs.
+_TRIALS_BEFORE_PRUNING = 4
+_LIST = "json:"  # before a list, which Optuna takes as a word
+_REFUSED = "refused"  # why a proposal was not trained
+MACS, MILLISECONDS, PARAMETERS = "macs", "ms", "params"
+# Milliseconds of a finished run's engine or file, measured by commands.
+Latency: TypeAlias = Callable[[StudyRun], float]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a student may cost; None: no bound."""
+
+    macs: float | None = None
+    milliseconds: float | None = None
+
+
+@dataclass
+class Outcome:
+    """How a call of `search` ended."""
+
+    failed: list[StudyRun] = field(default_factory=list)
+    waiting: int = 0  # trials that have begun and wait for the next call
+    stopped: bool = False
+
+
+class Search:
+    """A search in a folder. Only one process at a time may use it."""
+
+    def __init__(
+        self, space: Space, settings: SearchSettings, bounds: Bounds, *, latency: Latency
+    ) -> None:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._dimensions = space
+        self._space = {key: _distribution(key, each) for key, each in space.items()}
+        self._settings, self._bounds, self._latency = settings, bounds, latency
+        self._known_latency: dict[tuple[str, float, int | None], float] = {}
+        third = max(1, settings.recipe.epochs // 3)
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(settings.folder / STORAGE))),
+            pruner=optuna.pruners.MedianPruner(_TRIALS_BEFORE_PRUNING, third),
+            study_name=_NAME,
+            direction="maximize",
+            load_if_exists=True,
+        )
+        # The first trial is the recipe as it is, so that no search ends with less than that.
+        if not self.study.get_trials(deepcopy=False) and (own := self._own_values()):
+            self.study.enqueue_trial(own)
+        self._running: list[tuple[Trial, StudyRun, subprocess.Popen[bytes]]] = []
+        self._told: dict[int, set[int]] = {  # epochs, by the trial's number
+            each.number: set(each.intermediate_values) for each in self.trials()
+        }
+
+    def run(self, *, trials: int, jobs: int, minutes: float | None = None) -> Outcome:
+        """Trains until `trials` are finished, `jobs` at a time, or `minutes` are over.
+
+        After Ctrl-C, SIGTERM and SIGHUP, and when the time is over, runs write checkpoints and end.
+
+        Raises:
+            UserError: if no proposal is within the bounds.
+        """
+        outcome = Outcome()
+        deadline = float("inf") if minutes is None else monotonic() + 60 * minutes
+        waiting = [each for each in self.trials() if each.state == TrialState.RUNNING]
+        with stop_request() as stop:
+            try:
+                while not (stop.requested or monotonic() >= deadline):
+                    self._start_more(waiting, trials=trials, jobs=jobs)
+                    if not self._running:
+                        break
+                    self._look(outcome)
+                    sleep(_POLL_SECONDS)
+                outcome.stopped = bool(stop.requested)
+                self._stop_all(outcome)
+            finally:
+                for _, _, process in self._running:
+                    process.kill()
+                    process.wait()
+        outcome.waiting = sum(each.state == TrialState.RUNNING for each in self.trials())
+        return outcome
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials so far, without proposals beyond a bound."""
+        found = self.study.get_trials(deepcopy=False)
+        begun = [each for each in found if each.state != TrialState.WAITING]
+        return [each for each in begun if _REFUSED not in each.user_attrs]
+
+    def run_of(self, trial: FrozenTrial) -> StudyRun:
+        """The run of a trial."""
+        return run_of_trial(trial.number, plain(trial.params), self._settings)
+
+    def within_bounds(self, trial: FrozenTrial) -> bool:
+        """Whether what was measured of the trial is within the bounds."""
+        return all(
+            bound is None or trial.user_attrs.get(name, 0.0) <= bound
+            for name, bound in (
+                (MACS, self._bounds.macs),
+                (MILLISECONDS, self._bounds.milliseconds),
+            )
+        )
+
+    def best(self) -> FrozenTrial | None:
+        """The finished trial within the bounds with the highest validation accuracy.
+
+        Of equal ones it is the one with the lower negative log-likelihood, then the first.
+        """
+        finished = [each for each in self.trials() if each.state == TrialState.COMPLETE]
+        within = [each for each in finished if self.within_bounds(each)]
+        return min(
+            within,
+            key=lambda each: (-float(each.value or 0), each.user_attrs["nll"], each.number),
+            default=None,
+        )
+
+    def _own_values(self) -> dict[str, Any]:
+        """The values that the recipe and the command line have, as far as the space has them."""
+        settings = self._settings
+        own = msgspec.to_builtins(settings.recipe) | {
+            "width": settings.shared.width,
+            "image_size": settings.shared.image_size or settings.image_size,
+            "drg": settings.drg,
+            "dsr": settings.dsr,
+        }
+        return {
+            key: _word(own[key]) for key, each in self._dimensions.items() if _has(each, own[key])
+        }
+
+    def _start_more(self, waiting: list[FrozenTrial], *, trials: int, jobs: int) -> None:
+        while len(self._running) < jobs:
+            if waiting:
+                frozen = waiting.pop(0)
+                trial, run = Trial(self.study, frozen._trial_id), self.run_of(frozen)
+            elif len(self.trials()) < trials:
+                trial, run = self._proposed()
+            else:
+                return
+            self._running.append((trial, run, start_run(run, jobs)))
+
+    def _proposed(self) -> tuple[Trial, StudyRun]:
+        """The next trial that is to be trained; others are told to Optuna without a training."""
+        reason = ""
+        for _ in range(_MOST_REFUSED):
+            # The sampler depends on how many trials there are, and not on what this process has
+            # drawn before, so that a search which was stopped proposes what it would have.
+            number = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=self._settings.seed * 100_003 + number, multivariate=True
+            )
+            trial = self.study.ask(self._space)
+            try:
+                run = run_of_trial(trial.number, plain(trial.params), self._settings)
+            except UserError as error:  # two values that a recipe cannot have together
+                reason = str(error)
+            else:
+                reason = self._cost(trial, run)
+                if not reason:
+                    return trial, run
+            trial.set_user_attr(_REFUSED, reason)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        raise UserError(
+            f"{_MOST_REFUSED} proposals in a row were refused, the last because {reason}; "
+            "widen the space, or raise the bound"
+        )
+
+    def _cost(self, trial: Trial, run: StudyRun) -> str:
+        """Notes what the student costs; says so if that is beyond a bound."""
+        params, macs = cost_of_trial(run, self._settings)
+        trial.set_user_attr(PARAMETERS, params)
+        trial.set_user_attr(MACS, macs)
+        if (most := self._bounds.macs) is not None:
+            trial.set_constraint(MACS, macs - most)
+            if macs > most:
+                return f"its student has {macs:,} MACs, and the most is {most:,.0f}"
+        known = self._known_latency.get(_shape(run))
+        if known is not None and (most := self._bounds.milliseconds) is not None and known > most:
+            trial.set_constraint(MILLISECONDS, known - most)
+            return f"its student takes {known:.2f} ms, and the most is {most:g}"
+        return ""
+
+    def _look(self, outcome: Outcome) -> None:
+        """Tells Optuna what the journals and the runs that have ended say."""
+        for entry in list(self._running):
+            trial, run, process = entry
+            code = process.poll()
+            told = self._told.setdefault(trial.number, set())
+            for epoch, accuracy in enumerate(validation_of(run), start=1):
+                if epoch not in told:
+                    trial.report(accuracy, epoch)
+                    told.add(epoch)
+            if code is not None:
+                self._running.remove(entry)
+                self._close(trial, run, code, outcome)
+            elif trial.should_prune():
+                process.terminate()
+                process.wait()
+                self._running.remove(entry)
+                (run.folder / CHECKPOINT).unlink(missing_ok=True)  # it never goes on
+                self.study.tell(trial, state=TrialState.PRUNED)
+                epochs = len(validation_of(run))
+                print(f"{_words(trial)}: ended after epoch {epochs}, it stays behind", flush=True)  # noqa: T201
+
+    def _close(self, trial: Trial, run: StudyRun, code: int, outcome: Outcome) -> None:
+        found = judged(run) if code == 0 else None
+        if found is None:
+            outcome.failed.append(run)
+            self.study.tell(trial, state=TrialState.FAIL)
+            print(f"{_words(trial)}: failed, see {run.log}", flush=True)  # noqa: T201
+            if not any(each.state == TrialState.COMPLETE for each in self.trials()):
+                raise UserError(f"the first trial that ended failed: see {run.log}")
+            return
+        trial.set_user_attr("nll", found.validation_nll)
+        trial.set_user_attr("seconds", found.seconds)
+        if (most := self._bounds.milliseconds) is not None:
+            shape = _shape(run)
+            if shape not in self._known_latency:
+                self._known_latency[shape] = self._latency(run)
+            taken = self._known_latency[shape]
+            trial.set_user_attr(MILLISECONDS, taken)
+            trial.set_constraint(MILLISECONDS, taken - most)
+        self.study.tell(trial, found.validation_top1)
+        best = self.best()
+        words = f"best {float(best.value or 0):.2%}, trial {best.number}" if best else "no best yet"
+        said = f"{_words(trial)}: validation top-1 {found.validation_top1:.2%} ({words})"
+        print(said, flush=True)  # noqa: T201
+
+    def _stop_all(self, outcome: Outcome) -> None:
+        for _, _, process in self._running:
+            process.terminate()
+        end = monotonic() + GRACE_SECONDS
+        while self._running and monotonic() < end:
+            for entry in list(self._running):
+                trial, run, process = entry
+                if (code := process.poll()) is None:
+                    continue
+                self._running.remove(entry)
+                if judged(run) is not None:
+                    self._close(trial, run, code, outcome)
+            sleep(_POLL_SECONDS)
+
+
+def _distribution(key: str, dimension: Range | Choices) -> BaseDistribution:
+    if isinstance(dimension, Choices):
+        # Optuna takes plain values only. `plain` reads the others.
+        return CategoricalDistribution([_word(value) for value in dimension.values])
+    if is_whole(key):
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _has(dimension: Range | Choices, value: Any) -> bool:
+    if isinstance(dimension, Choices):
+        return value in dimension.values
+    return bool(dimension.low <= value <= dimension.high)
+
+
+def _word(value: Any) -> Any:
+    return _LIST + json.dumps(value) if isinstance(value, list) else value
+
+
+def plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a trial's parameters, as the space has them."""
+    return {
+        key: json.loads(value.removeprefix(_LIST))
+        if isinstance(value, str) and value.startswith(_LIST)
+        else value
+        for key, value in params.items()
+    }
+
+
+def _shape(run: StudyRun) -> tuple[str, float, int | None]:
+    return run.arch, run.shared.width, run.shared.image_size
+
+
+def _words(trial: Trial) -> str:
+    return f"trial {trial.number}"

@@ -1,0 +1,146 @@
+"""A trial of a search: which run it is, what it costs, and what its journal says meanwhile."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.base.errors import UserError
+from training.config.options import Options
+from training.config.recipe import Recipe, recipe_from_values
+from training.records.journal import JOURNAL
+from training.studies.study_methods import StudyMethod
+from training.studies.study_run import StudyRun
+from training.tuning.search_space import apart
+
+# A share of the images below this would choose by chance.
+LEAST_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What all trials of a search share.
+
+    Attributes:
+        recipe: what the space does not name.
+        shared: the command line's options, with those of the space at their own values.
+        seed: of every trial's training.
+        folder: of the search.
+        drg: whether trials have DRG, unless the space says it.
+        dsr: the same for DSR.
+        has_validation: whether the data have validation images of their own.
+        classes: how many.
+        image_size: of the data's pictures, in pixels.
+        data_digest: of the data.
+    """
+
+    recipe: Recipe
+    shared: Options
+    seed: int
+    folder: Path
+    drg: bool
+    dsr: bool
+    has_validation: bool
+    classes: int
+    image_size: int
+    data_digest: str
+
+
+def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSettings) -> StudyRun:
+    """The run of a trial with these values of the space.
+
+    Raises:
+        UserError: if the values contradict one another.
+    """
+    of_recipe, of_options = apart(values)
+    terms = {name: bool(of_options.get(name, getattr(settings, name))) for name in ("drg", "dsr")}
+    shared = settings.shared
+    if "width" in of_options:
+        shared = replace(shared, width=float(of_options["width"]))
+    if "image_size" in of_options:
+        shared = replace(shared, image_size=int(of_options["image_size"]))
+    changed = msgspec.to_builtins(settings.recipe) | of_recipe
+    recipe = recipe_from_values(changed, source=f"trial {number}")
+    return StudyRun(
+        method=StudyMethod(f"trial-{number:04}", **terms, changes=dict(of_recipe)),
+        seed=settings.seed,
+        study=settings.folder.name,
+        recipe=judged_by_validation(recipe, has_validation=settings.has_validation),
+        parent=settings.folder,
+        shared=shared,
+        data_digest=None if "image_size" in of_options else settings.data_digest,
+    )
+
+
+def judged_by_validation(recipe: Recipe, *, has_validation: bool) -> Recipe:
+    """The recipe with validation images enough to choose by, which are looked at every epoch."""
+    fraction = recipe.validation_fraction
+    if not has_validation:
+        fraction = max(fraction, LEAST_VALIDATION)
+    # A patience of all epochs never ends a run: it only has the journal tell validation accuracy.
+    patience = recipe.patience or recipe.epochs
+    return msgspec.structs.replace(recipe, validation_fraction=fraction, patience=patience)
+
+
+def cost_of_trial(run: StudyRun, settings: SearchSettings) -> tuple[int, int]:
+    """Parameters and MACs of the trial's student."""
+    size = run.shared.image_size or settings.image_size
+    return _cost(run.arch, run.shared.width, size, settings.classes)
+
+
+@lru_cache
+def _cost(arch: str, width: float, image_size: int, classes: int) -> tuple[int, int]:
+    import torch  # takes seconds, so the options are checked before
+
+    from training.networks.students import build_student, cost_of
+
+    with torch.device("meta"):
+        student = build_student(arch, num_classes=classes, image_size=image_size, width=width)
+    cost = cost_of(student, image_size=image_size)
+    return cost.params, cost.macs
+
+
+def validation_of(run: StudyRun) -> list[float]:
+    """Validation top-1 after each epoch that the journal has. Nothing of the test split is read."""
+    try:
+        lines = (run.folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break  # it is being written
+        found.append(float(msgspec.json.decode(line, type=_Epoch).validation_top1))
+    return found
+
+
+class _Epoch(msgspec.Struct):
+    validation_top1: float
+
+
+class Judged(msgspec.Struct):
+    """What a finished run says of its validation images."""
+
+    validation_top1: float
+    validation_nll: float
+    params: int
+    macs: int
+    seconds: float
+
+
+def judged(run: StudyRun) -> Judged | None:
+    """The validation figures of a finished run; None if it is not finished.
+
+    Raises:
+        UserError: as of `StudyRun.line`.
+    """
+    line = run.line()
+    if line is None:
+        return None
+    try:
+        return msgspec.convert(line, Judged)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{run.folder} tells no validation accuracy ({error})") from error
