@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _tell(search: "Search", settings: SearchSettings) -> bool:
     """Prints the table and writes the picture and the best recipe; whether there is one."""
-    from training.tuning.search import plain
+    from training.tuning.proposals import plain
     from training.tuning.search_report import (
         BEST,
         PICTURE,

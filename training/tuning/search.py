@@ -5,21 +5,14 @@ trials that had begun. Optuna's median rule (Golovin and others, "Google Vizier"
 that stay behind, by the validation accuracy in their journals.
 """
 
-import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any, TypeAlias
 
 import msgspec
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -30,7 +23,8 @@ from training.engine.interruption import stop_request
 from training.studies.local_runs import start_run
 from training.studies.pool import GRACE_SECONDS
 from training.studies.study_run import StudyRun
-from training.tuning.search_space import Choices, Range, Space, is_whole
+from training.tuning.proposals import distribution_of, is_among, plain, word_of
+from training.tuning.search_space import Space
 from training.tuning.trial_runs import (
     SearchSettings,
     cost_of_trial,
@@ -45,7 +39,6 @@ _POLL_SECONDS = 0.2
 _MOST_REFUSED = 200  # proposals in a row beyond a bound: then there is nothing within it
 # The median rule begins after this many finished trials, and after a third of a run's epochs.
 _TRIALS_BEFORE_PRUNING = 4
-_LIST = "json:"  # before a list, which Optuna takes as a word
 _REFUSED = "refused"  # why a proposal was not trained
 MACS, MILLISECONDS, PARAMETERS = "macs", "ms", "params"
 # Milliseconds of a finished run's engine or file, measured by commands.
@@ -78,7 +71,7 @@ class Search:
         settings.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._dimensions = space
-        self._space = {key: _distribution(key, each) for key, each in space.items()}
+        self._space = {key: distribution_of(key, each) for key, each in space.items()}
         self._settings, self._bounds, self._latency = settings, bounds, latency
         self._known_latency: dict[tuple[str, float, int | None], float] = {}
         third = max(1, settings.recipe.epochs // 3)
@@ -168,7 +161,9 @@ class Search:
             "dsr": settings.dsr,
         }
         return {
-            key: _word(own[key]) for key, each in self._dimensions.items() if _has(each, own[key])
+            key: word_of(own[key])
+            for key, each in self._dimensions.items()
+            if is_among(each, own[key])
         }
 
     def _start_more(self, waiting: list[FrozenTrial], *, trials: int, jobs: int) -> None:
@@ -282,35 +277,6 @@ class Search:
                 if judged(run) is not None:
                     self._close(trial, run, code, outcome)
             sleep(_POLL_SECONDS)
-
-
-def _distribution(key: str, dimension: Range | Choices) -> BaseDistribution:
-    if isinstance(dimension, Choices):
-        # Optuna takes plain values only. `plain` reads the others.
-        return CategoricalDistribution([_word(value) for value in dimension.values])
-    if is_whole(key):
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _has(dimension: Range | Choices, value: Any) -> bool:
-    if isinstance(dimension, Choices):
-        return value in dimension.values
-    return bool(dimension.low <= value <= dimension.high)
-
-
-def _word(value: Any) -> Any:
-    return _LIST + json.dumps(value) if isinstance(value, list) else value
-
-
-def plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a trial's parameters, as the space has them."""
-    return {
-        key: json.loads(value.removeprefix(_LIST))
-        if isinstance(value, str) and value.startswith(_LIST)
-        else value
-        for key, value in params.items()
-    }
 
 
 def _shape(run: StudyRun) -> tuple[str, float, int | None]:

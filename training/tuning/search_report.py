@@ -12,7 +12,8 @@ from runtime.base.files import write_atomic
 from training.config.recipe import Recipe
 from training.records.plots import figure_of, save_figure
 from training.studies.study_table import table_head, table_line
-from training.tuning.search import MACS, MILLISECONDS, PARAMETERS, Search, plain
+from training.tuning.proposals import plain
+from training.tuning.search import MACS, MILLISECONDS, PARAMETERS, Search
 from training.tuning.search_space import apart
 
 BEST, PICTURE = "best.yaml", "search.png"

@@ -71,7 +71,7 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         recipe=judged_by_validation(recipe, has_validation=settings.has_validation),
         parent=settings.folder,
         shared=shared,
-        data_digest=None if "image_size" in of_options else settings.data_digest,
+        data_digest=None if {"image_size", "fit"} & values.keys() else settings.data_digest,
     )
 
 

@@ -16,7 +16,8 @@ from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.study_run import StudyRun
 from training.tuning import search as searching
-from training.tuning.search import Bounds, Search, plain
+from training.tuning.proposals import plain
+from training.tuning.search import Bounds, Search
 from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
 from training.tuning.search_space import Choices, Range, Space
 from training.tuning.trial_runs import SearchSettings, judged_by_validation
