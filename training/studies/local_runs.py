@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from training.studies.study_run import StudyRun
 
 _RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_LOWEST_PRIORITY = 19
 _LIBC = ctypes.CDLL(None)  # loaded here, because a child may load nothing between fork and exec
 
 
@@ -39,10 +41,19 @@ def start_run(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_in_new_process if sys.platform == "linux" else None,
         )
 
 
-def _end_with_parent() -> None:
-    """Called in a new process: Linux shall send it SIGTERM when its parent has ended."""
+def _in_new_process() -> None:
+    """Linux shall send the run SIGTERM when its parent has ended, and keep its low priority.
+
+    Linux divides processors among sessions first (sched_autogroup), and niceness counts only within
+    one. A run has a session of its own, so without this it would get as much as all else together.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    idle = os.sched_getscheduler(0) == os.SCHED_IDLE
+    niceness = _LOWEST_PRIORITY if idle else os.getpriority(os.PRIO_PROCESS, 0)
+    if niceness > 0:
+        with suppress(OSError):  # a kernel without autogroups
+            Path("/proc/self/autogroup").write_text(str(niceness))

@@ -1,6 +1,7 @@
 """Studies: their methods, and how they go on run by run."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,39 @@ def test_runs_share_the_cores_that_they_may_use(
     # All other places that divide work among cores call the same function.
     sources = {path: path.read_text() for path in Path(study.__file__).parent.rglob("*.py")}
     assert not [path.name for path, text in sources.items() if "cpu_count" in text]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="the kernel divides time among processes"
+)
+@pytest.mark.parametrize(
+    ("prefix", "nicer"), [([], 0), (["nice"], 10), (["chrt", "--idle", "0"], 19)]
+)
+def test_a_run_has_the_low_priority_of_the_command_that_starts_it(
+    prefix: list[str], nicer: int, tmp_path: Path
+) -> None:
+    """Niceness counts only within a session, and a run has a session of its own."""
+    script = tmp_path / "run.py"
+    script.write_text("print(open('/proc/self/autogroup').read())")
+    starts = f"""
+from pathlib import Path
+from training.config.options import Options
+from training.config.recipe import load_recipe
+from training.studies import local_runs
+from training.studies.study_methods import METHODS
+from training.studies.study_run import StudyRun
+local_runs._RUN_COMMAND = Path({str(script)!r})
+parent, recipe = Path({str(tmp_path)!r}), load_recipe("digits")
+run = StudyRun(METHODS["ce"], 0, "s", recipe, parent, Options(arch="mobilenetv2"))
+process = local_runs.start_run(run, 1)
+assert process.wait() == 0
+print(run.log.read_text())
+"""
+    command = [*prefix, sys.executable, "-c", starts]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    expected = min(19, os.getpriority(os.PRIO_PROCESS, 0) + nicer)
+    assert done.stdout.split()[1:3] == ["nice", str(expected)]
 
 
 def test_methods_are_terms_and_changes() -> None:
