@@ -11,14 +11,13 @@ are photographs of 640x480 pixels unless `--images examples` asks for the bundle
 import argparse
 import base64
 import json
-import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from load import Connection, Load, closed_loop, sample_bodies
+from load import Connection, Load, closed_loop, median_with_interval, sample_bodies
 from servers import free_port, our_server, running
 
 from runtime.model.locate import find_model
@@ -93,7 +92,8 @@ def main() -> None:
             f"round {turn + 1}: runtime {_figures(mine)}; LitServe {_figures(theirs)}; "
             f"ratio {ratios[-1]:.2f}"
         )
-    print(json.dumps({"ratio": statistics.median(ratios), "ratios": ratios, "litserve": best}))
+    found = {"ratio": median_with_interval(ratios), "ratios": ratios, "litserve": best}
+    print(json.dumps(found))
 
 
 def _measure(target: Target, options: argparse.Namespace) -> tuple[Load, dict[str, float]]:

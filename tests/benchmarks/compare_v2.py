@@ -18,14 +18,13 @@ import urllib.request
 from pathlib import Path
 
 import uvloop
-from load import Connection, closed_loop, sample_bodies
+from load import Connection, closed_loop, median_with_interval, sample_bodies
 from servers import our_server
 
 from runtime import open_classifier
 from runtime.model.locate import find_model
 
 HEADER = "Inference-Header-Content-Length"
-SAMPLES = 10_000
 
 
 def main() -> None:
@@ -72,7 +71,7 @@ def main() -> None:
     found["processor_ms"] = {kind: round(statistics.median(v), 3) for kind, v in times.items()}
     for kind in ("v2 encoded", "v2 uint8"):
         ratios = [b / a for a, b in zip(rates["v1"], rates[kind], strict=True)]
-        found[f"{kind} to v1"] = _summary(ratios, rng)
+        found[f"{kind} to v1"] = median_with_interval(ratios)
     print(json.dumps(found))
 
 
@@ -97,16 +96,6 @@ def _bodies(
     (length,) = {len(head) for head in heads}
     bodies = [head + content for head, content in zip(heads, contents, strict=True)]
     return bodies, {HEADER: str(length)}
-
-
-def _summary(ratios: list[float], rng: random.Random) -> dict[str, float | list[float]]:
-    """The median of the ratios, and its 95 % interval by the bootstrap."""
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(SAMPLES))
-    low, high = medians[int(0.025 * SAMPLES)], medians[int(0.975 * SAMPLES)]
-    return {
-        "median": round(statistics.median(ratios), 3),
-        "interval": [round(low, 3), round(high, 3)],
-    }
 
 
 def _parse() -> argparse.Namespace:

@@ -1,6 +1,8 @@
 """A load generator for HTTP/1.1 that takes little processor time itself."""
 
 import asyncio
+import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 from runtime.bench.sample_images import sample_jpeg
 
 PHOTOS = 10
+_SAMPLES = 10_000
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -19,6 +22,14 @@ def sample_bodies(bundle: Path, kind: str) -> list[bytes]:
     if kind == "examples":
         return [path.read_bytes() for path in sorted((bundle / "examples").iterdir())]
     return [sample_jpeg(seed) for seed in range(PHOTOS)]
+
+
+def median_with_interval(values: list[float]) -> dict[str, float | list[float]]:
+    """The median, and its 95 % interval by the bootstrap over the values."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(_SAMPLES))
+    interval = [round(medians[int(share * _SAMPLES)], 3) for share in (0.025, 0.975)]
+    return {"median": round(statistics.median(values), 3), "interval": interval}
 
 
 @dataclass
