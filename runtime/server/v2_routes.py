@@ -180,7 +180,7 @@ class _Asked:
         if broken := [str(answer) for answer in answers if isinstance(answer, ImageError)]:
             raise ImageError("; ".join(broken))
         return answer_with(
-            np.stack([row for future in futures if (row := future.probabilities) is not None]),
+            np.array([future.probabilities for future in futures], np.float32),
             current.batcher.classifier.card.class_names,
             wanted,
             name=request.path_params["name"],
