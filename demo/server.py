@@ -15,8 +15,10 @@ from demo.page import build_page
 from demo.service.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Scope, Send
 from demo.service.models import Models
 from runtime.inference.batcher import Batcher
+from runtime.model.model_name import default_name
 from runtime.server.bounded_http import server_config
 from runtime.server.listening import freeze_loaded, http_address
+from runtime.server.served_models import ServedModel, ServedModels
 from runtime.server.sub_path import SubPath, path_of
 
 _SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process
@@ -63,9 +65,7 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
             root="" if access.trust_forwarded_prefix else access.root,
         )
         if access.api:
-            batcher = Batcher(models.first.classifier)
-            closing.callback(batcher.close)
-            application = with_api(application, batcher, token=access.token)
+            application = with_api(application, _api_models(models, closing), token=access.token)
         if access.root or access.trust_forwarded_prefix:
             application = SubPath(
                 application, root=access.root, trust_header=access.trust_forwarded_prefix
@@ -113,18 +113,37 @@ def build_page_application(
     return Guard(application, uploads=uploads)
 
 
-def with_api(page: Application, batcher: Batcher, *, token: str | None) -> Application:
-    """An application that answers the API's own paths (/v1, /docs, /healthz, ...) beside `page`.
+def _api_models(models: Models, closing: ExitStack) -> ServedModels:
+    """What programs can ask: the best entry of each bundle, by its name.
+
+    Two bundles of one name are there to be compared on the page; programs get the first of them.
+    """
+    served: dict[str, ServedModel] = {}
+    for path in models.paths:
+        key = next(entry.key for entry in models.entries if entry.path == path)
+        classifier = models.open(key).classifier
+        name = default_name(classifier.card)
+        if name in served:
+            print(f"API: only the first model called {name} is served")  # noqa: T201
+            continue
+        batcher = Batcher(classifier)
+        closing.callback(batcher.close)
+        served[name] = ServedModel(name, batcher)
+    return ServedModels(list(served.values()))
+
+
+def with_api(page: Application, models: ServedModels, *, token: str | None) -> Application:
+    """An application that answers the API's own paths (/v1, /v2, /docs, ...) beside `page`.
 
     Args:
         page: answers all other paths.
-        batcher: what the API asks.
+        models: what the API asks.
         token: the bearer token that programs must send; None: they need none.
     """
     from runtime.server.admission import ServerSettings
     from runtime.server.api import build_api
 
-    api = build_api(batcher, settings=ServerSettings(token=token))
+    api = build_api(models, settings=ServerSettings(token=token))
     paths = [*api.openapi()["paths"], *(getattr(route, "path", "") for route in api.routes)]
     owned = {_first_part(path) for path in paths if path}
 

@@ -1,14 +1,20 @@
 """`python demo/app.py`: its address, its mistakes, logins, and the API beside the page."""
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+
+from demo.service.models import Models
+from runtime.model.bundle import read_card, write_card
 
 Open = Callable[..., Any]
 APP = Path(__file__).resolve().parents[2] / "demo" / "app.py"
@@ -77,6 +83,7 @@ def guarded(
     secrets = {"SKD_EDGE_AUTH": "ada:love:lace", "SKD_EDGE_TOKEN": "for programs"}
     with serve_page(*arguments, cwd=folder, temporary=folder / "tmp", **secrets) as served:
         assert not any("love" in line or "programs" in line for line in served.printed)
+        assert "API: only the first model called colours-toy is served" in served.printed
         yield served
 
 
@@ -115,8 +122,26 @@ def test_programs_need_the_token_and_get_the_same_answer(guarded: Any, pictures:
     first = answer.json()["results"][0]["predictions"][0]
     assert first["label"] == "red"
     assert httpx.get(f"{guarded.url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{guarded.url}/v1/model", headers=headers).json()["precision"] == "fp32"
+    model = httpx.get(f"{guarded.url}/v1/model", headers=headers).json()
+    assert (model["precision"], model["models"]) == ("fp32", ["colours-toy"])
+    assert httpx.get(f"{guarded.url}/v2/health/ready").json() == {"ready": True}
     assert httpx.get(f"{guarded.url}/v1/nothing", headers=headers).status_code == 404
+
+
+def test_programs_can_ask_both_models_by_their_names(toy_bundle: Path, tmp_path: Path) -> None:
+    from demo.server import _api_models
+
+    other = tmp_path / "other"
+    shutil.copytree(toy_bundle, other)
+    card = read_card(other)
+    provenance = msgspec.structs.replace(card.provenance, data="more colours")
+    write_card(other, msgspec.structs.replace(card, provenance=provenance))
+    with ExitStack() as closing:
+        models = Models([toy_bundle, other])
+        closing.callback(models.close)
+        served = _api_models(models, closing)
+        assert served.names == ["colours-toy", "more_colours-toy"]
+        assert served.default.current.batcher.classifier is models.first.classifier
 
 
 def test_help_names_every_option_and_imports_no_gradio(command: Callable[..., Any]) -> None:
