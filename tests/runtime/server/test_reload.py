@@ -1,13 +1,17 @@
 """Several bundles in one server, and a bundle that is replaced while the server answers."""
 
+import fcntl
 import gc
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import struct
 import subprocess
+import sys
+import termios
 import threading
 import time
 import weakref
@@ -313,3 +317,71 @@ def test_requests_name_one_of_several_models(variants: tuple[Path, Path]) -> Non
         assert client.get("/readyz").status_code == 503
         assert client.get("/v2/models/a.1/ready").status_code == 200
         assert client.get("/v2/models/b/ready").status_code == 503
+
+
+@pytest.mark.slow
+def test_many_reloads_take_no_more_memory(trained_bundle: Path) -> None:
+    """Without care, the C library keeps what six closed models leave: over 80 MB."""
+    picture = next((trained_bundle / "examples").iterdir()).read_bytes()
+    with (
+        running(trained_bundle) as (process, address),
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        name = client.get("/v1/model").json()["name"]
+        sizes = []
+        for version in range(1, 8):
+            wait_for(lambda: version_of(client, name) == version)  # noqa: B023
+            for _ in range(8):
+                client.post("/v1/classify", content=picture, headers={"Content-Type": "image/png"})
+            time.sleep(0.5)  # until the former one is closed
+            sizes.append(resident_mb(process))
+            process.send_signal(signal.SIGHUP)
+    print(f"resident MB: {sizes}")
+    assert sizes[-1] < sizes[0] + 30
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_ends_the_server_unless_nohup_started_it(
+    toy_bundle: Path, nohup: bool
+) -> None:
+    """A terminal that is closed sends SIGHUP, too."""
+    command = [sys.executable, "-m", "runtime", "serve", str(toy_bundle), "--port", "0"]
+    terminal, inside = pty.openpty()
+
+    def begin() -> None:
+        """Called in the child, whose own terminal this becomes."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(
+        command,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=begin,
+    ) as process:
+        os.close(inside)
+        try:
+            shown = b""
+            while not (found := re.search(rb"http://127\.0\.0\.1:\d+", shown)):
+                shown += os.read(terminal, 10_000)
+            address = found.group().decode()
+            wait_for(lambda: _answers(address))
+            process.send_signal(signal.SIGHUP)  # the terminal is there: it loads the model again
+            wait_for(lambda: httpx.get(f"{address}/v1/model").json()["version"] == "2")
+            os.close(terminal)
+            if nohup:
+                wait_for(lambda: httpx.get(f"{address}/v1/model").json()["version"] == "3")
+            else:
+                process.wait(timeout=20)
+        finally:
+            process.kill()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
