@@ -40,6 +40,8 @@ class TritonModel:
         warm_up: sizes of batches that run once before the server is ready.
         precision: which precision is served; None: the default, or the choice of the runtime in
             the python backend.
+        threshold: the probability from which on its file accepts answers; None: it has none, or the
+            runtime chooses the file.
     """
 
     name: str
@@ -48,6 +50,7 @@ class TritonModel:
     max_batch: int
     warm_up: Sequence[int]
     precision: str | None
+    threshold: float | None = None
 
 
 def config_text(model: TritonModel) -> str:
@@ -70,9 +73,14 @@ def config_text(model: TritonModel) -> str:
         *(_warm_up(batch, size) for batch in model.warm_up),
     ]
     if backend == "python" and model.precision is not None:
-        value = f"{{ string_value: {_quoted(model.precision)} }}"
-        lines.append(f"parameters {{ key: {_quoted('precision')} value: {value} }}")
+        lines.append(_parameter("precision", model.precision))
+    if model.threshold is not None:  # Triton only hands it on: its clients compare
+        lines.append(_parameter("threshold", repr(model.threshold)))
     return "\n".join(lines) + "\n"
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"parameters {{ key: {_quoted(key)} value: {{ string_value: {_quoted(value)} }} }}"
 
 
 def labels_text(card: Card) -> str:

@@ -84,6 +84,7 @@ def describe(
         max_batch=largest,
         warm_up=sorted({1, *tuned_for, largest}),
         precision=precision,
+        threshold=source.threshold.probability if source and source.threshold else None,
     )
 
 

@@ -19,6 +19,7 @@ from runtime.evaluation.class_report import (
 )
 from runtime.evaluation.error_sheet import write_error_sheet
 from runtime.evaluation.labelled_folder import LabelledFolder
+from runtime.evaluation.threshold import accepted_figures
 from runtime.model.card import Threshold
 
 _MAX_BROKEN_SHARE = 0.01
@@ -210,13 +211,8 @@ def _accepted(answered: Answered, threshold: Threshold | None) -> dict[str, obje
     """How many answers the threshold accepts, and how many of them are wrong."""
     if threshold is None:
         return {}
-    accepted = answered.probabilities.max(axis=1) >= threshold.probability
-    wrong = answered.probabilities.argmax(axis=1) != answered.labels
-    return {
-        "threshold": threshold,
-        "accepted_share": float(accepted.mean()),
-        "accepted_error": float(wrong[accepted].mean()) if accepted.any() else None,
-    }
+    share, error = accepted_figures(answered.probabilities, answered.labels, threshold)
+    return {"threshold": threshold, "accepted_share": share, "accepted_error": error}
 
 
 def write_evaluation(

@@ -148,3 +148,15 @@ def fit_threshold(
         f"are wrong: of the {count} most certain answers {errors} are, so that up to {bound:.1%} "
         "are possible"
     )
+
+
+def accepted_figures(
+    probabilities: NDArray[np.floating], labels: NDArray[np.int64], threshold: Threshold
+) -> tuple[float, float | None]:
+    """The share of answers (N, K) that are accepted, and how much of those is wrong.
+
+    The second figure is None if none is accepted.
+    """
+    accepted = probabilities.max(axis=1) >= threshold.probability
+    wrong = probabilities.argmax(axis=1) != labels
+    return float(accepted.mean()), float(wrong[accepted].mean()) if accepted.any() else None

@@ -10,6 +10,7 @@ from runtime.backends.choice import Option, open_session, options
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError, BundleError
 from runtime.evaluation.gate import compare, complaint
+from runtime.evaluation.threshold import accepted_figures
 from runtime.model.bundle import Bundle
 from runtime.model.card import ClassChange
 from runtime.model.holdout import Labelled, read_holdout
@@ -31,6 +32,9 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         agreement: the share with the student's answer.
         max_difference: the largest difference of any probability from the student's.
         worst_class: the class whose recall falls most.
+        accepted_share: the share of the answers that the file's threshold accepts; null if it has
+            none.
+        accepted_error: the share of wrong answers among those; null if there are none.
         passed: whether the file is whole and within its precision's tolerance.
         complaint: in words what is wrong; null if nothing is.
     """
@@ -44,6 +48,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float | None = None
     max_difference: float | None = None
     worst_class: ClassChange | None = None
+    accepted_share: float | None = None
+    accepted_error: float | None = None
     passed: bool
     complaint: str | None = None
 
@@ -112,9 +118,11 @@ def _verify(bundle: Bundle, option: Option, holdout: Labelled) -> Verified:
             complaint=str(error),
         )
     with session:
-        parity = compare(
-            answers(session, holdout.images), holdout.probabilities, holdout.labels, names
-        )
+        found = answers(session, holdout.images)
+    parity = compare(found, holdout.probabilities, holdout.labels, names)
+    accepted: tuple[float | None, float | None] = (None, None)
+    if record.threshold is not None:
+        accepted = accepted_figures(found, holdout.labels, record.threshold)
     wrong = complaint(parity, record.precision)
     return Verified(
         path=record.path,
@@ -126,6 +134,8 @@ def _verify(bundle: Bundle, option: Option, holdout: Labelled) -> Verified:
         agreement=parity.agreement,
         max_difference=parity.max_difference,
         worst_class=parity.worst_class,
+        accepted_share=accepted[0],
+        accepted_error=accepted[1],
         passed=wrong is None,
         complaint=wrong,
     )

@@ -15,7 +15,7 @@ from export.to_triton import main
 from export.triton_server.config import MARK, labels_text
 from runtime.base.errors import BundleError, UserError
 from runtime.model.bundle import read_card, write_card
-from runtime.model.card import EngineRecord, Profile
+from runtime.model.card import EngineRecord, Profile, Threshold
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -100,6 +100,18 @@ def test_a_precision_is_taken_by_name(bundle: Path, repository: Path) -> None:
     config = (repository / "fast" / "config.pbtxt").read_text()
     assert "KIND_CPU" in config  # a server with a GPU would run it there
     assert "parameters" not in config
+
+
+def test_the_threshold_of_the_served_file_is_a_parameter(bundle: Path, repository: Path) -> None:
+    card = read_card(bundle)
+    threshold = Threshold(
+        probability=0.75, max_error=0.05, confidence=0.9, coverage=0.8, images=200
+    )
+    first = msgspec.structs.replace(card.files[0], threshold=threshold)
+    write_card(bundle, msgspec.structs.replace(card, files=(first, *card.files[1:])))
+    assert main([str(bundle), "--out", str(repository)]) == 0
+    config = (model_folder(repository) / "config.pbtxt").read_text()
+    assert 'parameters { key: "threshold" value: { string_value: "0.75" } }' in config
 
 
 def test_what_onnxruntime_would_garble_is_refused(bundle: Path, repository: Path) -> None:

@@ -122,3 +122,10 @@ def test_evaluate_counts_what_is_accepted_and_wrong(
     )
     without = json.loads(cli("evaluate", bundle, data, "--precision", "fp16", "--json").stdout)
     assert without["threshold"] is without["accepted_share"] is without["accepted_error"] is None
+
+
+def test_verify_counts_what_is_accepted_of_the_test_images(cli: Cli, bundle: Path) -> None:
+    shown = cli("verify", bundle, "--backend", "onnx-cpu", "--json")
+    first, second = map(json.loads, shown.stdout.splitlines())
+    assert (first["accepted_share"], first["accepted_error"]) == (1.0, 0.0)
+    assert second["accepted_share"] is second["accepted_error"] is None
