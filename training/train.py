@@ -20,6 +20,7 @@ from training.data.data_check import DataCheck, checked_data
 from training.data.leaks import without_leaks
 from training.data.splits import check_selection, fit_batch
 from training.engine.device import choose_device, device_name
+from training.engine.execution import execution_of
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.process_group import (
     LostProcessError,
@@ -63,6 +64,7 @@ def train(options: Options, recipe: Recipe) -> int:
 
 
 def _train(options: Options, recipe: Recipe, device: torch.device, group: ProcessGroup) -> int:
+    execution_of(recipe, device)  # what is not possible here is told before data are decoded
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
         check_latest()

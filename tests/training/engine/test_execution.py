@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
+from training import run
 from training.config.plan import Plan, differences
 from training.config.recipe import recipe_from_values, recipe_of_result
 from training.data import Dataset
@@ -66,6 +67,21 @@ def test_without_a_compiler(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
     state = Execution(device="cpu", compiled=True, precision="fp32").state_dict()
     with pytest.raises(UserError, match=r"begun with compiled steps, but there is no C.. compiler"):
         kept_execution({"execution": state}, CPU)
+
+
+def test_a_command_that_must_compile_and_cannot_writes_nothing(
+    tiny_options: list[str],
+    tiny_recipe_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    recipe = tmp_path / "compiled.yaml"
+    recipe.write_text(tiny_recipe_file.read_text() + "\ncompile: true\n")
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"^compile: received true, but there is no C\+\+ comp"):
+        run.main([*tiny_options, "--recipe", str(recipe), "--out", str(out)])
+    assert not out.exists()
 
 
 def test_without_the_headers_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

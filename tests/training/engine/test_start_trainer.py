@@ -210,7 +210,7 @@ def test_a_killed_run_with_real_kernels_ends_bit_equal(
     """Processes as a user has them: one undisturbed, one killed, and one that goes on."""
     recipe = tmp_path / "compiled.yaml"
     recipe.write_text(tiny_recipe_file.read_text() + "\ncompile: true\n")
-    options = [*tiny_options, "--recipe", str(recipe), "--arch", "resnet18", "--drg", "--dsr"]
+    options = [*tiny_options, "--recipe", str(recipe), "--arch", "resnet18", "--width", "1"]
     environment = {**os.environ, "SKD_EDGE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
 
     def begin(name: str, *more: str) -> subprocess.Popen[str]:
