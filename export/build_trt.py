@@ -18,6 +18,7 @@ from export.bundles.file_threshold import threshold_lines
 from export.bundles.printed_tables import engine_table, say
 from export.bundles.write_bundle import check_place
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
+from runtime.backends.registry import backend_named
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.base.files import check_writable
@@ -29,7 +30,7 @@ from runtime.model.holdout import VALIDATION_FILE
 
 if TYPE_CHECKING:
     from export.engines.bundled_engines import EngineOptions
-    from export.engines.flavors import EngineFlavor
+    from export.engines.flavors import EngineFlavor, Target
 
 _DEFAULT_BATCHES = "1,8,64"
 _BATCH_WORDS = ("MIN", "OPT", "MAX")
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     precisions = parse_precisions(options.precision)
     profile = parse_profile(options.batch)
     flavor, missing = _try_flavor(options.flavor)
-    capabilities = flavor.capabilities(options.compute_capability) if flavor else ()
+    targets = flavor.targets(options.compute_capability) if flavor else ()
     say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     newest = flavor.newest_opset if flavor else None
     found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
@@ -73,11 +74,10 @@ def main(arguments: Sequence[str]) -> int:
         optimization_level=options.optimization_level,
         allow_drop=options.allow_drop,
     )
-    records, refused = _build_all(bundle, flavor, capabilities, precisions, wanted)
+    records, refused = _build_all(bundle, flavor, targets, precisions, wanted)
     if records:
-        say("\n" + engine_table(bundle.path, records))
-        for line in threshold_lines(records):
-            say(line)
+        say("")
+        _show(bundle, records)
     if refused:
         raise VerificationError("; ".join(str(error) for error in refused))
     return 0
@@ -148,20 +148,21 @@ def _workspace(flavor: "EngineFlavor", mebibytes: int | None) -> int | None:
 def _build_all(
     bundle: Bundle,
     flavor: "EngineFlavor",
-    capabilities: Sequence[str],
+    targets: "Sequence[Target]",
     precisions: Sequence[Request],
     options: "EngineOptions",
 ) -> tuple[list[EngineRecord], list[VerificationError]]:
     """The engines that are in the bundle now, and the reasons why others are not."""
     from export.engines.bundled_engines import add_engine
 
-    say(f"{flavor.name} {flavor.version} for compute capability {', '.join(capabilities)}")
+    capabilities = "; ".join(", ".join(target) for target in targets)
+    say(f"{flavor.name} {flavor.version} for compute capability {capabilities}")
     records: list[EngineRecord] = []
     refused: list[VerificationError] = []
     for precision in precisions:
-        for capability in capabilities:
+        for target in targets:
             try:
-                record = add_engine(bundle, flavor, precision, capability, options, _progress)
+                record = add_engine(bundle, flavor, precision, target, options, _progress)
             except VerificationError as error:
                 refused.append(error)
             else:
@@ -173,11 +174,21 @@ def _progress(text: str) -> None:
     say(f"  {text}")
 
 
+def _show(bundle: Bundle, records: Sequence[EngineRecord]) -> None:
+    """Prints a table of engines, their thresholds, and what speaks against some of them."""
+    say(engine_table(bundle.path, records))
+    for line in threshold_lines(records):
+        say(line)
+    for doubt in dict.fromkeys(
+        backend_named(record.flavor).doubts.get(record.precision) for record in records
+    ):
+        if doubt is not None:
+            say(f"note: {doubt}")
+
+
 def _list(bundle: Bundle) -> int:
     if bundle.card.engines:
-        say(engine_table(bundle.path, bundle.card.engines))
-        for line in threshold_lines(bundle.card.engines):
-            say(line)
+        _show(bundle, bundle.card.engines)
     else:
         say(f"{bundle.path} has no engines; `python export/build_trt.py {bundle.path}` builds one")
     return 0
@@ -222,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compute-capability",
         metavar="LIST",
-        help="GPUs to build for, such as 8.6,8.9; default: this GPU's, else 8.6,8.9,12.0",
+        help="GPUs to build an engine for each, such as 8.6,8.9; default: this GPU's, else one "
+        "engine of tensorrt-rtx for 8.6, 8.9 and 12.0",
     )
     parser.add_argument(
         "--workspace",

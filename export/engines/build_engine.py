@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from export.engines.flavors import EngineFlavor
+from export.engines.flavors import EngineFlavor, Target
 from runtime.backends.tensorrt_library import LoadedEngine, last_errors
 from runtime.base.errors import BackendError, VerificationError
 from runtime.base.files import write_atomic
@@ -33,7 +33,7 @@ class BuildRequest:
         precision: the precision that the engine must have.
         profile: the batches that the engine takes.
         input_size: edge of the square input in pixels.
-        capability: compute capability of the GPU, such as "8.6".
+        target: compute capabilities of the GPUs, such as "8.6".
         workspace_bytes: what the builder may use for a layer; None: its own limit.
         optimization_level: 0 to 5; None: the builder's default.
         timing_cache: file of the kernels' timings, read and then written; None: none is kept.
@@ -44,7 +44,7 @@ class BuildRequest:
     precision: Precision
     profile: Profile
     input_size: int
-    capability: str
+    target: Target
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     timing_cache: Path | None = None
@@ -142,11 +142,11 @@ def _configure(flavor: EngineFlavor, builder: Any, config: Any, request: BuildRe
         config.builder_optimization_level = request.optimization_level
     # The engine keeps the names and types of its layers, to read them back and for profiling.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    flavor.configure(config, precision=request.precision, capability=request.capability)
+    flavor.configure(config, precision=request.precision, target=request.target)
     if request.timing_cache is not None and flavor.keeps_timing_cache:
         _load_timing_cache(flavor, config, request.timing_cache)
     if hasattr(trt, "IProgressMonitor") and sys.stderr.isatty():
-        title = f"building {request.source} for {request.capability}"
+        title = f"building {request.source} for {', '.join(request.target)}"
         config.progress_monitor = _progress_monitor(trt, title)
 
 

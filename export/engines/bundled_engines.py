@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.bundles.file_threshold import Fitted, fitted
 from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
-from export.engines.flavors import EngineFlavor
+from export.engines.flavors import EngineFlavor, Target
 from runtime.backends import choice as backends
 from runtime.backends.engine_session import EngineSession
 from runtime.backends.preflight import engine_problem, this_machine, this_platform
@@ -65,7 +65,7 @@ def add_engine(
     bundle: Bundle,
     flavor: EngineFlavor,
     precision: EnginePrecision,
-    capability: str,
+    target: Target,
     options: EngineOptions,
     say: Callable[[str], None],
 ) -> EngineRecord:
@@ -83,8 +83,7 @@ def add_engine(
     model = bundle.card.file(precision)
     if model is None:
         raise BundleError(f"{bundle.path} has no ONNX file of {precision}; export it first")
-    stem = f"{flavor.name}.sm{capability.replace('.', '')}"
-    path = f"{ENGINE_FOLDER}/model.{precision}.{stem}.engine"
+    path = f"{ENGINE_FOLDER}/model.{precision}.{flavor.name}.{_short(target)}.engine"
     say(f"building {path}")
     built = build_engine(
         flavor,
@@ -94,10 +93,10 @@ def add_engine(
             precision=precision,
             profile=options.profile,
             input_size=bundle.card.input.size,
-            capability=capability,
+            target=target,
             workspace_bytes=options.workspace_bytes,
             optimization_level=options.optimization_level,
-            timing_cache=bundle.path / ENGINE_FOLDER / _cache_name(flavor, capability),
+            timing_cache=bundle.path / ENGINE_FOLDER / _cache_name(flavor, target),
         ),
     )
     record = EngineRecord(
@@ -106,8 +105,8 @@ def add_engine(
         precision=precision,
         flavor=flavor.name,
         tensorrt_version=flavor.version,
-        compute_capability=(capability,),
-        gpu_name=flavor.gpu_name(capability),
+        compute_capability=target,
+        gpu_name=flavor.gpu_name(),
         platform=this_platform(),
         profile=options.profile,
         onnx_sha256=model.sha256,
@@ -290,5 +289,10 @@ def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | No
     write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
 
 
-def _cache_name(flavor: EngineFlavor, capability: str) -> str:
-    return f"timing.{flavor.name}.{flavor.version}.sm{capability.replace('.', '')}.cache"
+def _short(target: Target) -> str:
+    """The target as file names have it: "sm86", or "sm86-89-120" of one engine for several."""
+    return "sm" + "-".join(capability.replace(".", "") for capability in target)
+
+
+def _cache_name(flavor: EngineFlavor, target: Target) -> str:
+    return f"timing.{flavor.name}.{flavor.version}.{_short(target)}.cache"

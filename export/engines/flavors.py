@@ -24,7 +24,11 @@ from runtime.backends.tensorrt_library import (
 from runtime.base.errors import BackendError, UserError
 from runtime.model.card import Flavor, Precision
 
-RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # RTX 30, 40 and 50: the default where there is no GPU
+Target = tuple[str, ...]  # the compute capabilities of the GPUs that one engine is for
+
+# RTX 30, 40 and 50: what one engine is for where there is no GPU. NVIDIA's support matrix of
+# TensorRT-RTX 1.0 to 1.7 calls engines of these three portable, and keeps Turing (7.5) apart.
+RTX_CAPABILITIES: Target = ("8.6", "8.9", "12.0")
 # The convolutions of these networks need far less, and a Jetson's GPU shares the main memory.
 _MOST_WORKSPACE = 1 << 30  # bytes
 _FIRST_STRONGLY_TYPED = 9
@@ -64,8 +68,8 @@ class EngineFlavor(ABC):
         self.version: str = trt.__version__
 
     @abstractmethod
-    def capabilities(self, wanted: str | None) -> tuple[str, ...]:
-        """The compute capabilities to build for: those of `wanted` ("8.6,8.9"), or a default.
+    def targets(self, wanted: str | None) -> tuple[Target, ...]:
+        """What to build one engine for each: those of `wanted` ("8.6,8.9"), or a default.
 
         Raises:
             UserError: this flavor does not build for them, or `wanted` is no such list.
@@ -73,10 +77,10 @@ class EngineFlavor(ABC):
         """
 
     @abstractmethod
-    def gpu_name(self, capability: str) -> str | None:
-        """The GPU model for which an engine of that capability is built.
+    def gpu_name(self) -> str | None:
+        """The GPU model for which an engine is built.
 
-        None if it runs on every GPU of the capability.
+        None if it runs on every GPU of its compute capabilities.
         """
 
     def default_workspace(self) -> int | None:
@@ -93,15 +97,15 @@ class EngineFlavor(ABC):
         typed = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if typed is None else 1 << int(typed)
 
-    def configure(self, config: Any, *, precision: Precision, capability: str) -> None:
+    def configure(self, config: Any, *, precision: Precision, target: Target) -> None:
         """Sets in a builder's configuration what only this package has or needs.
 
         Raises:
-            BackendError: the package refused the capability.
+            BackendError: the package refused a capability.
         """
         if precision == "fp32":
             config.clear_flag(self.trt.BuilderFlag.TF32)  # TF32 has a mantissa of only 10 bits
-        self._set_target(config, capability)
+        self._set_target(config, target)
 
     def read_back(self, network: Any, plan: bytes) -> ReadBack:
         """The precision in which the finished engine `plan` of `network` computes.
@@ -112,8 +116,8 @@ class EngineFlavor(ABC):
         return ReadBack(precision_of_network(self.trt, network), None)
 
     @abstractmethod
-    def _set_target(self, config: Any, capability: str) -> None:
-        """Sets for which GPU the engine is built."""
+    def _set_target(self, config: Any, target: Target) -> None:
+        """Sets for which GPUs the engine is built."""
 
 
 class TensorRt(EngineFlavor):
@@ -121,16 +125,16 @@ class TensorRt(EngineFlavor):
 
     name = "tensorrt"
 
-    def capabilities(self, wanted: str | None) -> tuple[str, ...]:
+    def targets(self, wanted: str | None) -> tuple[Target, ...]:
         gpu = find_gpu()
         if wanted is not None and parse_capabilities(wanted) != (gpu.compute_capability,):
             raise UserError(
                 f"tensorrt builds for the GPU it runs on ({gpu.name}, compute capability "
                 f"{gpu.compute_capability}), not for {wanted}; build on that GPU"
             )
-        return (gpu.compute_capability,)
+        return ((gpu.compute_capability,),)
 
-    def gpu_name(self, capability: str) -> str | None:
+    def gpu_name(self) -> str | None:
         return find_gpu().name
 
     def read_back(self, network: Any, plan: bytes) -> ReadBack:
@@ -145,7 +149,7 @@ class TensorRt(EngineFlavor):
         loaded = load_engine(self.trt, self.log, plan)
         return (precision_of_engine(self.trt, loaded.engine) if loaded else None), loaded
 
-    def _set_target(self, config: Any, capability: str) -> None:
+    def _set_target(self, config: Any, target: Target) -> None:
         # Convolutions need neither cuBLAS nor cuDNN, and without them less memory is used.
         sources = config.get_tactic_sources()
         for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
@@ -164,8 +168,8 @@ class WeaklyTypedTensorRt(TensorRt):
     def network_flags(self) -> int:
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
 
-    def configure(self, config: Any, *, precision: Precision, capability: str) -> None:
-        super().configure(config, precision=precision, capability=capability)
+    def configure(self, config: Any, *, precision: Precision, target: Target) -> None:
+        super().configure(config, precision=precision, target=target)
         # The runtime has one execution context for each CUDA graph, and all of them use the one
         # profile. From 10 on this is always allowed.
         config.set_preview_feature(self.trt.PreviewFeature.PROFILE_SHARING_0806, True)
@@ -192,27 +196,28 @@ class TensorRtRtx(EngineFlavor):
     name = "tensorrt-rtx"
     keeps_timing_cache = False  # kernels are chosen when the engine is loaded, not when it is built
 
-    def capabilities(self, wanted: str | None) -> tuple[str, ...]:
+    def targets(self, wanted: str | None) -> tuple[Target, ...]:
+        found: tuple[Target, ...] = (RTX_CAPABILITIES,)  # one engine for all of them
         if wanted is not None:
-            found = parse_capabilities(wanted)
+            found = tuple((capability,) for capability in parse_capabilities(wanted))
         elif missing_gpu() is None:
-            found = (find_gpu().compute_capability,)
-        else:
-            found = RTX_CAPABILITIES
-        for capability in found:
-            self._member(capability)
+            found = ((find_gpu().compute_capability,),)
+        for target in found:
+            for capability in target:
+                self._member(capability)
         return found
 
-    def gpu_name(self, capability: str) -> str | None:
+    def gpu_name(self) -> str | None:
         return None  # the build tries nothing out on a GPU, also if there is one
 
     def default_workspace(self) -> int | None:
         return None  # the build compiles, mostly for GPUs of other machines, and tries nothing out
 
-    def _set_target(self, config: Any, capability: str) -> None:
-        config.num_compute_capabilities = 1
-        if config.set_compute_capability(self._member(capability), 0) is False:
-            raise BackendError(f"tensorrt-rtx {self.version} refused capability {capability}")
+    def _set_target(self, config: Any, target: Target) -> None:
+        config.num_compute_capabilities = len(target)
+        for place, capability in enumerate(target):
+            if config.set_compute_capability(self._member(capability), place) is False:
+                raise BackendError(f"tensorrt-rtx {self.version} refused capability {capability}")
         # An engine that allocates memory while it runs cannot be captured in a CUDA graph.
         config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 

@@ -6,8 +6,9 @@ titles.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from runtime.backends.session import Session, Threads
@@ -36,6 +37,7 @@ class Backend(ABC):
         precisions: the precisions that it can run, in the order in which they are tried.
         slow_precisions: those of them that run but gain nothing. They are used when asked for; the
             page does not offer them, and the benchmark does not measure them.
+        doubts: what speaks against a precision that it runs, for people.
         priority: of all backends that run on a machine, the one with the highest number is used.
         runs_on_cpu: whether it needs the same cores as the decoding of images.
         opens_onnx: whether it can open an ONNX file that lies in no bundle.
@@ -45,6 +47,7 @@ class Backend(ABC):
     title: str
     precisions: tuple[str, ...]
     slow_precisions: frozenset[str] = frozenset()
+    doubts: Mapping[str, str] = MappingProxyType({})
     priority: int
     runs_on_cpu: ClassVar[bool] = False
     opens_onnx: ClassVar[bool] = True

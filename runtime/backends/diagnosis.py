@@ -17,12 +17,16 @@ from runtime.model.card import FLAVORS
 
 
 class BackendState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a backend runs here; if not, why, and what would mend it."""
+    """Whether a backend runs here; if not, why, and what would mend it.
+
+    `notes` are sentences on precisions that it runs, and from which nothing is gained.
+    """
 
     backend: str
     runs: bool
     reason: str | None = None
     remedy: str | None = None
+    notes: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +65,9 @@ def diagnose() -> Diagnosis:
 
 def _state(backend: Backend) -> BackendState:
     problem = backend.problem()
+    notes = list(backend.doubts.values()) or msgspec.UNSET
     if problem is None:
-        return BackendState(backend=backend.name, runs=True)
+        return BackendState(backend=backend.name, runs=True, notes=notes)
     return BackendState(
-        backend=backend.name, runs=False, reason=problem.reason, remedy=problem.remedy
+        backend=backend.name, runs=False, reason=problem.reason, remedy=problem.remedy, notes=notes
     )

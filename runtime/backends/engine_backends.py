@@ -1,6 +1,6 @@
 """The backends that run engines: `tensorrt` and `tensorrt-rtx`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from runtime.backends.backend import Backend, Problem
@@ -11,6 +11,14 @@ from runtime.base.errors import BackendError, EngineMismatchError
 from runtime.model.bundle import Bundle
 from runtime.model.card import Card, EngineRecord, Flavor, ModelFile
 
+# The support matrix of TensorRT-RTX 1.7 has the column "INT8 WoQ GEMM" and no other of INT8.
+# tests/export/engines/test_build_engine_rtx.py counts the kernels in built engines.
+_RTX_INT8 = (
+    "int8 brings nothing with tensorrt-rtx: its release has int8 for the weights of matrix "
+    "products only, and its engines quantise behind each convolution in a kernel of its own; "
+    "take fp16"
+)
+
 
 class EngineBackend(Backend):
     """One of the two TensorRT packages. It runs the bundle's engines that were built with it."""
@@ -19,10 +27,13 @@ class EngineBackend(Backend):
     precisions = ("fp16", "fp32", "int8")
     opens_onnx: ClassVar[bool] = False
 
-    def __init__(self, name: Flavor, *, title: str, priority: int) -> None:
+    def __init__(
+        self, name: Flavor, *, title: str, priority: int, doubts: Mapping[str, str] | None = None
+    ) -> None:
         self.name = self.flavor = name
         self.title = title
         self.priority = priority
+        self.doubts = doubts or {}
 
     def problem(self) -> Problem | None:
         return engine_problem(self.flavor)
@@ -55,4 +66,9 @@ class EngineBackend(Backend):
 
 
 TENSORRT = EngineBackend("tensorrt", title="TensorRT", priority=3)
-TENSORRT_RTX = EngineBackend("tensorrt-rtx", title="TensorRT for RTX", priority=2)
+TENSORRT_RTX = EngineBackend(
+    "tensorrt-rtx",
+    title="TensorRT for RTX",
+    priority=2,
+    doubts={"int8": _RTX_INT8},
+)

@@ -43,3 +43,5 @@ def _diagnosis_lines(found: Diagnosis) -> Iterator[str]:
         else:
             yield f"{state.backend:<14} does not run: {state.reason}"
             yield f"{'':<14} to mend it: {state.remedy}"
+        for note in state.notes or ():
+            yield f"{'':<14} note: {note}"

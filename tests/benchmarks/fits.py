@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support.edge_marks import write_edge_marks  # noqa: E402
 
 RECIPE = """
-epochs: 9
+epochs: 14
 batch_size: 20
 optimizer: adamw
 learning_rate: 3e-3

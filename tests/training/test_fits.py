@@ -22,7 +22,7 @@ from training.engine.build import build_augmentation
 from training.records.checkpoint import load_trained
 
 QUICK = {
-    "epochs": 9,
+    "epochs": 14,
     "batch_size": 20,
     "optimizer": "adamw",
     "learning_rate": 3e-3,

@@ -28,7 +28,7 @@ def request(precision: str = "fp16", **changes: Any) -> BuildRequest:
         "precision": precision,
         "profile": Profile(min=1, opt=8, max=64),
         "input_size": 32,
-        "capability": "8.7",
+        "target": ("8.7",),
     }
     return BuildRequest(**{**values, **changes})
 

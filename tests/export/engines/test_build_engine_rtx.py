@@ -1,12 +1,14 @@
 """Real engines: NVIDIA's own parser and builder, which need no GPU in TensorRT-RTX."""
 
 import logging
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -17,7 +19,8 @@ from export.graphs.activation_ranges import observe, ranges
 from export.graphs.qdq_placement import to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
 from export.graphs.to_onnx import ExportedGraph, model_bytes
-from runtime.backends.gpu import Gpu
+from runtime.backends.engine_backends import TENSORRT_RTX
+from runtime.backends.gpu import Gpu, GpuError
 from runtime.base.errors import BackendError, UserError, VerificationError
 from runtime.model.card import Profile
 
@@ -29,9 +32,7 @@ def rtx() -> EngineFlavor:
     return load_flavor("tensorrt-rtx")
 
 
-def build(
-    flavor: EngineFlavor, content: bytes, precision: str, capability: str = "8.6"
-) -> BuiltEngine:
+def build(flavor: EngineFlavor, content: bytes, precision: str, *target: str) -> BuiltEngine:
     profile = Profile(min=1, opt=8, max=64)
     return build_engine(
         flavor,
@@ -41,7 +42,7 @@ def build(
             precision=precision,
             profile=profile,
             input_size=32,
-            capability=capability,
+            target=target or ("8.6",),
         ),
     )
 
@@ -80,6 +81,50 @@ def test_int8_engines_of_both_students_build_for_every_desktop_gpu(
     assert len(set(plans.values())) == 3, "an engine is for one capability"
 
 
+def test_one_engine_is_for_several_capabilities(
+    rtx: EngineFlavor, small_graph: ExportedGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as large as an engine for one of them: the kernels are compiled where it runs."""
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: GpuError("no driver", remedy="install one"))
+    (target,) = rtx.targets(None)
+    assert target == RTX_CAPABILITIES == ("8.6", "8.9", "12.0")
+    config = rtx.trt.Builder(rtx.log).create_builder_config()
+    rtx.configure(config, precision="fp16", target=target)
+    named = [config.get_compute_capability(place) for place in range(3)]
+    members = rtx.trt.ComputeCapability
+    assert config.num_compute_capabilities == 3
+    assert named == [members.SM86, members.SM89, members.SM120]
+    content = model_bytes(to_fp16(small_graph.model), {})
+    together = build(rtx, content, "fp16", *target).plan
+    alone = [build(rtx, content, "fp16", capability).plan for capability in target]
+    assert max(map(len, alone)) <= len(together) < 1.02 * max(map(len, alone))
+    assert together not in alone
+
+
+def own_kernels(plan: bytes) -> int:
+    """The kernels that an engine brings as CUDA source, because no convolution has taken them in.
+
+    The inspector needs a GPU. The plan is read instead; it holds each kernel in two forms.
+    """
+    return len(re.findall(rb"__global__ void __myl_\w+\(", plan)) // 2
+
+
+def test_int8_brings_nothing_with_tensorrt_rtx(
+    rtx: EngineFlavor, small_graph: ExportedGraph, images: np.ndarray
+) -> None:
+    """Behind each quantised convolution stands a kernel that quantises; in fp16 there is none."""
+    half = build(rtx, model_bytes(to_fp16(small_graph.model), {}), "fp16").plan
+    content = int8_bytes(small_graph, images)
+    eight = build(rtx, content, "int8").plan
+    convolutions = onnx.load_from_string(content).graph.node
+    quantised = sum(node.op_type == "Conv" for node in convolutions)
+    assert quantised >= 5
+    assert own_kernels(half) <= 5
+    assert own_kernels(eight) >= own_kernels(half) + quantised - 2
+    assert len(eight) > len(half)
+    assert "int8 brings nothing with tensorrt-rtx" in TENSORRT_RTX.doubts["int8"]
+
+
 def test_built_precision_is_that_of_the_file_not_of_the_name(
     rtx: EngineFlavor, small_graph: ExportedGraph
 ) -> None:
@@ -109,9 +154,9 @@ def test_what_is_no_onnx_file_is_refused(rtx: EngineFlavor) -> None:
 
 
 def test_capabilities(rtx: EngineFlavor) -> None:
-    assert rtx.capabilities("8.6, 12.0,8.6") == ("8.6", "12.0")
+    assert rtx.targets("8.6, 12.0,8.6") == (("8.6",), ("12.0",))
     with pytest.raises(UserError, match=r"9\.0 is unknown to tensorrt-rtx.*7\.5, 8\.0, 8\.6"):
-        rtx.capabilities("8.6,9.0")
+        rtx.targets("8.6,9.0")
 
 
 def test_an_engine_is_for_every_gpu_of_its_capability(
@@ -120,8 +165,8 @@ def test_an_engine_is_for_every_gpu_of_its_capability(
     gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30, "13.0")
     monkeypatch.setattr(flavors, "missing_gpu", lambda: None)
     monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
-    assert rtx.capabilities(None) == ("8.9",)
-    assert rtx.gpu_name("8.9") is None
+    assert rtx.targets(None) == (("8.9",),)
+    assert rtx.gpu_name() is None
 
 
 def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
@@ -129,7 +174,7 @@ def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:
     config = rtx.trt.Builder(rtx.log).create_builder_config()
     flag = rtx.trt.BuilderFlag.REQUIRE_USER_ALLOCATION
     assert not config.get_flag(flag)
-    rtx.configure(config, precision="fp16", capability="8.6")
+    rtx.configure(config, precision="fp16", target=("8.6",))
     assert config.get_flag(flag)
 
 
@@ -159,7 +204,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a backgro
 tensorrt_library._log.debug = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 build_engine(load_flavor("tensorrt-rtx"), BuildRequest(
     model=open(sys.argv[1], "rb").read(), source="model.onnx", precision="fp32",
-    profile=Profile(min=1, opt=8, max=64), input_size=32, capability="8.6"))
+    profile=Profile(min=1, opt=8, max=64), input_size=32, target=("8.6",)))
 print("built")
 """
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from export.build_trt import main
-from export.engines import bundled_engines
+from export.engines import bundled_engines, flavors
 from runtime.backends import engine_backends
-from runtime.backends.preflight import Machine, this_platform
+from runtime.backends.gpu import GpuError
+from runtime.backends.preflight import Machine, engine_mismatch, this_platform
 from runtime.base.errors import BackendError, BundleError, VerificationError
 from runtime.base.files import sha256_of
 from runtime.evaluation.threshold import thresholds_to_try
-from runtime.model.bundle import read_card, write_card
+from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import EngineRecord, Parity, Profile
 from runtime.model.holdout import KeptApart, validation_bytes
 
@@ -49,6 +50,40 @@ def test_engines_are_listed_with_all_that_preflight_needs(
     assert all(engine.path in listed for engine in card.engines)
 
 
+def test_without_a_gpu_one_engine_is_built_for_three_kinds(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: GpuError("no driver", remedy="install one"))
+    assert main([str(bundle), "--flavor", "tensorrt-rtx"]) == 0
+    told = capsys.readouterr().out
+    assert "for compute capability 8.6, 8.9, 12.0\n" in told
+    opened = open_bundle(bundle)
+    (half,) = opened.card.engines
+    assert half.path == "engines/model.fp16.tensorrt-rtx.sm86-89-120.engine"
+    assert half.compute_capability == ("8.6", "8.9", "12.0")
+    for capability, fits in (("8.6", True), ("8.9", True), ("12.0", True), ("7.5", False)):
+        machine = Machine(
+            flavor="tensorrt-rtx",
+            tensorrt_version=half.tensorrt_version,
+            compute_capability=capability,
+            gpu_name="NVIDIA GeForce RTX",
+            platform=this_platform(),
+        )
+        assert (engine_mismatch(opened, half, machine) is None) == fits
+    # A single one beside it keeps its own name.
+    assert main([str(bundle), "--flavor", "tensorrt-rtx", "--compute-capability", "8.9"]) == 0
+    card = read_card(bundle)
+    assert len(card.engines) == 2
+    assert "int8 brings nothing" not in capsys.readouterr().out
+    eight = msgspec.structs.replace(half, path="engines/model.int8.engine", precision="int8")
+    write_card(bundle, msgspec.structs.replace(card, engines=(*card.engines, eight)))
+    capsys.readouterr()
+    assert main([str(bundle), "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "(8.6, 8.9, 12.0)" in listed
+    assert listed.count("note: int8 brings nothing with tensorrt-rtx") == 1
+
+
 def test_a_bundle_of_schema_1_gets_engines_and_the_present_schema(tmp_path: Path) -> None:
     old = Path(__file__).parents[2] / "runtime" / "data" / "bundle_of_schema_1"
     bundle = tmp_path / "bundle"
@@ -57,7 +92,7 @@ def test_a_bundle_of_schema_1_gets_engines_and_the_present_schema(tmp_path: Path
     before, built = read_card(bundle).engines
     assert (before.compute_capability, built.compute_capability) == (("8.6",), ("8.9",))
     assert sha256_of(bundle / built.path) == built.sha256
-    assert json.loads((bundle / "card.json").read_text())["schema_version"] == 2
+    assert json.loads((bundle / "card.json").read_text())["schema_version"] == 3
 
 
 def test_building_again_replaces_the_record(bundle: Path) -> None:

@@ -19,10 +19,10 @@ def test_the_gpu_decides_the_capability(fake_trt: FakeTrt, monkeypatch: pytest.M
     gpu = Gpu("Orin", "8.7", 8 << 30, "12.6")
     monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
     flavor = tensorrt_of_version(fake_trt("10.3.0"), log=None)
-    assert flavor.capabilities(None) == flavor.capabilities("8.7") == ("8.7",)
-    assert flavor.gpu_name("8.7") == "Orin"
+    assert flavor.targets(None) == flavor.targets("8.7") == (("8.7",),)
+    assert flavor.gpu_name() == "Orin"
     with pytest.raises(UserError, match=r"builds for the GPU it runs on \(Orin.*not for 8\.6"):
-        flavor.capabilities("8.6")
+        flavor.targets("8.6")
 
 
 @pytest.mark.parametrize("text", ["", "86", "8.6,", "8.6 8.9", "x", "8.6,nine", "123.0"])

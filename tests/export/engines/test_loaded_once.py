@@ -45,7 +45,7 @@ def test_an_engine_is_deserialised_once(
     trt = fake_trt(version, "FP16")
     flavor = tensorrt_of_version(trt, SimpleNamespace(errors=[]))
     options = EngineOptions(profile=Profile(min=1, opt=8, max=64))
-    record = add_engine(open_bundle(bundle), flavor, "fp16", "8.7", options, lambda _text: None)
+    record = add_engine(open_bundle(bundle), flavor, "fp16", ("8.7",), options, lambda _text: None)
     assert record.parity is not None
     assert trt.arguments_of("Runtime.deserialize_cuda_engine") == [(b"plan",)]
     (given,) = sessions
