@@ -27,12 +27,12 @@ from runtime.model.card import (
     OUTPUT_NAME,
     PRECISION_KEY,
     Card,
+    InputSpec,
     ModelFile,
     Parity,
     Provenance,
 )
 from runtime.model.card_json import json_from_card
-from runtime.model.input_spec import InputSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 

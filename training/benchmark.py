@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
 from runtime.base.command import CommandParser, positive_float, positive_int, run_command
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.config.archs import check_arch
 from training.config.method_registry import BASE
 from training.config.options import DEVICES

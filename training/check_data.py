@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, print_json, run_command
 from runtime.base.errors import UserError
-from runtime.model.input_spec import FITS
+from runtime.model.card import FITS
 from training.config.options import KEEP_LEAKS, add_data_options
 
 

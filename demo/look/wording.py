@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from runtime.backends.registry import backend_named
-from runtime.model.card import Card
-from runtime.model.input_spec import Fit
+from runtime.model.card import Card, Fit
 
 NARROW_SPACE = "\u202f"  # between a number and its unit; no line is broken there
 

@@ -16,8 +16,7 @@ from runtime.base.errors import UserError
 from runtime.inference.batcher import Batcher
 from runtime.inference.open_classifier import open_classifier
 from runtime.model.bundle import open_bundle
-from runtime.model.card import Card
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import Card, InputSpec
 from runtime.model.locate import BUNDLE, find_model
 from runtime.model.preprocess import Limits
 

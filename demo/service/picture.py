@@ -14,7 +14,7 @@ from PIL import Image
 from demo.look.markup import picture_uri
 from runtime.base.errors import ImageError
 from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import Limits, decode_image, fit_image
 
 PREVIEW = 320  # pixels of a preview's long edge

@@ -23,8 +23,7 @@ from export.bundles.write_bundle import existing_card
 from export.graphs.graph_edits import LOGITS, NORMALISED
 from runtime.base.errors import BundleError, VerificationError
 from runtime.model.bundle import Bundle
-from runtime.model.card import INPUT_NAME, OUTPUT_NAME
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
 
 BATCH = "batch"  # the name of the symbolic first dimension
 NEWEST_IR = 10  # onnxruntime 1.23 and TensorRT refuse files of a newer IR version

@@ -10,7 +10,7 @@ from runtime.commands.model_options import add_model, model_or_latest
 from runtime.inference.open_classifier import read_embedded_card
 from runtime.model.acceptance import LONE_FILE
 from runtime.model.bundle import open_bundle
-from runtime.model.card import Card, EngineRecord, ModelFile, Parity
+from runtime.model.card import Card, EngineRecord, InputSpec, ModelFile, Parity
 from runtime.model.locate import find_model
 
 _CLASSES_SHOWN = 10
@@ -44,7 +44,7 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
     yield f"model        {path}"
     yield f"network      {card.arch}, {origin.params:,} parameters, {origin.macs:,} MACs an image"
     yield f"classes      {card.num_classes}: {shown}" + (f", ... ({more} more)" if more > 0 else "")
-    yield (f"input        uint8 RGB {spec.size}x{spec.size} px: {spec.words}")
+    yield (f"input        uint8 RGB {spec.size}x{spec.size} px: {input_words(spec)}")
     training = f"{'+'.join(origin.terms)}, {origin.epochs} epochs, seed {origin.seed}"
     yield f"trained on   {origin.data} with {training}"
     yield (
@@ -69,6 +69,17 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
         yield f"engine       {_engine_words(engine)}"
     if not card.files:
         yield f"threshold    none: {LONE_FILE}"
+
+
+def input_words(spec: InputSpec) -> str:
+    """What is done to a picture."""
+    done = f"short side to {spec.resize}, centre {spec.crop}"
+    if spec.fit == "letterbox":
+        fill = "#{:02x}{:02x}{:02x}".format(*spec.fill)
+        done = f"whole picture, long side to {spec.size}, the rest of the square {fill}"
+    elif spec.fit == "stretch":
+        done = f"whole picture, stretched to {spec.size}x{spec.size}"
+    return f"{done}, {spec.interpolation}"
 
 
 def _file_words(file: ModelFile) -> str:

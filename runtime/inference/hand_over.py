@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from runtime.base.errors import ImageError, UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import ImageSource, Limits, decode_image
 
 NamedSource: TypeAlias = tuple[str | None, ImageSource | ImageError]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from runtime.model.input_spec import Positive
+from runtime.model.card import Positive
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 

@@ -19,7 +19,6 @@ import msgspec
 
 from runtime.model.acceptance import Fraction
 from runtime.model.acceptance import Threshold as Threshold
-from runtime.model.input_spec import InputSpec, Positive
 
 # `runtime.model.card_json` has the rule for changes of these two.
 SCHEMA_VERSION = 3
@@ -39,8 +38,11 @@ _LONGEST_NAME = 100
 EnginePrecision = Literal["fp32", "fp16", "int8"]
 Precision = Literal[EnginePrecision, "int8-cpu"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
+Fit = Literal["crop", "letterbox", "stretch"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Methods = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -69,6 +71,48 @@ def example_names(class_names: Sequence[str]) -> tuple[str, ...]:
         taken.add(name.casefold())
         names.append(name)
     return tuple(names)
+
+
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes the network's input, which is a square.
+
+    - "crop": the centred square whose edge is `crop / resize` of the image's short side is resized
+      to `size` pixels. That is resizing the short side to `resize` and cutting the centre to
+      `crop`, but it is resized once instead of twice.
+    - "letterbox": the long side is resized to `size`; the picture lies in the middle of `fill`.
+    - "stretch": the whole picture is resized to the square, and its proportions are lost.
+
+    Attributes:
+        size: edge of the network's input in pixels.
+        resize: see above, in pixels.
+        crop: see above, in pixels; at most `resize`, and equal to it where nothing is cut off.
+        interpolation: of the resize.
+        fit: see above. Cards that do not state it mean "crop".
+        mean: of each RGB channel of images in [0, 1]. The graph subtracts it, never a caller.
+        std: of each RGB channel of images in [0, 1]. The graph divides by it, never a caller.
+    """
+
+    size: Positive
+    resize: Positive
+    crop: Positive
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Fit = "crop"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
+        if self.fit != "crop" and self.crop != self.resize:
+            raise ValueError(f"fit {self.fit} cuts nothing off, and crop {self.crop} is not resize")
+        if not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise ValueError(f"std {self.std} must be finite and positive")
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour beside a letterboxed picture: the mean, which the graph makes about 0."""
+        red, green, blue = (min(max(round(255 * m), 0), 255) for m in self.mean)
+        return red, green, blue
 
 
 class ClassChange(msgspec.Struct, frozen=True, kw_only=True):

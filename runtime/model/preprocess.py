@@ -34,7 +34,7 @@ from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
 from runtime.images.other_files import read_other
 from runtime.images.png_files import PNG_START, read_png
 from runtime.images.reading_errors import reading_error
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 
 __all__ = [
     "DEFAULT_LIMITS",

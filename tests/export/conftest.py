@@ -15,7 +15,7 @@ from export.graphs.graph_edits import network_nodes
 from export.graphs.to_onnx import ExportedGraph, export_graph, model_bytes
 from export.pipeline import export_run
 from runtime.backends.onnx_session import OnnxSession
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.locate import CHECKPOINT
 from training.augmentation.augment import channel_statistics, normalise
 from training.config.plan import Plan

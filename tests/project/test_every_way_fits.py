@@ -27,8 +27,8 @@ from runtime.commands import classify, compare, evaluate, verify
 from runtime.inference.classifier import Classifier
 from runtime.inference.video import Frame
 from runtime.model.bundle import read_card, write_card
+from runtime.model.card import FITS, InputSpec
 from runtime.model.holdout import read_holdout
-from runtime.model.input_spec import FITS, InputSpec
 from runtime.model.preprocess import preprocess
 from runtime.server.api import build_api
 from training import evaluate as evaluate_run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.config.method_registry import chosen_methods, terms_of_word
 from training.config.plan import Plan
 from training.config.recipe import Recipe, recipe_from_values

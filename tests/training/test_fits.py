@@ -11,7 +11,7 @@ from edge_marks import write_edge_marks
 from PIL import Image
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import FITS, Fit, InputSpec
+from runtime.model.card import FITS, Fit, InputSpec
 from runtime.model.preprocess import preprocess
 from training import check_data, run
 from training.augmentation.augment import CROP_SCALE, Augmentation, smallest_crop

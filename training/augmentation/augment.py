@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import Fit, InputSpec
+from runtime.model.card import Fit, InputSpec
 from training.augmentation.crops import draw_boxes, draw_uniform, erase, padded_crop, resized_crop
 from training.augmentation.mixing import beta_quantiles, draw_cutmix, draw_mixup, mix
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
-from runtime.model.input_spec import FITS
+from runtime.model.card import FITS
 from training.config.archs import ARCHS
 from training.config.data_columns import columns_text
 from training.config.recipe import SUFFIXES

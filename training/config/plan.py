@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.config.method_registry import terms_word
 from training.config.recipe import Recipe
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import Fit
+from runtime.model.card import Fit
 from training.config.method_registry import METHOD_REGISTRY, NO_PEER, method_names
 
 FOLDER = Path(__file__).resolve().parent / "recipes"

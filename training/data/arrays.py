@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import Fit
+from runtime.model.card import Fit
 from training.data.cache import load_cached
 from training.data.dataset import (
     MAX_IMAGE_SIZE,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.files import CACHE_VARIABLE
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.data.dataset import Geometry
 from training.data.decode import Broken, decode_split
 from training.data.file_states import DIGEST_BYTES, digests_of

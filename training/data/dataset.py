@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
-from runtime.model.input_spec import Fit, InputSpec
+from runtime.model.card import Fit, InputSpec
 from runtime.model.preprocess import place_in_square
 from training.data.loading_progress import track
 from training.quality.exact_twins import Pictures

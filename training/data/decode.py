@@ -33,7 +33,7 @@ from runtime.images import (
     png_files,
     tiff_files,
 )
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import DEFAULT_LIMITS, decode_image, fit_image
 from training.data.dataset import row_digests
 from training.data.file_states import DIGEST_BYTES

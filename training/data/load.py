@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import Fit
+from runtime.model.card import Fit
 from training.config.data_columns import Columns, columns_of
 from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import Fit
+from runtime.model.card import Fit
 from runtime.model.preprocess import preprocess
 from training.data.dataset import Dataset, fitted, whole_images
 from training.data.fetch import Published, obtain

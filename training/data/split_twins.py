@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.data.dataset import places_of
 from training.data.source import GroupOf, Split
 from training.quality.exact_twins import Pictures, joined_groups, repeated_groups

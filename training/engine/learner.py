@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.engine.captured_step import CapturedStep
 from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.augmentation.augment import channel_statistics, normalise
 
 _CHUNK_PIXELS = 1 << 20  # of a batch of evaluation: 1,024 images of 32 px, 20 of 224 px

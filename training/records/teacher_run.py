@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.locate import RESULT, find_run
 from training.config.plan import Plan
 from training.data import Dataset

@@ -19,7 +19,7 @@ from demo.service.picture import PREVIEW, open_picture
 from demo.tabs.answer import ask
 from runtime.base.errors import ImageError
 from runtime.inference.batcher import Batcher
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 from runtime.server.api import build_api
 

@@ -28,6 +28,7 @@ from runtime.model.card import (
     CARD_FILE,
     Card,
     EngineRecord,
+    InputSpec,
     ModelFile,
     Parity,
     Profile,
@@ -35,7 +36,6 @@ from runtime.model.card import (
     example_names,
 )
 from runtime.model.holdout import Labelled, read_holdout
-from runtime.model.input_spec import InputSpec
 from runtime.model.preprocess import preprocess
 
 SIZE = 8

@@ -13,8 +13,7 @@ from torch import nn
 from export.graphs.to_onnx import ExportedGraph, _check, export_graph, model_bytes
 from runtime.backends.onnx_session import OnnxSession
 from runtime.base.errors import VerificationError
-from runtime.model.card import INPUT_NAME, OUTPUT_NAME
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import INPUT_NAME, OUTPUT_NAME, InputSpec
 
 
 @pytest.fixture(scope="module")

@@ -187,7 +187,7 @@ def test_one_and_many_may_have_different_answers() -> None:
 
 
 def test_sample_images_are_what_they_say() -> None:
-    from runtime.model.input_spec import InputSpec
+    from runtime.model.card import InputSpec
     from runtime.model.preprocess import decode_image
 
     spec = InputSpec(size=512, resize=512, crop=512, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 
 UNIT = (1.0, 1.0, 1.0)

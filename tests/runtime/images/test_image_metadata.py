@@ -11,7 +11,7 @@ from PIL import Image
 
 from runtime import ImageError
 from runtime.images.image_metadata import orientation_of
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 
 UNIT = (1.0, 1.0, 1.0)

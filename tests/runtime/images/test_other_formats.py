@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, features
 
 from runtime import ImageError
 from runtime.images import other_files
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import decode_image, preprocess
 
 UNIT = (1.0, 1.0, 1.0)

@@ -8,7 +8,7 @@ from PIL import Image, features
 
 from runtime import ImageError
 from runtime.images.jpeg_files import next_marker, read_jpeg
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 
 UNIT = (1.0, 1.0, 1.0)

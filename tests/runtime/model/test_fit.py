@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.base.errors import BundleError
+from runtime.commands.info import input_words
 from runtime.model.bundle import read_card, write_card
+from runtime.model.card import FITS, Fit, InputSpec
 from runtime.model.card_json import card_from_json, json_from_card
-from runtime.model.input_spec import FITS, Fit, InputSpec
 from runtime.model.preprocess import decode_image, fit_image, is_prepared, preprocess
 
 SIZE = 32
@@ -156,16 +157,16 @@ def test_a_camera_held_upright_is_known_in_each_way(fit: Fit, orientation: int, 
 def test_a_margin_is_cut_off_by_crop_alone() -> None:
     assert spec("crop", resize=36).crop == SIZE
     for fit in ("letterbox", "stretch"):
-        with pytest.raises(ValueError, match=f"fit {fit} cuts nothing off, and crop 32 of resize"):
+        with pytest.raises(ValueError, match=f"fit {fit} cuts nothing off, and crop 32 is not"):
             spec(fit, resize=36)
 
 
 def test_the_words_say_what_is_done() -> None:
-    assert spec("crop", resize=36).words == "short side to 36, centre 32, bilinear"
-    assert spec("letterbox").words == (
+    assert input_words(spec("crop", resize=36)) == "short side to 36, centre 32, bilinear"
+    assert input_words(spec("letterbox")) == (
         "whole picture, long side to 32, the rest of the square #3366cc, bilinear"
     )
-    assert spec("stretch").words == "whole picture, stretched to 32x32, bilinear"
+    assert input_words(spec("stretch")) == "whole picture, stretched to 32x32, bilinear"
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import Batcher, ImageError, open_classifier
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 
 # Pillow warns of damaged EXIF data and goes on, as it should.
@@ -87,7 +87,7 @@ MEASURE = """
 import re, sys, warnings
 from pathlib import Path
 from runtime import ImageError, Limits
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 warnings.simplefilter("ignore")
 spec = InputSpec(size=32, resize=36, crop=32, mean=(0, 0, 0), std=(1, 1, 1))

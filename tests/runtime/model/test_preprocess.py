@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from runtime import ImageError, Limits
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import decode_image, fit_image, preprocess
 
 COLOURS = [[[230, 40, 30], [30, 200, 60]], [[40, 60, 220], [240, 220, 70]]]

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import v2
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.augmentation.augment import Augmentation, channel_statistics, normalise
 
 SPEC = InputSpec(size=16, resize=16, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))

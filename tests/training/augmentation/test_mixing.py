@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.augmentation.augment import Augmentation
 from training.augmentation.mixing import beta_quantiles, draw_cutmix, draw_mixup, mix
 

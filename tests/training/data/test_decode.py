@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, features
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from runtime.model.preprocess import decode_image, preprocess
 from training.data import Dataset, decode, load_dataset
 from training.data.source import split_of
@@ -116,7 +116,7 @@ SLOW_DECODING = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.data import decode
 from training.data.source import split_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.splits import choosing_images, split_validation, with_label_noise

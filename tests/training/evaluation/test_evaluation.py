@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.model.input_spec import InputSpec
+from runtime.model.card import InputSpec
 from training.evaluation.logits import logits_of
 from training.finish import summary
 
