@@ -4,8 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from runtime.model.card import Positive
-
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 LONE_FILE = "a lone ONNX file carries no threshold; name its bundle"

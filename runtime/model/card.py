@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from runtime.model.acceptance import Fraction
+from runtime.model.acceptance import Fraction, Positive
 from runtime.model.acceptance import Threshold as Threshold
 
 # `runtime.model.card_json` has the rule for changes of these two.
@@ -42,7 +42,6 @@ Fit = Literal["crop", "letterbox", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
-Positive = Annotated[int, msgspec.Meta(gt=0)]
 ComputeCapabilities = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Methods = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
