@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from runtime.base.closable import Closable
@@ -95,30 +96,41 @@ class Reloader(Closable):
         self._watch = watch
         self._note = note
         self._after = after
-        self._wake = threading.Event()
+        # A signal handler may interrupt itself in `put`. In `Event.set` it would wait for itself.
+        self._wishes: SimpleQueue[None] = SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._thread.start()
 
     def request(self) -> None:
         """Asks to load all models again; returns at once. A signal handler may call it."""
-        self._wake.set()
+        self._wishes.put(None)
 
     def close(self) -> None:
         """Ends the thread, after the model that it is just loading."""
         self._closed = True
-        self._wake.set()
+        self._wishes.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while True:
-            asked = self._wake.wait(_WATCH_SECONDS if self._watch else None)
-            self._wake.clear()
+            asked = self._is_asked()
             if self._closed:
                 return
             for source in self._sources:
                 if asked or self._has_settled(source):
                     self._reload(source)
+
+    def _is_asked(self) -> bool:
+        """Waits until somebody asks (True), or until it is time to look at the files (False)."""
+        try:
+            self._wishes.get(timeout=_WATCH_SECONDS if self._watch else None)
+        except Empty:
+            return False
+        with suppress(Empty):
+            while True:  # many at once are one
+                self._wishes.get_nowait()
+        return True
 
     def _has_settled(self, source: Source) -> bool:
         """Whether the files changed, and did not change any more since the last look."""

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,25 @@ def serving(application: Any, **options: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m runtime serve ARGUMENTS`, and its address."""
+def running(
+    *arguments: str | Path, errors: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m runtime serve ARGUMENTS`, and its address.
+
+    What it says on stderr goes to the file `errors`, or into a pipe, which takes 64 kB.
+    """
     command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, arguments)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        nullcontext(subprocess.PIPE) if errors is None else errors.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 if address := re.search(r"http://127\.0\.0\.1:\d+", line):
                     break
             else:
-                assert process.stderr is not None
-                raise AssertionError(process.stderr.read())
+                raise AssertionError(process.stderr.read() if process.stderr else errors)
             yield process, address.group()
         finally:
             process.kill()

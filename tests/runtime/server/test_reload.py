@@ -143,7 +143,9 @@ def test_a_replaced_bundle_drops_no_request(
     seen: dict[str, set[Answer]] = {"v1": set(), "v2": set(), "other": set()}
     stop = threading.Event()
     watch = ("--watch",) if way == "--watch" else ()
-    with running(place, old, "--names", "first", "second", *watch) as (process, address):
+    told = tmp_path / "errors.txt"
+    options = ("--names", "first", "second", *watch)
+    with running(place, old, *options, errors=told) as (process, address):
 
         def ask(kind: str, call: Callable[..., Answer], name: str) -> None:
             with httpx.Client(base_url=address, timeout=30) as client:
@@ -173,7 +175,8 @@ def test_a_replaced_bundle_drops_no_request(
         for thread in threads:
             thread.join()
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        process.wait(timeout=30)
+        errors = told.read_text()
         assert process.returncode == 0, errors
     print(f"resident MB after each reload: {memory}")
     assert memory[-1] < memory[1] + 30
@@ -385,3 +388,21 @@ def _answers(address: str) -> bool:
         return httpx.get(f"{address}/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_many_signals_at_once_do_no_harm(variants: tuple[Path, Path]) -> None:
+    """One may arrive while another is handled."""
+    with (
+        running(variants[0]) as (process, address),
+        httpx.Client(base_url=address, timeout=10) as client,
+    ):
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            process.send_signal(signal.SIGHUP)
+        assert client.get("/healthz").status_code == 200
+        name = client.get("/v1/model").json()["name"]
+        last = version_of(client, name)
+        assert last > 1
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: version_of(client, name) > last)
