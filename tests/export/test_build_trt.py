@@ -39,15 +39,15 @@ def drop(bundle: Path, precision: str) -> None:
 
 def test_without_a_gpu_the_desktop_generations_are_built(bundle: Path, monkeypatch) -> None:
     monkeypatch.setattr(flavors, "missing_gpu", lambda: "no GPU")
-    built: list[str] = []
+    built: list[tuple[str, ...]] = []
     monkeypatch.setattr(
         bundled_engines,
         "add_engine",
-        lambda _bundle, _flavor, _model, capability, *_: built.append(capability),
+        lambda _bundle, _flavor, _model, target, *_: built.append(target),
     )
-    monkeypatch.setattr(build_trt, "engine_table", lambda *_: "")
+    monkeypatch.setattr(build_trt, "_show", lambda *_: None)
     assert main([str(bundle)]) == 0
-    assert built == ["8.6", "8.9", "12.0"]
+    assert built == [("8.6", "8.9", "12.0")]
 
 
 def test_list_of_a_bundle_without_engines(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

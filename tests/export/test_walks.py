@@ -14,9 +14,8 @@ from runtime.backends.gpu import missing_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 # As before the rooms were made. What training and its data have in between is left out here.
-# One is for the input of a network, which has had a module of its own since pictures can be fitted.
-MOST_FILES_TO_ONNX = 15 + 1
-MOST_FILES_TO_ENGINE = 15 + 1
+MOST_FILES_TO_ONNX = 15
+MOST_FILES_TO_ENGINE = 15
 PACKAGES = tuple(f"{ROOT}/{package}/" for package in ("export", "runtime", "training"))
 
 
