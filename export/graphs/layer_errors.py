@@ -6,7 +6,6 @@ To run the network once for each layer, with this layer alone in int8, took 13 t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,32 +14,10 @@ from numpy.typing import NDArray
 from export.graphs.activation_ranges import Range, graph_session, run_in_batches
 from export.graphs.graph_edits import add_constant, constant_of, network_nodes
 from export.graphs.network_layers import Layer
+from training.quantization.qdq_rules import Grid
 
 _TINY = 1e-12
 _MIN_RANK = 2  # a batch of channels
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The numbers of an int8 kind.
-
-    Attributes:
-        signed: whether activations are symmetric around zero.
-        activation_levels: steps from zero to the largest activation, or from the lowest to the
-            highest one if they are not signed.
-        weight_levels: steps from zero to the largest weight of a channel.
-        quantizes_outputs: whether a layer's output is in int8, too, before the next layer reads it.
-    """
-
-    signed: bool
-    activation_levels: int
-    weight_levels: int
-    quantizes_outputs: bool
-
-
-TENSORRT = Grid(signed=True, activation_levels=127, weight_levels=127, quantizes_outputs=False)
-# onnxruntime's `reduce_range` takes 7 bits, see `qdq_placement`.
-CPU = Grid(signed=False, activation_levels=127, weight_levels=63, quantizes_outputs=True)
 
 
 def layer_errors(

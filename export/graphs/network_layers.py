@@ -7,10 +7,10 @@ from math import prod
 import onnx_ir as ir
 
 from export.graphs.graph_edits import constant_of, network_nodes
+from export.graphs.onnx_operators import module_name
+from training.quantization.operators import ACTIVATIONS
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-_ACTIVATIONS = ("Clip", "Relu")
-_PREFIX, _SUFFIX = "student.", ".weight"
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,7 @@ def _layer(node: ir.Node) -> Layer:
     weights = constant_of(node.inputs[1]) if node.op_type in _WEIGHTED else None
     if weights is None:
         return Layer(nodes[0], nodes, 0)
-    return Layer(_module_name(node), nodes, int(weights.size) * _positions(node))
-
-
-def _module_name(node: ir.Node) -> str:
-    """The module's name, from the weights' name or, of the legacy exporter, from the node's."""
-    weights = node.inputs[1].name if node.inputs[1] is not None else None
-    if weights and weights.startswith(_PREFIX):
-        return weights.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    # "/student/features/features.8/conv/conv.2/Conv": a part repeats the one that it lies in.
-    parts: list[str] = []
-    for part in (node.name or "").strip("/").split("/")[1:-1]:
-        if parts and part.startswith(f"{parts[-1]}."):
-            parts.pop()
-        parts.append(part)
-    return ".".join(parts) or (node.name or "")
+    return Layer(module_name(node), nodes, int(weights.size) * _positions(node))
 
 
 def _positions(node: ir.Node) -> int:
@@ -81,6 +67,6 @@ def _activation_after(node: ir.Node) -> ir.Node | None:
     if node.op_type not in _WEIGHTED:
         return None
     readers = [use.node for use in node.outputs[0].uses()]
-    if len(readers) == 1 and readers[0].op_type in _ACTIVATIONS:
+    if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
         return readers[0]
     return None

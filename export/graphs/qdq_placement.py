@@ -1,18 +1,8 @@
-"""Where int8 stands in a graph: pairs of QuantizeLinear and DequantizeLinear (Q/DQ), in two kinds.
+"""Writes the pairs of QuantizeLinear and DequantizeLinear (Q/DQ) of int8 into a graph.
 
-There are two kinds because the file that is fast in one runtime is slow in the other, or refused.
-
-`int8`, for TensorRT: values are signed and symmetric, weights have one scale for each output
-channel, biases stay in floating point. Q/DQ pairs stand before convolutions and on the skip branch
-of a residual Add and nowhere else, so that TensorRT can still fuse convolution, addition and
-activation. The last linear layer and the softmax keep their precision. The rules are those of
-NVIDIA's Model-Optimizer (modelopt/onnx/quantization). Model-Optimizer itself is not used because
-its version 0.47 requires onnx 1.21 and onnxruntime 1.24, and this project needs newer ones; a test
-compares with the counts that it gives for both students.
-
-`int8-cpu`, for the CPU kernels of ONNX Runtime: activations are unsigned with a zero point, which
-also does the work of a ReLU, weights are signed, biases are int32. Every operator that has an
-integer kernel is quantised, by onnxruntime's own quantizer.
+Where they stand, and why there are two kinds, is stated in `training.quantization.qdq_rules`, by
+which int8 is also trained. For TensorRT the pairs are written here, for the CPU kernels of ONNX
+Runtime by onnxruntime's own quantizer.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,21 +20,12 @@ from export.graphs.graph_edits import (
     drop_unused_constants,
     input_of,
     network_nodes,
-    nodes_before,
 )
+from export.graphs.onnx_operators import operators_of
+from training.quantization.qdq_rules import CPU_FLOAT_OUTPUTS, CPU_OPERATORS, placement
 
 _INT8_MAX = 127
 _SMALLEST_HALF = float(np.finfo(np.float16).tiny)  # a scale becomes float16: never a subnormal one
-_CHANNEL_MULTIPLE = 8  # an int8 kernel of TensorRT reads so many channels at once
-# A dense convolution with fewer channels needs a multiple of 8 as its input or output channels.
-_MIN_CHANNELS = 16
-_MIN_DEPTHWISE_KERNEL = 3
-
-# The operators for which onnxruntime's CPU provider has integer kernels, or which only move values.
-_CPU_OPERATORS = (
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
-    "MaxPool", "Relu", "Reshape", "Split", "Transpose",
-)  # fmt: skip
 
 
 def to_int8_tensorrt(
@@ -64,14 +45,15 @@ def to_int8_tensorrt(
     graph = result.graph
     store_int8 = result.opset_imports[""] >= HALF_SCALES_OPSET
     quantizer = _Quantizer(graph, ranges, store_int8=store_int8)
-    for node in network_nodes(graph):
-        if node.name in left_out:
-            continue
-        if has_int8_kernel(node):
-            node.replace_input_with(0, quantizer.activation(input_of(node)))
+    network = operators_of(result)
+    stay = {operator.name for operator, node in network.nodes.items() if node.name in left_out}
+    placed = placement("int8", network.operators, left_out=stay)
+    for operator, node in network.nodes.items():
+        for index in range(len(operator.inputs)):
+            if (operator.name, index) in placed.reads:
+                node.replace_input_with(index, quantizer.activation(input_of(node, index)))
+        if operator.name in placed.weights:
             node.replace_input_with(1, quantizer.weight(input_of(node, 1)))
-        elif node.op_type == "Add" and (skip := _skip_branch(node)) is not None:
-            node.replace_input_with(skip, quantizer.activation(input_of(node, skip)))
     drop_unused_constants(graph)
     graph.sort()
     return result
@@ -86,7 +68,8 @@ def to_int8_cpu(
 
     Args:
         model: the float32 graph.
-        ranges: the range of every float tensor of the network, under the tensor's name.
+        ranges: the range of every float tensor of the network, under the tensor's name; the pooled
+            features may be missing, and then stay in floating point.
         left_out: names of nodes that stay in floating point.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
@@ -98,21 +81,21 @@ def to_int8_cpu(
         name: (np.array(low, np.float32), np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
+    nodes = network_nodes(model.graph)
+    # Only the legacy exporter writes this operator. Learned ranges have none for its output.
+    pools = [node for node in nodes if node.op_type == "GlobalAveragePool"]
+    stay = [node.name for node in pools if node.outputs[0].name not in ranges]
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(ir.to_proto(model)),
         per_channel=True,
-        # An x86 processor without VNNI adds two 8-bit products in 16 bits, and the sum may not fit.
-        # Weights of 7 bits avoid that: on such a machine they reduced the mean error of a
-        # probability from 0.0027 to 0.0002.
-        reduce_range=True,
+        reduce_range=True,  # of the weights only, see `training.quantization.qdq_rules.GRIDS`
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, observed),
-        nodes_to_quantize=[node.name for node in network_nodes(model.graph)],
-        nodes_to_exclude=list(left_out),
-        op_types_to_quantize=list(_CPU_OPERATORS),
-        # The logits stay in float32: with eight bits the probabilities would be too coarse.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_exclude=[*left_out, *stay],
+        op_types_to_quantize=list(CPU_OPERATORS),
+        extra_options={"OpTypesToExcludeOutputQuantization": list(CPU_FLOAT_OUTPUTS)},
     )
     quantizer.quantize_model()
     result: ir.Model = ir.from_proto(quantizer.model.model)
@@ -199,37 +182,3 @@ def _scale_of(magnitude: NDArray[np.floating]) -> NDArray[np.float32]:
     """The step of a symmetric 8-bit grid that reaches `magnitude`; it is exact in float16."""
     step = np.maximum(magnitude / _INT8_MAX, _SMALLEST_HALF)
     return np.asarray(step, np.float16).astype(np.float32)
-
-
-def has_int8_kernel(node: ir.Node) -> bool:
-    """Whether the node is a convolution for which TensorRT has an int8 kernel.
-
-    Where it has none, a Q/DQ pair would only add casts.
-    """
-    weights = constant_of(node.inputs[1]) if node.op_type == "Conv" else None
-    if weights is None:
-        return False
-    outputs, inputs_per_group, *kernel = weights.shape
-    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    if groups > 1:
-        return bool(outputs % _CHANNEL_MULTIPLE == 0 and min(kernel) >= _MIN_DEPTHWISE_KERNEL)
-    sides = (outputs, inputs_per_group)
-    return min(sides) >= _MIN_CHANNELS or any(side % _CHANNEL_MULTIPLE == 0 for side in sides)
-
-
-def _skip_branch(node: ir.Node) -> int | None:
-    """Which input (0 or 1) of a residual Add is the skip branch; None if it is no residual Add.
-
-    The other branch is the output of a convolution. It gets no Q/DQ pair, so that the addition can
-    fuse with that convolution. The skip branch is the tensor from which the convolution was
-    computed. In a block that changes the shape (ResNet) both branches end in a convolution; then
-    the second operand counts as the skip branch.
-    """
-    first, second = (None if value is None else value.producer() for value in node.inputs)
-    if first is None or second is None:
-        return None
-    if first.op_type == "Conv" and second in nodes_before(node.inputs[0]):
-        return 1
-    if second.op_type == "Conv" and first in nodes_before(node.inputs[1]):
-        return 0
-    return 1 if first.op_type == second.op_type == "Conv" else None
