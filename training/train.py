@@ -82,7 +82,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     run: RunFolder = group.share(_choose(name, options, plan) if group.is_main else None)
     former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
     if former is not None:
-        check_same_run(former.plan, plan, where=str(run.path))
+        _check_former(former, plan, where=str(run.path))
         if moved := moved_words(former.plan, plan):
             progress.say(moved)
         plan = msgspec.structs.replace(plan, data=former.plan.data)
@@ -112,6 +112,16 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         )
         _set_up(trainer, former, options, progress)
         return _train_in(run, trainer, options, progress, stop)
+
+
+def _check_former(former: Checkpoint, plan: Plan, *, where: str) -> None:
+    """Checks that this training goes on with a run that this command has begun."""
+    if former.learned:
+        raise UserError(
+            f"{where} was made by `python training/qat.py`: go on with that command, or choose "
+            "another --out"
+        )
+    check_same_run(former.plan, plan, where=where)
 
 
 def _choose(name: str, options: Options, plan: Plan) -> RunFolder:

@@ -14,7 +14,7 @@ from training.data.batches import Batch
 from training.engine.optimizers import set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.weight_average import WeightAverage
-from training.methods.method import FeatureReader, Method, Outputs, Student, Terms
+from training.methods.method import Method, Outputs, Student, Terms
 from training.networks.layers import batch_counters
 
 # uint8 images (N, H, W, 3) and labels to normalised images (N, 3, S, S) and labels or targets.
@@ -55,7 +55,7 @@ class StepParts:
     """What a step works on."""
 
     student: nn.Module
-    reader: FeatureReader  # runs the student
+    reader: Student  # runs the student
     methods: nn.ModuleDict  # of Method, by name
     optimizer: torch.optim.Optimizer
     prepare: Prepare
@@ -160,7 +160,7 @@ class Step:
             }
 
 
-def _shared_pass(reader: FeatureReader, images: Tensor) -> Student:
+def _shared_pass(reader: Student, images: Tensor) -> Student:
     """The student, which passes over the batch's own `images` once for all methods."""
     kept: list[Outputs] = []
 

@@ -21,7 +21,7 @@ from training.engine.build import build_batches, build_learner
 from training.engine.device import device_name
 from training.engine.execution import Execution
 from training.engine.interruption import InterruptedRunError, StopRequest
-from training.engine.learner import DivergedError, Networks, all_finite
+from training.engine.learner import DivergedError, Learner, Networks, all_finite
 from training.engine.optimizers import distillation_scale, learning_rate, mix_share
 from training.engine.process_group import ProcessGroup
 from training.engine.selection import Scores, Selection, scores_of
@@ -34,6 +34,7 @@ _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
 _PROBED_IMAGES = 8  # a checkpoint is written only if its student answers them with finite numbers
 
 Save = Callable[[Checkpoint], None]
+Build = Callable[..., Learner]  # of the arguments that `build_learner` takes
 
 
 class Trainer:
@@ -53,6 +54,7 @@ class Trainer:
         group: ProcessGroup | None = None,
         teacher: nn.Module | None = None,
         execution: Execution | None = None,
+        build: Build = build_learner,
     ) -> None:
         self.plan = plan
         self.device = device
@@ -66,7 +68,7 @@ class Trainer:
         )
         self.batches = build_batches(plan, dataset, rows, device=device, group=group)
         self.steps_per_epoch = steps = len(self.batches)
-        build = partial(build_learner, plan, dataset, rows, device=device, group=group)
+        build = partial(build, plan, dataset, rows, device=device, group=group)
         self.learner = build(steps_per_epoch=steps, teacher=teacher, execution=execution)
         self.selection = Selection(plan.recipe, images=int(self.choosing.sum()))
         self._epoch = 0  # whole epochs done

@@ -6,7 +6,7 @@ atomically, so that a reader finds the former one or the new one, never half of 
 
 import io
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,31 @@ class Checkpoint:
     finished: bool
     device: str = ""  # as a result states it; "" in a checkpoint that does not
     selection: dict[str, Any] | None = None  # what `Selection.state_dict` gives
+    # What `training/qat.py` has learned, by the kind of int8 file: plain types, as `LearnedInt8`
+    # reads them. All other fields are then those of the run that it began with.
+    learned: dict[str, dict[str, Any]] | None = None
 
     @property
     def best_student(self) -> dict[str, Tensor]:
         """The student to deploy: of the best epoch so far, where the recipe selects it."""
         kept: dict[str, Tensor] | None = (self.selection or {}).get("student")
         return self.student if kept is None else kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedInt8:
+    """A student that was trained through simulated int8 numbers of one kind.
+
+    Attributes:
+        student: in evaluation mode, on the CPU, float32: its weights still have to be rounded.
+        ranges: the lowest and the highest value of each activation that is rounded, by the name
+            that `training.quantization.operators` gives it.
+        epochs: that it was trained for.
+    """
+
+    student: nn.Module
+    ranges: dict[str, tuple[float, float]]
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,7 @@ class TrainedRun:
     result: dict[str, Any]  # result.json; {} when the run was interrupted before its end
     history: list[EpochPoint]
     checkpoint_sha256: str
+    learned: dict[str, LearnedInt8] = field(default_factory=dict)  # by the kind of int8 file
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -126,24 +146,39 @@ def load_trained(run: Path) -> TrainedRun:
     path = run / CHECKPOINT
     checkpoint = read_checkpoint(path)
     plan = checkpoint.plan
-    student = student_of(plan)
-    try:
-        student.load_state_dict(checkpoint.best_student)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not hold a {plan.arch}: {first_line(error)}") from error
+    student = _student_with(checkpoint.best_student, plan, path)
     points = [
         EpochPoint(epoch=line["epoch"], loss=line["loss"], top1=line["top1"])
         for line in checkpoint.history
     ]
     return TrainedRun(
         folder=run,
-        student=student.eval().requires_grad_(requires_grad=False),
+        student=student,
         plan=plan,
         temperature=checkpoint.temperature,
         result=_read_result(run / RESULT) if checkpoint.finished else {},
         history=points,
         checkpoint_sha256=sha256_of(path),
+        learned={
+            kind: LearnedInt8(
+                student=_student_with(found["student"], plan, path),
+                ranges={name: (low, high) for name, (low, high) in found["ranges"].items()},
+                epochs=found["epochs"],
+            )
+            for kind, found in (checkpoint.learned or {}).items()
+            if found["finished"]
+        },
     )
+
+
+def _student_with(weights: dict[str, Tensor], plan: Plan, path: Path) -> nn.Module:
+    """The plan's student with these weights, of the file `path`, as it is deployed."""
+    student = student_of(plan)
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not hold a {plan.arch}: {first_line(error)}") from error
+    return student.eval().requires_grad_(requires_grad=False)
 
 
 def _read_result(path: Path) -> dict[str, Any]:

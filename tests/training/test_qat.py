@@ -1,0 +1,168 @@
+"""The command `training/qat.py`: a run whose int8 file has learned ranges."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from runtime.base.errors import UserError
+from training import qat, run, train_int8
+from training.engine.interruption import InterruptedRunError
+from training.records.checkpoint import load_trained, read_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_folder: Path, tiny_recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of `--drg --dsr`. Read only."""
+    folder = tmp_path_factory.mktemp("qat") / "source"
+    arguments = [
+        *("--arch", "mobilenetv2", "--width", "0.25", "--drg", "--dsr", "--device", "cpu"),
+        *("--data", str(tiny_folder), "--recipe", str(tiny_recipe_file), "--out", str(folder)),
+    ]
+    assert run.main(arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command makes of it. Read only."""
+    folder = tmp_path_factory.mktemp("learned") / "learned"
+    assert qat.main([str(finished), "--out", str(folder), "--device", "cpu"]) == 0
+    return folder
+
+
+def test_the_run_says_what_was_learned_and_from_what(finished: Path, learned: Path) -> None:
+    result, source = (
+        json.loads((folder / "result.json").read_text()) for folder in (learned, finished)
+    )
+    trained = load_trained(finished)
+    assert (result["method"], source.get("method")) == ("qat", None)
+    found = result["learned"]["int8"]
+    assert (found["source"], found["source_sha256"], found["epochs"]) == (
+        finished.name,
+        trained.checkpoint_sha256,
+        2,
+    )
+    assert found["agreement"] > 0.6
+    assert result["top1"] == source["top1"]
+    lines = [json.loads(line) for line in (learned / "journal.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"self_kl", "head_kl"} <= lines[0].keys()
+    assert lines[0]["head_kl"] > 0  # the run had DRG's head
+
+
+def test_the_float32_student_is_the_runs_own_and_the_int8_student_is_another(
+    finished: Path, learned: Path
+) -> None:
+    source, found = load_trained(finished), load_trained(learned)
+    weights, own = source.student.state_dict(), found.student.state_dict()
+    assert all(weights[name].equal(own[name]) for name in weights)
+    int8 = found.learned["int8"]
+    assert int8.epochs == 2
+    assert "normalised" in int8.ranges
+    assert not weights["features.0.0.weight"].equal(
+        int8.student.state_dict()["features.0.0.weight"]
+    )
+    assert source.learned == {}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    finished: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping(train_int8.Trainer):
+        """Stops after the first epoch, as if the process had been killed."""
+
+        def _close_epoch(self) -> object:
+            line = super()._close_epoch()
+            if self._epoch == 1:
+                self._save(self._saved)
+                raise InterruptedRunError("interrupted")
+            return line
+
+        def train(self, folder: Path, save: object, progress: object, stop: object) -> None:
+            self._saved = save
+            super().train(folder, save, progress, stop)
+
+    arguments = [str(finished), "--out", str(tmp_path / "again"), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_int8, "Trainer", Stopping)
+        assert qat.main(arguments) == 1
+    assert not (tmp_path / "again" / "result.json").exists()
+    assert load_trained(tmp_path / "again").learned == {}
+    assert qat.main([*arguments, "--resume"]) == 0
+    first, second = (
+        read_checkpoint(folder / "checkpoint.pt").learned["int8"]
+        for folder in (learned, tmp_path / "again")
+    )
+    assert first["ranges"] == second["ranges"]
+    assert all(torch.equal(first["student"][k], second["student"][k]) for k in first["student"])
+
+
+def test_a_second_kind_keeps_the_first(learned: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    arguments = [str(learned), "--kind", "int8-cpu", "--epochs", "1", "--out", str(both)]
+    assert qat.main([*arguments, "--device", "cpu"]) == 0
+    found = load_trained(both).learned
+    assert {kind: each.epochs for kind, each in found.items()} == {"int8": 2, "int8-cpu": 1}
+    assert set(json.loads((both / "result.json").read_text())["learned"]) == {"int8", "int8-cpu"}
+
+
+def test_the_new_run_is_named_after_the_old_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "latest").symlink_to("mine")
+    assert qat.main(["runs/latest", "--epochs", "1", "--device", "cpu"]) == 0
+    assert (tmp_path / "runs" / "latest").readlink() == Path("mine-int8")
+    said = capsys.readouterr().out
+    assert "next  python export/run.py runs/mine-int8 --precision int8" in said
+
+
+def test_resuming_a_finished_one_does_nothing(learned: Path, finished: Path, capsys) -> None:
+    before = (learned / "checkpoint.pt").read_bytes()
+    assert qat.main([str(finished), "--out", str(learned), "--resume", "--device", "cpu"]) == 0
+    assert "is finished: nothing to resume" in capsys.readouterr().out
+    assert (learned / "checkpoint.pt").read_bytes() == before
+
+
+def test_another_run_is_not_resumed(learned: Path, finished: Path) -> None:
+    arguments = [str(finished), "--out", str(learned), "--resume", "--device", "cpu"]
+    with pytest.raises(UserError, match=r"holds another run.*epochs: 2, now 3"):
+        qat.main([*arguments, "--epochs", "3"])
+    with pytest.raises(UserError, match="no learned ranges of int8-cpu"):
+        qat.main([*arguments, "--kind", "int8-cpu"])
+
+
+def test_training_does_not_go_on_with_it(learned: Path, tiny_options: list[str]) -> None:
+    with pytest.raises(UserError, match=r"was made by `python training/qat.py`"):
+        run.main([*tiny_options, "--out", str(learned), "--resume"])
+
+
+def test_mistakes_are_one_line(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; expected a run folder"):
+        qat.main([str(tmp_path / "none")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"is not a run: it has no checkpoint\.pt"):
+        qat.main([str(tmp_path / "empty")])
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished, unfinished)
+    (unfinished / "result.json").unlink()
+    with pytest.raises(UserError, match="is not finished"):
+        qat.main([str(unfinished), "--device", "cpu"])
+
+
+def test_a_run_without_its_data_is_one_line(finished: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    checkpoint = read_checkpoint(moved / "checkpoint.pt")
+    plan = msgspec.structs.replace(checkpoint.plan, data_argument=str(tmp_path / "gone"))
+    save_checkpoint(moved / "checkpoint.pt", replace(checkpoint, plan=plan))
+    with pytest.raises(UserError, match=r"which is not there; name the place .* with --data"):
+        qat.main([str(moved), "--device", "cpu"])

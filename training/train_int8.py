@@ -1,0 +1,255 @@
+"""The training of a student for int8, from a finished run to a new run with learned ranges."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.base.command import fail
+from runtime.base.errors import UserError
+from runtime.base.files import atomic_path, write_atomic
+from runtime.base.shown_text import pasted
+from runtime.evaluation.class_report import REPORT_FILES
+from runtime.model.figures import top_k
+from runtime.model.locate import CHECKPOINT, DATA_REPORT, RESULT, RUNS, find_run
+from training.config.plan import MovedData, Plan
+from training.data import Dataset
+from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
+from training.engine.device import choose_device, device_name, versions
+from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
+from training.engine.trainer import Trainer
+from training.evaluation.logits import logits_of
+from training.quantization.qdq_rules import Kind
+from training.quantization.quantized_student import QuantizedStudent
+from training.quantization.self_teacher import SelfTeacher
+from training.records.checkpoint import (
+    Checkpoint,
+    TrainedRun,
+    load_trained,
+    read_checkpoint,
+    save_checkpoint,
+)
+from training.records.journal import Progress, counted
+from training.records.plots import CURVES, plot_curves
+from training.records.run_data import load_run_dataset
+from training.records.run_folder import (
+    IMAGES,
+    RunFolder,
+    check_latest,
+    choose_folder,
+    exclusive,
+    move_latest,
+)
+
+_SHARE, _FEWEST = 10, 2  # epochs: a tenth of the run's (Wu et al., 2020, arXiv 2004.09602)
+_STOPPED = 1
+_COPIED = (*REPORT_FILES, DATA_REPORT, IMAGES)
+_STUDENT = "student."
+
+
+def train_int8(
+    folder: Path,
+    *,
+    epochs: int | None,
+    kind: Kind,
+    out: Path | None,
+    resume: bool,
+    data: str | None,
+    data_root: Path | None,
+    device_word: str,
+) -> int:
+    """Trains the student of the run in `folder`; returns the exit code.
+
+    Raises:
+        UserError: the run is not finished, or its data or its student do not allow it.
+    """
+    device = choose_device(device_word)
+    folder = find_run(folder)
+    if folder.is_symlink():
+        folder = folder.parent / folder.readlink()
+    trained = load_trained(folder)
+    if not trained.result:
+        raise UserError(
+            f"{folder} is not finished (it has no {RESULT}): repeat its command with --resume, "
+            "or name a finished run"
+        )
+    source = read_checkpoint(folder / CHECKPOINT)
+    epochs = epochs or max(_FEWEST, round(source.plan.recipe.epochs / _SHARE))
+    plan = msgspec.structs.replace(
+        source.plan,
+        methods=("ce",),
+        recipe=recipe_for_int8(source.plan.recipe, epochs),
+    )
+    progress = Progress(epochs=epochs)
+    dataset = load_run_dataset(trained, MovedData(data, data_root))
+    moves_latest = out is None and folder.parent.resolve() == RUNS.resolve()
+    if moves_latest:
+        check_latest()
+    base = out or folder.with_name(f"{folder.name}-{kind}")
+    run = choose_folder(base.name, out=base, resume=resume)
+    learning = _Learning(run.path, source, trained, kind, plan, dataset, moves_latest)
+    former = learning.former(run)
+    if run.finished:
+        progress.say(f"{run.path} is finished: nothing to resume")
+        return 0
+    with exclusive(run.path), stop_request() as stop:
+        progress.say(f"run folder {run.path}")
+        return learning.run(device, former, progress, stop)
+
+
+class _Learning:
+    """One training for int8, and its files."""
+
+    def __init__(
+        self,
+        path: Path,
+        source: Checkpoint,
+        trained: TrainedRun,
+        kind: Kind,
+        plan: Plan,
+        dataset: Dataset,
+        moves_latest: bool,
+    ) -> None:
+        self._path = path
+        self._source = source
+        self._trained = trained
+        self._kind = kind
+        self._plan = plan
+        self._dataset = dataset
+        self._moves_latest = moves_latest
+        self._quantized: QuantizedStudent | None = None
+
+    def former(self, run: RunFolder) -> Mapping[str, Any] | None:
+        """What the checkpoint in the folder holds of this training; None if there is none.
+
+        Raises:
+            UserError: the folder holds another run.
+        """
+        if not run.exists:
+            return None
+        found = (read_checkpoint(run.path / CHECKPOINT).learned or {}).get(self._kind)
+        apart = [
+            f"{name}: {found.get(name)}, now {value}"
+            for name, value in self._stated().items()
+            if found is not None and found.get(name) != value
+        ]
+        if found is None or apart:
+            what = "; ".join(apart) or f"it has no learned ranges of {self._kind}"
+            raise UserError(
+                f"{run.path} holds another run ({what}); repeat its options, or train without "
+                "--resume"
+            )
+        return found
+
+    def run(
+        self,
+        device: torch.device,
+        former: Mapping[str, Any] | None,
+        progress: Progress,
+        stop: StopRequest,
+    ) -> int:
+        """Trains to the last epoch and writes the run's files; returns the exit code."""
+        build = partial(build_quantized_learner, kind=self._kind, source=self._source)
+        trainer = Trainer(self._plan, self._dataset, device=device, build=build)
+        quantized = trainer.learner.student
+        assert isinstance(quantized, QuantizedStudent)
+        self._quantized = quantized
+        if former is not None:
+            trainer.restore(
+                replace(self._source, **former["state"], auxiliary=None, selection=None)
+            )
+            progress.say(f"resumed after {counted(former['state']['epoch'], 'epoch')}")
+        else:
+            (self._path / RESULT).unlink(missing_ok=True)
+        progress.say(
+            f"{self._plan.arch} of {self._trained.folder} for {self._kind}: "
+            f"{len(trainer.train_rows)} training images, "
+            f"{counted(self._plan.recipe.epochs, 'epoch')} on {device_name(device)}"
+        )
+        try:
+            trainer.train(self._path, self._save, progress, stop)
+        except InterruptedRunError as interruption:
+            return fail(f"{interruption}; {self._path} goes on with --resume", _STOPPED)
+        self._finish(trainer, progress)
+        return 0
+
+    def _stated(self) -> dict[str, Any]:
+        """What two trainings must have in common for one to go on with the other."""
+        return {
+            "source_sha256": self._trained.checkpoint_sha256,
+            "epochs": self._plan.recipe.epochs,
+        }
+
+    def _save(self, checkpoint: Checkpoint, *, finished: bool = False) -> None:
+        """Writes the run's checkpoint: the source's, with what has been learned so far."""
+        assert self._quantized is not None
+        names = ("epoch", "step", "student", "training", "terms", "history", "seconds")
+        learned = {
+            **self._stated(),
+            "source": self._trained.folder.name,
+            "finished": finished,
+            "student": {
+                name.removeprefix(_STUDENT): value
+                for name, value in checkpoint.student.items()
+                if name.startswith(_STUDENT)
+            },
+            "ranges": {name: list(ends) for name, ends in self._quantized.ranges().items()},
+            "state": None if finished else {name: getattr(checkpoint, name) for name in names},
+        }
+        whole = replace(
+            self._source,
+            training={},
+            finished=finished,
+            learned={**(self._source.learned or {}), self._kind: learned},
+        )
+        save_checkpoint(self._path / CHECKPOINT, whole)
+        if self._moves_latest:
+            move_latest(self._path)
+
+    def _finish(self, trainer: Trainer, progress: Progress) -> None:
+        """Evaluates, and writes the last files; result.json is the last one."""
+        exact = self._logits(self._trained.student, trainer.device)
+        rounded = trainer.test_logits()
+        self._save(trainer.checkpoint(finished=True), finished=True)
+        labels = self._dataset.test_labels
+        learned = {
+            "source": self._trained.folder.name,
+            **self._stated(),
+            "top1": top_k(rounded, labels, 1),
+            "agreement": float(np.mean(rounded.argmax(axis=1) == exact.argmax(axis=1))),
+            "seconds": trainer.seconds,
+            "device": device_name(trainer.device),
+            "versions": versions(),
+            "recipe": msgspec.to_builtins(self._plan.recipe),
+        }
+        result = {
+            **self._trained.result,
+            "method": "qat",
+            "learned": {**self._trained.result.get("learned", {}), self._kind: learned},
+        }
+        for name in _COPIED:
+            if (self._trained.folder / name).is_file():
+                with atomic_path(self._path / name) as temporary:
+                    shutil.copyfile(self._trained.folder / name, temporary)
+        title = f"{self._plan.arch} for {self._kind}, {self._trained.folder.name}"
+        plot_curves(self._path / CURVES, trainer.history, terms=SelfTeacher.term_names, title=title)
+        content = msgspec.json.format(msgspec.json.encode(result), indent=2)
+        write_atomic(self._path / RESULT, content + b"\n")
+        progress.say(
+            f"\n  float32  top-1 {top_k(exact, labels, 1):.2%}\n"
+            f"  {self._kind:<7}  top-1 {learned['top1']:.2%}, agrees with float32 on "
+            f"{learned['agreement']:.2%} of {len(labels):,} test images"
+        )
+        shown = pasted(self._path)
+        progress.say(f"\nrun   {self._path}\nnext  python export/run.py {shown} --precision int8")
+
+    def _logits(self, student: torch.nn.Module, device: torch.device) -> NDArray[np.float32]:
+        images, spec = self._dataset.test_images, self._dataset.input
+        return logits_of(student.to(device), images, spec, device=device)
