@@ -19,7 +19,7 @@ from export.bundles.file_threshold import check_max_error, fitted, threshold_lin
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
-from export.graphs.to_int8 import Int8Exporter, Quantized
+from export.graphs.to_int8 import Int8Exporter, Learned, Quantized
 from export.graphs.to_onnx import (
     IMAGE_PROPERTIES,
     ExportedGraph,
@@ -174,7 +174,7 @@ def _outcomes(
     graph: ExportedGraph, run: RunToExport, options: ExportOptions, say: Callable[[str], None]
 ) -> Iterator[Outcome]:
     """Makes and verifies each file that was asked for."""
-    exporter: Int8Exporter | None = None
+    calibrating: Int8Exporter | None = None
     for precision in (kind for request in options.precisions for kind in FILES_OF[request]):
         verify = partial(_verify, precision, graph=graph, run=run, options=options, say=say)
         if precision == "fp32":
@@ -182,9 +182,15 @@ def _outcomes(
         elif precision == "fp16":
             yield verify(to_fp16(graph.model), None)
         else:
-            say(f"calibrating {precision} ({options.calibration})")
-            if exporter is None:
-                exporter = Int8Exporter(graph.model, run.calibration_data(), _evaluate)
+            if precision in run.learned and options.calibration == "auto":
+                say(f"exporting the student that learned {precision}")
+                exporter = _learned_exporter(precision, run, options)
+            else:
+                say(f"calibrating {precision} ({options.calibration})")
+                calibrating = calibrating or Int8Exporter(
+                    graph.model, run.calibration_data(), _evaluate
+                )
+                exporter = calibrating
             plain = exporter.quantize(precision, options.calibration)
             outcome = verify(plain.model, plain)
             if outcome.complaint is not None:
@@ -199,6 +205,15 @@ def _outcomes(
                     tried = verify(mended.model, mended)
                     outcome = outcome if tried.complaint else tried
             yield outcome
+
+
+def _learned_exporter(kind: Precision, run: RunToExport, options: ExportOptions) -> Int8Exporter:
+    """What makes the int8 file of the student that was trained for it."""
+    learned = run.learned[kind]
+    spec, temperature = run.card.input, run.card.temperature
+    graph = export_graph(learned.student, spec, temperature, opset=options.opset)
+    ranges = Learned(learned.ranges, learned.epochs)
+    return Int8Exporter(graph.model, run.calibration_data(), _evaluate, ranges)
 
 
 def _verify(
@@ -255,6 +270,7 @@ def _verify(
 def _quantization(quantized: Quantized) -> Quantization:
     return Quantization(
         calibration=quantized.calibration,
+        learned_ranges=quantized.learned,
         higher_precision=quantized.left_out,
         higher_precision_macs=quantized.left_out_macs,
     )

@@ -95,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration",
         choices=CALIBRATIONS,
         default="auto",
-        help="how int8 finds its ranges; auto measures all three on held-out training images "
-        "(default: %(default)s)",
+        help="how int8 finds its ranges; auto takes those that training/qat.py has learned, or "
+        "measures all three on held-out training images (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-drop",

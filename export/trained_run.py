@@ -1,4 +1,4 @@
-"""What an export takes from a trained run, which is read once. Only this module imports `training`.
+"""What an export takes from a trained run, which is read once. Only this module reads a run.
 
 It takes the student, the card, the test images with torch's answers, and images to calibrate with.
 """
@@ -39,7 +39,7 @@ from training.data import Dataset
 from training.data.splits import FEWEST_TO_SHARE, rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
-from training.records.checkpoint import TrainedRun, load_trained
+from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained
 from training.records.run_data import load_run_dataset
 
 # A GPU may have evaluated the student when it was trained, with other rounding than this CPU's. One
@@ -72,6 +72,7 @@ class RunToExport:
     reports: Mapping[str, bytes | None] = field(default_factory=dict)
     kept: KeptApart | None = None
     no_threshold: str | None = None
+    learned: Mapping[str, LearnedInt8] = field(default_factory=dict)
 
     def calibration_data(self) -> CalibrationData:
         """Training images, cropped and resized as the runtime does it."""
@@ -139,6 +140,7 @@ def read_run(
         },
         kept=kept,
         no_threshold=_why_none(trained) if kept is None else None,
+        learned=trained.learned,
     )
 
 

@@ -18,6 +18,7 @@ from runtime.base.files import atomic_path, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.evaluation.class_report import REPORT_FILES
 from runtime.model.figures import top_k
+from runtime.model.holdout import VALIDATION_FILE
 from runtime.model.locate import CHECKPOINT, DATA_REPORT, RESULT, RUNS, find_run
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
@@ -50,7 +51,7 @@ from training.records.run_folder import (
 
 _SHARE, _FEWEST = 10, 2  # epochs: a tenth of the run's (Wu et al., 2020, arXiv 2004.09602)
 _STOPPED = 1
-_COPIED = (*REPORT_FILES, DATA_REPORT, IMAGES)
+_COPIED = (*REPORT_FILES, DATA_REPORT, IMAGES, VALIDATION_FILE)
 _STUDENT = "student."
 
 

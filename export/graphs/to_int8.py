@@ -19,13 +19,14 @@ from export.graphs.activation_ranges import (
     observe,
     ranges,
 )
-from export.graphs.graph_edits import network_nodes
-from export.graphs.layer_errors import CPU, TENSORRT, layer_errors
+from export.graphs.layer_errors import layer_errors
+from export.graphs.learned_ranges import ranges_of_graph
 from export.graphs.network_layers import Layer, macs_share, network_layers
-from export.graphs.qdq_placement import has_int8_kernel, to_int8_cpu, to_int8_tensorrt
+from export.graphs.onnx_operators import operators_of
+from export.graphs.qdq_placement import to_int8_cpu, to_int8_tensorrt
 from export.graphs.to_fp16 import to_fp16
+from training.quantization.qdq_rules import GRIDS, Kind, has_int8_kernel
 
-Kind = Literal["int8", "int8-cpu"]
 _VALIDATION_IMAGES = 512
 _SEED = 0
 # What may be left in a higher precision. With more, the file would hardly be an int8 file.
@@ -36,6 +37,9 @@ _SENSITIVITY_IMAGES = 64
 # is half of what the gate allows, because a student is surer of images that it was trained on.
 _DISAGREEMENT = 0.005
 _LESS = 0.5  # and its error is at most this share of the error with all layers in int8
+
+LEARNED: Literal["learned"] = "learned"
+Ranging = Method | Literal["learned"]  # how ranges are found
 
 # Gives the float32 probabilities (N, K) of uint8 images (N, S, S, 3) by a graph.
 Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
@@ -65,12 +69,32 @@ class Quantized:
         calibration: how its ranges were found, in words.
         left_out: names of the layers that stay in a higher precision.
         left_out_macs: their share of the multiply-adds.
+        learned: whether the ranges were learned in training.
     """
 
     model: ir.Model
     calibration: str
     left_out: tuple[str, ...] = ()
     left_out_macs: float = 0.0
+    learned: bool = False
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Ranges that were learned in training.
+
+    Attributes:
+        ranges: of each rounded activation, under the names of `training.quantization.operators`.
+        epochs: that they were learned in.
+    """
+
+    ranges: Mapping[str, Range]
+    epochs: int
+
+    @property
+    def words(self) -> str:
+        """How they were found, for the card."""
+        return f"learned in {self.epochs} epochs of self-distillation"
 
 
 def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -86,8 +110,19 @@ def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 class Int8Exporter:
     """Makes both kinds from one float32 graph and one observation of its activations."""
 
-    def __init__(self, model: ir.Model, data: CalibrationData, evaluate: Evaluate) -> None:
-        """Nothing is computed yet; `evaluate` runs a candidate of `auto`."""
+    def __init__(
+        self,
+        model: ir.Model,
+        data: CalibrationData,
+        evaluate: Evaluate,
+        learned: Learned | None = None,
+    ) -> None:
+        """Nothing is computed yet; `evaluate` runs a candidate of `auto`.
+
+        With `learned` ranges `model` is the graph of the student that learned them, they are those
+        of every file that is asked for, and no method of calibration is tried.
+        """
+        self._learned = learned
         self._model = model
         self._data = data
         self._evaluate = evaluate
@@ -100,6 +135,9 @@ class Int8Exporter:
         Raises:
             VerificationError: a weight is larger than float16 can represent (`int8` only).
         """
+        if self._learned is not None:
+            model = _finished(kind, self._with(kind, LEARNED))
+            return Quantized(model, self._learned.words, learned=True)
         words = f"of {len(self._data.images)} training images"
         if calibration != "auto":
             model = _finished(kind, self._with(kind, calibration))
@@ -123,8 +161,8 @@ class Int8Exporter:
             it near to float32.
         """
         layers = network_layers(self._model)
-        best: tuple[int, float, Method, list[Layer]] | None = None
-        for method in METHODS if calibration == "auto" else (calibration,):
+        best: tuple[int, float, Ranging, list[Layer]] | None = None
+        for method in self._methods(calibration):
             most = best[0] if best else _MOST_LAYERS
             found = self._few_layers(kind, method, layers, most=most)
             if found is not None and (best is None or (len(found[1]), found[0]) < best[:2]):
@@ -134,13 +172,23 @@ class Int8Exporter:
         _, _, method, left_out = best
         return Quantized(
             _finished(kind, self._with(kind, method, left_out)),
-            f"{method} of {len(self._data.images)} training images",
+            (
+                self._learned.words
+                if self._learned is not None
+                else f"{method} of {len(self._data.images)} training images"
+            ),
             tuple(layer.name for layer in left_out),
             macs_share(left_out, layers),
+            learned=self._learned is not None,
         )
 
+    def _methods(self, calibration: Calibration) -> Sequence[Ranging]:
+        if self._learned is not None:
+            return (LEARNED,)
+        return METHODS if calibration == "auto" else (calibration,)
+
     def _few_layers(
-        self, kind: Kind, method: Method, layers: Sequence[Layer], *, most: int
+        self, kind: Kind, method: Ranging, layers: Sequence[Layer], *, most: int
     ) -> tuple[float, list[Layer]] | None:
         """The error, and up to `most` layers to leave out; None if they do not suffice."""
         _, plain = self._compare(self._with(kind, method))
@@ -160,14 +208,14 @@ class Int8Exporter:
     def _allowed(self) -> float:
         return max(_DISAGREEMENT, 1 / len(self._data.validation_images))
 
-    def _by_sensitivity(self, kind: Kind, method: Method, layers: Sequence[Layer]) -> list[Layer]:
+    def _by_sensitivity(self, kind: Kind, method: Ranging, layers: Sequence[Layer]) -> list[Layer]:
         """The layers that int8 changes, the one that it changes most first."""
-        grid = CPU if kind == "int8-cpu" else TENSORRT
         images = self._data.validation_images[:_SENSITIVITY_IMAGES]
-        errors = layer_errors(self._model, layers, self._ranges(method), images, grid)
+        errors = layer_errors(self._model, layers, self._ranges(kind, method), images, GRIDS[kind])
         if kind == "int8":
-            nodes = {node.name: node for node in network_nodes(self._model.graph)}
-            layers = [layer for layer in layers if has_int8_kernel(nodes[layer.nodes[0]])]
+            network = operators_of(self._model).nodes
+            int8 = {node.name for operator, node in network.items() if has_int8_kernel(operator)}
+            layers = [layer for layer in layers if layer.nodes[0] in int8]
         changed = [layer for layer in layers if errors.get(layer.name)]
         return sorted(changed, key=lambda layer: -errors[layer.name])
 
@@ -183,14 +231,17 @@ class Int8Exporter:
             self._reference = self._evaluate(self._model, self._data.validation_images)
         return self._reference
 
-    def _with(self, kind: Kind, method: Method, left_out: Sequence[Layer] = ()) -> ir.Model:
-        found = self._ranges(method)
+    def _with(self, kind: Kind, method: Ranging, left_out: Sequence[Layer] = ()) -> ir.Model:
+        found = self._ranges(kind, method)
         names = {name for layer in left_out for name in layer.nodes}
         if kind == "int8-cpu":
             return to_int8_cpu(self._model, found, left_out=names)
         return to_int8_tensorrt(self._model, found, left_out=names)
 
-    def _ranges(self, method: Method) -> dict[str, Range]:
+    def _ranges(self, kind: Kind, method: Ranging) -> dict[str, Range]:
+        if method == LEARNED:
+            assert self._learned is not None
+            return ranges_of_graph(self._model, kind, self._learned.ranges)
         if self._observations is None:
             self._observations = observe(self._model, self._data.images)
         return ranges(self._observations, method)

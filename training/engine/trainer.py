@@ -34,7 +34,6 @@ _CHECKPOINT_SECONDS = 300  # between two checkpoints of a long epoch
 _PROBED_IMAGES = 8  # a checkpoint is written only if its student answers them with finite numbers
 
 Save = Callable[[Checkpoint], None]
-Build = Callable[..., Learner]  # of the arguments that `build_learner` takes
 
 
 class Trainer:
@@ -54,17 +53,16 @@ class Trainer:
         group: ProcessGroup | None = None,
         teacher: nn.Module | None = None,
         execution: Execution | None = None,
-        build: Build = build_learner,
+        build: Callable[..., Learner] = build_learner,
     ) -> None:
         self.plan = plan
         self.device = device
         self.group = group = group or ProcessGroup()
-        recipe = plan.recipe
-        rows, self.validation_rows = rows_of_run(dataset, recipe)
+        rows, self.validation_rows = rows_of_run(dataset, plan.recipe)
         self.train_rows = rows
         self.choosing = choosing_images(dataset, self.validation_rows)
         self.dataset = dataset = with_label_noise(
-            dataset, rows, share=recipe.label_noise, seed=plan.seed
+            dataset, rows, share=plan.recipe.label_noise, seed=plan.seed
         )
         self.batches = build_batches(plan, dataset, rows, device=device, group=group)
         self.steps_per_epoch = steps = len(self.batches)
