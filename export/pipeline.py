@@ -174,7 +174,7 @@ def _outcomes(
     graph: ExportedGraph, run: RunToExport, options: ExportOptions, say: Callable[[str], None]
 ) -> Iterator[Outcome]:
     """Makes and verifies each file that was asked for."""
-    calibrating: Int8Exporter | None = None
+    own: Int8Exporter | None = None  # of the float32 student, with calibrated ranges
     for precision in (kind for request in options.precisions for kind in FILES_OF[request]):
         verify = partial(_verify, precision, graph=graph, run=run, options=options, say=say)
         if precision == "fp32":
@@ -187,10 +187,8 @@ def _outcomes(
                 exporter = _learned_exporter(precision, run, options)
             else:
                 say(f"calibrating {precision} ({options.calibration})")
-                calibrating = calibrating or Int8Exporter(
-                    graph.model, run.calibration_data(), _evaluate
-                )
-                exporter = calibrating
+                own = own or Int8Exporter(graph.model, run.calibration_data(), _evaluate)
+                exporter = own
             plain = exporter.quantize(precision, options.calibration)
             outcome = verify(plain.model, plain)
             if outcome.complaint is not None:
@@ -201,19 +199,18 @@ def _outcomes(
                 mended = exporter.repair(precision, options.calibration)
                 if mended is None:
                     say("no few layers cause it")
-                else:
-                    tried = verify(mended.model, mended)
-                    outcome = outcome if tried.complaint else tried
+                elif (tried := verify(mended.model, mended)).complaint is None:
+                    outcome = tried
             yield outcome
 
 
 def _learned_exporter(kind: Precision, run: RunToExport, options: ExportOptions) -> Int8Exporter:
     """What makes the int8 file of the student that was trained for it."""
     learned = run.learned[kind]
-    spec, temperature = run.card.input, run.card.temperature
-    graph = export_graph(learned.student, spec, temperature, opset=options.opset)
-    ranges = Learned(learned.ranges, learned.epochs)
-    return Int8Exporter(graph.model, run.calibration_data(), _evaluate, ranges)
+    card, student = run.card, learned.student
+    graph = export_graph(student, card.input, card.temperature, opset=options.opset)
+    known = Learned(learned.ranges, learned.epochs)
+    return Int8Exporter(graph.model, run.calibration_data(), _evaluate, known)
 
 
 def _verify(

@@ -78,10 +78,10 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     text = [
         "# learned-int8",
         "",
-        "Made by `python tests/benchmarks/learned_int8.py RUN ...` of "
-        "[learned-int8.json](learned-int8.json), one line a run.",
+        "Made by `python tests/benchmarks/learned_int8.py RUN ...` of the lines in "
+        "[learned-int8.json](learned-int8.json).",
         "",
-        "Mean over the seeds, and in brackets its 95 % interval (t distribution); differences of "
+        "Mean over the seeds, and in brackets its 95 % interval (t distribution). Differences of",
         "top-1 are in points, between files of one run. Agreement is with the float32 student.",
         "",
         "| student, data | kind | seeds | float32 top-1 % | "

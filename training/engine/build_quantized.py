@@ -30,7 +30,7 @@ from training.records.checkpoint import Checkpoint
 
 _DRG = "drg"
 _OBSERVED = 512  # training images from which the first ranges come
-_RATE = 3e-4
+_RATE = 1e-4
 
 
 def recipe_for_int8(recipe: Recipe, epochs: int) -> Recipe:

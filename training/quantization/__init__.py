@@ -1,1 +1,1 @@
-"""Where int8 numbers stand in a student, and its training through them. Knows no loop, no file."""
+"""Where int8 stands in a student, and training for it. Imports nothing that steps or writes."""
