@@ -13,7 +13,13 @@ from typing import NoReturn
 from runtime.base.command import CommandParser, run_command
 from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
-from training.studies.report_pages import block_names, block_text, draw_plots, page_texts
+from training.studies.report_pages import (
+    block_names,
+    block_text,
+    draw_plots,
+    other_pages,
+    page_texts,
+)
 from training.studies.result_lines import RESULTS
 
 REPORT = Path("RESULTS.md")
@@ -32,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     write_atomic(REPORT, rendered(text, RESULTS))
     pages = page_texts(RESULTS)
     for former in RESULTS.glob("*.md"):
-        if former.name not in pages:
+        if former.name not in pages and former not in other_pages(RESULTS):
             former.unlink()
     for name, page in pages.items():
         write_atomic(RESULTS / name, page)

@@ -57,6 +57,7 @@ def measured(folder: Path, kind: str, result: dict[str, Any]) -> dict[str, Any]:
     learned = _learned_exporter(kind, run, options).quantize(kind, "auto")
     line = {name: result[name] for name in ("arch", "width", "image_size", "data", "terms", "seed")}
     line |= {
+        "command": f"python tests/benchmarks/learned_int8.py {folder.name}",
         "run": folder.name,
         "kind": kind,
         "epochs": result["epochs"],

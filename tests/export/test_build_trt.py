@@ -172,6 +172,6 @@ def test_the_default_command_on_a_trained_run(
     assert finished.stdout.startswith(f"run: runs/{name}\n")
     card = read_card(tmp_path / "runs" / name / "bundle")
     assert [file.precision for file in card.files] == ["fp32", "fp16"]
-    assert [engine.compute_capability for engine in card.engines] == [("8.6",), ("8.9",), ("12.0",)]
+    assert [engine.compute_capability for engine in card.engines] == [("8.6", "8.9", "12.0")]
     digests = {file.precision: file.sha256 for file in read_card(trained_bundle).files}
     assert card.file("fp16").sha256 == digests["fp16"]

@@ -69,11 +69,11 @@ def test_a_build_from_a_run_does_not_read_the_card_that_it_has_just_written(
     copy = tmp_path / "quick"
     shutil.copytree(fitted_run, copy)
     legacy = SimpleNamespace(newest_opset=17, name="none", version="0", default_workspace=int)
-    legacy.capabilities = lambda _wanted: ("8.6",)
+    legacy.targets = lambda _wanted: (("8.6",),)
     monkeypatch.setattr(flavors, "load_flavor", lambda _name: legacy)
     built: list[Any] = []
     monkeypatch.setattr(bundled_engines, "add_engine", lambda *of: built.append(of[0]))
-    monkeypatch.setattr(build_trt, "engine_table", lambda *_: "")
+    monkeypatch.setattr(build_trt, "_show", lambda *_: None)
     assert build_trt.main([str(copy)]) == 0
     assert counted == {"load": 1, "json_from_card": 1}
     assert built[0].card.files == read_card(copy / "bundle").files

@@ -70,8 +70,15 @@ def page_texts(results: Path) -> dict[str, str]:
         pages[f"{COST}.md"] = _page("What a step costs", cost, parts)
     if (printed := results / f"{PRINTED}.json").exists():
         pages[f"{PRINTED}.md"] = _page("On an H100", printed, _printed(printed))
-    pages[INDEX] = _index(results, sorted(pages))
+    others = [page.name for page in other_pages(results)]
+    pages[INDEX] = _index(results, sorted([*pages, *others]))
     return pages
+
+
+def other_pages(results: Path) -> list[Path]:
+    """The pages that a benchmark writes itself, beside its lines in a `.json` file."""
+    own = [page for page in results.glob("*.md") if page.with_suffix(".json").exists()]
+    return sorted(page for page in own if page.stem not in (PRINTED, COST))
 
 
 def block_text(name: str, results: Path) -> str | None:

@@ -132,9 +132,9 @@ def test_an_export_names_the_layers_in_the_card(
     asked = []
     verify = pipeline._verify
 
-    def counted(model, precision, *arguments, **options):
+    def counted(precision, *arguments, **options):
         asked.append(precision)
-        return verify(model, precision, *arguments, **options)
+        return verify(precision, *arguments, **options)
 
     monkeypatch.setattr(pipeline, "_verify", counted)
     options = ExportOptions(("fp32", "int8"), opset=17, calibration="minmax")

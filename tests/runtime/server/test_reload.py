@@ -354,8 +354,8 @@ def test_a_closed_terminal_ends_the_server_unless_nohup_started_it(
     def begin() -> None:
         """Called in the child, whose own terminal this becomes."""
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        if nohup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Of its own: `nohup make test` has it ignored, and a child would inherit that.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
 
     with subprocess.Popen(
         command,

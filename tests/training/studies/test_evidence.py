@@ -1,5 +1,6 @@
 """The plan of studies: its runs, how it goes on, and the pages that are made of its lines."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ from training.studies.costs import measure_cost
 from training.studies.evidence_plan import FULL, PLAN, SCALES, STUDIES, TINY, planned_runs
 from training.studies.pool import run_all
 from training.studies.queue_plan import PLAN_FILE
-from training.studies.report_pages import page_texts
+from training.studies.report_pages import other_pages, page_texts
 from training.studies.result_lines import Line, merge_lines, read_lines
 from training.studies.study_methods import METHODS, StudyMethod
 from training.studies.study_run import StudyRun
@@ -299,7 +300,10 @@ def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.Monk
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     assert report.rendered(text, ROOT / "results") == text, "run `make results`"
     pages = page_texts(ROOT / "results")
-    written = {path.name: path.read_bytes() for path in (ROOT / "results").glob("*.md")}
+    others = {page.name for page in other_pages(ROOT / "results")}
+    assert others == {"learned-int8.md"}  # the next test compares it with its lines
+    found = (path for path in (ROOT / "results").glob("*.md") if path.name not in others)
+    written = {path.name: path.read_bytes() for path in found}
     assert written == {name: page.encode() for name, page in pages.items()}, "run `make results`"
     marks = re.findall("<!-- results:(.*) -->", text)
     assert "open" in marks
@@ -316,7 +320,22 @@ def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.Monk
     Path("results", "of-lines-that-are-gone.md").write_text("old")
     assert report.main([]) == 0
     assert Path("RESULTS.md").read_text(encoding="utf-8") == text
-    assert {path.name: path.read_bytes() for path in Path("results").glob("*.md")} == written
+    left = {path.name: path.read_bytes() for path in Path("results").glob("*.md")}
+    assert left.keys() - written.keys() == others
+    assert {name: left[name] for name in written} == written
+
+
+def test_the_page_of_learned_ranges_is_what_its_lines_say() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "learned_int8", ROOT / "tests" / "benchmarks" / "learned_int8.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    lines = json.loads(benchmark.LINES.read_text())
+    assert benchmark.TABLE.read_text() == benchmark.table(lines)
+    assert len(lines) == len({(line["run"], line["kind"]) for line in lines})
 
 
 def test_lines_of_pages_fit_a_window() -> None:
