@@ -17,7 +17,7 @@ from runtime.base.errors import UserError
 from runtime.evaluation.threshold import fit_threshold, thresholds_to_try
 from runtime.model.bundle import read_card
 from runtime.model.figures import top_k
-from runtime.model.holdout import read_validation
+from runtime.model.holdout import read_validation, validation_bytes
 from training.data import Dataset
 from training.data.splits import choosing_images
 from training.evaluation.logits import logits_of
@@ -123,6 +123,25 @@ def test_a_share_that_so_few_images_cannot_prove_is_refused(kept_run: Path, tmp_
     with pytest.raises(UserError, match=r"with the 150 images .* they allow 0.0152 or more"):
         run.main([str(kept_run), "--out", str(tmp_path / "b"), "--max-error", "0.015"])
     assert not (tmp_path / "b").exists()
+
+
+def test_an_asked_share_that_no_file_reaches_ends_with_an_error_and_keeps_the_files(
+    kept_run: Path, tmp_path: Path
+) -> None:
+    folder, bundle = tmp_path / kept_run.name, tmp_path / "bundle"
+    shutil.copytree(kept_run, folder)
+    kept = read_validation(folder)
+    assert kept is not None
+    others = (kept.labels + 1) % (kept.labels.max() + 1)  # now every answer is wrong
+    wrong = replace(kept, labels=others)
+    (folder / "validation.npz").write_bytes(validation_bytes(wrong))
+    words = [str(folder), "--opset", "17", "--out", str(bundle)]
+    with pytest.raises(UserError, match=r"max_error 0.1: no file can promise it, though .* wrong"):
+        run.main([*words, "--max-error", "0.1"])
+    (file,) = read_card(bundle).files
+    assert file.threshold is None
+    assert "do not prove that at most 0.1 of the accepted answers are wrong" in file.no_threshold
+    assert run.main(words) == 0  # where no share was asked for, a line says so
 
 
 def test_private_pictures_are_left_out_and_stay_out(kept_run: Path, tmp_path: Path) -> None:
