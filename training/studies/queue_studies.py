@@ -69,18 +69,13 @@ _FULL = QueueStudy(
     settings={"validation_fraction": 0.1, "ema_decay": 0.99},
     reference="drg-a0.2",
 )
-_FEW = QueueStudy(
-    "cifar100-filter-few",
-    "Which shapes do no harm with 100 classes and 50 images of each, many times (regime O)?",
-    methods=_OF_CIFAR,
-    seeds=(0, 1),
+_FEW = replace(
+    _FULL,
+    name="cifar100-filter-few",
+    question="Which shapes do no harm with 100 classes and 50 images of each, many times "
+    "(regime O)?",
     epochs=36,
-    data="cifar100-arrays",
-    image_size=16,
-    students=_SMALL,
-    recipe="cifar",
-    settings={"validation_fraction": 0.1, "train_share": 1 / 9, "ema_decay": 0.99},
-    reference="drg-a0.2",
+    settings={**_FULL.settings, "train_share": 1 / 9},
 )
 QUEUE = (
     _PHOTOGRAPHS,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stop_after import StopAfter
 
 from runtime.base.errors import UserError
 from runtime.model.holdout import read_validation
@@ -47,21 +48,6 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of a run as small as these."""
     monkeypatch.setattr(finish, "_plot", lambda *_: None)
     monkeypatch.setattr(finish, "_report", lambda *_, **__: None)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    @property
-    def requested(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None: ...
 
 
 def train(

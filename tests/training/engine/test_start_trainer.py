@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stop_after import StopAfter
 
 from runtime.base.errors import UserError
 from training.config.plan import Plan
@@ -62,19 +63,6 @@ def start(
     if former is not None:
         trainer.restore(former)
     return trainer
-
-
-class StopAfter(StopRequest):
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    @property
-    def requested(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None: ...
 
 
 def train(trainer: Trainer, folder: Path, *, steps: int = 10**6) -> Checkpoint:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from stop_after import StopAfter
 
 from runtime.base.errors import UserError
 from runtime.base.files import sha256_of
@@ -33,21 +34,6 @@ from training.records.run_data import load_run_dataset
 
 CPU = torch.device("cpu")
 MakePlan = Callable[..., Plan]
-
-
-class StopAfter(StopRequest):
-    """Asks to stop after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    @property
-    def requested(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None: ...
 
 
 def run(
