@@ -138,6 +138,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     select: Select = "last"  # which epoch's student is deployed; best: by validation accuracy
     patience: Annotated[int, msgspec.Meta(ge=0)] = 0  # epochs without a gain that end it; 0: off
     validation_fold: Annotated[int, msgspec.Meta(ge=0)] = 0  # which of the shares is held out
+    # Half of 90 and more held out images are kept apart for the thresholds of exported files
+    # (training/data/splits.py). false: all of them choose, and no file has a threshold.
+    thresholds: bool = True
     train_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0  # of the others, class by class
 
     def __post_init__(self) -> None:

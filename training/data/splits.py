@@ -96,7 +96,9 @@ def rows_of_run(dataset: Dataset, recipe: Recipe) -> tuple[NDArray[np.int64], ND
     return thinned(train, dataset.train_labels, ratio=recipe.class_imbalance), validation
 
 
-def choosing_images(dataset: Dataset, validation: NDArray[np.int64]) -> NDArray[np.bool_]:
+def choosing_images(
+    dataset: Dataset, validation: NDArray[np.int64], *, thresholds: bool = True
+) -> NDArray[np.bool_]:
     """Which of the held out images choose the epoch and the temperature.
 
     The others are kept apart for the thresholds of the exported files, whose bound holds only on
@@ -106,12 +108,13 @@ def choosing_images(dataset: Dataset, validation: NDArray[np.int64]) -> NDArray[
     Args:
         dataset: the data set.
         validation: int64 (V,), the rows of the training images that are held out.
+        thresholds: of the recipe; false: all of them choose.
 
     Returns:
         Flags (V,).
     """
     choosing = np.ones(len(validation), dtype=np.bool_)
-    if len(validation) < FEWEST_TO_SHARE:
+    if not thresholds or len(validation) < FEWEST_TO_SHARE:
         return choosing
     groups = validation if dataset.train_groups is None else dataset.train_groups[validation]
     _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)

@@ -58,9 +58,8 @@ class Trainer:
         self.plan = plan
         self.device = device
         self.group = group = group or ProcessGroup()
-        rows, self.validation_rows = rows_of_run(dataset, plan.recipe)
-        self.train_rows = rows
-        self.choosing = choosing_images(dataset, self.validation_rows)
+        self.train_rows, self.validation_rows = rows, held = rows_of_run(dataset, plan.recipe)
+        self.choosing = choosing_images(dataset, held, thresholds=plan.recipe.thresholds)
         self.dataset = dataset = with_label_noise(
             dataset, rows, share=plan.recipe.label_noise, seed=plan.seed
         )

@@ -170,7 +170,9 @@ def run_of(line: PlanLine, *, data_root: Path) -> StudyRun:
     """The run of a line of the plan, on a folder of `data_root`."""
     method: StudyMethod = KNOWN_METHODS[line.method]
     epochs = {"epochs": line.settings["epochs"]}
-    shared = msgspec.to_builtins(load_recipe(line.recipe, epochs)) | line.settings
+    # A filter judges on all images that are held out, as it did before thresholds were known.
+    whole = {**msgspec.to_builtins(load_recipe(line.recipe, epochs)), "thresholds": False}
+    shared = whole | line.settings
     recipe = recipe_from_values(shared, source=f"plan {line.name}")
     return StudyRun(
         method=method,

@@ -13,8 +13,9 @@ from training.studies.study_methods import (
     method_of,
 )
 
-# Keys that a study sets seed by seed. They do not make a row of their own.
-_OF_SEED = frozenset({"validation_fold"})
+# Keys that say what the held out images are for. They do not make a row of their own: the first is
+# set seed by seed, and older lines than the second had no thresholds.
+_OF_HELD_OUT = frozenset({"validation_fold", "thresholds"})
 
 
 class Row(NamedTuple):
@@ -109,7 +110,7 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     """
     if row.method == BASELINE:
         return None
-    free = DISTILLATION_KEYS | _OF_SEED | changes_of(row.method).keys()
+    free = DISTILLATION_KEYS | _OF_HELD_OUT | changes_of(row.method).keys()
     for other in rows:
         if other.method == BASELINE and not _differing(other.lines[0], row.lines[0]) - free:
             return other
@@ -122,7 +123,7 @@ def _settings(line: Line) -> dict[str, Any]:
 
 def _idle(line: Line) -> set[str]:
     known = NAMED_METHODS.get(method_name(line))
-    return idle_keys(known.terms if known else line["terms"], whole_recipe(line)) | _OF_SEED
+    return idle_keys(known.terms if known else line["terms"], whole_recipe(line)) | _OF_HELD_OUT
 
 
 def _read_recipe(line: Line) -> dict[str, Any]:

@@ -23,7 +23,14 @@ Value: TypeAlias = str | int | float | bool | list[Any]
 # Options of the command line that a space may have, beside the recipe's keys.
 _OPTIONS: Mapping[str, type] = {"width": float, "image_size": int, "drg": bool, "dsr": bool}
 # They are not settings of a training: how long it is, and on which images it is judged.
-_NOT_SEARCHED = ("epochs", "validation_fraction", "validation_fold", "train_share", "label_noise")
+_NOT_SEARCHED = (
+    "epochs",
+    "validation_fraction",
+    "validation_fold",
+    "thresholds",
+    "train_share",
+    "label_noise",
+)
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -103,6 +103,7 @@ def test_half_of_the_held_out_images_of_each_class_choose() -> None:
     # 45 right answers are the fewest that bound the errors by 5 %.
     assert choosing_images(data, rows[:89]).all()
     assert choosing_images(data, rows[:90]).sum() == 45
+    assert choosing_images(data, rows, thresholds=False).all()
 
 
 def test_images_of_one_group_choose_together_or_are_kept_apart_together() -> None:

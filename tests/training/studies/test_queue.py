@@ -60,6 +60,7 @@ def test_every_run_of_the_plan_has_a_recipe_and_a_folder_of_its_own(tmp_path: Pa
     for run in runs:
         assert run.recipe.warmup_epochs > 0
         assert run.recipe.ema_decay > 0
+        assert not run.recipe.thresholds  # all images that are held out judge
 
 
 def test_what_is_planned_keeps_its_meaning(tmp_path: Path) -> None:
