@@ -127,7 +127,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         text += [f"## {head['arch']} x{head['width']:g}, {head['data']}", ""]
         text += ["```console", command, "```", ""]
         text += [
-            f"{head['trials']} trials of {head['search_epochs']} epochs together, {head['device']}.",
+            f"{head['trials']} trials of {head['search_epochs']} epochs in all, {head['device']}.",
             f"The search saw no test image and not the seeds {', '.join(map(str, SEEDS))}.",
             "",
             "| arm | epochs | s a training | test top-1 % |",
