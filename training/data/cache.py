@@ -2,7 +2,8 @@
 
 An entry is a folder named after its key, which is a digest of the source's fingerprint, the
 geometry, and the code that decodes. It is written under a temporary name, synced and renamed: it is
-whole or absent. A second process that needs the same entry waits for the first one. Checksums find
+whole or absent. A second process that needs the same entry waits for the first one. What a killed
+process has decoded lies beside it, and is not decoded again (`decode_journal`). Checksums find
 entries that were damaged later, block by block, fast enough for every start of a run.
 
 The key knows a file by its name, size and time of modification. One that was replaced by another of
@@ -14,6 +15,7 @@ import hashlib
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,15 +28,17 @@ from training.data.cache_entry import (
     FILES,
     GROUPS_FILE,
     SOURCE_DIGESTS,
-    build_arrays,
-    unpacked_paths,
+    build_entry,
 )
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
+from training.data.decode_journal import done_in
 from training.data.file_states import first_replaced, other_states, states_of, write_states
 from training.data.loading_progress import report
 from training.data.locks import locked
+from training.data.row_files import unpacked_paths
 from training.data.source import BROKEN, Source
+from training.data.worker_pool import KilledWorkerError
 
 ENTRY_FILE = "entry.json"
 _STATES = "source_states.npy"  # beside the files with checksums: it changes with the data's place
@@ -42,6 +46,8 @@ _FORMAT = 2
 _BLOCK_BYTES = 16 << 20
 # Of a larger file an even selection of blocks is checked, so that a run starts within seconds.
 _MAX_CHECKED_BYTES = 4 << 30
+# After these, what is decoded is kept: the same command goes on when there is room or memory again.
+_GOES_ON = (OSError, KilledWorkerError)
 _THREADS = 4  # CRC-32 runs outside the interpreter lock, at about 2 GB/s a core
 
 
@@ -93,7 +99,8 @@ def load_cached(
                 entry = None
             if entry is None:
                 _say_older(folder)
-                entry = _write_entry(folder, key, source, geometry, states, progress=progress)
+                writing = _Writing(folder, key, source, geometry, states, refresh=refresh)
+                entry = writing.write(progress=progress)
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
     for words, count in sorted(entry.warnings.items()):
@@ -192,31 +199,65 @@ def _verified_entry(folder: Path, key: str) -> Entry | None:
     return entry
 
 
-def _write_entry(
-    folder: Path,
-    key: str,
-    source: Source,
-    geometry: Geometry,
-    states: NDArray[np.int64],
-    *,
-    progress: bool,
-) -> Entry:
-    for path in leftovers(folder):  # killed processes left them; the caller holds the lock
-        shutil.rmtree(path, ignore_errors=True)
-    with atomic_folder(folder) as temporary:
-        built = build_arrays(temporary, source, geometry, progress=progress)
+@dataclass(frozen=True)
+class _Writing:
+    """The making of an entry. `states` are those of the source's files before it began."""
+
+    folder: Path
+    key: str
+    source: Source
+    geometry: Geometry
+    states: NDArray[np.int64]
+    refresh: bool
+
+    def write(self, *, progress: bool) -> Entry:
+        """Decodes the source into the folder; the caller holds its lock."""
+        for path in leftovers(self.folder):  # killed processes left them
+            shutil.rmtree(path, ignore_errors=True)
+        # In it a killed process left what it had decoded, if the files are still the same.
+        work = self.folder.with_name(f".{self.folder.name}.part")
+        if self.refresh or len(other_states(work / _STATES, self.states)):
+            shutil.rmtree(work, ignore_errors=True)
+        try:
+            with atomic_folder(self.folder) as temporary:
+                entry = self._fill(temporary, work, progress=progress)
+        except BaseException as error:
+            _leave(work, keep=isinstance(error, _GOES_ON) or not isinstance(error, Exception))
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        return entry
+
+    def _fill(self, temporary: Path, work: Path, *, progress: bool) -> Entry:
+        work.mkdir(exist_ok=True)
+        write_states(work / _STATES, self.states)
+        built = build_entry(
+            temporary, work, self.source, self.geometry, key=self.key, progress=progress
+        )
+        places = {name: built.images.get(name, temporary / name) for name in FILES}
         entry = Entry(
-            key=key,
+            key=self.key,
             class_names=built.class_names,
             skipped=built.skipped,
-            files={name: checksums_of(temporary / name) for name in FILES},
+            files={name: checksums_of(place) for name, place in places.items()},
             validation_images=built.validation_images,
             warnings=built.warnings,
             format=_FORMAT,
         )
-        write_states(temporary / _STATES, states)
+        for name, place in places.items():
+            place.rename(temporary / name)
+        write_states(temporary / _STATES, self.states)
         (temporary / ENTRY_FILE).write_bytes(msgspec.json.encode(entry))
-    return entry
+        return entry
+
+
+def _leave(work: Path, *, keep: bool) -> None:
+    """Keeps what is decoded for the next start, if there is any; otherwise removes it."""
+    journals = list(work.glob("*.journal")) if keep else []
+    done = sum(len(stored.decoded.rows) for path in journals for stored in done_in(path))
+    if done:
+        report(f"{done:,} decoded pictures are kept in {work}; the same command goes on with them")
+    else:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def checksums_of(file: Path) -> Checksums:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from runtime.base.files import atomic_folder, cache_root
 from training.data.cache import Checksums, checksums_of, verify_file
-from training.data.cache_entry import check_space, copy_rows
+from training.data.cache_room import check_space
 from training.data.dataset import Dataset, row_digests
 from training.data.loading_progress import report
 from training.data.locks import locked
+from training.data.row_files import copy_rows
 
 _IMAGES = "train_images.npy"
 _CHECKSUMS = "checksums.json"

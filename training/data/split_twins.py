@@ -5,7 +5,6 @@ stays as it was drawn, bit for bit.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +16,22 @@ from training.quality.exact_twins import Pictures, joined_groups, repeated_group
 
 
 def twins_across_splits(
-    folder: Path,
+    images: Mapping[str, NDArray[np.uint8]],
     pictures: Mapping[str, Pictures],
     splits: Mapping[str, tuple[Split, InputSpec]],
-) -> tuple[GroupOf, int]:
+) -> tuple[NDArray[np.int64], int]:
     """The groups of copies among all images, and how many test images are also in train.
 
+    The groups are int64 (N,), of the images of "train" and then of "test".
+
     Args:
-        folder: holds the decoded images, `train_images.npy` and `test_images.npy`.
+        images: the decoded images of both splits.
         pictures: the decoded pictures of the splits "train" and "test", whose images are files or
             lie in files.
         splits: their images.
     """
     words = ("train", "test")
-    shown = {
-        word: _shown(
-            np.load(folder / f"{word}_images.npy", mmap_mode="r"), pictures[word], splits[word][1]
-        )
-        for word in words
-    }
+    shown = {word: _shown(images[word], pictures[word], splits[word][1]) for word in words}
     first = len(pictures["train"])
 
     def image_of(row: int) -> NDArray[np.uint8]:
@@ -43,21 +39,32 @@ def twins_across_splits(
 
     groups = repeated_groups(np.concatenate([pictures[word] for word in words]), image_of)
     shared = np.isin(groups[first:], groups[:first])
-    images = [image for word in words for image in splits[word][0].images]
+    return groups, int(shared.sum())
+
+
+def groups_of_copies(
+    groups: NDArray[np.int64], splits: Mapping[str, tuple[Split, InputSpec]]
+) -> GroupOf:
+    """Gives the group of each picture that occurs again, by what `twins_across_splits` gave."""
+    pictures = [image for word in ("train", "test") for image in splits[word][0].images]
     counts = np.bincount(groups)
-    group_of = {
-        image: int(group) for image, group in zip(images, groups, strict=True) if counts[group] > 1
-    }
-    return group_of.get, int(shared.sum())
+    return {
+        picture: int(group)
+        for picture, group in zip(pictures, groups, strict=True)
+        if counts[group] > 1
+    }.get
 
 
 def groups_with_twins(
-    folder: Path, pictures: Pictures, spec: InputSpec, groups: NDArray[np.int64] | None
+    images: NDArray[np.uint8],
+    pictures: Pictures,
+    spec: InputSpec,
+    groups: NDArray[np.int64] | None,
 ) -> NDArray[np.int64] | None:
     """The groups of the training images, int64 (N,), in which copies of one picture are one group.
 
     Args:
-        folder: holds the decoded images, `train_images.npy`.
+        images: the decoded images, uint8 (N, H, W, 3).
         pictures: the decoded pictures, (N,).
         spec: how they were prepared.
         groups: int64 (N,), those that the data name; None: none.
@@ -65,7 +72,6 @@ def groups_with_twins(
     Returns:
         None if there are no groups, and no copies.
     """
-    images = np.load(folder / "train_images.npy", mmap_mode="r")
     return _with_twins(pictures, _shown(images, pictures, spec), groups)
 
 
