@@ -13,8 +13,9 @@ from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.model.locate import RUNS
 from training.config.archs import check_arch
 from training.config.options import (
-    Options,
     add_shared_options,
+    recipe_overrides,
+    shared_options,
     stated_command,
     without_paths,
 )
@@ -104,9 +105,7 @@ def _parser() -> CommandParser:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    given = {key: getattr(options, key) for key in ("epochs", "batch_size", "fit")}
-    overrides = {key: value for key, value in given.items() if value is not None}
-    recipe = load_recipe(options.recipe or default_recipe(options.data), overrides)
+    recipe = load_recipe(options.recipe or default_recipe(options.data), recipe_overrides(options))
     return recipe_with_settings(recipe, options.set)
 
 
@@ -120,16 +119,8 @@ def _runs(
     options: argparse.Namespace, methods: Sequence[StudyMethod], recipe: Recipe, data: Dataset
 ) -> list[StudyRun]:
     stated = vars(options) | without_paths(vars(options), data=data.name) | {"jobs": None}
-    shared = Options(
-        arch=options.arch,
-        width=options.width,
-        data=options.data,
-        device=options.device,
-        data_root=options.data_root,
-        classes=options.classes,
-        columns=options.columns,
-        image_size=options.image_size,
-        command=stated_command("training/study.py", stated, _parser()),
+    shared = shared_options(
+        options, command=stated_command("training/study.py", stated, _parser())
     )
     return [
         StudyRun(

@@ -19,10 +19,11 @@ from runtime.base.files import write_atomic
 from runtime.model.locate import RUNS
 from training.config.archs import check_arch
 from training.config.options import (
-    Options,
     add_shared_options,
     command_line,
+    recipe_overrides,
     seed_number,
+    shared_options,
     stated_command,
     without_paths,
 )
@@ -46,12 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     """Trains trials until there are enough of them, then prints and writes what was found."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
-    given = {"epochs": options.epochs, "batch_size": options.batch_size}
-    overrides = {key: value for key, value in given.items() if value is not None}
     named = options.recipe or default_recipe(options.data)
-    recipe = load_recipe(named, overrides)
+    recipe = load_recipe(named, recipe_overrides(options))
     space = read_space(options.space or _space_of(named), arch=options.arch, recipe=recipe)
-    data = _data(options)
+    data = _data(options, recipe)
     if not (options.recipe or options.batch_size or "batch_size" in space):
         recipe = fit_batch(recipe, data, say=print)
     settings = _settings(options, recipe, data)
@@ -120,20 +119,8 @@ def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> Sea
     stated |= {"jobs": None, "minutes": None}
     if options.space and Path(options.space).suffix:
         stated["space"] = Path(options.space).name
-    shared = Options(
-        arch=options.arch,
-        width=options.width,
-        data=options.data,
-        device=options.device,
-        data_root=options.data_root,
-        classes=options.classes,
-        columns=options.columns,
-        image_size=options.image_size,
-        drop_leaks=options.drop_leaks,
-        allow_leaks=options.allow_leaks,
-        no_error_sheet=True,
-        command=stated_command("training/tune.py", stated, _parser()),
-    )
+    command = stated_command("training/tune.py", stated, _parser())
+    shared = shared_options(options, command=command, no_error_sheet=True)
     return SearchSettings(
         recipe=recipe,
         shared=shared,
@@ -181,11 +168,12 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
     write_atomic(path, msgspec.json.encode(facts))
 
 
-def _data(options: argparse.Namespace) -> Dataset:
+def _data(options: argparse.Namespace, recipe: Recipe) -> Dataset:
     # Loaded here, so that a mistake in the data is told once, and not by each trial.
     loaded = load_dataset(
         options.data,
         image_size=options.image_size,
+        fit=recipe.fit,
         data_root=options.data_root,
         classes=options.classes,
         columns=options.columns,

@@ -87,3 +87,20 @@ def test_a_mistake_is_told_before_anything_is_trained(
     with pytest.raises(UserError, match=says):
         tune.main([*STUDENT, *words])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("words", "fit"), [([], "crop"), (["--fit", "letterbox"], "letterbox")])
+def test_the_data_are_read_with_the_fit_that_the_trials_have(
+    words: list[str], fit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+
+    def load(_data: str, **how: object) -> None:
+        read.append(how["fit"])
+        raise UserError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "load_dataset", load)
+    with pytest.raises(UserError, match="enough"):
+        tune.main([*STUDENT, *words])
+    assert read == [fit]

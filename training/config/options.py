@@ -1,7 +1,13 @@
 """The command line of training, and Options, which are what it says."""
 
 import shlex
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    Namespace,
+)
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +21,9 @@ from training.config.recipe import SUFFIXES
 KEEP_LEAKS, DROP_EXACT, DROP_NEAR = LEAKS = ("none", "exact", "near")
 CLASSES = ("folders", "leaves")  # which folders of images are classes
 DEVICES = ("auto", "cpu", "cuda")  # what `training.engine.device.choose_device` understands
+# The shared options that change a recipe, and the recipe itself.
+_KEYS_OF_RECIPE = ("epochs", "batch_size", "fit")
+_OF_RECIPE = {"recipe", *_KEYS_OF_RECIPE}
 _MAX_SEED = 2**32 - 1
 
 
@@ -54,8 +63,7 @@ class Options:
 
     def overrides(self) -> dict[str, object]:
         """The recipe's keys that were given on the command line."""
-        given = {"epochs": self.epochs, "batch_size": self.batch_size, "fit": self.fit}
-        return {key: value for key, value in given.items() if value is not None}
+        return recipe_overrides(self)
 
 
 def option_parser() -> CommandParser:
@@ -145,6 +153,29 @@ def add_shared_options(parser: CommandParser) -> None:
         help="instead of the recipe's; per process",
     )
     parser.add_argument("--device", choices=DEVICES, default=Options.device)
+
+
+def recipe_overrides(given: Options | Namespace) -> dict[str, object]:
+    """The recipe's keys that were given as shared options."""
+    values = {key: getattr(given, key) for key in _KEYS_OF_RECIPE}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def shared_options(given: Namespace, *, command: str, no_error_sheet: bool = False) -> Options:
+    """What a study or a search hands to each of its runs: all options of `add_shared_options`.
+
+    Those of the recipe are left out, because a run reads them from a recipe file of its own.
+
+    Args:
+        given: what a parser with `add_shared_options` has read.
+        command: that the results state.
+        no_error_sheet: whether the runs draw none of their mistakes.
+    """
+    parser = CommandParser(prog="", description=None)
+    add_shared_options(parser)
+    names = vars(parser.parse_args(["--arch", ARCHS[0]])).keys() - _OF_RECIPE
+    values = {name: getattr(given, name) for name in names}
+    return Options(**values, command=command, no_error_sheet=no_error_sheet)
 
 
 def add_data_options(parser: CommandParser) -> None:

@@ -5,12 +5,17 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.base.command import CommandParser
 from training.config.options import (
     DEVICES,
     Options,
+    add_shared_options,
     command_line,
     option_parser,
+    recipe_overrides,
     repeatable_command,
+    shared_options,
+    words_of,
 )
 
 COUNTS = st.integers(1, 10**6)
@@ -94,3 +99,34 @@ def test_a_stated_command_repeats_the_run_and_tells_no_local_path() -> None:
     assert repeatable_command(named, data="digits").endswith("--arch a --recipe cifar")
     of_a_study = Options(arch="a", command="python training/study.py --arch a")
     assert repeatable_command(of_a_study, data="digits") == "python training/study.py --arch a"
+
+
+def test_every_shared_option_reaches_the_runs_or_their_recipe() -> None:
+    """A study that reads an option and does not hand it on trains something else than was asked."""
+    asked: dict[str, object] = {
+        "arch": "mobilenetv2",
+        "width": 0.5,
+        "data": "d",
+        "data_root": Path("root"),
+        "classes": "leaves",
+        "columns": "image=a,label=b",
+        "image_size": 16,
+        "drop_leaks": "near",
+        "recipe": "digits",
+        "epochs": 3,
+        "batch_size": 8,
+        "fit": "letterbox",
+        "device": "cpu",
+    }
+    parser = CommandParser(prog="", description=None)
+    add_shared_options(parser)
+    given = parser.parse_args(words_of(asked, parser))
+    untested = {"allow_leaks"}  # it excludes --drop-leaks
+    assert vars(given).keys() - untested == asked.keys()
+    handed = vars(shared_options(given, command="study"))
+    kept = {name: value for name, value in handed.items() if value != Options.__dict__.get(name)}
+    changed = recipe_overrides(given)
+    assert kept | changed | {"recipe": given.recipe} == asked | {"command": "study"}
+    assert not kept.keys() & changed.keys()
+    allowed = parser.parse_args(["--arch", "a", "--allow-leaks"])
+    assert shared_options(allowed, command="study").allow_leaks
