@@ -5,7 +5,9 @@ where it was. The results are lines of `results/STUDY.jsonl`, a table and a plot
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +26,12 @@ from training.data import Dataset, load_dataset
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
+from training.studies.place_options import (
+    add_place_options,
+    open_place,
+    print_commands,
+    without_place,
+)
 from training.studies.pool import fail_runs, run_all
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.study_methods import (
@@ -42,6 +50,29 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what is missing, then writes lines and plot and prints the table."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
+    if options.print_commands:
+        with redirect_stdout(sys.stderr):  # stdout is for the commands alone
+            runs = _planned(options)
+        print_commands(run for run in runs if run.line() is None)
+        return 0
+    place = open_place(options.on, device=options.device)
+    runs = _planned(options)
+    with exclusive(_folder(options.study)):
+        failed = run_all(runs, jobs=options.jobs or place.usual_jobs, place=place).failed
+    lines = [line for run in runs if (line := run.line()) is not None]
+    if lines:
+        results = RESULTS / f"{options.study}.jsonl"
+        merge_lines(results, lines)
+        plot = results.with_name(plot_name(options.study, lines[0]))
+        plot_study(plot, lines)
+        print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
+    if failed:
+        return fail_runs(failed, of=len(runs))
+    return 0
+
+
+def _planned(options: argparse.Namespace) -> list[StudyRun]:
+    """The runs that the options ask for, finished or not; their data are checked."""
     recipe = _recipe(options)
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
@@ -63,19 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         check_selection(method.recipe_on(recipe), data)
     if not _names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
-    runs = _runs(options, methods, recipe, data)
-    with exclusive(_folder(options.study)):
-        failed = run_all(runs, jobs=options.jobs).failed
-    lines = [line for run in runs if (line := run.line()) is not None]
-    if lines:
-        results = RESULTS / f"{options.study}.jsonl"
-        merge_lines(results, lines)
-        plot = results.with_name(plot_name(options.study, lines[0]))
-        plot_study(plot, lines)
-        print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
-    if failed:
-        return fail_runs(failed, of=len(runs))
-    return 0
+    return _runs(options, methods, recipe, data)
 
 
 def _parser() -> CommandParser:
@@ -95,12 +114,7 @@ def _parser() -> CommandParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe"
     )
     parser.add_argument("--study", default=_MAIN, help="the word for these runs (default: main)")
-    parser.add_argument(
-        "--jobs",
-        type=positive_int,
-        default=1,
-        help="runs at a time, all on one device (default: 1)",
-    )
+    add_place_options(parser, noun="runs")
     return parser
 
 
@@ -118,10 +132,8 @@ def _names_batch(options: argparse.Namespace) -> bool:
 def _runs(
     options: argparse.Namespace, methods: Sequence[StudyMethod], recipe: Recipe, data: Dataset
 ) -> list[StudyRun]:
-    stated = vars(options) | without_paths(vars(options), data=data.name) | {"jobs": None}
-    shared = shared_options(
-        options, command=stated_command("training/study.py", stated, _parser())
-    )
+    stated = without_place(vars(options) | without_paths(vars(options), data=data.name))
+    shared = shared_options(options, command=stated_command("training/study.py", stated, _parser()))
     return [
         StudyRun(
             method=method,

@@ -6,7 +6,9 @@ part. A search that was stopped or killed goes on with the same command.
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -32,9 +34,15 @@ from training.data import Dataset, load_dataset
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
+from training.studies.place_options import (
+    add_place_options,
+    open_place,
+    print_commands,
+    without_place,
+)
 from training.studies.pool import fail_runs
 from training.tuning.search_space import SPACES, Space, read_space
-from training.tuning.trial_runs import SearchSettings, judged_by_validation
+from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
 
 if TYPE_CHECKING:
     from training.tuning.search import Search
@@ -47,6 +55,35 @@ def main(arguments: Sequence[str]) -> int:
     """Trains trials until there are enough of them, then prints and writes what was found."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
+    # Opened first, so that a cluster that does not answer is told before data are decoded.
+    place = None if options.print_commands else open_place(options.on, device=options.device)
+    # With --print-commands stdout is for the commands alone.
+    with redirect_stdout(sys.stderr) if options.print_commands else nullcontext():
+        space, settings = _planned(options)
+
+    # Imported here, so that what is wrong with the options is told first: both take seconds.
+    from training.tuning.latency import latency_of
+    from training.tuning.search import Search
+
+    with exclusive(settings.folder):
+        _keep_facts(settings, space, options)
+        bounds = Bounds(options.max_macs, options.max_ms)
+        search = Search(space, settings, bounds, latency=latency_of, place=place)
+        if place is None:
+            print_commands(search.missing_runs(trials=options.trials))
+            return 0
+        jobs = options.jobs or place.usual_jobs
+        outcome = search.run(trials=options.trials, jobs=jobs, minutes=options.minutes)
+        found = _tell(search, settings)
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    if outcome.waiting:
+        print(f"{outcome.waiting} trials have begun and go on with the same command")  # noqa: T201
+    return fail_runs(outcome.failed, of=options.trials) if outcome.failed and not found else 0
+
+
+def _planned(options: argparse.Namespace) -> tuple[Space, SearchSettings]:
+    """What may be tried, and what all trials share; the data are checked."""
     named = options.recipe or default_recipe(options.data)
     recipe = load_recipe(named, recipe_overrides(options))
     space = read_space(options.space or _space_of(named), arch=options.arch, recipe=recipe)
@@ -55,22 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         recipe = fit_batch(recipe, data, say=print)
     settings = _settings(options, recipe, data)
     check_selection(judged_by_validation(recipe, has_validation=settings.has_validation), data)
-
-    # Imported here, so that what is wrong with the options is told first: both take seconds.
-    from training.tuning.latency import latency_of
-    from training.tuning.search import Bounds, Search
-
-    with exclusive(settings.folder):
-        _keep_facts(settings, space, options)
-        bounds = Bounds(options.max_macs, options.max_ms)
-        search = Search(space, settings, bounds, latency=latency_of)
-        outcome = search.run(trials=options.trials, jobs=options.jobs, minutes=options.minutes)
-        found = _tell(search, settings)
-    if outcome.stopped:
-        raise KeyboardInterrupt
-    if outcome.waiting:
-        print(f"{outcome.waiting} trials have begun and go on with the same command")  # noqa: T201
-    return fail_runs(outcome.failed, of=options.trials) if outcome.failed and not found else 0
+    return space, settings
 
 
 def _tell(search: "Search", settings: SearchSettings) -> bool:
@@ -115,8 +137,8 @@ def _tell(search: "Search", settings: SearchSettings) -> bool:
 
 
 def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> SearchSettings:
-    stated = vars(options) | without_paths(vars(options), data=data.name)
-    stated |= {"jobs": None, "minutes": None}
+    stated = without_place(vars(options) | without_paths(vars(options), data=data.name))
+    stated["minutes"] = None
     if options.space and Path(options.space).suffix:
         stated["space"] = Path(options.space).name
     command = stated_command("training/tune.py", stated, _parser())
@@ -204,9 +226,7 @@ def _parser() -> CommandParser:
         help=f"in all, those of earlier calls too (default: {_DEFAULT_TRIALS})",
     )
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="then stop, resumably")
-    parser.add_argument(
-        "--jobs", type=positive_int, default=1, help="trials at a time (default: 1)"
-    )
+    add_place_options(parser, noun="trials")
     parser.add_argument(
         "--max-macs", type=positive_float, metavar="N", help="the most MACs of a student"
     )

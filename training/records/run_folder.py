@@ -55,7 +55,7 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
         unfinished = [folder for folder in series if folder.exists and not folder.finished]
         done = [folder for folder in series if folder.finished]
         return (unfinished or done or series[:1])[-1]
-    return next(folder for folder in series if not folder.exists and not _is_locked(folder.path))
+    return next(folder for folder in series if not folder.exists and not is_locked(folder.path))
 
 
 def check_latest() -> None:
@@ -120,6 +120,20 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in `folder`."""
+    from filelock import FileLock, Timeout
+
+    path = folder / _LOCK
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=_LOOK_WAIT_SECONDS, poll_interval=_POLL_SECONDS):
+            return False
+    except Timeout:
+        return True
+
+
 def _unused(path: Path) -> Path:
     """A hidden name beside `path` that does not exist yet."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -135,19 +149,6 @@ def _series(base: Path) -> list[RunFolder]:
         path = base if number == 1 else named.with_name(f"{named.name}-{number}")
         exists = (path / CHECKPOINT).is_file()
         folders.append(RunFolder(path, exists, exists and (path / RESULT).is_file()))
-        if not exists and not _is_locked(path):
+        if not exists and not is_locked(path):
             return folders
         number += 1
-
-
-def _is_locked(folder: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    path = folder / _LOCK
-    if not path.is_file():
-        return False
-    try:
-        with FileLock(path).acquire(timeout=_LOOK_WAIT_SECONDS, poll_interval=_POLL_SECONDS):
-            return False
-    except Timeout:
-        return True

@@ -17,7 +17,7 @@ import msgspec
 
 from runtime.base.files import write_atomic
 from runtime.base.parallel import usable_cores
-from training.config.options import command_line
+from training.config.options import Options, command_line
 from training.studies.study_run import StudyRun
 
 _RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"
@@ -26,17 +26,53 @@ _LOWEST_PRIORITY = 19
 _LIBC = ctypes.CDLL(None)  # loaded here, because a child may load nothing between fork and exec
 
 
-def start_run(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
-    """Starts or goes on with `run`, with its share of the cores where `jobs` runs go on."""
+class LocalRuns:
+    """The runs on this machine; a `Place` (training.studies.place)."""
+
+    usual_jobs = 1
+
+    def __init__(self) -> None:
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def start(self, run: StudyRun, jobs: int) -> None:
+        self._processes[run.folder] = start_run(run, jobs)
+
+    def poll(self, run: StudyRun) -> int | None:
+        return self._processes[run.folder].poll()
+
+    def stop(self, run: StudyRun, *, at_once: bool = False) -> None:
+        process = self._processes[run.folder]
+        if at_once:
+            process.kill()
+            process.wait()
+        else:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+
+    def stand(self, run: StudyRun, *, still: bool) -> None:
+        self._processes[run.folder].send_signal(signal.SIGSTOP if still else signal.SIGCONT)
+
+
+def write_recipe(run: StudyRun) -> None:
+    """Writes the recipe where the run reads it."""
     import yaml  # imported here, so that a command without PyYAML can say so
 
     write_atomic(run.recipe_file, yaml.safe_dump(msgspec.to_builtins(run.recipe), sort_keys=False))
-    command = [sys.executable, str(_RUN_COMMAND), *command_line(run.options)]
+
+
+def command_of(options: Options) -> list[str]:
+    """The words of the command that trains as `options` ask."""
+    return [sys.executable, str(_RUN_COMMAND), *command_line(options)]
+
+
+def start_run(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
+    """Starts or goes on with `run`, with its share of the cores where `jobs` runs go on."""
+    write_recipe(run)
     threads = max(1, usable_cores() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with run.log.open("a") as log:
         return subprocess.Popen(
-            command,
+            command_of(run.options),
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

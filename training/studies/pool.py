@@ -1,7 +1,5 @@
-"""Runs the missing runs of studies as processes, several at a time."""
+"""Runs the missing runs of studies, several at a time, wherever their place starts them."""
 
-import signal
-import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import NamedTuple
 from runtime.base.command import fail
 from training.engine.interruption import StopRequest, stop_request
 from training.records.journal import JOURNAL
-from training.studies.local_runs import start_run
+from training.studies.local_runs import LocalRuns
+from training.studies.place import Place
 from training.studies.study_run import StudyRun
 
 _POLL_SECONDS = 0.1
@@ -36,6 +35,7 @@ def run_all(
     pause: Path | None = None,
     in_step: bool = False,
     on_finish: Callable[[StudyRun], None] | None = None,
+    place: Place | None = None,
 ) -> PoolResult:
     """Runs all `runs` that are not finished, in their order.
 
@@ -50,8 +50,10 @@ def run_all(
         in_step: whether runs that go on at the same time stay at the same epoch: one that is ahead
             stands still. So the runs of a pair can be compared wherever the time ends.
         on_finish: called with each run that finishes.
+        place: where the runs go on; None: on this machine.
 
     Raises:
+        UserError: if a run cannot go on at the place.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when all runs have ended.
     """
     missing = [run for run in runs if run.line() is None]
@@ -66,6 +68,7 @@ def run_all(
             pause=pause,
             in_step=in_step,
             on_finish=on_finish,
+            place=place or LocalRuns(),
         )
         try:
             while pool.busy:
@@ -96,7 +99,7 @@ def fail_runs(failed: Sequence[StudyRun], *, of: int) -> int:
 
 
 class _Pool:
-    """Runs that have not begun, and the processes of those that have."""
+    """Runs that have not begun, and those that have."""
 
     def __init__(
         self,
@@ -108,10 +111,12 @@ class _Pool:
         pause: Path | None,
         in_step: bool,
         on_finish: Callable[[StudyRun], None] | None,
+        place: Place,
     ) -> None:
         self.failed: list[StudyRun] = []
         self._waiting = deque(runs)
-        self._running: list[tuple[StudyRun, subprocess.Popen[bytes]]] = []
+        self._running: list[StudyRun] = []
+        self._place = place
         self._jobs = jobs
         self._deadline = float("inf") if minutes is None else monotonic() + 60 * minutes
         self._stop = stop
@@ -120,7 +125,7 @@ class _Pool:
         self._pause = pause
         self._in_step = in_step
         self._standing = False
-        self._ahead: set[int] = set()  # the processes that wait for the others
+        self._ahead: set[Path] = set()  # the folders of the runs that wait for the others
 
     @property
     def busy(self) -> bool:
@@ -135,20 +140,20 @@ class _Pool:
             self._stopping_since = monotonic()
             self._waiting.clear()
             self._stand_still(standing=False)
-            for _, process in self._running:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
+            for run in self._running:
+                self._place.stop(run)
         else:
             if self._in_step and not self._standing:
                 self._keep_in_step()
             self._stand_still(standing=self._pause is not None and self._pause.exists())
         while self._waiting and len(self._running) < self._jobs and not self._standing:
             run = self._waiting.popleft()
-            self._running.append((run, start_run(run, self._jobs)))
-        for run, process in list(self._running):
-            if process.poll() is not None:
-                self._running.remove((run, process))
-                self._close(run, process.returncode)
+            self._place.start(run, self._jobs)
+            self._running.append(run)
+        for run in list(self._running):
+            if (code := self._place.poll(run)) is not None:
+                self._running.remove(run)
+                self._close(run, code)
 
     def _stand_still(self, *, standing: bool) -> None:
         if standing == self._standing:
@@ -156,25 +161,24 @@ class _Pool:
         self._standing = standing
         word = f"the runs stand still until {self._pause} is removed" if standing else "going on"
         print(word, flush=True)  # noqa: T201
-        for _, process in self._running:
-            process.send_signal(signal.SIGSTOP if standing else signal.SIGCONT)
+        for run in self._running:
+            self._place.stand(run, still=standing)
 
     def _keep_in_step(self) -> None:
-        done = [(process, epochs_done(run)) for run, process in self._running]
+        done = [(run, epochs_done(run)) for run in self._running]
         least = min((epochs for _, epochs in done), default=0)
-        for process, epochs in done:
+        for run, epochs in done:
             ahead = epochs > least
-            if ahead and process.pid not in self._ahead:
-                self._ahead.add(process.pid)
-                process.send_signal(signal.SIGSTOP)
-            elif not ahead and process.pid in self._ahead:
-                self._ahead.remove(process.pid)
-                process.send_signal(signal.SIGCONT)
+            if ahead and run.folder not in self._ahead:
+                self._ahead.add(run.folder)
+                self._place.stand(run, still=True)
+            elif not ahead and run.folder in self._ahead:
+                self._ahead.remove(run.folder)
+                self._place.stand(run, still=False)
 
     def kill(self) -> None:
-        for _, process in self._running:
-            process.kill()
-            process.wait()
+        for run in self._running:
+            self._place.stop(run, at_once=True)
 
     def _close(self, run: StudyRun, code: int) -> None:
         name = f"{run.study}: {run.folder.name}"

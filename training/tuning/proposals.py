@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -11,7 +12,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from training.tuning.search_space import Choices, Range, is_whole
+from training.tuning.search_space import Choices, Range, Space, is_whole
+from training.tuning.trial_runs import SearchSettings
 
 _LIST = "json:"  # before a list, which Optuna takes as a word
 
@@ -46,3 +48,14 @@ def plain(params: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for key, value in params.items()
     }
+
+
+def own_values(space: Space, settings: SearchSettings) -> dict[str, Any]:
+    """The values that the recipe and the command line have, as far as the space has them."""
+    own = msgspec.to_builtins(settings.recipe) | {
+        "width": settings.shared.width,
+        "image_size": settings.shared.image_size or settings.image_size,
+        "drg": settings.drg,
+        "dsr": settings.dsr,
+    }
+    return {key: word_of(own[key]) for key, each in space.items() if is_among(each, own[key])}

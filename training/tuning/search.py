@@ -5,13 +5,10 @@ trials that had begun. Optuna's median rule (Golovin and others, "Google Vizier"
 that stay behind, by the validation accuracy in their journals.
 """
 
-import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic, sleep
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import msgspec
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -20,12 +17,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT
 from training.engine.interruption import stop_request
-from training.studies.local_runs import start_run
+from training.studies.local_runs import LocalRuns
+from training.studies.place import Place
 from training.studies.pool import GRACE_SECONDS
 from training.studies.study_run import StudyRun
-from training.tuning.proposals import distribution_of, is_among, plain, word_of
+from training.tuning.proposals import distribution_of, own_values, plain
 from training.tuning.search_space import Space
 from training.tuning.trial_runs import (
+    Bounds,
+    Outcome,
     SearchSettings,
     cost_of_trial,
     judged,
@@ -45,32 +45,20 @@ MACS, MILLISECONDS, PARAMETERS = "macs", "ms", "params"
 Latency: TypeAlias = Callable[[StudyRun], float]
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What a student may cost; None: no bound."""
-
-    macs: float | None = None
-    milliseconds: float | None = None
-
-
-@dataclass
-class Outcome:
-    """How a call of `search` ended."""
-
-    failed: list[StudyRun] = field(default_factory=list)
-    waiting: int = 0  # trials that have begun and wait for the next call
-    stopped: bool = False
-
-
 class Search:
     """A search in a folder. Only one process at a time may use it."""
 
     def __init__(
-        self, space: Space, settings: SearchSettings, bounds: Bounds, *, latency: Latency
+        self,
+        space: Space,
+        settings: SearchSettings,
+        bounds: Bounds,
+        *,
+        latency: Latency,
+        place: Place | None = None,
     ) -> None:
         settings.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._dimensions = space
         self._space = {key: distribution_of(key, each) for key, each in space.items()}
         self._settings, self._bounds, self._latency = settings, bounds, latency
         self._known_latency: dict[tuple[str, float, int | None], float] = {}
@@ -83,9 +71,10 @@ class Search:
             load_if_exists=True,
         )
         # The first trial is the recipe as it is, so that no search ends with less than that.
-        if not self.study.get_trials(deepcopy=False) and (own := self._own_values()):
+        if not self.study.get_trials(deepcopy=False) and (own := own_values(space, settings)):
             self.study.enqueue_trial(own)
-        self._running: list[tuple[Trial, StudyRun, subprocess.Popen[bytes]]] = []
+        self._running: list[tuple[Trial, StudyRun]] = []
+        self._place = place or LocalRuns()
         self._told: dict[int, set[int]] = {  # epochs, by the trial's number
             each.number: set(each.intermediate_values) for each in self.trials()
         }
@@ -104,7 +93,7 @@ class Search:
         with stop_request() as stop:
             try:
                 while not (stop.requested or monotonic() >= deadline):
-                    self._start_more(waiting, trials=trials, jobs=jobs)
+                    self._start_more(waiting, outcome, trials=trials, jobs=jobs)
                     if not self._running:
                         break
                     self._look(outcome)
@@ -112,11 +101,22 @@ class Search:
                 outcome.stopped = bool(stop.requested)
                 self._stop_all(outcome)
             finally:
-                for _, _, process in self._running:
-                    process.kill()
-                    process.wait()
+                for _, run in self._running:
+                    self._place.stop(run, at_once=True)
         outcome.waiting = sum(each.state == TrialState.RUNNING for each in self.trials())
         return outcome
+
+    def missing_runs(self, *, trials: int) -> list[StudyRun]:
+        """The runs that are missing of `trials`, all proposed now, so none learns from another.
+
+        Raises:
+            UserError: if no proposal is within the bounds.
+        """
+        begun = [each for each in self.trials() if each.state == TrialState.RUNNING]
+        runs = [run for each in begun if judged(run := self.run_of(each)) is None]
+        while len(self.trials()) < trials:
+            runs.append(self._proposed()[1])
+        return runs
 
     def trials(self) -> list[FrozenTrial]:
         """All trials so far, without proposals beyond a bound."""
@@ -151,31 +151,23 @@ class Search:
             default=None,
         )
 
-    def _own_values(self) -> dict[str, Any]:
-        """The values that the recipe and the command line have, as far as the space has them."""
-        settings = self._settings
-        own = msgspec.to_builtins(settings.recipe) | {
-            "width": settings.shared.width,
-            "image_size": settings.shared.image_size or settings.image_size,
-            "drg": settings.drg,
-            "dsr": settings.dsr,
-        }
-        return {
-            key: word_of(own[key])
-            for key, each in self._dimensions.items()
-            if is_among(each, own[key])
-        }
-
-    def _start_more(self, waiting: list[FrozenTrial], *, trials: int, jobs: int) -> None:
+    def _start_more(
+        self, waiting: list[FrozenTrial], outcome: Outcome, *, trials: int, jobs: int
+    ) -> None:
         while len(self._running) < jobs:
             if waiting:
                 frozen = waiting.pop(0)
                 trial, run = Trial(self.study, frozen._trial_id), self.run_of(frozen)
+                if judged(run) is not None:  # it was finished while no search looked at it
+                    self._tell_epochs(trial, run)
+                    self._close(trial, run, 0, outcome)
+                    continue
             elif len(self.trials()) < trials:
                 trial, run = self._proposed()
             else:
                 return
-            self._running.append((trial, run, start_run(run, jobs)))
+            self._place.start(run, jobs)
+            self._running.append((trial, run))
 
     def _proposed(self) -> tuple[Trial, StudyRun]:
         """The next trial that is to be trained; others are told to Optuna without a training."""
@@ -221,24 +213,26 @@ class Search:
     def _look(self, outcome: Outcome) -> None:
         """Tells Optuna what the journals and the runs that have ended say."""
         for entry in list(self._running):
-            trial, run, process = entry
-            code = process.poll()
-            told = self._told.setdefault(trial.number, set())
-            for epoch, accuracy in enumerate(validation_of(run), start=1):
-                if epoch not in told:
-                    trial.report(accuracy, epoch)
-                    told.add(epoch)
+            trial, run = entry
+            code = self._place.poll(run)
+            self._tell_epochs(trial, run)
             if code is not None:
                 self._running.remove(entry)
                 self._close(trial, run, code, outcome)
             elif trial.should_prune():
-                process.terminate()
-                process.wait()
+                self._end(run)
                 self._running.remove(entry)
                 (run.folder / CHECKPOINT).unlink(missing_ok=True)  # it never goes on
                 self.study.tell(trial, state=TrialState.PRUNED)
                 epochs = len(validation_of(run))
                 print(f"{_words(trial)}: ended after epoch {epochs}, it stays behind", flush=True)  # noqa: T201
+
+    def _tell_epochs(self, trial: Trial, run: StudyRun) -> None:
+        told = self._told.setdefault(trial.number, set())
+        for epoch, accuracy in enumerate(validation_of(run), start=1):
+            if epoch not in told:
+                trial.report(accuracy, epoch)
+                told.add(epoch)
 
     def _close(self, trial: Trial, run: StudyRun, code: int, outcome: Outcome) -> None:
         found = judged(run) if code == 0 else None
@@ -264,14 +258,24 @@ class Search:
         said = f"{_words(trial)}: validation top-1 {found.validation_top1:.2%} ({words})"
         print(said, flush=True)  # noqa: T201
 
+    def _end(self, run: StudyRun) -> None:
+        """Stops one run and waits until it has ended."""
+        self._place.stop(run)
+        end = monotonic() + GRACE_SECONDS
+        while self._place.poll(run) is None:
+            if monotonic() >= end:
+                self._place.stop(run, at_once=True)
+                return
+            sleep(_POLL_SECONDS)
+
     def _stop_all(self, outcome: Outcome) -> None:
-        for _, _, process in self._running:
-            process.terminate()
+        for _, run in self._running:
+            self._place.stop(run)
         end = monotonic() + GRACE_SECONDS
         while self._running and monotonic() < end:
             for entry in list(self._running):
-                trial, run, process = entry
-                if (code := process.poll()) is None:
+                trial, run = entry
+                if (code := self._place.poll(run)) is None:
                     continue
                 self._running.remove(entry)
                 if judged(run) is not None:

@@ -1,7 +1,7 @@
 """A trial of a search: which run it is, what it costs, and what its journal says meanwhile."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,23 @@ class SearchSettings:
     classes: int
     image_size: int
     data_digest: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a student may cost; None: no bound."""
+
+    macs: float | None = None
+    milliseconds: float | None = None
+
+
+@dataclass
+class Outcome:
+    """How a call of `search` ended."""
+
+    failed: list[StudyRun] = field(default_factory=list)
+    waiting: int = 0  # trials that have begun and wait for the next call
+    stopped: bool = False
 
 
 def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSettings) -> StudyRun:

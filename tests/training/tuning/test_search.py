@@ -17,10 +17,10 @@ from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.study_run import StudyRun
 from training.tuning import search as searching
 from training.tuning.proposals import plain
-from training.tuning.search import Bounds, Search
+from training.tuning.search import Search
 from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
 from training.tuning.search_space import Choices, Range, Space
-from training.tuning.trial_runs import SearchSettings, judged_by_validation
+from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
 
 EPOCHS = 6
 NO_BOUNDS = Bounds()
@@ -35,7 +35,7 @@ def accuracy(run: StudyRun, epoch: int) -> float:
 
 
 class Simulated:
-    """A process that trains an epoch at each look at it."""
+    """A run that trains an epoch at each look at it."""
 
     fails: Callable[[StudyRun], bool] = staticmethod(lambda run: False)
     test_top1: Callable[[StudyRun], float] = staticmethod(lambda run: 0.5)
@@ -43,7 +43,7 @@ class Simulated:
     looks = 0
     stop_after: int | None = None
 
-    def __init__(self, run: StudyRun, jobs: int) -> None:
+    def __init__(self, run: StudyRun) -> None:
         self.run = run
         self.code: int | None = None
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -81,16 +81,30 @@ class Simulated:
     def terminate(self) -> None:
         self.code = 1 if self.code is None else self.code
 
-    def kill(self) -> None:
-        self.terminate()
 
-    def wait(self) -> int:
-        return self.code or 0
+class SimulatedPlace:
+    """The place of simulated runs, which knows no others."""
+
+    usual_jobs = 1
+
+    def __init__(self) -> None:
+        self._runs: dict[Path, Simulated] = {}
+
+    def start(self, run: StudyRun, jobs: int) -> None:
+        self._runs[run.folder] = Simulated(run)
+
+    def poll(self, run: StudyRun) -> int | None:
+        return self._runs[run.folder].poll()
+
+    def stop(self, run: StudyRun, *, at_once: bool = False) -> None:
+        self._runs[run.folder].terminate()
+
+    def stand(self, run: StudyRun, *, still: bool) -> None:
+        pytest.fail("a search lets no run stand still")
 
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Simulated]:
-    monkeypatch.setattr(searching, "start_run", Simulated)
     monkeypatch.setattr(searching, "_POLL_SECONDS", 0)
     monkeypatch.setattr(Simulated, "started", [])
     for name in ("fails", "test_top1", "looks", "stop_after"):
@@ -117,7 +131,7 @@ def a_search(
     folder: Path, space: Space = SPACE, bounds: Bounds = NO_BOUNDS, **others: Any
 ) -> Search:
     latency = others.get("latency", lambda run: pytest.fail("nothing asks for milliseconds"))
-    return Search(space, settings_in(folder), bounds, latency=latency)
+    return Search(space, settings_in(folder), bounds, latency=latency, place=SimulatedPlace())
 
 
 def values_of(search: Search) -> list[dict[str, Any]]:
@@ -200,6 +214,26 @@ def test_a_killed_search_goes_on_with_the_trials_that_had_begun(
     search = a_search(tmp_path)
     assert search.run(trials=3, jobs=2).waiting == 0
     assert simulated.started[2:] == ["trial-0000", "trial-0001", "trial-0002"]
+    assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
+    assert all(list(each.intermediate_values) == [*range(1, 7)] for each in search.trials())
+
+
+def test_trials_that_were_trained_elsewhere_are_judged(
+    tmp_path: Path, simulated: type[Simulated]
+) -> None:
+    """Their commands were printed, and another scheduler has run them."""
+    runs = a_search(tmp_path).missing_runs(trials=3)
+    assert [run.method.name for run in runs] == ["trial-0000", "trial-0001", "trial-0002"]
+    assert a_search(tmp_path).missing_runs(trials=3) == runs
+    for run in runs[:2]:
+        elsewhere = Simulated(run)
+        while elsewhere.poll() is None:
+            pass
+    assert a_search(tmp_path).missing_runs(trials=3) == runs[2:]
+    simulated.started.clear()
+    search = a_search(tmp_path)
+    search.run(trials=3, jobs=1)
+    assert simulated.started == ["trial-0002"]
     assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
     assert all(list(each.intermediate_values) == [*range(1, 7)] for each in search.trials())
 
