@@ -1,7 +1,7 @@
 """One training run from its options to its finished folder."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -12,22 +12,18 @@ from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.method_registry import TEACHER, chosen_methods, method_names
 from training.config.options import Options, repeatable_command
-from training.config.plan import Plan, check_same_run, moved_words
+from training.config.plan import Plan, moved_words
 from training.config.recipe import Recipe
-from training.data import Dataset, data_names, load_dataset
+from training.data import Dataset, data_names
 from training.data.class_names import classes_line
-from training.data.data_check import DataCheck, checked_data
-from training.data.leaks import without_leaks
 from training.data.splits import check_selection, fit_batch
 from training.engine.device import choose_device, device_name
 from training.engine.execution import execution_of
+from training.engine.heartbeat import LostProcessError
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
-from training.engine.process_group import (
-    LostProcessError,
-    ProcessGroup,
-    open_group,
-    started_by_torchrun,
-)
+from training.engine.joint_start import load_data
+from training.engine.process_group import ProcessGroup, open_group, started_by_torchrun, watched
+from training.engine.resharding import goes_on_with, shared_out_words
 from training.engine.start_trainer import start_trainer
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
@@ -55,7 +51,7 @@ def train(options: Options, recipe: Recipe) -> int:
     local_rank, _ = started_by_torchrun()
     device = choose_device(options.device, local_rank=local_rank)
     try:
-        with open_group(device) as group:
+        with open_group(device) as group, watched(group):
             return _train(options, recipe, device, group)
     except LostProcessError as error:
         return fail(str(error), _STOPPED)
@@ -68,28 +64,27 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
         check_latest()
-    dataset, check = _load_data(options, recipe, group)
+    dataset, check = load_data(options, recipe, group)
     progress.say(classes_line(dataset.class_names))
     if check is not None:
         check.say()
     check_selection(recipe, dataset)
     if options.batch_size is None and options.recipe is None:
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
-    teacher = load_teacher(options.teacher, dataset) if options.teacher is not None else None
+    teacher = group.on_all(lambda: _teacher(options, dataset))
     plan = _plan(options, recipe, dataset, group, teacher)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
-    run: RunFolder = group.share(_choose(name, options, plan) if group.is_main else None)
-    former = read_checkpoint(run.path / CHECKPOINT) if run.exists else None
+    # It also reads the checkpoint for all, because other hosts may not see its folder.
+    found = group.on_main(lambda: _choose(name, options, plan))
+    run, former = group.share(found)
     if former is not None:
-        _check_former(former, plan, where=str(run.path))
-        if moved := moved_words(former.plan, plan):
-            progress.say(moved)
-        plan = msgspec.structs.replace(plan, data=former.plan.data)
+        plan = _continued(former, plan, progress, where=str(run.path))
     if run.finished:
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
-    with exclusive(run.path) if group.is_main else nullcontext(), stop_request() as stop:
+    with ExitStack() as held, stop_request() as stop:
+        group.on_main(lambda: held.enter_context(exclusive(run.path)))
         if group.is_main and not run.exists:
             # A result that a former run left without its checkpoint would make this run look
             # finished as soon as its own first checkpoint exists.
@@ -114,52 +109,33 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         return _train_in(run, trainer, options, progress, stop)
 
 
-def _check_former(former: Checkpoint, plan: Plan, *, where: str) -> None:
-    """Checks that this training goes on with a run that this command has begun."""
+def _teacher(options: Options, dataset: Dataset) -> TeacherRun | None:
+    return load_teacher(options.teacher, dataset) if options.teacher is not None else None
+
+
+def _continued(former: Checkpoint, plan: Plan, progress: Progress, *, where: str) -> Plan:
+    """The plan of a training that goes on with a run that this command has begun."""
     if former.learned:
         raise UserError(
             f"{where} was made by `python training/qat.py`: go on with that command, or choose "
             "another --out"
         )
-    check_same_run(former.plan, plan, where=where)
+    plan = goes_on_with(former.plan, plan, where=where)
+    for words in (shared_out_words(former.plan, plan), moved_words(former.plan, plan)):
+        if words:
+            progress.say(words)
+    return msgspec.structs.replace(plan, data=former.plan.data)
 
 
-def _choose(name: str, options: Options, plan: Plan) -> RunFolder:
-    """The folder to train in, which `--resume` finds by the data's content if not by its name."""
+def _choose(name: str, options: Options, plan: Plan) -> tuple[RunFolder, Checkpoint | None]:
+    """The folder to train in, and its checkpoint if the training goes on with one.
+
+    `--resume` finds the folder by the data's content if not by its name.
+    """
     chosen = choose_folder(name, out=options.out, resume=options.resume)
     if options.resume and options.out is None and not chosen.exists:
-        return find_renamed_run(plan) or chosen
-    return chosen
-
-
-def _load_data(
-    options: Options, recipe: Recipe, group: ProcessGroup
-) -> tuple[Dataset, DataCheck | None]:
-    """The data set, and in the main process its check.
-
-    The main process decodes and compares the images while the others wait for the cache.
-    """
-
-    def load() -> Dataset:
-        return load_dataset(
-            options.data,
-            image_size=options.image_size,
-            fit=recipe.fit,
-            data_root=options.data_root,
-            classes=options.classes,
-            columns=options.columns,
-            allow_leaks=options.allow_leaks,
-            progress=group.is_main,
-            refresh=options.refresh and group.is_main,
-        )
-
-    drop, allow = options.drop_leaks, options.allow_leaks
-    check = checked_data(load(), options.data, drop=drop, allow=allow) if group.is_main else None
-    group.share(None)
-    if check is not None:
-        return check.dataset, check
-    with redirect_stdout(None):  # the main process has said it all
-        return without_leaks(load(), drop, progress=False), None
+        chosen = find_renamed_run(plan) or chosen
+    return chosen, read_checkpoint(chosen.path / CHECKPOINT) if chosen.exists else None
 
 
 def _plan(

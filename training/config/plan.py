@@ -32,6 +32,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weights: str  # what the student started from: "random", "pretrained" or a digest
     teacher: str = ""  # "sha256:" and the digest of its checkpoint; "" without one
     processes: int = 1
+    # Processes, and images of a step in each, of the beginning of a run that others go on with.
+    begun_with: tuple[int, ...] = ()
     train_images: int = 0  # with those held out; 0 in a checkpoint that does not state it
     data_digest: str = ""  # Dataset.digest(); "" in a checkpoint that does not state it
     content_digest: str = ""  # Dataset.content_digest(); the same

@@ -15,6 +15,7 @@ from runtime.model.card import InputSpec
 from training.engine.captured_step import CapturedStep
 from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup
+from training.engine.resharding import part_of_process
 from training.engine.step import Step, TermLog
 from training.engine.weight_average import WeightAverage
 from training.evaluation.logits import logits_of
@@ -159,9 +160,13 @@ class Learner:
         if self.average is not None:
             self.average.updates.copy_(_average_updates(state))
         _load_optimizer(self.optimizer, state["optimizer"])
-        own = state["processes"][self.group.rank]
-        for name, value in self._memory().items():
+        memory = self._memory()
+        images = self._images_of_step()
+        own = part_of_process(state["processes"], self.group, memory, images)
+        for name, value in memory.items():
             value.copy_(own["memory"][name])
+        if "random" not in own:  # a process that the checkpoint does not know
+            return
         # A generator's state is its device's kind. On another kind the run goes on, but with other
         # draws than it would have had.
         if len(own["augmentation"]) == len(self.generator.get_state()):
@@ -169,6 +174,11 @@ class Learner:
         torch.set_rng_state(own["random"])
         if own["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda_random"], self.device)
+
+    def _images_of_step(self) -> int:
+        """How many images of a step this process has."""
+        methods = [each for each in self.methods.values() if isinstance(each, Method)]
+        return methods[0].setting.recipe.batch_size
 
     def _memory(self) -> dict[str, Tensor]:
         """The tensors of the methods' memory, as "method.name"."""
