@@ -247,6 +247,7 @@ def _data_summary(plan: Plan, dataset: Dataset) -> DataSummary:
         test_images=len(dataset.test_labels),
         digest=plan.data_digest or None,
         content_digest=plan.content_digest or None,
+        jpeg_quality=dataset.jpeg_quality,
     )
 
 

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            cache=options.cache,
             allow_leaks=True,
             refresh=options.refresh,
         )

@@ -84,6 +84,7 @@ def _planned(options: argparse.Namespace) -> list[StudyRun]:
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            cache=options.cache,
             allow_leaks=options.allow_leaks,
         ),
         options.data,

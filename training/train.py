@@ -164,6 +164,7 @@ def _plan(
         data_root=str(options.data_root.resolve()) if options.data_root else None,
         classes=options.classes,
         columns=options.columns,
+        cache=options.cache,
         drop_leaks=options.drop_leaks,
         class_names=dataset.class_names,
         input=dataset.input,

@@ -199,6 +199,7 @@ def _data(options: argparse.Namespace, recipe: Recipe) -> Dataset:
         data_root=options.data_root,
         classes=options.classes,
         columns=options.columns,
+        cache=options.cache,
         allow_leaks=options.allow_leaks,
     )
     checked = checked_data(loaded, options.data, drop=options.drop_leaks, allow=options.allow_leaks)

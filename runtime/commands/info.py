@@ -59,9 +59,10 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
             f"{worst.images:,} images found"
         )
     if (data := card.data) is not None:
+        made = f", trained on as JPEGs of quality {q}" if (q := data.jpeg_quality) else ""
         yield (
             f"images       {data.train_images:,} trained on, {data.validation_images:,} held out, "
-            f"{data.test_images:,} tested on"
+            f"{data.test_images:,} tested on{made}"
         )
     for file in card.files:
         yield f"file         {_file_words(file)}"

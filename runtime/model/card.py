@@ -243,6 +243,8 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
     test_images: Positive
     digest: Digest | None = None  # of the labels and some of the images; None: not known
     content_digest: Digest | None = None  # of the labels and all images; None: not known
+    # Of the JPEGs that the training images were made to (--cache encoded:Q); None: to none.
+    jpeg_quality: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
 
 
 class ClassRecall(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from pathlib import Path
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
 from runtime.model.card import FITS
 from training.config.archs import ARCHS
+from training.config.cache_form import ARRAYS, cache_form
 from training.config.data_columns import columns_text
 from training.config.recipe import SUFFIXES
 
@@ -43,6 +44,7 @@ class Options:
     data_root: Path | None = None
     classes: str = CLASSES[0]
     columns: str = ""
+    cache: str = ARRAYS
     refresh: bool = False
     drop_leaks: str = KEEP_LEAKS
     allow_leaks: bool = False
@@ -198,6 +200,14 @@ def add_data_options(parser: CommandParser) -> None:
         default=Options.columns,
         metavar="image=A,label=B",
         help="which columns of a list or table are read; also split=C, group=D",
+    )
+    parser.add_argument(
+        "--cache",
+        type=cache_form,
+        default=Options.cache,
+        metavar="FORM",
+        help="keep decoded arrays (default), the pictures' own bytes (encoded), or JPEGs made of "
+        "them (encoded:90)",
     )
     parser.add_argument(
         "--image-size", type=positive_int, metavar="S", help="side in pixels (default: by data)"

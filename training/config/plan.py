@@ -7,6 +7,7 @@ import msgspec
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
+from training.config.cache_form import ARRAYS, jpeg_quality
 from training.config.method_registry import terms_word
 from training.config.recipe import Recipe
 
@@ -25,6 +26,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data_root: str | None
     classes: str = "folders"  # what --classes was
     columns: str = ""  # what --columns was
+    cache: str = ARRAYS  # what --cache was
     drop_leaks: str = "none"  # which copies of held-out images were left out of train
     class_names: tuple[str, ...]
     input: InputSpec
@@ -104,6 +106,7 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     """
     found = []
     apart = {"recipe", "class_names", "data_digest", "content_digest", "methods", "input"}
+    apart |= _same_pixels(former, wanted)
     same = same_images(former, wanted)
     if same:
         apart.add("data")
@@ -131,6 +134,12 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     if not found and same is False:
         found.append(f"data: {former.data} now has other images or labels")
     return found
+
+
+def _same_pixels(former: Plan, wanted: Plan) -> set[str]:
+    """The keys that may differ because the cache gives the same pixels in both forms."""
+    same = jpeg_quality(former.cache) == jpeg_quality(wanted.cache)
+    return {"cache"} if same else set()
 
 
 def _input_differences(former: Plan, wanted: Plan) -> list[str]:

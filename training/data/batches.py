@@ -78,7 +78,7 @@ class Batches:
         resident: whether the device holds the images. None: on CUDA if they take at most 40 % of
             its free memory; on the CPU always, where it means that rows are read when they are
             asked for. Otherwise a thread gathers the next batches meanwhile, on CUDA into pinned
-            buffers.
+            buffers. Encoded images are never held: processes decode the next batches.
         subset: rows of the images that are trained on, None for all. The others can be held out
             without a copy of these.
         partners: whether each batch has, for each of its images, another one of the class.

@@ -13,8 +13,6 @@ the same three is found by what the entry knows of it beside (`file_states`).
 import contextlib
 import hashlib
 import shutil
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,38 +22,32 @@ import PIL
 from numpy.typing import NDArray
 
 from runtime.base.files import atomic_folder, cache_root, leftovers
+from runtime.model.card import InputSpec
+from training.config.cache_form import ARRAYS, jpeg_quality
+from training.data.block_checksums import Checksums, checksums_of, verify_file
 from training.data.cache_entry import (
-    FILES,
     GROUPS_FILE,
     SOURCE_DIGESTS,
     build_entry,
+    files_of,
 )
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
 from training.data.decode_journal import done_in
+from training.data.encoded_store import open_encoded, places_file
 from training.data.file_states import first_replaced, other_states, states_of, write_states
 from training.data.loading_progress import report
 from training.data.locks import locked
 from training.data.row_files import unpacked_paths
 from training.data.source import BROKEN, Source
+from training.data.split_decoding import Asked
 from training.data.worker_pool import KilledWorkerError
 
 ENTRY_FILE = "entry.json"
 _STATES = "source_states.npy"  # beside the files with checksums: it changes with the data's place
 _FORMAT = 2
-_BLOCK_BYTES = 16 << 20
-# Of a larger file an even selection of blocks is checked, so that a run starts within seconds.
-_MAX_CHECKED_BYTES = 4 << 30
 # After these, what is decoded is kept: the same command goes on when there is room or memory again.
 _GOES_ON = (OSError, KilledWorkerError)
-_THREADS = 4  # CRC-32 runs outside the interpreter lock, at about 2 GB/s a core
-
-
-class Checksums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file's length in bytes, and the CRC-32 of each of its blocks of 16 MiB."""
-
-    length: int
-    crc32: tuple[int, ...]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,31 +68,38 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def load_cached(
-    source: Source, geometry: Geometry, *, progress: bool, refresh: bool = False
+    source: Source,
+    geometry: Geometry,
+    *,
+    progress: bool,
+    refresh: bool = False,
+    form: str = ARRAYS,
 ) -> Dataset:
     """The decoded data set from the cache; if it is not there, it is decoded into the cache.
 
-    With `refresh` it is decoded again in any case.
+    With `refresh` it is decoded again in any case. `form` says how pictures are kept.
 
     Raises:
         UserError: if too many images are broken, or the cache cannot be written.
     """
-    key = _key(source, geometry)
-    folder = cache_root() / "arrays" / f"{source.name}-{geometry.input.size}-{key[:16]}"
+    key = _key(source, geometry, form)
+    folder = (
+        cache_root() / form.partition(":")[0] / f"{source.name}-{geometry.input.size}-{key[:16]}"
+    )
     # Before anything is read: a file that is replaced from now on has another state at the next
     # start.
     states = states_of(source.files)
-    entry = None if refresh else _read_entry(folder, key)
+    entry = None if refresh else _read_entry(folder, key, form)
     if entry is None or len(other_states(folder / _STATES, states)):
         with locked(folder):
             # Another process may have finished it while this one waited.
-            entry = None if refresh else _read_entry(folder, key)
+            entry = None if refresh else _read_entry(folder, key, form)
             if entry is not None and not _same_files(folder, source, states, progress=progress):
                 entry = None
             if entry is None:
                 _say_older(folder)
-                writing = _Writing(folder, key, source, geometry, states, refresh=refresh)
-                entry = writing.write(progress=progress)
+                writing = _Writing(folder, source, geometry, states, Asked(key, form, progress))
+                entry = writing.write(refresh=refresh)
     if entry.skipped:
         report(f"{source.name}: {len(entry.skipped)} broken images skipped ({folder}/{ENTRY_FILE})")
     for words, count in sorted(entry.warnings.items()):
@@ -111,9 +110,9 @@ def load_cached(
         name=source.name,
         class_names=entry.class_names,
         input=geometry.input,
-        train_images=np.load(folder / "train_images.npy", mmap_mode="r"),
+        train_images=_images(folder, "train", geometry.stored, form),
         train_labels=np.load(folder / "train_labels.npy"),
-        test_images=np.load(folder / "test_images.npy", mmap_mode="r"),
+        test_images=_images(folder, "test", geometry.input, form),
         test_labels=np.load(folder / "test_labels.npy"),
         validation_images=entry.validation_images,
         train_paths=unpacked_paths((folder / "train_paths.bin").read_bytes()),
@@ -124,10 +123,20 @@ def load_cached(
         test_sha256=np.load(folder / "test_sha256.npy"),
         train_pictures=np.load(folder / "train_pictures.npy"),
         test_pictures=np.load(folder / "test_pictures.npy"),
+        jpeg_quality=jpeg_quality(form),
     )
 
 
-def _key(source: Source, geometry: Geometry) -> str:
+def _images(folder: Path, word: str, spec: InputSpec, form: str) -> NDArray[np.uint8]:
+    """The images of a split: a read-only memory map, or pictures that are decoded when read."""
+    if form == ARRAYS:
+        rows: NDArray[np.uint8] = np.load(folder / f"{word}_images.npy", mmap_mode="r")
+        return rows
+    file = folder / f"{word}_images.bin"
+    return open_encoded(file, np.load(places_file(file)), spec)
+
+
+def _key(source: Source, geometry: Geometry, form: str) -> str:
     """A digest of all that decides the arrays, and of the text of the code that decodes.
 
     So whoever changes that code need not think of a version number.
@@ -136,10 +145,12 @@ def _key(source: Source, geometry: Geometry) -> str:
     digest.update(msgspec.json.encode((source.name, source.fingerprint, source.published)))
     digest.update(msgspec.json.encode((geometry.input, geometry.stored)))
     digest.update(decoding_code().encode())
+    if form != ARRAYS:
+        digest.update(f"\0{form}".encode())
     return digest.hexdigest()
 
 
-def _read_entry(folder: Path, key: str) -> Entry | None:
+def _read_entry(folder: Path, key: str, form: str) -> Entry | None:
     """The entry in `folder`. None if there is none, or an older one, or a damaged one.
 
     Damage is reported.
@@ -147,7 +158,7 @@ def _read_entry(folder: Path, key: str) -> Entry | None:
     if not folder.exists():
         return None
     try:
-        return _verified_entry(folder, key)
+        return _verified_entry(folder, key, form)
     except (OSError, ValueError) as error:  # msgspec.DecodeError is a ValueError
         report(f"the data cache {folder} is damaged ({error}); it is made again")
         return None
@@ -188,11 +199,11 @@ def _say_older(folder: Path) -> None:
             )
 
 
-def _verified_entry(folder: Path, key: str) -> Entry | None:
+def _verified_entry(folder: Path, key: str, form: str) -> Entry | None:
     entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
     if entry.format < _FORMAT:
         return None
-    if entry.key != key or set(entry.files) != set(FILES):
+    if entry.key != key or set(entry.files) != set(files_of(form)):
         raise ValueError(f"{ENTRY_FILE} is of another entry")
     for name, checksums in entry.files.items():
         verify_file(folder / name, checksums)
@@ -204,38 +215,36 @@ class _Writing:
     """The making of an entry. `states` are those of the source's files before it began."""
 
     folder: Path
-    key: str
     source: Source
     geometry: Geometry
     states: NDArray[np.int64]
-    refresh: bool
+    asked: Asked
 
-    def write(self, *, progress: bool) -> Entry:
+    def write(self, *, refresh: bool) -> Entry:
         """Decodes the source into the folder; the caller holds its lock."""
         for path in leftovers(self.folder):  # killed processes left them
             shutil.rmtree(path, ignore_errors=True)
         # In it a killed process left what it had decoded, if the files are still the same.
         work = self.folder.with_name(f".{self.folder.name}.part")
-        if self.refresh or len(other_states(work / _STATES, self.states)):
+        if refresh or len(other_states(work / _STATES, self.states)):
             shutil.rmtree(work, ignore_errors=True)
         try:
             with atomic_folder(self.folder) as temporary:
-                entry = self._fill(temporary, work, progress=progress)
+                entry = self._fill(temporary, work)
         except BaseException as error:
             _leave(work, keep=isinstance(error, _GOES_ON) or not isinstance(error, Exception))
             raise
         shutil.rmtree(work, ignore_errors=True)
         return entry
 
-    def _fill(self, temporary: Path, work: Path, *, progress: bool) -> Entry:
+    def _fill(self, temporary: Path, work: Path) -> Entry:
         work.mkdir(exist_ok=True)
         write_states(work / _STATES, self.states)
-        built = build_entry(
-            temporary, work, self.source, self.geometry, key=self.key, progress=progress
-        )
-        places = {name: built.images.get(name, temporary / name) for name in FILES}
+        built = build_entry(temporary, work, self.source, self.geometry, self.asked)
+        names = files_of(self.asked.form)
+        places = {name: built.images.get(name, temporary / name) for name in names}
         entry = Entry(
-            key=self.key,
+            key=self.asked.key,
             class_names=built.class_names,
             skipped=built.skipped,
             files={name: checksums_of(place) for name, place in places.items()},
@@ -258,35 +267,3 @@ def _leave(work: Path, *, keep: bool) -> None:
         report(f"{done:,} decoded pictures are kept in {work}; the same command goes on with them")
     else:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def checksums_of(file: Path) -> Checksums:
-    """The checksums of the whole file."""
-    length = file.stat().st_size
-    blocks = range(0, length, _BLOCK_BYTES)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        crc32 = tuple(pool.map(lambda start: _checksum(file, start), blocks))
-    return Checksums(length, crc32)
-
-
-def verify_file(file: Path, checksums: Checksums) -> None:
-    """Checks the file, or an even selection of blocks of a file of more than 4 GiB.
-
-    Raises:
-        ValueError: if the file differs from what the checksums were made of.
-    """
-    length = file.stat().st_size
-    if length != checksums.length:
-        raise ValueError(f"{file.name} has {length} bytes, expected {checksums.length}")
-    stride = max(1, -(-length // _MAX_CHECKED_BYTES))
-    chosen = range(0, len(checksums.crc32), stride)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda block: _checksum(file, block * _BLOCK_BYTES), chosen)
-        if any(checksums.crc32[block] != crc for block, crc in zip(chosen, found, strict=True)):
-            raise ValueError(f"{file.name} has changed since it was written")
-
-
-def _checksum(file: Path, start: int) -> int:
-    with file.open("rb") as stream:
-        stream.seek(start)
-        return zlib.crc32(stream.read(_BLOCK_BYTES))

@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.files import atomic_path
+from training.config.cache_form import ARRAYS
 from training.data.dataset import Geometry
 from training.data.file_states import DIGEST_BYTES
 from training.data.loading_progress import report
 from training.data.row_files import packed_paths
 from training.data.source import Contents, Source, check_labels, row_paths
-from training.data.split_decoding import DecodedSplits, decode_contents, splits_to_decode
+from training.data.split_decoding import (
+    Asked,
+    DecodedSplits,
+    decode_contents,
+    splits_to_decode,
+)
 from training.data.split_twins import groups_of_copies, groups_with_twins, twins_across_splits
 
 GROUPS_FILE = "train_groups.npy"  # empty where there are no groups
@@ -27,6 +33,10 @@ FILES = (
     ),
     GROUPS_FILE,
     SOURCE_DIGESTS,
+)
+_ENCODED_FILES = (
+    *(file for file in FILES if not file.endswith("_images.npy")),
+    *(f"{split}_{what}" for split in ("train", "test") for what in ("images.bin", "places.npy")),
 )
 _MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 5
@@ -49,8 +59,13 @@ class Built:
     images: dict[str, Path]
 
 
+def files_of(form: str) -> tuple[str, ...]:
+    """The files of an entry in that form of the cache."""
+    return FILES if form == ARRAYS else _ENCODED_FILES
+
+
 def build_entry(
-    folder: Path, work: Path, source: Source, geometry: Geometry, *, key: str, progress: bool
+    folder: Path, work: Path, source: Source, geometry: Geometry, asked: Asked
 ) -> Built:
     """Decodes the source into the files of an entry.
 
@@ -61,8 +76,7 @@ def build_entry(
         work: holds what is decoded. What a killed process left there is not decoded again.
         source: the data set.
         geometry: which pixels are kept.
-        key: of the entry.
-        progress: whether to say what the decoding takes, and how far it is.
+        asked: what the cache is asked for.
 
     Raises:
         UserError: if more than 1 % of the images are broken (but one may always be), if a class is
@@ -70,11 +84,9 @@ def build_entry(
     """
     contents = source.read()
     if contents.redraw is not None and not source.published:
-        contents, decoded = _without_copies(
-            work, source, contents, geometry, key=key, progress=progress
-        )
+        contents, decoded = _without_copies(work, source, contents, geometry, asked)
     else:
-        decoded = decode_contents(work, source, contents, geometry, key=key, progress=progress)
+        decoded = decode_contents(work, source, contents, geometry, asked)
     np.save(folder / SOURCE_DIGESTS, _in_order(source.files, decoded.file_sha256))
     # The entry is JSON, which cannot hold a name that is not UTF-8.
     messages = [
@@ -105,13 +117,7 @@ def build_entry(
 
 
 def _without_copies(
-    work: Path,
-    source: Source,
-    contents: Contents,
-    geometry: Geometry,
-    *,
-    key: str,
-    progress: bool,
+    work: Path, source: Source, contents: Contents, geometry: Geometry, asked: Asked
 ) -> tuple[Contents, DecodedSplits]:
     """Decodes splits that were drawn, and once more where copies of one picture were on both sides.
 
@@ -120,7 +126,7 @@ def _without_copies(
     """
     known = work / _COPIES
     if not known.exists():
-        decoded = decode_contents(work, source, contents, geometry, key=key, progress=progress)
+        decoded = decode_contents(work, source, contents, geometry, asked)
         images = {word: store.images() for word, store in decoded.stores.items()}
         groups, copies = twins_across_splits(images, decoded.pictures, decoded.splits)
         if not copies:
@@ -137,7 +143,7 @@ def _without_copies(
         contents = contents.redraw(groups_of_copies(np.load(known), both))
     except UserError as error:
         raise UserError(f"copies of one picture are one group, and {error}") from error
-    return contents, decode_contents(work, source, contents, geometry, key=key, progress=progress)
+    return contents, decode_contents(work, source, contents, geometry, asked)
 
 
 def _in_order(files: Sequence[Path], digests: dict[Path, bytes]) -> NDArray[np.uint8]:

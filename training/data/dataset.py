@@ -37,8 +37,9 @@ class Dataset:
         name: the data set's name, which is fit for a file name.
         class_names: one for each label.
         input: what evaluation, and every classifier, does to an image.
-        train_images: uint8 (N, H, W, 3), possibly a read-only memory map. H and W are larger than
-            `input.size` where training cuts random resized crops out of the images.
+        train_images: uint8 (N, H, W, 3), possibly a read-only memory map, or `EncodedImages`. H and
+            W are larger than `input.size` where training cuts random resized crops out of the
+            images.
         train_labels: int64 (N,).
         test_images: uint8 (M, size, size, 3), exactly as `runtime.model.preprocess` makes them with
             `input`.
@@ -59,6 +60,8 @@ class Dataset:
         train_pictures: of each training image the check value and the size of the picture that it
             was made of, (N,). None: the pictures are the images themselves.
         test_pictures: the same of the test images.
+        jpeg_quality: of the JPEGs that the cache has made of the training images, which are not the
+            pixels of their files; None: they are.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Dataset:
     test_sha256: NDArray[np.uint8] | None = None
     train_pictures: Pictures | None = None
     test_pictures: Pictures | None = None
+    jpeg_quality: int | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
@@ -128,6 +132,8 @@ class Dataset:
         content.update(f"validation {self.validation_images}".encode())
         if self.train_groups is not None:
             content.update(b"groups" + self.train_groups.tobytes())
+        if self.jpeg_quality is not None:
+            content.update(f"jpeg {self.jpeg_quality}".encode())
         return content.hexdigest()
 
     def digest(self) -> str:

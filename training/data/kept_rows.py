@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.files import atomic_folder, cache_root
-from training.data.cache import Checksums, checksums_of, verify_file
+from training.data.block_checksums import Checksums, checksums_of, verify_file
 from training.data.cache_room import check_space
 from training.data.dataset import Dataset, row_digests
+from training.data.encoded_images import EncodedImages
 from training.data.loading_progress import report
 from training.data.locks import locked
 from training.data.row_files import copy_rows
@@ -29,6 +30,27 @@ def with_rows(dataset: Dataset, rows: NDArray[np.int64]) -> Dataset:
     digests = dataset.train_sha256
     if digests is None:
         digests = row_digests(dataset.train_images, show=True)
+    images = dataset.train_images
+    if isinstance(images, EncodedImages):
+        images = images.subset(rows)  # nothing is copied: the file is shared
+    else:
+        images = _copied(dataset, digests, rows)
+    groups, pictures = dataset.train_groups, dataset.train_pictures
+    return replace(
+        dataset,
+        train_images=images,
+        train_labels=dataset.train_labels[rows],
+        train_paths=tuple(dataset.train_paths[row] for row in rows) if dataset.train_paths else (),
+        train_groups=None if groups is None else groups[rows],
+        train_sha256=digests[rows],
+        train_pictures=None if pictures is None else pictures[rows],
+    )
+
+
+def _copied(
+    dataset: Dataset, digests: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The rows in a file of their own, as a read-only memory map."""
     key = hashlib.sha256(digests.tobytes())
     key.update(rows.tobytes())
     name = f"{dataset.name}-{dataset.input.size}-{key.hexdigest()[:16]}-kept"
@@ -37,16 +59,8 @@ def with_rows(dataset: Dataset, rows: NDArray[np.int64]) -> Dataset:
         with locked(folder):
             if not _is_whole(folder):  # another process may have written it meanwhile
                 _write(folder, dataset.train_images, rows)
-    groups, pictures = dataset.train_groups, dataset.train_pictures
-    return replace(
-        dataset,
-        train_images=np.load(folder / _IMAGES, mmap_mode="r"),
-        train_labels=dataset.train_labels[rows],
-        train_paths=tuple(dataset.train_paths[row] for row in rows) if dataset.train_paths else (),
-        train_groups=None if groups is None else groups[rows],
-        train_sha256=digests[rows],
-        train_pictures=None if pictures is None else pictures[rows],
-    )
+    copied: NDArray[np.uint8] = np.load(folder / _IMAGES, mmap_mode="r")
+    return copied
 
 
 def _write(folder: Path, images: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.base.errors import UserError
 from runtime.model.card import Fit
+from training.config.cache_form import ARRAYS, jpeg_quality
 from training.config.data_columns import Columns, columns_of
 from training.config.options import CLASSES
 from training.data.arrays import is_array_folder, load_arrays
@@ -81,6 +82,7 @@ def load_dataset(
     allow_leaks: bool = False,
     of_a_run: bool = False,
     refresh: bool = False,
+    cache: str = ARRAYS,
 ) -> Dataset:
     """The data set of that name, or at that path. Decoding is done once; later calls map it.
 
@@ -98,15 +100,12 @@ def load_dataset(
         of_a_run: whether `classes` and `columns` are those of a run, whose data may have another
             form by now. Then they are ignored where they mean nothing.
         refresh: whether to decode again what the cache holds.
+        cache: how it keeps pictures, as `--cache` says it.
 
     Raises:
         UserError: if there is no such data set, or if its files cannot be used.
     """
-    if data_root is not None and data not in PUBLISHED:
-        raise UserError(
-            f"a data root is for the files of {', '.join(PUBLISHED)}; "
-            f"{data!r} is not one of them, leave it out"
-        )
+    _check_words(data, data_root, cache)
     if classes not in CLASSES:
         raise UserError(f"classes {classes!r} is unknown; choose {' or '.join(CLASSES)}")
     if classes != FOLDERS and data in data_names():
@@ -123,7 +122,7 @@ def load_dataset(
         size = check_image_size(published.image_size if image_size is None else image_size)
         source = replace(published.find(data, data_root, split_seed), published=True)
         geometry = fitted(published.geometry(size), fit)
-        return load_cached(source, geometry, progress=progress, refresh=refresh)
+        return load_cached(source, geometry, progress=progress, refresh=refresh, form=cache)
     request = Request(
         split_seed=split_seed,
         classes=classes,
@@ -132,7 +131,7 @@ def load_dataset(
         allow_leaks=allow_leaks,
         of_a_run=of_a_run,
     )
-    loaded = _load_path(data, image_size, fit, request, refresh=refresh)
+    loaded = _load_path(data, image_size, fit, request, refresh=refresh, cache=cache)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
     untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
     if untested:
@@ -144,7 +143,13 @@ def load_dataset(
 
 
 def _load_path(
-    data: str, image_size: int | None, fit: Fit, request: Request, *, refresh: bool
+    data: str,
+    image_size: int | None,
+    fit: Fit,
+    request: Request,
+    *,
+    refresh: bool,
+    cache: str,
 ) -> Dataset:
     try:
         root = Path(data).expanduser()
@@ -157,10 +162,30 @@ def _load_path(
     if root.is_dir() and is_array_folder(root):
         if request.classes != FOLDERS or request.columns != Columns():
             raise UserError(f"--classes and --columns are for images in files; {root} holds arrays")
+        if cache != ARRAYS:
+            raise _no_pictures(cache, root)
         return load_arrays(
             root, image_size=image_size, fit=fit, progress=request.progress, refresh=refresh
         )
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
     source = open_source(root, request)
     geometry = fitted(photographs(size), fit)
-    return load_cached(source, geometry, progress=request.progress, refresh=refresh)
+    return load_cached(source, geometry, progress=request.progress, refresh=refresh, form=cache)
+
+
+def _check_words(data: str, data_root: Path | None, cache: str) -> None:
+    """Refuses what does not fit the data set of that name."""
+    if data_root is not None and data not in PUBLISHED:
+        raise UserError(
+            f"a data root is for the files of {', '.join(PUBLISHED)}; "
+            f"{data!r} is not one of them, leave it out"
+        )
+    jpeg_quality(cache)  # refuses an unknown form
+    if cache != ARRAYS and data in data_names() and data not in PHOTO_SETS:
+        raise _no_pictures(cache, data)
+
+
+def _no_pictures(cache: str, data: str | Path) -> UserError:
+    return UserError(
+        f"--cache {cache} keeps the bytes of files of pictures; {data} holds arrays, leave it out"
+    )

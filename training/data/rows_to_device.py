@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.base.parallel import usable_cores
+from training.data.encoded_images import EncodedImages
 
 # uint8 images (N, H, W, 3) and their rows, int64 (N,), both on the device.
 Chosen: TypeAlias = tuple[Tensor, Tensor]
@@ -33,7 +34,9 @@ class Feed(Protocol):
 
 
 def fits(images: Images, device: torch.device) -> bool:
-    """Whether the images are small enough for `device` to hold them."""
+    """Whether the images are decoded, and small enough for `device` to hold them."""
+    if isinstance(images, EncodedImages):
+        return False
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -74,7 +77,10 @@ class DeviceFeed:
 
 
 class StreamedFeed:
-    """A thread gathers rows ahead; on CUDA into pinned buffers, copied by a stream of their own."""
+    """A thread gathers rows ahead; on CUDA into pinned buffers, copied by a stream of their own.
+
+    Where images are encoded, the thread has processes decode them.
+    """
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self._images, self._device = images, device
@@ -119,8 +125,12 @@ class StreamedFeed:
                     if (slot := free.get()) is None:
                         return
                     slot.reuse()
-                    gather = partial(self._gather, chosen, slot)
-                    list(pool.map(gather, np.array_split(np.arange(len(chosen)), threads)))
+                    if isinstance(self._images, EncodedImages):
+                        slot.host_rows[:] = chosen
+                        self._images.take(chosen, out=slot.host_images)
+                    else:
+                        gather = partial(self._gather, chosen, slot)
+                        list(pool.map(gather, np.array_split(np.arange(len(chosen)), threads)))
                     slot.send()
                     ready.put(slot)
         except BaseException as error:  # of any kind: the training loop must raise it

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
 from runtime.model.card import InputSpec
+from training.config.cache_form import ARRAYS, jpeg_quality
 from training.data.cache_room import check_space, free_in, size_words, time_words, used_by
 from training.data.dataset import Geometry
 from training.data.decode import Broken, Decoded, decode_split
+from training.data.encoded_store import EncodedStore
 from training.data.file_states import DIGEST_BYTES, digests_of
 from training.data.loading_progress import report, track
 from training.data.picture_store import ArrayStore, PictureStore
@@ -26,6 +28,15 @@ from training.data.source import Contents, Source, Split, check_labels
 from training.quality.exact_twins import PICTURE, Pictures
 
 _Splits = dict[str, tuple[Split, InputSpec]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How an entry is made: its key, its form, and whether to say how far the work is."""
+
+    key: str
+    form: str
+    progress: bool
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,7 @@ def splits_to_decode(contents: Contents, geometry: Geometry) -> _Splits:
 
 
 def decode_contents(
-    folder: Path,
-    source: Source,
-    contents: Contents,
-    geometry: Geometry,
-    *,
-    key: str,
-    progress: bool,
+    folder: Path, source: Source, contents: Contents, geometry: Geometry, asked: Asked
 ) -> DecodedSplits:
     """Decodes the splits to files in `folder`, and goes on with what a killed process left there.
 
@@ -102,8 +107,8 @@ def decode_contents(
             )
     check_labels(source.name, contents.class_names, contents.train.labels, contents.test.labels)
     counts = {word: len(split.labels) for word, (split, _) in splits.items()}
-    stores: dict[str, PictureStore] = {
-        word: ArrayStore(folder / f"{word}_images.npy", counts[word], spec)
+    stores = {
+        word: _store(folder, word, counts[word], spec, asked.form)
         for word, (_, spec) in splits.items()
     }
     decoded = DecodedSplits(
@@ -121,13 +126,13 @@ def decode_contents(
             check_space(folder, needed)
             steps, total = _array_steps(folder, decoded), decoded.total
         else:
-            opened = _opened(folder, decoded, key)
+            opened = _opened(folder, decoded, asked.key)
             for decoding in opened.values():
                 stack.callback(decoding.journal.close)
             total = sum(len(decoding.remaining) for decoding in opened.values())
-            _say_start(folder, source.name, opened, progress=progress)
+            _say_start(folder, source.name, opened, progress=asked.progress)
             steps = _picture_steps(decoded, opened)
-        for _ in track(steps, total=total, what=f"decoding {source.name}", show=progress):
+        for _ in track(steps, total=total, what=f"decoding {source.name}", show=asked.progress):
             pass
     for found in decoded.broken.values():
         found.sort(key=lambda image: image.row)
@@ -151,6 +156,14 @@ def _picture_steps(decoded: DecodedSplits, opened: dict[str, Decoding]) -> Itera
         for stored in decoding.steps():
             decoded.note(word, stored.decoded)
             yield stored.decoded.images
+
+
+def _store(folder: Path, word: str, count: int, spec: InputSpec, form: str) -> PictureStore:
+    """Where the images of a split go. Only pictures that are trained on are made to other JPEGs."""
+    if form == ARRAYS:
+        return ArrayStore(folder / f"{word}_images.npy", count, spec)
+    quality = jpeg_quality(form) if word == "train" else None
+    return EncodedStore(folder / f"{word}_images.bin", count, spec, quality)
 
 
 def _opened(folder: Path, decoded: DecodedSplits, key: str) -> dict[str, Decoding]:

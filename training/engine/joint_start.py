@@ -33,6 +33,7 @@ def load_data(
             data_root=options.data_root,
             classes=options.classes,
             columns=options.columns,
+            cache=options.cache,
             allow_leaks=options.allow_leaks,
             progress=group.is_main,
             refresh=options.refresh and group.is_main,

@@ -106,7 +106,7 @@ class Trainer:
         logits = []
         for first in range(0, len(self.validation_rows), count):  # all at once may fill the memory
             rows = self.validation_rows[first : first + count]
-            chunk = np.stack([preprocess(images[row], spec) for row in rows])
+            chunk = np.stack([preprocess(image, spec) for image in images[rows]])
             logits.append(self._logits(chunk, averaged=averaged))
         return np.concatenate(logits)
 

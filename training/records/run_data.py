@@ -39,6 +39,7 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
             data_root=root,
             classes=plan.classes,
             columns=plan.columns,
+            cache=plan.cache,
             allow_leaks=True,
             of_a_run=True,
         )

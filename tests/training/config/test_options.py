@@ -110,6 +110,7 @@ def test_every_shared_option_reaches_the_runs_or_their_recipe() -> None:
         "data_root": Path("root"),
         "classes": "leaves",
         "columns": "image=a,label=b",
+        "cache": "encoded:90",
         "image_size": 16,
         "drop_leaks": "near",
         "recipe": "digits",

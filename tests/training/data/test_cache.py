@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from runtime.base.errors import UserError
-from training.data import Dataset, cache_entry, decode, folders, load_dataset
-from training.data import cache as data_cache
+from training.data import Dataset, block_checksums, cache_entry, decode, folders, load_dataset
 from training.data.cache import load_cached
 from training.data.dataset import Geometry, photographs, whole_images
 
@@ -349,36 +348,36 @@ def test_loading_imports_no_torch(class_tree: Path) -> None:
 def test_checksums_find_a_changed_byte_in_any_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_cache, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(block_checksums, "_BLOCK_BYTES", 100)
     content = np.random.default_rng(0).bytes(950)
     file = tmp_path / "file"
     file.write_bytes(content)
-    checksums = data_cache.checksums_of(file)
+    checksums = block_checksums.checksums_of(file)
     assert len(checksums.crc32) == 10
-    data_cache.verify_file(file, checksums)
+    block_checksums.verify_file(file, checksums)
     for position in (0, 99, 100, 555, 949):
         file.write_bytes(
             content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
         )
         with pytest.raises(ValueError, match="has changed"):
-            data_cache.verify_file(file, checksums)
+            block_checksums.verify_file(file, checksums)
     file.write_bytes(content + b"x")
     with pytest.raises(ValueError, match="951 bytes, expected 950"):
-        data_cache.verify_file(file, checksums)
+        block_checksums.verify_file(file, checksums)
 
 
 def test_of_a_very_large_file_an_even_selection_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_cache, "_BLOCK_BYTES", 100)
-    monkeypatch.setattr(data_cache, "_MAX_CHECKED_BYTES", 300)
+    monkeypatch.setattr(block_checksums, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(block_checksums, "_MAX_CHECKED_BYTES", 300)
     read: list[int] = []
-    real = data_cache._checksum
+    real = block_checksums._checksum
     monkeypatch.setattr(
-        data_cache, "_checksum", lambda file, start: (read.append(start), real(file, start))[1]
+        block_checksums, "_checksum", lambda file, start: (read.append(start), real(file, start))[1]
     )
     (tmp_path / "file").write_bytes(bytes(1000))
-    checksums = data_cache.checksums_of(tmp_path / "file")
+    checksums = block_checksums.checksums_of(tmp_path / "file")
     read.clear()
-    data_cache.verify_file(tmp_path / "file", checksums)
+    block_checksums.verify_file(tmp_path / "file", checksums)
     assert sorted(read) == [0, 400, 800]
