@@ -129,6 +129,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: Literal["auto"] | bool = "auto"
     # Left out: bf16 on GPUs that have it, fp32 on a CPU. auto: also on a CPU that has AMX.
     precision: Precision | None = None
+    # Several processes normalise their batches together, as one process would; never compiled.
+    sync_batch_norm: bool = False
     ema_decay: Share = 0.0  # average of the weights, deployed instead of them; 0 is off
 
     # The share of the training images that is held out, class by class, to fit the calibration
@@ -160,6 +162,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"class_weights {self.class_weights} and balanced_sampling true would both make "
                 "rare classes count more; choose one of them"
             )
+        if self.sync_batch_norm and self.compile is True:
+            raise ValueError("sync_batch_norm exchanges within a step: compile must not be true")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} must ascend")
 

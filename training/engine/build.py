@@ -15,6 +15,7 @@ from training.data.dataset import MAX_PADDED_CROP_SIZE
 from training.data.rare_classes import weights_of_classes
 from training.engine.captured_step import CapturedStep
 from training.engine.execution import Execution, execution_of
+from training.engine.group_norm import use_group_norm
 from training.engine.learner import Learner, TrainStep
 from training.engine.optimizers import build_optimizer
 from training.engine.process_group import ProcessGroup
@@ -92,6 +93,9 @@ def build_learner(
     if execution.compiled and execution.device == "cuda":  # slower on a CPU (docs/measured.md)
         use_fast_layers(student)
         use_fast_layers(methods)
+    if recipe.sync_batch_norm and group.world_size > 1:
+        for network in (student, methods):
+            use_group_norm(network, group.average, group.world_size)
     generator = _seed_process(plan.seed, group, device)
     changing = recipe.mix_share < 1 or recipe.unmixed_epochs > 0
     share = torch.ones((), device=device) if changing else None
@@ -116,7 +120,7 @@ def build_learner(
         optimizer=parts.optimizer,
         average=parts.average,
         generator=generator,
-        step=_build_step(parts, generator),
+        step=_build_step(parts, generator, exchanging=recipe.sync_batch_norm),
         log=parts.log,
         mix_share=share,
         group=group,
@@ -197,11 +201,12 @@ def _seed_process(seed: int, group: ProcessGroup, device: torch.device) -> torch
     return torch.Generator(device).manual_seed(seed + _RANK_SEEDS * group.rank)
 
 
-def _build_step(parts: StepParts, generator: torch.Generator) -> TrainStep:
+def _build_step(parts: StepParts, generator: torch.Generator, *, exchanging: bool) -> TrainStep:
+    """The step; one that exchanges in its middle (`sync_batch_norm`) cannot be captured."""
     step = Step(parts)
-    if parts.device.type != "cuda":
-        return step
     single = parts.group.world_size == 1
+    if parts.device.type != "cuda" or (exchanging and not single):
+        return step
     return CapturedStep(step, generator=generator, device=parts.device, single=single)
 
 

@@ -106,7 +106,9 @@ def execution_of(
         raise UserError(
             f"compile: received true, but {missing}; install it, or use compile: auto or false"
         )
-    if recipe.compile is False:
+    if recipe.sync_batch_norm:
+        compiled, why = False, "sync_batch_norm exchanges within a step"
+    elif recipe.compile is False:
         compiled, why = False, "the recipe says compile: false"
     elif recipe.compile == "auto" and device.type == "cpu":
         if estimate is None or not estimate.pays:

@@ -68,6 +68,28 @@ def test_two_processes_learn_what_one_does_from_double_batches(
     np.testing.assert_allclose(two, one, rtol=2e-4, atol=2e-6)
 
 
+def test_two_processes_normalise_their_batches_together(
+    make_plan: Callable[..., Plan], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Later steps are not compared: so few images magnify a change of 1e-7 to 1e-2 in one step."""
+    curves = []
+    for processes in (1, 2):
+        plan = make_plan(
+            arch="shufflenetv2",
+            crop="none",
+            flip=False,
+            sync_batch_norm=True,
+            learning_rate=0.005,
+            batch_size=12 // processes,
+            epochs=1,
+        )
+        plan = msgspec.structs.replace(plan, data_argument=str(tiny_folder))
+        curves.append(loss_curve(plan, tmp_path, processes=processes))
+    one, two = curves
+    assert not np.allclose(one[0], one[1], rtol=1e-2)
+    np.testing.assert_allclose(two[:2], one[:2], rtol=2e-4, atol=2e-5)
+
+
 def test_only_the_main_process_writes_and_all_resume(
     tiny_options: list[str], tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """Trains a few steps and writes the terms: run by `torchrun` in test_processes.py.
 
-BatchNorm is left in evaluation mode: each process normalises its own rows, so the statistics of two
-half batches are not those of the whole one, and everything else must be equal.
+Without `sync_batch_norm`, BatchNorm is left in evaluation mode: each process normalises its own
+rows, so the statistics of two half batches are not those of the whole one, and everything else must
+be equal.
 """
 
 import sys
@@ -25,8 +26,9 @@ def main(plan_file: str, out: str) -> None:
     device = torch.device("cpu")
     with open_group(device) as group:
         learner = build_learner(plan, dataset, steps_per_epoch=64, device=device, group=group)
-        learner.student.eval()
-        learner.methods.eval()
+        if not plan.recipe.sync_batch_norm:
+            learner.student.eval()
+            learner.methods.eval()
         batches = Batches(
             dataset.train_images,
             dataset.train_labels,
@@ -38,7 +40,7 @@ def main(plan_file: str, out: str) -> None:
         )
         for epoch in range(plan.recipe.epochs):
             for batch in batches.epoch(epoch):
-                learner.step(batch, learning_rate=0.05, scale=1.0)
+                learner.step(batch, learning_rate=plan.recipe.learning_rate, scale=1.0)
         terms = learner.log.take(group)
         if group.is_main:
             np.save(out, terms)
