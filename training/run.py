@@ -7,6 +7,7 @@ from runtime.base.command import run_command
 from training.config.archs import check_arch
 from training.config.options import Options, option_parser
 from training.config.recipe import default_recipe, load_recipe
+from training.records.tracker import check_tracker
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     options = Options(**vars(option_parser().parse_args(arguments)))
     # Names and recipe are checked before torch, which takes seconds to import.
     check_arch(options.arch, options.width)
+    check_tracker(options.log)
     recipe = load_recipe(options.recipe or default_recipe(options.data), options.overrides())
 
     from training.train import train

@@ -26,6 +26,7 @@ from training.data import Dataset, load_dataset
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
+from training.records.tracker import check_tracker
 from training.studies.place_options import (
     add_place_options,
     open_place,
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what is missing, then writes lines and plot and prints the table."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
+    check_tracker(options.log)
     if options.print_commands:
         with redirect_stdout(sys.stderr):  # stdout is for the commands alone
             runs = _planned(options)

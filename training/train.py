@@ -42,6 +42,7 @@ from training.records.run_folder import (
     run_name,
 )
 from training.records.teacher_run import TeacherRun, load_teacher
+from training.records.tracker import followed
 
 _STOPPED = 1
 
@@ -106,7 +107,16 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
             say=progress.say,
         )
         _set_up(trainer, former, options, progress)
-        return _train_in(run, trainer, options, progress, stop)
+        log = options.log if group.is_main else None
+        with followed(run.path, log, params=_params(plan), say=progress.say):
+            return _train_in(run, trainer, options, progress, stop)
+
+
+def _params(plan: Plan) -> dict[str, object]:
+    """What trackers are told of a run before it begins."""
+    own = ("arch", "width", "data", "terms", "seed", "weights", "processes")
+    recipe: dict[str, object] = msgspec.to_builtins(plan.recipe)
+    return {name: getattr(plan, name) for name in own} | recipe
 
 
 def _teacher(options: Options, dataset: Dataset) -> TeacherRun | None:

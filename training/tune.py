@@ -34,6 +34,7 @@ from training.data import Dataset, load_dataset
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
+from training.records.tracker import check_tracker
 from training.studies.place_options import (
     add_place_options,
     open_place,
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     """Trains trials until there are enough of them, then prints and writes what was found."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
+    check_tracker(options.log)
     # Opened first, so that a cluster that does not answer is told before data are decoded.
     place = None if options.print_commands else open_place(options.on, device=options.device)
     # With --print-commands stdout is for the commands alone.

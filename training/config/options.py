@@ -22,6 +22,7 @@ from training.config.recipe import SUFFIXES
 KEEP_LEAKS, DROP_EXACT, DROP_NEAR = LEAKS = ("none", "exact", "near")
 CLASSES = ("folders", "leaves")  # which folders of images are classes
 DEVICES = ("auto", "cpu", "cuda")  # what `training.engine.device.choose_device` understands
+TRACKERS = ("mlflow", "wandb", "trackio")  # what `training.records.tracker_sinks.SINKS` has
 # The shared options that change a recipe, and the recipe itself.
 _KEYS_OF_RECIPE = ("epochs", "batch_size", "fit")
 _OF_RECIPE = {"recipe", *_KEYS_OF_RECIPE}
@@ -57,6 +58,7 @@ class Options:
     out: Path | None = None
     resume: bool = False
     device: str = "auto"
+    log: str | None = None
     pretrained: bool = False
     weights: Path | None = None
     teacher: Path | None = None
@@ -155,6 +157,9 @@ def add_shared_options(parser: CommandParser) -> None:
         help="instead of the recipe's; per process",
     )
     parser.add_argument("--device", choices=DEVICES, default=Options.device)
+    parser.add_argument(
+        "--log", choices=TRACKERS, help="a tracker that follows the journal, which has its extra"
+    )
 
 
 def recipe_overrides(given: Options | Namespace) -> dict[str, object]:
@@ -262,7 +267,7 @@ def repeatable_command(options: Options, *, data: str) -> str:
     """
     if options.command is not None:
         return options.command
-    left_out = dict.fromkeys(("out", "resume", "refresh", "no_error_sheet"))
+    left_out = dict.fromkeys(("out", "resume", "refresh", "no_error_sheet", "log"))
     stated = vars(options) | without_paths(vars(options), data=data) | left_out
     for name in ("weights", "teacher"):
         if (path := stated[name]) is not None:

@@ -39,8 +39,8 @@ def add_place_options(parser: CommandParser, *, noun: str) -> None:
 
 
 def without_place(stated: dict[str, object]) -> dict[str, object]:
-    """The options without those of `add_place_options`, which do not change a result."""
-    return stated | dict.fromkeys(("jobs", "on", "print_commands"))
+    """The options without those that say where runs go on and are logged: no result tells them."""
+    return stated | dict.fromkeys(("jobs", "on", "print_commands", "log"))
 
 
 def open_place(on: str | None, *, device: str) -> Place:

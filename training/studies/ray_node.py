@@ -19,9 +19,11 @@ from time import monotonic
 from typing import TypeAlias
 
 from runtime.base.command import VERSION
+from runtime.base.errors import UserError
 from runtime.base.files import cache_root, write_atomic
 from training.config.options import Options
 from training.records.run_folder import is_locked
+from training.records.tracker import check_tracker
 from training.studies.local_runs import start_run
 from training.studies.study_run import StudyRun
 
@@ -84,6 +86,10 @@ def lacking(options: Options, version: str) -> str | None:
         return f"has no {options.data}; put the data there, or on storage that all nodes share"
     if options.data_root is not None and not options.data_root.is_dir():
         return f"has no folder {options.data_root} (--data-root)"
+    try:
+        check_tracker(options.log)
+    except UserError as error:
+        return f"cannot log: {error}"
     return None
 
 

@@ -118,6 +118,7 @@ def test_every_shared_option_reaches_the_runs_or_their_recipe() -> None:
         "batch_size": 8,
         "fit": "letterbox",
         "device": "cpu",
+        "log": "mlflow",
     }
     parser = CommandParser(prog="", description=None)
     add_shared_options(parser)
