@@ -22,7 +22,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Extras by a name of ours, and the tests that show whether their lowest versions work.
-EXTRAS = {"runtime": "", "train": "train,parquet,tune", "export": "export,rtx", "lint": ""}
+EXTRAS = {
+    "runtime": "",
+    "train": "train,parquet,tune",
+    "export": "export,rtx",
+    "ray": "ray,tune",
+    "lint": "",
+}
+_TRACKERS = "tests/training/records/test_tracker.py"
 # Tests of the runtime's folder that start commands of other extras, or need a GPU.
 NEEDS_MORE = ("-k", "not missing_package", "--ignore=tests/runtime/backends/test_engine_gpu.py")
 TESTS = {
@@ -33,6 +40,10 @@ TESTS = {
     "demo": ("tests/demo",),
     "train": ("tests/training", "-k", "not starts_without_torch"),  # of all commands
     "export": ("tests/export", "tests/runtime/backends"),
+    "ray": ("tests/training/studies/test_on_ray.py",),  # a real cluster of two nodes
+    "mlflow": (_TRACKERS,),
+    "wandb": (_TRACKERS,),
+    "trackio": (_TRACKERS,),
 }
 # One test that asks for the trained run with all of its files, so that they exist for the others.
 TRAINS = "tests/demo/test_trained_in_browser.py"
