@@ -41,9 +41,9 @@ def output_of(command: list[str], folder: Path, **variables: str) -> str:
 
 def test_slurm(commands: Path) -> None:
     script = commands / "runs.sbatch"
-    script.write_text(block("bash"))
+    script.write_text(block("sh"))
     subprocess.run(["bash", "-n", script], check=True)
-    options = re.findall(r"^#SBATCH --([a-z-]+)", block("bash"), flags=re.MULTILINE)
+    options = re.findall(r"^#SBATCH --([a-z-]+)", block("sh"), flags=re.MULTILINE)
     assert {"cpus-per-task", "signal", "requeue", "output", "time"} <= set(options)
     for index, said in ((1, "0"), (3, "2")):
         task = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_CPUS_PER_TASK": "4"}

@@ -193,6 +193,8 @@ def run_commands(lines: list[str], clone: Clone, servers: ExitStack) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_blocks_name_their_language(name: str) -> None:
     languages = {"bash", "python", "console", "text", "diff"}
+    if name == "clusters.md":  # run by test_clusters.py
+        languages |= {"sh", "yaml"}
     if name == "deploying.md":  # run by test_deploying.py
         languages |= {"py", "html", "java", "ini"}
     assert {language for language, _ in blocks_of(name)} <= languages

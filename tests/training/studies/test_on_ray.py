@@ -121,8 +121,8 @@ def second_raylet() -> int:
     return pid
 
 
-def run_on_second() -> Path | None:
-    """The folder of the run that trains on the second node, once it has a checkpoint."""
+def run_on_second(study: Path) -> Path | None:
+    """Where the second node trains a run of which the study's folder has a checkpoint."""
     for pid in descendants(second_raylet()):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -130,7 +130,8 @@ def run_on_second() -> Path | None:
             continue
         if "--out" in words:
             folder = Path(words[words.index("--out") + 1])
-            if (folder / "checkpoint.pt").exists() and not (folder / "result.json").exists():
+            there = study / folder.name / "checkpoint.pt"
+            if there.exists() and not (folder / "result.json").exists():
                 return folder
     return None
 
@@ -163,7 +164,8 @@ def test_runs_of_a_node_that_is_killed_go_on_elsewhere(
     here.mkdir(), there.mkdir()
     on_ray = started(there, apart, "study", *words, "--on", f"ray://{cluster}")
     end = monotonic() + 240
-    while (lost := run_on_second()) is None:
+    folder = there / "runs" / "studies" / "s"
+    while (lost := run_on_second(folder)) is None:
         assert on_ray.poll() is None, on_ray.communicate()
         assert monotonic() < end
         sleep(0.2)
@@ -172,7 +174,6 @@ def test_runs_of_a_node_that_is_killed_go_on_elsewhere(
     out, err = on_ray.communicate(timeout=300)
     assert (on_ray.returncode, err) == (0, "")
     assert f"s: {lost.name}: its node was lost; it goes on elsewhere" in out
-    folder = there / "runs" / "studies" / "s"
     assert "resumed after" in (folder / f"{lost.name}.log").read_text()
     local = started(here, "shared", "study", *words)
     assert local.communicate(timeout=300)[1] == ""

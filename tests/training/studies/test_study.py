@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from training import study
-from training.config.options import Options
+from training.config.options import Options, option_parser
 from training.config.recipe import load_recipe, recipe_with_settings
 from training.studies import local_runs
 from training.studies import pool as study_pool
@@ -121,7 +122,7 @@ def test_a_run_has_the_low_priority_of_the_command_that_starts_it(
     script.write_text("print(open('/proc/self/autogroup').read())")
     starts = f"""
 from pathlib import Path
-from training.config.options import Options
+from training.config.options import Options, option_parser
 from training.config.recipe import load_recipe
 from training.studies import local_runs
 from training.studies.study_methods import METHODS
@@ -315,6 +316,31 @@ def test_a_data_set_smaller_than_the_default_batch(
     assert study.main([*options, *chosen]) == 0
     assert {run.recipe.batch_size for run in asked} == {batch_size}
     assert ("batch size 45: there are 45" in capsys.readouterr().out) == (batch_size == 45)
+
+
+def test_printed_commands_are_all_that_stdout_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--arch", "mobilenetv2", "--data", str(tiny_folder), "--terms", "ce,drg"]
+    assert study.main([*options, "--seeds", "2", "--drop-leaks", "near", "--print-commands"]) == 0
+    printed = capsys.readouterr()
+    assert "batch size 45" in printed.err
+    commands = [shlex.split(line) for line in printed.out.splitlines()]
+    asked = [Options(**vars(option_parser().parse_args(words[2:]))) for words in commands]
+    assert [(each.drg, each.seed, each.drop_leaks) for each in asked] == [
+        (drg, seed, "near") for drg in (False, True) for seed in (0, 1)
+    ]
+    for each in asked:
+        assert each.resume
+        assert each.out is not None
+        assert each.out.parent == tmp_path / "runs" / "studies" / "main"
+        assert load_recipe(str(each.recipe)).batch_size == 45
+    assert "--print-commands" not in str(asked[0].command)
+    assert not list(tmp_path.glob("results/*"))
 
 
 def test_a_mistake_in_the_data_is_found_before_any_run(
