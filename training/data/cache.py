@@ -205,8 +205,15 @@ def _verified_entry(folder: Path, key: str, form: str) -> Entry | None:
         return None
     if entry.key != key or set(entry.files) != set(files_of(form)):
         raise ValueError(f"{ENTRY_FILE} is of another entry")
+    # Beside the entry, which is never changed.
+    known = folder.with_name(f".{folder.name}.verified.npy")
+    states = states_of(folder / name for name in sorted(entry.files))
+    unchanged = not len(other_states(known, states))
     for name, checksums in entry.files.items():
-        verify_file(folder / name, checksums)
+        verify_file(folder / name, checksums, unchanged=unchanged)
+    if not unchanged:
+        with contextlib.suppress(OSError):  # whoever may only read the cache checks again
+            write_states(known, states)
     return entry
 
 

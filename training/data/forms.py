@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -178,20 +179,23 @@ def _tables(files: Sequence[Path], root: Path, request: Request) -> Source:
 
 def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
     left_out: Counter[str] = Counter()
-    members = [tar_members(file, left_out) for file in files]
-    samples = [samples_of(found) for found in members]
-    if not any(is_web_dataset(found) for found in samples):
+    members = tar_members(files[0], left_out)
+    coming = (samples_of(tar_members(file, left_out)) for file in files[1:])  # to save memory
+    samples = [samples_of(members)]
+    while not is_web_dataset(samples[-1]):
         if len(files) == 1:
-            return _archive(files[0], members[0], request, left_out)
-        raise UserError(
-            f"{root}: none of its {len(files)} tar files has a picture with its class beside it "
-            "(1.jpg with 1.cls, 1.json or 1.txt); expected shards of WebDataset, or one tar file "
-            "of class folders"
-        )
+            return _archive(files[0], members, request, left_out)
+        if len(samples) == len(files):
+            raise UserError(
+                f"{root}: none of its {len(files)} tar files has a picture with its class beside "
+                "it (1.jpg with 1.cls, 1.json or 1.txt); expected WebDataset, or one tar of folders"
+            )
+        samples.append(next(coming))
     _refuse_classes(root, request)
     if request.progress:
         report(f"{root}: WebDataset, the members of a sample have one name")
-    rows = rows_of_shards(files, samples, request.columns, root=root, left_out=left_out)
+    found = chain(samples, coming)
+    rows = rows_of_shards(files, found, request.columns, root=root, left_out=left_out)
     return _source_of_rows(rows, files, root, request, left_out)
 
 

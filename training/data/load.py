@@ -25,6 +25,7 @@ from training.data.dataset import (
 )
 from training.data.folders import FOLDERS
 from training.data.forms import FORMS, Request, is_data, open_source
+from training.data.known_sources import known_source
 from training.data.loading_progress import report
 from training.data.photo_sets import PHOTO_SETS, photo_set
 from training.data.small_images import DIGITS, DIGITS_SIZE, cifar, fashion_mnist, load_digits
@@ -168,7 +169,7 @@ def _load_path(
             root, image_size=image_size, fit=fit, progress=request.progress, refresh=refresh
         )
     size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
-    source = open_source(root, request)
+    source = known_source(root, str(request), lambda: open_source(root, request), refresh=refresh)
     geometry = fitted(photographs(size), fit)
     return load_cached(source, geometry, progress=request.progress, refresh=refresh, form=cache)
 

@@ -7,12 +7,31 @@ one line of an error.
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _LINE_SECONDS = 10.0
 
 
+_recorders: list[tuple[list[str], bool]] = []
+
+
+@contextmanager
+def recorded(*, aloud: bool = True) -> Iterator[list[str]]:
+    """Yields a list of the lines that are reported while the block runs, and printed if `aloud`."""
+    lines: list[str] = []
+    _recorders.append((lines, aloud))
+    try:
+        yield lines
+    finally:
+        _recorders.pop()
+
+
 def report(line: str) -> None:
     """Prints one line on stdout."""
+    for lines, _ in _recorders:
+        lines.append(line)
+    if not all(aloud for _, aloud in _recorders):
+        return
     # A file's name need not be text. Characters that stdout cannot write are shown by their codes.
     print(line.encode(errors="backslashreplace").decode(), flush=True)  # noqa: T201
 

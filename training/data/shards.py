@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -67,7 +67,7 @@ def roles_of(files: Sequence[Path], root: Path) -> list[Role | None]:
 
 def rows_of_shards(
     files: Sequence[Path],
-    samples: Sequence[dict[Path, Sample]],
+    samples: Iterable[dict[Path, Sample]],
     asked: Columns,
     *,
     root: Path,
