@@ -171,7 +171,8 @@ def next_marker(content: bytes | memoryview, start: int) -> int:
     """The place of the first marker from `start` on that ends a scan's data; else the length."""
     while start < len(content) - 1:
         block = np.frombuffer(content, np.uint8, min(_BLOCK, len(content) - start), start)
-        places = (block[:-1] == _FF).nonzero()[0]
+        # Nearly all bytes FF are data, and have a zero behind them: so few places are left.
+        places = ((block[:-1] == _FF) & (block[1:] != 0)).nonzero()[0]
         ends = _ENDS_A_SCAN[block[1:][places]].nonzero()[0]
         if ends.size:
             return start + int(places[ends[0]])

@@ -222,6 +222,8 @@ def _decode(
         _check_bytes(len(source), limits, name)
         picture = _picture_in(source)
         with Image.open(io.BytesIO(picture.data), formats=[picture.kind]) as image:
+            if picture.kind == "JPEG":  # all at once: Pillow would copy pieces of 64 KiB
+                image.decodermaxblock = len(picture.data)
             return _decode_opened(image, picture, spec, limits, name, warn)
     except ImageError:
         raise
