@@ -59,8 +59,8 @@ def serve_parser() -> CommandParser:
     parser.add_argument(
         "--max-wait-ms",
         type=float_from_0,
-        default=5.0,
-        help="wait for images that are being decoded (default %(default)s)",
+        help="wait for images that are being decoded (default: 5 on a GPU; 0 on a CPU, where one "
+        "run for many images takes as long as many runs)",
     )
     parser.add_argument(
         "--max-queue",
