@@ -6,6 +6,7 @@ accepted ──► decoding (a pool) ──► ready ──► a batch in the ne
 
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -92,8 +93,8 @@ class Batcher(BatchThreads):
     @property
     def running(self) -> bool:
         """Whether images are accepted and every thread is alive, in this process."""
-        threads = (*self.decoders, *self.runners)
-        return not self._closed and all(thread.is_alive() for thread in threads)
+        # A thread that ends by an error says so with `_failed`; a fork has no threads.
+        return not (self._closed or self._failed) and os.getpid() == self._process
 
     def require_room(self, count: int) -> None:
         """Checks that `count` more images would be accepted now.

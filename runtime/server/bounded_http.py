@@ -82,6 +82,12 @@ def sent_status(scope: MutableMapping[str, Any], status: int) -> int:
     return refusal
 
 
+def is_received(scope: MutableMapping[str, Any]) -> bool:
+    """Whether all of a request is here, so that nothing waits for its client any more."""
+    cycle = scope[_CYCLE]() if _CYCLE in scope else None
+    return cycle is not None and not cycle.more_body
+
+
 class GatheredWrites:
     """A transport that sends in one piece what is written in one turn of the event loop.
 
@@ -147,12 +153,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses data, at most as much as a head may still have."""
-        while data and not self.transport.is_closing():
+        rest = memoryview(data)  # its slices are no copies
+        while rest and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self._pending_bytes
             if room == 0:
                 self._refuse()
                 return
-            piece, data = data[:room], data[room:]
+            piece, rest = rest[:room], rest[room:]
             self._pending_bytes += len(piece)
             self._unset_keepalive_if_required()
             self._parse(piece)
@@ -201,7 +208,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: memoryview) -> None:
         while data:
             try:
                 self.parser.feed_data(data)

@@ -31,6 +31,7 @@ class Metrics:
         self.requests = Counter(
             "skd_edge_requests", "Answered classify requests.", ["status"], registry=self.registry
         )
+        self._by_status: dict[int, Counter] = {}
         self.request_seconds = Histogram(
             "skd_edge_request_seconds",
             "Seconds from the head of a classify request to its answer.",
@@ -86,6 +87,14 @@ class Metrics:
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
+    def count(self, status: int, seconds: float) -> None:
+        """Counts one request that was answered with `status` after so many seconds."""
+        counter = self._by_status.get(status)
+        if counter is None:  # `labels` makes it at the first call, and then looks for it slowly
+            counter = self._by_status[status] = self.requests.labels(str(status))
+        counter.inc()
+        self.request_seconds.observe(seconds)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -133,5 +142,4 @@ class MeasuredRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            self._metrics.requests.labels(str(sent_status(scope, status))).inc()
-            self._metrics.request_seconds.observe(time.perf_counter() - started)
+            self._metrics.count(sent_status(scope, status), time.perf_counter() - started)

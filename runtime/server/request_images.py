@@ -1,7 +1,7 @@
 """From the body of a request to the images in it, within the limits of memory and time."""
 
 import re
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from runtime.server.admission import BodyBudget, ServerSettings
+from runtime.server.bounded_http import is_received
 
 RAW_TYPES = (
     "image/jpeg",
@@ -108,6 +109,8 @@ class BodyReader:
         try:
             if announced.isdecimal():
                 self._check_size(int(announced))
+            if is_received(self._request.scope):
+                return await reading  # without a time limit, since it waits for nothing
             with fail_after(limit):
                 return await reading
         except TimeoutError:
@@ -126,22 +129,31 @@ class BodyReader:
         self._budget.give_back(self._taken)
         self._taken = 0
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        async for chunk in self._request.stream():
-            self.count(len(chunk))
+    async def _feed(self, take: Callable[[bytes], object]) -> None:
+        """Gives the body to `take`, piece by piece, as it comes."""
+        more = True
+        while more:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            self.count(len(piece))
             self._check_size(self._taken)
-            yield chunk
+            if piece:
+                take(piece)
 
     async def _joined(self) -> bytes:
-        return b"".join([chunk async for chunk in self._chunks()])
+        pieces: list[bytes] = []
+        await self._feed(pieces.append)
+        return b"".join(pieces)
 
     async def _raw(self) -> list[NamedImage]:
         return [NamedImage("image", await self._joined())]
 
     async def _form(self, content_type: str) -> list[NamedImage]:
         form = FormFiles(content_type, max_files=self._settings.max_images)
-        async for chunk in self._chunks():
-            form.write(chunk)
+        await self._feed(form.write)
         return form.finish()
 
     def _check_size(self, size: int) -> None:
