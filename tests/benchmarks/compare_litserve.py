@@ -11,13 +11,12 @@ are photographs of 640x480 pixels unless `--images examples` asks for the bundle
 import argparse
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from load import Connection, Load, closed_loop, median_with_interval, sample_bodies
+from load import Load, Target, median_with_interval, sample_bodies
 from servers import free_port, our_server, running
 
 from runtime.model.locate import find_model
@@ -27,36 +26,10 @@ TRIAL_SECONDS = 3.0
 WARM_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Target:
-    """A running server and how to ask it."""
-
-    connect: Callable[[], Connection]
-    bodies: list[bytes]
-
-    def load(self, clients: int, seconds: float) -> Load:
-        return uvloop.run(closed_loop(self.connect, self.bodies, clients=clients, seconds=seconds))
-
-    def first_answer(self) -> dict[str, float]:
-        """The probabilities of the first image, by label."""
-
-        async def ask() -> bytes:
-            connection = self.connect()
-            _, answer = await connection.post(self.bodies[0])
-            connection.close()
-            return answer
-
-        found = json.loads(uvloop.run(ask()))
-        predictions = (
-            found["results"][0]["predictions"] if "results" in found else found["predictions"]
-        )
-        return {entry["label"]: entry["probability"] for entry in predictions}
-
-
 @contextmanager
 def ours(bundle: Path, images: list[bytes]) -> Iterator[Target]:
     with our_server(bundle, "--precision", "fp32") as (url, _):
-        yield Target(lambda: Connection(url, "application/octet-stream"), images)
+        yield Target(url, images)
 
 
 @contextmanager
@@ -69,7 +42,7 @@ def litserve(
     bodies = [json.dumps({"image": base64.b64encode(i).decode()}).encode() for i in images]
     base = f"http://127.0.0.1:{port}"
     with running([python.absolute(), script, bundle.resolve(), *options], health=f"{base}/health"):
-        yield Target(lambda: Connection(f"{base}/predict", "application/json"), bodies)
+        yield Target(f"{base}/predict", bodies, "application/json")
 
 
 def main() -> None:
@@ -97,9 +70,23 @@ def main() -> None:
 
 
 def _measure(target: Target, options: argparse.Namespace) -> tuple[Load, dict[str, float]]:
-    answer = target.first_answer()
+    answer = _first_answer(target)
     target.load(options.clients, WARM_SECONDS)
     return target.load(options.clients, options.seconds), answer
+
+
+def _first_answer(target: Target) -> dict[str, float]:
+    """The probabilities of the first image, by label."""
+
+    async def ask() -> bytes:
+        connection = target.connect()
+        _, answer = await connection.post(target.bodies[0])
+        connection.close()
+        return answer
+
+    found = json.loads(uvloop.run(ask()))
+    predictions = found["results"][0]["predictions"] if "results" in found else found["predictions"]
+    return {entry["label"]: entry["probability"] for entry in predictions}
 
 
 def _figures(load: Load) -> str:

@@ -10,15 +10,12 @@ interval of that median over the turns; and the server's processor time for a re
 
 import argparse
 import json
-import os
-import random
 import statistics
 import struct
 import urllib.request
 from pathlib import Path
 
-import uvloop
-from load import Connection, closed_loop, median_with_interval, sample_bodies
+from load import Target, in_turns, median_with_interval, sample_bodies
 from servers import our_server
 
 from runtime import open_classifier
@@ -35,50 +32,32 @@ def main() -> None:
         arrays = [classifier.prepare(picture).tobytes() for picture in pictures]
         size = classifier.card.input.size
     prefixed = [struct.pack("<I", len(picture)) + picture for picture in pictures]
-    rates: dict[str, list[float]] = {"v1": [], "v2 encoded": [], "v2 uint8": []}
-    times: dict[str, list[float]] = {kind: [] for kind in rates}
     with our_server(bundle) as (url, pid):
         base = url.removesuffix("/v1/classify")
         with urllib.request.urlopen(f"{base}/v1/model") as answer:
             name = json.load(answer)["name"]
         encoded = _bodies("encoded", "BYTES", [1, 1], prefixed)
         uint8 = _bodies("images", "UINT8", [1, size, size, 3], arrays)
+        infer = f"{base}/v2/models/{name}"
         targets = {
-            "v1": (url, pictures, {}),
-            "v2 encoded": (f"{base}/v2/models/{name}-encoded/infer", *encoded),
-            "v2 uint8": (f"{base}/v2/models/{name}/infer", *uint8),
+            "v1": Target(url, pictures),
+            "v2 encoded": Target(f"{infer}-encoded/infer", encoded[0], headers=encoded[1]),
+            "v2 uint8": Target(f"{infer}/infer", uint8[0], headers=uint8[1]),
         }
-        rng = random.Random(0)
-        for turn in range(-1, options.turns):  # the first one warms up
-            for kind in rng.sample(list(targets), len(targets)):
-                target, bodies, headers = targets[kind]
-
-                def connect(target: str = target, headers: dict[str, str] = headers) -> Connection:
-                    return Connection(target, "application/octet-stream", headers)
-
-                before = processor_seconds(pid)
-                load = uvloop.run(
-                    closed_loop(connect, bodies, clients=options.clients, seconds=options.seconds)
-                )
-                assert set(load.statuses) == {200}, load.statuses
-                if turn >= 0:
-                    rates[kind].append(load.per_second())
-                    used = processor_seconds(pid) - before
-                    times[kind].append(1e3 * used / load.statuses[200])
+        turns = in_turns(
+            {kind: (target, pid) for kind, target in targets.items()},
+            turns=options.turns,
+            clients=options.clients,
+            seconds=options.seconds,
+        )
     found: dict[str, object] = {
-        "per_second": {kind: round(statistics.median(v), 1) for kind, v in rates.items()}
+        "per_second": {k: round(statistics.median(t.per_second), 1) for k, t in turns.items()},
+        "processor_ms": {k: round(statistics.median(t.processor_ms), 3) for k, t in turns.items()},
     }
-    found["processor_ms"] = {kind: round(statistics.median(v), 3) for kind, v in times.items()}
     for kind in ("v2 encoded", "v2 uint8"):
-        ratios = [b / a for a, b in zip(rates["v1"], rates[kind], strict=True)]
-        found[f"{kind} to v1"] = median_with_interval(ratios)
+        pairs = zip(turns["v1"].per_second, turns[kind].per_second, strict=True)
+        found[f"{kind} to v1"] = median_with_interval([b / a for a, b in pairs])
     print(json.dumps(found))
-
-
-def processor_seconds(pid: int) -> float:
-    """The processor time that a process has used (proc(5): utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _bodies(

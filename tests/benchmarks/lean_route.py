@@ -8,17 +8,15 @@ of both. With `--free-network` the network gives the same answer at no cost, as 
 
 import argparse
 import json
-import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
-from load import Connection, closed_loop, sample_bodies
+from load import Target, Turns, in_turns, sample_bodies
 from servers import free_port, running
 
 from runtime.model.locate import find_model
@@ -33,25 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     if options.serve is not None:
         return _serve(bundle, options)
     bodies = sample_bodies(bundle, "examples")
-    milliseconds: dict[str, list[float]] = {LEAN: [], FASTAPI: []}
-    rates: dict[str, list[float]] = {LEAN: [], FASTAPI: []}
     with ExitStack() as stack:
-        servers = {}
+        targets = {}
         for route in (LEAN, FASTAPI):
             port = free_port()
             free = ["--free-network"] if options.free_network else []
             command = [sys.executable, __file__, bundle, "--serve", str(port), "--route", route]
-            health = f"http://127.0.0.1:{port}/readyz"
-            servers[route] = (port, stack.enter_context(running([*command, *free], health=health)))
-        for turn in range(options.rounds):
-            for route in (LEAN, FASTAPI) if turn % 2 else (FASTAPI, LEAN):
-                port, process = servers[route]
-                before = _processor_seconds(process)
-                rate, answered = uvloop.run(_load(port, bodies, options.seconds))
-                spent = _processor_seconds(process) - before
-                milliseconds[route].append(1e3 * spent / answered)
-                rates[route].append(rate)
-    print(json.dumps(_summary(milliseconds, rates)))
+            base = f"http://127.0.0.1:{port}"
+            process = stack.enter_context(running([*command, *free], health=f"{base}/readyz"))
+            targets[route] = (Target(f"{base}/v1/classify", bodies), process)
+        found = in_turns(targets, turns=options.rounds, clients=CLIENTS, seconds=options.seconds)
+    print(json.dumps(_summary(found)))
     return 0
 
 
@@ -64,7 +54,7 @@ def _serve(bundle: Path, options: argparse.Namespace) -> int:
     from runtime.server.routes import LeanRoute
 
     if options.route == FASTAPI:
-        LeanRoute.get_route_handler = APIRoute.get_route_handler
+        LeanRoute.__init__ = APIRoute.__init__
     if options.free_network:
 
         def run(session: OnnxSession, images: Any) -> Any:
@@ -75,37 +65,20 @@ def _serve(bundle: Path, options: argparse.Namespace) -> int:
     return serve.main([str(bundle), "--port", str(options.serve)])
 
 
-async def _load(port: int, bodies: list[bytes], seconds: float) -> tuple[float, int]:
-    """The answers a second and their number."""
-
-    def connect() -> Connection:
-        url = f"http://127.0.0.1:{port}/v1/classify"
-        return Connection(url, "application/octet-stream")
-
-    load = await closed_loop(connect, bodies, clients=CLIENTS, seconds=seconds)
-    return load.per_second(), load.statuses[200]
-
-
-def _processor_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _summary(
-    milliseconds: dict[str, list[float]], rates: dict[str, list[float]]
-) -> dict[str, object]:
-    def ratio(values: dict[str, list[float]]) -> float:
-        pairs = zip(values[FASTAPI], values[LEAN], strict=True)
+def _summary(turns: dict[str, Turns]) -> dict[str, object]:
+    def ratio(of: Callable[[Turns], list[float]]) -> float:
+        pairs = zip(of(turns[FASTAPI]), of(turns[LEAN]), strict=True)
         return round(statistics.median(other / lean for other, lean in pairs), 3)
 
+    times = {route: turn.processor_ms for route, turn in turns.items()}
     return {
-        "least_ms_a_request": {route: round(min(v), 3) for route, v in milliseconds.items()},
+        "least_ms_a_request": {route: round(min(v), 3) for route, v in times.items()},
         "median_ms_a_request": {
-            route: round(statistics.median(v), 3) for route, v in milliseconds.items()
+            route: round(statistics.median(v), 3) for route, v in times.items()
         },
-        "most_a_second": {route: round(max(v)) for route, v in rates.items()},
-        "median_ratio_of_ms": ratio(milliseconds),
-        "median_ratio_of_rates": ratio(rates),
+        "most_a_second": {route: round(max(turn.per_second)) for route, turn in turns.items()},
+        "median_ratio_of_ms": ratio(lambda turn: turn.processor_ms),
+        "median_ratio_of_rates": ratio(lambda turn: turn.per_second),
     }
 
 

@@ -5,10 +5,13 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import uvloop
+from servers import processor_seconds
 
 from runtime.bench.sample_images import sample_jpeg
 
@@ -107,19 +110,68 @@ class Connection:
             self._streams = None
 
 
-async def closed_loop(
-    connect: Callable[[], Connection], bodies: list[bytes], *, clients: int, seconds: float
-) -> Load:
+@dataclass(frozen=True)
+class Target:
+    """What of a running server is asked, and with what."""
+
+    url: str
+    bodies: list[bytes]
+    content_type: str = "application/octet-stream"
+    headers: Mapping[str, str] | None = None
+
+    def connect(self) -> Connection:
+        return Connection(self.url, self.content_type, self.headers)
+
+    def load(self, clients: int, seconds: float) -> Load:
+        """What `closed_loop` gives, in an event loop of its own."""
+        return uvloop.run(closed_loop(self, clients=clients, seconds=seconds))
+
+
+@dataclass
+class Turns:
+    """What one target did in its turns: answers a second, and the server's time for each."""
+
+    per_second: list[float] = field(default_factory=list)
+    processor_ms: list[float] = field(default_factory=list)
+
+
+def in_turns(
+    targets: Mapping[str, tuple[Target, int]], *, turns: int, clients: int, seconds: float
+) -> dict[str, Turns]:
+    """Asks targets in turn, in a new order each time, so that all meet the same other load.
+
+    Args:
+        targets: each with the process id of its server, by name.
+        turns: how often each is asked, after a first turn that warms up.
+        clients: that ask at the same time.
+        seconds: of each turn.
+    """
+    rng = random.Random(0)
+    found = {name: Turns() for name in targets}
+    for turn in range(-1, turns):
+        for name in rng.sample(list(targets), len(targets)):
+            target, process = targets[name]
+            before = processor_seconds(process)
+            load = target.load(clients, seconds)
+            used = processor_seconds(process) - before
+            assert set(load.statuses) == {200}, load.statuses
+            if turn >= 0:
+                found[name].per_second.append(load.per_second())
+                found[name].processor_ms.append(1e3 * used / load.statuses[200])
+    return found
+
+
+async def closed_loop(target: Target, *, clients: int, seconds: float) -> Load:
     """The load of `clients` that each send a request as soon as their last one is answered."""
     load = Load()
     started = time.perf_counter()
     end = started + seconds
 
     async def client(number: int) -> None:
-        connection = connect()
+        connection = target.connect()
         turn = number
         while (now := time.perf_counter()) < end:
-            status, _ = await connection.post(bodies[turn % len(bodies)])
+            status, _ = await connection.post(target.bodies[turn % len(target.bodies)])
             load.add(status, time.perf_counter() - now)
             turn += clients
         connection.close()
@@ -129,9 +181,7 @@ async def closed_loop(
     return load
 
 
-async def open_loop(
-    connect: Callable[[], Connection], bodies: list[bytes], *, rate: float, seconds: float
-) -> Load:
+async def open_loop(target: Target, *, rate: float, seconds: float) -> Load:
     """The load of requests at a fixed `rate` a second, however long their answers take."""
     load = Load()
     idle: list[Connection] = []
@@ -139,7 +189,7 @@ async def open_loop(
     started = time.perf_counter()
 
     async def one(body: bytes) -> None:
-        connection = idle.pop() if idle else connect()
+        connection = idle.pop() if idle else target.connect()
         now = time.perf_counter()
         try:
             status, _ = await connection.post(body)
@@ -153,7 +203,7 @@ async def open_loop(
     sent = 0
     while (elapsed := time.perf_counter() - started) < seconds:
         while sent < rate * elapsed:
-            task = asyncio.ensure_future(one(bodies[sent % len(bodies)]))
+            task = asyncio.ensure_future(one(target.bodies[sent % len(target.bodies)]))
             running.add(task)
             task.add_done_callback(running.discard)
             sent += 1

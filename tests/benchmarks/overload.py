@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import uvloop
-from load import Connection, Load, closed_loop, open_loop, sample_bodies
+from load import Load, Target, closed_loop, open_loop, sample_bodies
 from servers import our_server
 
 from runtime.model.locate import find_model
@@ -33,23 +33,18 @@ def main() -> int:
     bodies = sample_bodies(bundle, options.images)
     queue = ("--max-queue", str(options.max_queue))
     with our_server(bundle, *queue) as (url, pid):
-        found = uvloop.run(_measure(url, pid, bodies, options))
+        found = uvloop.run(_measure(Target(url, bodies), pid, options))
     print(json.dumps(found))
     missed = [name for name, kept in found["bounds"].items() if not kept]
     return 1 if missed else 0
 
 
-async def _measure(
-    url: str, pid: int, bodies: list[bytes], options: argparse.Namespace
-) -> dict[str, object]:
-    def connect() -> Connection:
-        return Connection(url, "application/octet-stream")
-
-    warm = await closed_loop(connect, bodies, clients=CLIENTS, seconds=options.capacity_seconds)
+async def _measure(target: Target, pid: int, options: argparse.Namespace) -> dict[str, object]:
+    warm = await closed_loop(target, clients=CLIENTS, seconds=options.capacity_seconds)
     capacity = warm.per_second()
     memory: list[tuple[float, int]] = []
     watching = asyncio.create_task(_watch(pid, memory))
-    load = await open_loop(connect, bodies, rate=OVERLOAD * capacity, seconds=options.seconds)
+    load = await open_loop(target, rate=OVERLOAD * capacity, seconds=options.seconds)
     watching.cancel()
     return _summary(load, capacity, memory, options)
 

@@ -70,6 +70,12 @@ def our_server(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
         yield f"{base}/v1/classify", pid
 
 
+def processor_seconds(process: int) -> float:
+    """The processor time that a process has used (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _set_apart() -> None:
     """Called in the child: it gets a process group, to be ended as a whole, and less priority.
 

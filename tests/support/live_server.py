@@ -19,7 +19,7 @@ from runtime.server.bounded_http import server_config
 @contextmanager
 def serving(application: Any, **options: Any) -> Iterator[httpx.Client]:
     """Serves `application` in a thread; yields a client of it. `options` are the server's."""
-    server = uvicorn.Server(server_config(application, port=0, lifespan="off", **options))
+    server = uvicorn.Server(server_config(application, port=0, **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
