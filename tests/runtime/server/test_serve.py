@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -11,16 +12,18 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+import uvicorn
+from live_server import serving
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,30 +33,10 @@ from runtime.base.errors import BackendError
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.bounded_http import BoundedHttpProtocol
+from runtime.server.bounded_http import server_config
 from runtime.server.listening import listen
 
 PNG = {"Content-Type": "image/png"}
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """The application on a real socket, and a client of it."""
-    import uvicorn
-
-    config = uvicorn.Config(app, port=0, log_level="critical", http=BoundedHttpProtocol)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +410,34 @@ def test_a_closed_batcher_is_503_everywhere(classifier: Classifier, red: bytes) 
             assert int(answer.headers["retry-after"]) >= 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_an_application_that_was_opened_before_a_fork_does_not_start(
+    classifier: Classifier, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As gunicorn with --preload does it: its workers would accept images and never answer."""
+    with Batcher(classifier) as batcher:
+        application = build_api(batcher)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a fork beside threads is what is tested
+            child = os.fork()
+        if child == 0:
+            with suppress(BaseException):  # whatever happens, pytest must not go on in the child
+                uvicorn.Server(server_config(application, port=0)).run()
+                os._exit(0)  # as after an orderly end
+            os._exit(3)
+        deadline = time.monotonic() + 20
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not ended[0]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert ended[0] == child, "it serves"
+        assert os.waitstatus_to_exitcode(ended[1]) == 3  # uvicorn's, for a failed start
+        assert "was opened before this process was forked; open it in" in capfd.readouterr().err
+        with serving(application) as client:  # the parent serves
+            assert client.get("/readyz").status_code == 200
+
+
 def test_the_documentation_needs_nothing_from_outside(client: httpx.Client) -> None:
     page = client.get("/docs").text
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -464,6 +475,24 @@ def test_an_engine_is_given_a_batch_for_each_of_its_lanes(toy_bundle: Path) -> N
         with _batcher(classifier, _parser().parse_args([])):
             names = [thread.name for thread in {*threading.enumerate()} - before]
     assert sum(name.startswith("network-") for name in names) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "arguments", "seconds"),
+    [
+        ("onnx-cpu", [], 0.0),
+        ("tensorrt", [], 0.005),
+        ("onnx-cpu", ["--max-wait-ms", "7"], 0.007),
+        ("tensorrt", ["--max-wait-ms", "0"], 0.0),
+    ],
+)
+def test_images_wait_for_others_where_a_batch_gains(
+    toy_bundle: Path, backend: str, arguments: list[str], seconds: float
+) -> None:
+    with open_classifier(toy_bundle) as classifier:
+        classifier.session.backend = backend
+        with _batcher(classifier, _parser().parse_args(arguments)) as batcher:
+            assert batcher._max_wait == seconds
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
