@@ -41,9 +41,7 @@ def build_api(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        batcher = models.default.current.batcher
-        if batcher.forked:  # a server that opens the application and then forks could not answer
-            raise batcher.refusal()
+        _check_process(models.default.current.batcher)
         yield
         if own is not None:
             await asyncio.to_thread(own.close)  # answers what was accepted
@@ -67,6 +65,15 @@ def build_api(
     add_status(api, models, metrics, guard)
     api.openapi = lambda: _description(api)  # type: ignore[method-assign]
     return api
+
+
+def _check_process(batcher: Batcher) -> None:
+    """Refuses to start where the application was opened before a fork, which could not answer.
+
+    It is a function, since the lifespan would keep a variable, and a replaced model, to its end.
+    """
+    if batcher.forked:
+        raise batcher.refusal()
 
 
 def _description(api: FastAPI) -> dict[str, Any]:
