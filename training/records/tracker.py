@@ -67,7 +67,7 @@ def followed(
         return
     if not (folder / CHECKPOINT).exists():  # a former run of this folder is not this one
         state_file(folder, name).unlink(missing_ok=True)
-    with (folder / f"tracker-{name}.log").open("a") as log:
+    with _log_file(folder, name).open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROCESS, str(_ROOT), name, str(folder.absolute())],
             stdin=subprocess.PIPE,
@@ -78,7 +78,8 @@ def followed(
         )
     _left.append(process)
     assert process.stdin is not None
-    threading.Thread(target=_hand_on, args=(process, say), daemon=True).start()
+    said: list[str] = []
+    threading.Thread(target=_hand_on, args=(process, said, say), daemon=True).start()
     with suppress(BrokenPipeError):  # it has ended, and its log says why
         process.stdin.write(msgspec.json.encode(params) + b"\n")
         process.stdin.flush()
@@ -87,10 +88,17 @@ def followed(
     finally:
         with suppress(BrokenPipeError):
             process.stdin.close()  # the sign that training has ended, which a kill gives, too
+        if not said and not state_file(folder, name).exists():
+            say(f"{name} has not answered yet; {_log_file(folder, name)} tells how it ends")
 
 
-def _hand_on(process: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+def _log_file(folder: Path, name: str) -> Path:
+    return folder / f"tracker-{name}.log"
+
+
+def _hand_on(process: subprocess.Popen[bytes], said: list[str], say: Callable[[str], None]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            say(line.decode(errors="replace").rstrip("\n"))
+            said.append(line.decode(errors="replace").rstrip("\n"))
+            say(said[-1])

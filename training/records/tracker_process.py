@@ -92,8 +92,9 @@ def main(name: str, folder: str) -> None:
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     follower = Follower(name, Path(folder), params)
     said, retry_at = False, 0.0
-    while not ended.wait(_POLL_SECONDS):
+    while not ended.is_set():
         if time.monotonic() < retry_at:
+            ended.wait(_POLL_SECONDS)
             continue
         try:
             follower.send()
@@ -104,6 +105,7 @@ def main(name: str, folder: str) -> None:
             if not said:
                 _tell(told, f"{name} cannot be reached ({_why(error)}); training goes on")
                 said = True
+        ended.wait(_POLL_SECONDS)
     try:
         follower.finish()
     except Exception as error:

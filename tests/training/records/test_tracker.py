@@ -6,7 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -70,6 +70,14 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str = "pa
     return packages
 
 
+def wait_for_answer(folder: Path, name: str) -> None:
+    """Waits until the tracker is open for the run."""
+    end = monotonic() + 100
+    while not (folder / f"tracker-{name}.json").exists():
+        assert monotonic() < end
+        sleep(0.02)
+
+
 def end_of_process() -> int:
     return tracker._left.pop().wait(timeout=100)
 
@@ -83,6 +91,7 @@ def test_each_epoch_is_sent_once_also_when_a_run_goes_on(
     said: list[str] = []
     with followed(folder, "trackio", params={"seed": 3}, say=said.append):
         write_journal(folder, 2)
+        wait_for_answer(folder, "trackio")
     assert end_of_process() == 0
     (folder / "checkpoint.pt").touch()  # the run goes on
     write_journal(folder, 1)  # its second epoch was lost
@@ -101,12 +110,35 @@ def test_each_epoch_is_sent_once_also_when_a_run_goes_on(
     # A new run of that folder is another one for the tracker.
     (folder / "checkpoint.pt").unlink()
     with followed(folder, "trackio", params={}, say=said.append):
-        pass
+        wait_for_answer(folder, "trackio")
     assert end_of_process() == 0
     calls = [json.loads(text) for text in (packages / "calls.jsonl").read_text().splitlines()]
     names = [call["name"] for call in calls if "name" in call]
     assert len(names) == 3
     assert len(set(names)) == 2
+
+
+def test_a_training_is_sent_with_its_recipe_and_result(
+    tmp_path: Path, tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = stand_in(tmp_path, monkeypatch)
+    monkeypatch.syspath_prepend(str(packages))
+    folder = tmp_path / "run"
+    assert run.main([*tiny_options, "--out", str(folder), "--log", "trackio"]) == 0
+    assert end_of_process() == 0
+    calls = [json.loads(text) for text in (packages / "calls.jsonl").read_text().splitlines()]
+    opened, *epochs, final, closed = calls
+    config = opened["config"]
+    assert (config["data"], config["terms"], config["seed"]) == ("tiny", "drg+dsr", 0)
+    assert (config["epochs"], config["learning_rate"]) == (2, 0.05)
+    journal = [json.loads(text) for text in (folder / "journal.jsonl").read_text().splitlines()]
+    assert [(each["step"], each["loss"], each["top1"]) for each in epochs] == [
+        (each["epoch"], each["loss"], each["top1"]) for each in journal
+    ]
+    result = json.loads((folder / "result.json").read_text())
+    assert final["final_top1"] == result["top1"]
+    assert closed == {"finish": True}
+    assert "--log" not in result["command"]
 
 
 def test_training_does_not_wait_for_a_tracker_that_hangs(
@@ -115,11 +147,14 @@ def test_training_does_not_wait_for_a_tracker_that_hangs(
     stand_in(tmp_path, monkeypatch, "import time; time.sleep(1000)")
     quicker("p._LAST_SECONDS = 1.0", monkeypatch)
     began = monotonic()
-    with followed(tmp_path, "trackio", params={}, say=pytest.fail):
+    said: list[str] = []
+    with followed(tmp_path, "trackio", params={}, say=said.append):
         write_journal(tmp_path, 2)
     assert monotonic() - began < 5
+    log = tmp_path / "tracker-trackio.log"
+    assert said == [f"trackio has not answered yet; {log} tells how it ends"]
     assert end_of_process() == 1  # it does not stay for ever either
-    assert "did not take the last lines in time" in (tmp_path / "tracker-trackio.log").read_text()
+    assert "did not take the last lines in time" in log.read_text()
 
 
 def test_a_server_that_cannot_be_reached_is_said_once(
@@ -202,6 +237,7 @@ def send_with(name: str, folder: Path) -> Path:
     for epochs in (2, 3):
         with followed(own, name, params={"seed": 3, "taps": [2, 3]}, say=pytest.fail):
             write_journal(own, epochs)
+            wait_for_answer(own, name)
             if epochs == 3:
                 (own / "result.json").write_text('{"top1": 0.75}')
         assert end_of_process() == 0, (own / f"tracker-{name}.log").read_text()
