@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from fastapi import FastAPI, Request, Response
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
 from runtime.base.command import VERSION
@@ -180,7 +181,7 @@ class _Asked:
         if broken := [str(answer) for answer in answers if isinstance(answer, ImageError)]:
             raise ImageError("; ".join(broken))
         return answer_with(
-            np.array([future.probabilities for future in futures], np.float32),
+            _stacked([future.probabilities for future in futures]),
             current.batcher.classifier.card.class_names,
             wanted,
             name=request.path_params["name"],
@@ -206,3 +207,10 @@ class _Asked:
         if not plain or not 1 <= int(version) <= int(now):
             raise HTTPException(404, f"model {name} has no version {version[:20]!r}, but {now}")
         return found
+
+
+def _stacked(rows: list[NDArray[np.float32] | None]) -> NDArray[np.float32]:
+    """The rows as one array; a single one, which most requests have, is not copied."""
+    if len(rows) == 1 and rows[0] is not None:
+        return rows[0][None]
+    return np.array(rows, np.float32)

@@ -11,6 +11,7 @@ are photographs of 640x480 pixels unless `--images examples` asks for the bundle
 import argparse
 import base64
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +50,12 @@ def main() -> None:
     options = _parse()
     bundle = find_model(options.model)
     images = sample_bodies(bundle, options.images)
+    version = _version(options.python)
     print(f"{bundle}, {len(images)} images of {len(images[0]):,} bytes, {options.clients} clients")
     best = max(SETTINGS, key=lambda setting: _trial(options, bundle, images, *setting))
-    print(f"LitServe's best: {best[0]} workers, batches of up to {best[1]}")
+    print(f"LitServe {version}'s best: {best[0]} workers, batches of up to {best[1]}")
     # Only one server runs at a time, because LitServe's idle workers take processor time.
+    rates: dict[str, list[float]] = {"runtime": [], "litserve": []}
     ratios = []
     for turn in range(options.rounds):
         with ours(bundle, images) as us:
@@ -60,13 +63,28 @@ def main() -> None:
         with litserve(options.python, bundle, images, *best) as them:
             theirs, their_answer = _measure(them, options)
         _same_answers(answer, their_answer)
+        for name, load in (("runtime", mine), ("litserve", theirs)):
+            assert set(load.statuses) == {200}, (name, load.statuses)
+            rates[name].append(round(load.per_second(), 1))
         ratios.append(mine.per_second() / theirs.per_second())
         print(
             f"round {turn + 1}: runtime {_figures(mine)}; LitServe {_figures(theirs)}; "
             f"ratio {ratios[-1]:.2f}"
         )
-    found = {"ratio": median_with_interval(ratios), "ratios": ratios, "litserve": best}
+    found = {
+        **median_with_interval(ratios),
+        "ratios": ratios,
+        **{f"{name}_per_second": each for name, each in rates.items()},
+        "litserve": f"{version}, {best[0]} workers, batches of up to {best[1]}",
+    }
     print(json.dumps(found))
+
+
+def _version(python: Path) -> str:
+    """The version of LitServe that a Python has."""
+    code = "from importlib.metadata import version; print(version('litserve'))"
+    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return asked.stdout.strip()
 
 
 def _measure(target: Target, options: argparse.Namespace) -> tuple[Load, dict[str, float]]:
