@@ -94,6 +94,9 @@ class GatheredWrites:
     uvicorn writes the head and the body of an answer separately. That makes two system calls and
     two packets, and the second one wakes the client again. It took a tenth of the time of a small
     answer.
+
+    It also pauses reading at the end of a turn only. uvicorn pauses it for every body over 64 KiB,
+    even if all of it is here, and goes on in the same turn. That took a tenth of the loop's time.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -102,6 +105,7 @@ class GatheredWrites:
         self._loop = loop
         self._pieces: list[bytes] = []
         self._size = 0
+        self._shall_pause = self._is_paused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -115,6 +119,23 @@ class GatheredWrites:
         # The transport must know of much data, because it slows down whoever writes too fast.
         if self._size >= _GATHERED_BYTES:
             self._flush()
+
+    def pause_reading(self) -> None:
+        """Reads nothing more from the next turn on, unless reading goes on before that."""
+        self._shall_pause = True
+        self._loop.call_soon(self._pause)
+
+    def resume_reading(self) -> None:
+        """Reads again."""
+        self._shall_pause = False
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if self._shall_pause and not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def close(self) -> None:
         """Sends what was written, then closes the connection."""
