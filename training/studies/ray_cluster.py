@@ -5,6 +5,7 @@ process tries it first.
 """
 
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -63,6 +64,9 @@ def join_cluster(address: str) -> Any:
             f"the package ray is not installed; `pip install '.[{EXTRA}]'` in SKD Edge's folder "
             "brings what --on needs"
         ) from error
+    # Newer versions hide no GPU from what has no share of one, and older ones warn that they will
+    # not either. What has no share is told so by `NodeRun`.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address:
         _check_answer(address)
     named = address or _OWN_CLUSTER

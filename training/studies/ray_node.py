@@ -44,6 +44,7 @@ class Order:
         mark: a file of the study's folder; a node that can read it shares the folder.
         mark_text: what the file holds.
         threads: OMP_NUM_THREADS of the command, if it is set there.
+        gpus: the run's share; without one it sees none.
         forget_shared: whether the node shall use a folder of its own in any case (for tests).
     """
 
@@ -52,6 +53,7 @@ class Order:
     mark: Path
     mark_text: str
     threads: str | None
+    gpus: float
     forget_shared: bool = False
 
 
@@ -103,6 +105,8 @@ class NodeRun:
         self._begun_at = monotonic()
         if order.threads is not None:  # Ray has set it to the run's processors
             os.environ["OMP_NUM_THREADS"] = order.threads
+        if not order.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         with suppress(OSError):
             os.chdir(order.working_folder)
         if not self._shared:

@@ -126,6 +126,7 @@ class RayRuns:
             mark=parent / _MARK,
             mark_text=self._mark_text,
             threads=os.environ.get("OMP_NUM_THREADS"),
+            gpus=gpus,
             forget_shared=self._forget_shared,
         )
         remote = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(NodeRun)

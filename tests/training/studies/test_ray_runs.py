@@ -32,12 +32,13 @@ from training.studies.study_run import StudyRun
 
 # A training: three epochs, of which those that the folder has are not repeated.
 TRAINING = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 folder.mkdir(exist_ok=True)
 journal, recipe = folder / "journal.jsonl", sys.argv[sys.argv.index("--recipe") + 1]
 done = journal.read_text().count("\\n") if journal.exists() else 0
 print("begins after", done, flush=True)
+print("GPUs:", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 for epoch in range(done, 3):
     time.sleep(SECONDS)
     with journal.open("a") as file:
@@ -161,6 +162,7 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedRay:
     monkeypatch.setattr(ray_runs, "_LOOK_SECONDS", 0.02)
     monkeypatch.setenv("SKD_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.chdir(tmp_path)
     trains(tmp_path, monkeypatch)
     return simulated
@@ -210,6 +212,7 @@ def test_a_run_whose_node_is_lost_goes_on_from_what_it_has(
     assert begun[0] == "begins after 0"
     assert int(begun[-1].split()[-1]) >= 1
     for run in runs:
+        assert "GPUs: 0" not in run.log.read_text()  # without a share of one it sees none
         journal = (run.folder / "journal.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in journal] == [1, 2, 3]
     assert {(asked["num_cpus"], asked["num_gpus"]) for asked in ray.asked} == {(2, 0.0)}
