@@ -184,6 +184,26 @@ def test_runs_of_a_node_that_is_killed_go_on_elsewhere(
         assert kept <= {lost.name}  # of the node that could not remove it
 
 
+def test_a_study_that_is_stopped_leaves_checkpoints(
+    cluster: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    words = [*STUDENT, "--data", str(tiny_folder), "--epochs", "500", "--study", "s"]
+    words += ["--terms", "ce,drg", "--seeds", "1", "--on", f"ray://{cluster}"]
+    study = started(tmp_path, "apart", "study", *words)
+    folder = tmp_path / "runs" / "studies" / "s"
+    end = monotonic() + 240
+    while len(list(folder.glob("*/checkpoint.pt"))) < 2:
+        assert study.poll() is None, study.communicate()
+        assert monotonic() < end
+        sleep(0.2)
+    study.terminate()
+    out, err = study.communicate(timeout=150)
+    assert (study.returncode, err) == (1, "error: interrupted\n")
+    assert out.count("stopped, goes on with the next call") == 2
+    for log in folder.glob("*.log"):  # each has had the time to write its checkpoint
+        assert "goes on with --resume" in log.read_text().splitlines()[-1]
+
+
 def test_a_search_reads_journals_that_are_fetched_from_its_nodes(
     cluster: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
