@@ -53,6 +53,7 @@ def _copied(
     """The rows in a file of their own, as a read-only memory map."""
     key = hashlib.sha256(digests.tobytes())
     key.update(rows.tobytes())
+    key.update(f"{dataset.input} {dataset.train_images.shape}".encode())
     name = f"{dataset.name}-{dataset.input.size}-{key.hexdigest()[:16]}-kept"
     folder = cache_root() / "arrays" / name
     if not _is_whole(folder):

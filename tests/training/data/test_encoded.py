@@ -277,3 +277,11 @@ def test_the_processes_end_with_a_killed_training(photos: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the processes go on")
+
+
+def test_rows_that_are_kept_are_those_of_the_same_fit(photos: Path) -> None:
+    """A file of kept rows that was made with one `fit` is not taken for another one's."""
+    rows = np.arange(5)
+    for fit in ("crop", "letterbox", "stretch"):
+        data = load(photos, "arrays", fit=fit)
+        assert np.array_equal(with_rows(data, rows).train_images, data.train_images[rows])
