@@ -112,16 +112,21 @@ class _Decoders:
         self._pool: ProcessPoolExecutor | None = None
         self._memory: SharedMemory | None = None
         self._workers = 1
+        self._ready: Future[None] = Future()  # done when a process has started
 
     def decode(self, file: Path, places: Places, spec: InputSpec, out: NDArray[np.uint8]) -> None:
         """Decodes the pictures at these bytes of the file to `out`."""
         with self._lock:  # of a training and of what is read ahead for it, one at a time
             pool, memory = self._started(out[0].nbytes)
+            if not self._ready.done():  # the first batch need not wait for the processes
+                decode_places(file, places, spec, out)
+                return
             piece_bytes = _PIECE * out[0].nbytes
             free = list(range(memory.size // piece_bytes))
             pending: dict[Future[None], tuple[int, slice]] = {}
             coming = iter(range(0, len(out), _PIECE))
             try:
+                self._ready.result()
                 while True:
                     while free and (first := next(coming, None)) is not None:
                         part, slot = slice(first, min(first + _PIECE, len(out))), free.pop()
@@ -146,6 +151,7 @@ class _Decoders:
         if self._pool is None:
             self._workers = max(1, usable_cores() // int(os.environ.get(_LOCAL_PROCESSES) or 1))
             self._pool = open_pool(self._workers)
+            self._ready = self._pool.submit(_decode_nothing)
             atexit.register(self._close)
         slots = max(2, min(2 * self._workers, _SHARED_BYTES // (_PIECE * image_bytes)))
         size = slots * _PIECE * image_bytes
@@ -169,6 +175,10 @@ class _Decoders:
 
 
 _decoders = _Decoders()
+
+
+def _decode_nothing() -> None:
+    """Runs in a process, when it has imported this module."""
 
 
 def _decode_to_memory(name: str, offset: int, file: Path, places: Places, spec: InputSpec) -> None:

@@ -115,6 +115,9 @@ def test_many_rows_come_from_processes(photos: Path, monkeypatch: pytest.MonkeyP
     arrays, encoded = load(photos, "arrays"), load(photos, "encoded")
     monkeypatch.setattr(encoded_images, "usable_cores", lambda: 2)
     monkeypatch.setattr(encoded_images, "_SHARED_BYTES", 1)  # two slots: they are used again
+    first = np.zeros(50, np.int64)  # they start with it, and it does not wait for them
+    assert np.array_equal(encoded.train_images[first], arrays.train_images[first])
+    encoded_images._decoders._ready.result(timeout=60)
     here: list[int] = []
     real = encoded_images.decode_places
     monkeypatch.setattr(
@@ -260,6 +263,7 @@ def test_the_processes_end_with_a_killed_training(photos: Path) -> None:
         "encoded_images.usable_cores = lambda: 2;"
         "d = load_dataset(sys.argv[1], image_size=96, cache='encoded', progress=False);"
         "d.train_images[np.zeros(64, np.int64)];"
+        "encoded_images._decoders._ready.result(); d.train_images[np.zeros(64, np.int64)];"
         "print(*encoded_images._decoders._pool._processes, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
