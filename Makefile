@@ -46,7 +46,8 @@ test: $(STAMP) ## all tests, in two processes of one thread each
 
 nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images, compiled kernels, a minute of reloads, a cut cable, a Ray cluster that loses a node, trackers, 200,000 pictures, the lowest versions of every extra
 	SKD_EDGE_NIGHTLY=1 $(BIN)/python -m pytest tests/runtime/model/test_hostile_images.py tests/runtime/server/test_reload.py \
-	tests/training/engine/test_start_trainer.py tests/training/engine/test_hosts.py
+	tests/training/engine/test_start_trainer.py tests/training/engine/test_hosts.py \
+	tests/export/triton_server/test_cluster_manifests.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/large_data.py runs/large-data --remove
 	$(BIN)/python -m pip install --quiet --group nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/project/lower_bounds.py

@@ -3,6 +3,7 @@
 python export/to_triton.py BUNDLE --out REPOSITORY                       # onnxruntime backend
 python export/to_triton.py BUNDLE --out REPOSITORY --backend tensorrt    # an engine of the bundle
 python export/to_triton.py BUNDLE --out REPOSITORY --backend python      # this project's runtime
+python export/to_triton.py BUNDLE --out REPOSITORY --kserve            # and manifests for a cluster
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from export.bundles.printed_tables import say
+from export.triton_server.cluster_manifests import DEFAULT_STORAGE, cluster_name, write_manifests
 from export.triton_server.config import BACKENDS
 from export.triton_server.served_model import (
     DEFAULT_MAX_BATCH,
@@ -50,8 +52,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     target = options.out / model.name
     check_target(target)
+    if options.kserve:
+        cluster_name(model.name)  # a name that no cluster takes is told before anything is written
     write_model(target, files_of(bundle, model, source))
     say(f"model: {target}")
+    if options.kserve:
+        paths = write_manifests(
+            options.out, model, storage=options.storage_uri, image=options.image
+        )
+        say(f"kubectl apply -f {paths[0]}   KServe, on {options.storage_uri}")
+        say(f"kubectl apply -f {paths[1]}   this project's own server, image {options.image}")
     say(f"serve: tritonserver --model-repository {options.out.resolve()}")
     if isinstance(source, EngineRecord):
         say(f"The server's TensorRT must be {source.tensorrt_version}, its GPU {source.gpu_name}.")
@@ -90,6 +100,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compute-capability", metavar="C", help="which engine, if there are several"
+    )
+    parser.add_argument(
+        "--kserve",
+        action="store_true",
+        help="also write kserve.yaml, an InferenceService, and kubernetes.yaml, our own server",
+    )
+    parser.add_argument(
+        "--storage-uri",
+        default=DEFAULT_STORAGE,
+        metavar="URI",
+        help="of --kserve: where the cluster finds the repository (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image",
+        default="skd-edge:latest",
+        metavar="IMAGE",
+        help="of --kserve: the image of docs/docker/Dockerfile (default: %(default)s)",
     )
     return parser
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "what this machine has, and what is missing for each backend",
     "evaluate": "how good a model is on new labelled images",
     "info": "what a model says about itself",
+    "plan": "how many servers answer a load in time",
     "serve": "an HTTP API over a model",
     "verify": "whether every file answers here as it did when it was exported",
 }

@@ -18,6 +18,7 @@ from runtime.base.parallel import usable_cores
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import model_or_latest
 from runtime.commands.serve_options import serve_parser as _parser
+from runtime.commands.serve_options import wait_ms_of
 from runtime.inference.batcher import Batcher
 from runtime.inference.classifier import Classifier
 from runtime.inference.open_classifier import open_classifier
@@ -40,7 +41,6 @@ _GRACE_SECONDS = 30
 # Measured on two cores at four times the load that they can answer: 99 % of the refusals came
 # within 0.05 to 0.19 s. With 5 it was 0.09 to 2 s, depending on the other work of the machine.
 _NICENESS = 10
-_GPU_WAIT_MS = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -187,13 +187,10 @@ def _print_address(listener: socket.socket, options: argparse.Namespace, token: 
 
 def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:
     on_cpu = backend_named(classifier.backend).runs_on_cpu
-    wait_ms = options.max_wait_ms
-    if wait_ms is None:
-        wait_ms = 0.0 if on_cpu else _GPU_WAIT_MS
     return Batcher(
         classifier,
         max_batch=options.max_batch,
-        max_wait_ms=wait_ms,
+        max_wait_ms=wait_ms_of(options.max_wait_ms, on_cpu=on_cpu),
         max_queue=options.max_queue,
         runners=usable_cores() if on_cpu else classifier.session.lanes,
         niceness=_NICENESS if on_cpu else 0,

@@ -14,7 +14,8 @@ from runtime.server.sub_path import add_proxy_options
 DEFAULT_PORT = 8000
 # On two cores, one batch of 16 takes as long as two batches of 8, and 36 MB more. A GPU could use
 # larger batches, but fewer than 2,000 images a second arrive by HTTP.
-_MAX_BATCH = 8
+MAX_BATCH = 8
+_GPU_WAIT_MS = 5.0
 
 
 def serve_parser() -> CommandParser:
@@ -53,7 +54,7 @@ def serve_parser() -> CommandParser:
     parser.add_argument(
         "--max-batch",
         type=positive_int,
-        default=_MAX_BATCH,
+        default=MAX_BATCH,
         help="images of one run of the network (default %(default)s)",
     )
     parser.add_argument(
@@ -135,3 +136,10 @@ def _name(text: str) -> str:
         return checked_name(text, option="--names")
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def wait_ms_of(given: float | None, *, on_cpu: bool) -> float:
+    """The milliseconds that `--max-wait-ms` means; None: what is best where the network runs."""
+    if given is not None:
+        return given
+    return 0.0 if on_cpu else _GPU_WAIT_MS

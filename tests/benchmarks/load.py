@@ -181,8 +181,14 @@ async def closed_loop(target: Target, *, clients: int, seconds: float) -> Load:
     return load
 
 
-async def open_loop(target: Target, *, rate: float, seconds: float) -> Load:
-    """The load of requests at a fixed `rate` a second, however long their answers take."""
+async def open_loop(
+    target: Target, *, rate: float, seconds: float, random_seed: int | None = None
+) -> Load:
+    """The load of requests at a fixed `rate` a second, however long their answers take.
+
+    With a `random_seed` they come at random (Poisson), `rate` a second on average.
+    """
+    generator = random.Random(random_seed)
     load = Load()
     idle: list[Connection] = []
     running: set[asyncio.Task[None]] = set()
@@ -200,14 +206,15 @@ async def open_loop(target: Target, *, rate: float, seconds: float) -> Load:
             load.add(status, time.perf_counter() - now)
         idle.append(connection)
 
-    sent = 0
+    sent, due = 0, 0.0
     while (elapsed := time.perf_counter() - started) < seconds:
-        while sent < rate * elapsed:
+        while due < elapsed:
+            due += 1 / rate if random_seed is None else generator.expovariate(rate)
             task = asyncio.ensure_future(one(target.bodies[sent % len(target.bodies)]))
             running.add(task)
             task.add_done_callback(running.discard)
             sent += 1
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002 if random_seed is None else 0.001)
     await asyncio.gather(*running)
     load.wall = time.perf_counter() - started
     for connection in idle:
