@@ -41,6 +41,8 @@ print("begins after", done, flush=True)
 print("GPUs:", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 for epoch in range(done, 3):
     time.sleep(SECONDS)
+    while epoch and pathlib.Path("hold", folder.name).exists():  # after its first epoch
+        time.sleep(0.01)
     with journal.open("a") as file:
         file.write(json.dumps({"epoch": epoch + 1}) + "\\n")
 import yaml
@@ -192,12 +194,15 @@ def test_a_run_whose_node_is_lost_goes_on_from_what_it_has(
     place = RayRuns("", device="cpu", forget_shared=apart)
     assert place.usual_jobs == 2
     first_poll = place.poll
+    hold = tmp_path / "hold" / runs[1].folder.name
+    hold.parent.mkdir()
+    hold.touch()
 
     def poll(run: StudyRun) -> int | None:
         code = first_poll(run)
-        journal = runs[1].folder / "journal.jsonl"
-        if journal.exists() and len(ray.actors) == 2:
+        if hold.exists() and (runs[1].folder / "journal.jsonl").exists():
             ray.actors[1].die()
+            hold.unlink()
         return code
 
     place.poll = poll  # type: ignore[method-assign]
@@ -220,7 +225,10 @@ def test_a_run_whose_node_is_lost_goes_on_from_what_it_has(
     assert left == []
 
 
-def test_a_run_that_ends_its_nodes_is_given_up(ray: SimulatedRay, tmp_path: Path) -> None:
+def test_a_run_that_ends_its_nodes_is_given_up(
+    ray: SimulatedRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains(tmp_path, monkeypatch, seconds=30)
     (run,) = runs_in(tmp_path / "study", "ce")
     place = RayRuns("", device="cpu")
     place.start(run, 1)
