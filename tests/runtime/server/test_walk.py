@@ -9,12 +9,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import httpx
-import uvicorn
+from live_server import serving
 
 from runtime import Batcher, open_classifier
 from runtime.server.api import build_api
-from runtime.server.bounded_http import server_config
 
 ROOT = Path(__file__).resolve().parents[3]
 MOST_FILES = 12  # as before the server's small modules were merged; docs/architecture.md lists them
@@ -44,25 +42,19 @@ def test_a_request_passes_few_files_on_its_way_to_the_answer(toy_bundle: Path) -
         passed_files() as seen,
         open_classifier(toy_bundle) as classifier,
         Batcher(classifier) as batcher,
+        serving(build_api(batcher)) as client,
     ):
-        server = uvicorn.Server(server_config(build_api(batcher), port=0, lifespan="off"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.005)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            url, kind = f"http://127.0.0.1:{port}/v1/classify", {"Content-Type": "image/png"}
-            with httpx.Client() as client:
-                client.post(url, content=content, headers=kind)
-                time.sleep(0.1)  # until every thread waits again
-                seen.clear()
-                assert client.post(url, content=content, headers=kind).status_code == 200
-                time.sleep(0.1)
-                walk = [str(Path(file).relative_to(ROOT)) for file in seen]
-        finally:
-            server.should_exit = True
-            thread.join()
+
+        def ask() -> int:
+            headers = {"Content-Type": "image/png"}
+            return client.post("/v1/classify", content=content, headers=headers).status_code
+
+        ask()
+        time.sleep(0.1)  # until every thread waits again
+        seen.clear()
+        assert ask() == 200
+        time.sleep(0.1)
+        walk = [str(Path(file).relative_to(ROOT)) for file in seen]
     print("\n".join(walk))
     assert walk[0] == "runtime/server/bounded_http.py"
     assert walk[-1] == "runtime/server/answers.py"
