@@ -50,7 +50,8 @@ def main() -> None:
     failures = []
     try:
         for form in options.forms.split(","):
-            facts = [_measured(root, count, form) for count in (_FEW, options.pictures)]
+            counts = (_FEW, options.pictures)
+            facts = [_measured(root, count, form, check=options.check) for count in counts]
             rates = _called("rate", root, options.pictures, form)
             for found, rate in zip(facts, rates["images_per_second"], strict=True):
                 print(json.dumps({**found, "images_per_second": rate}), flush=True)
@@ -62,10 +63,10 @@ def main() -> None:
         sys.exit("\n".join(failures))
 
 
-def _measured(root: Path, count: int, form: str) -> dict[str, Any]:
+def _measured(root: Path, count: int, form: str, *, check: bool) -> dict[str, Any]:
     facts = {"pictures": count, "cache": form}
     for step in ("first", "second"):
-        facts |= _called(step, root, count, form)
+        facts |= _called(step, root, count, form, check=check)
     return facts
 
 
@@ -79,8 +80,9 @@ def _failures(form: str, facts: list[dict[str, Any]], share: float) -> Iterator[
             yield f"{form}: {found['second_start_seconds']:.1f} s until the first batch"
 
 
-def _called(step: str, root: Path, count: int, form: str) -> dict[str, Any]:
+def _called(step: str, root: Path, count: int, form: str, *, check: bool = False) -> dict[str, Any]:
     command = [sys.executable, __file__, str(root), "--pictures", str(count)]
+    command += ["--check" if check else "--no-check"]
     environment = {**os.environ, "SKD_EDGE_CACHE": str(root / "cache")}
     ended = subprocess.run(
         [*command, "--forms", form, "--step", step],
@@ -103,7 +105,8 @@ def _first(options: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         dataset = load_dataset(data, image_size=_IMAGE_SIZE, cache=options.forms)
         stored = time.perf_counter()
-        checked_data(dataset, data, drop="none", allow=True)
+        if options.check:
+            checked_data(dataset, data, drop="none", allow=True)
         checked = time.perf_counter()
     cache = Path(os.environ["SKD_EDGE_CACHE"], options.forms.partition(":")[0])
     (entry,) = cache.glob(f"{options.pictures}-{_IMAGE_SIZE}-*")
@@ -126,8 +129,9 @@ def _second(options: argparse.Namespace) -> dict[str, Any]:
 
     start = time.perf_counter()
     data = str(options.folder / str(options.pictures))
-    loaded = load_dataset(data, image_size=_IMAGE_SIZE, cache=options.forms)
-    dataset = checked_data(loaded, data, drop="none", allow=True).dataset
+    dataset = load_dataset(data, image_size=_IMAGE_SIZE, cache=options.forms)
+    if options.check:
+        dataset = checked_data(dataset, data, drop="none", allow=True).dataset
     rows, _ = held_out(dataset, 0.1)
     dataset.content_digest()
     batches = Batches(
@@ -269,6 +273,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=200_000, metavar="N")
     parser.add_argument("--forms", default="arrays,encoded", help="of the cache")
     parser.add_argument("--remove", action="store_true", help="DIR at the end")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with the check of the data, whose search for near copies takes longest",
+    )
     parser.add_argument("--step", choices=("first", "second", "rate"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

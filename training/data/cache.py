@@ -31,6 +31,7 @@ from training.data.cache_entry import (
     build_entry,
     files_of,
 )
+from training.data.cache_room import size_words, used_by
 from training.data.dataset import Dataset, Geometry
 from training.data.decode import decoding_code
 from training.data.decode_journal import done_in
@@ -199,6 +200,17 @@ def _say_older(folder: Path) -> None:
             )
 
 
+def _say_unfinished(work: Path) -> None:
+    """Says what killed processes have decoded of other data of the same name and size."""
+    for other in sorted(work.parent.glob(f"{work.name.rpartition('-')[0]}-*.part")):
+        if other != work:
+            size = size_words(used_by(other.glob("*_images.*")))
+            report(
+                f"{other} has {size} of pictures that an ended process has decoded, of files as "
+                "they were then; remove it if nobody goes on with it"
+            )
+
+
 def _verified_entry(folder: Path, key: str, form: str) -> Entry | None:
     entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
     if entry.format < _FORMAT:
@@ -233,6 +245,7 @@ class _Writing:
             shutil.rmtree(path, ignore_errors=True)
         # In it a killed process left what it had decoded, if the files are still the same.
         work = self.folder.with_name(f".{self.folder.name}.part")
+        _say_unfinished(work)
         if refresh or len(other_states(work / _STATES, self.states)):
             shutil.rmtree(work, ignore_errors=True)
         try:

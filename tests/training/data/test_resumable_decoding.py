@@ -154,6 +154,18 @@ def test_after_a_crash_of_the_machine_only_synced_pictures_count(
     assert sum(decoded) == PICTURES
 
 
+def test_what_is_left_of_other_files_is_told(
+    shards: Path, decoded: list[int], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed_after(shards, 30)
+    (work,) = (cache / "arrays").glob(".*.part")
+    os.utime(shards / "0.tar", ns=(1, 1))
+    load(shards)
+    assert sum(decoded) == PICTURES
+    assert f"{work} has " in capsys.readouterr().out
+    assert work.exists()
+
+
 def test_ctrl_c_keeps_what_is_decoded(
     shards: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
