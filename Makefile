@@ -50,6 +50,7 @@ nightly: $(STAMP) ## what is too long for every day: 10,000 fuzzed images, compi
 	tests/export/triton_server/test_cluster_manifests.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/large_data.py runs/large-data --remove
 	$(BIN)/python -m pip install --quiet --group nightly
+	$(BIN)/python -m pytest tests/project/test_clusters.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/project/lower_bounds.py
 
 gpu: $(STAMP) ## on a machine with a GPU: pairs of trainings, GPU tests, cost and engines, in MINUTES (9); goes on with each call
