@@ -22,7 +22,8 @@ _ALMOST_NONE = 0.01  # of the capacity: requests hardly ever meet
 _STEADY = 0.98  # of the capacity: beyond it the queue grows without end
 _SEED = 1
 _PROBED = (0.5, 0.8)  # shares of the capacity at which the unevenness is fitted
-_FITTED = 99  # by this percentile
+_FITTED = 99  # by this percentile, the median of
+_SLICES = 5  # measurements
 _MOST_UNEVEN, _HALVINGS = 20.0, 20
 _DECODED = 10  # pictures, of which decoding is measured
 _CALLS, _CALL_SECONDS = 5, 0.1  # at least, of what is measured alone
@@ -91,7 +92,7 @@ def measure_server(
         max_wait_ms: of the server.
         options: of the server.
         token_variable: the environment variable that must not reach it.
-        seconds: for each measurement of the server; twice that under load.
+        seconds: for each measurement of the server, and in all five times as long under load.
 
     Raises:
         BackendError: the server does not start or refuses a picture.
@@ -112,22 +113,28 @@ def measure_server(
         closed_loop(address, bodies, clients=CLIENTS, seconds=seconds / 4)  # it is warm then
         _, capacity = closed_loop(address, bodies, clients=CLIENTS, seconds=seconds)
         alone, _ = closed_loop(address, bodies, clients=1, seconds=seconds)
-        loaded = [
-            open_loop(address, bodies, rate=load * capacity, seconds=2 * seconds)
-            for load in _PROBED
+        # In turns and in short slices, so that other work of the machine spoils few of them.
+        slices = [
+            [
+                open_loop(address, bodies, rate=load * capacity, seconds=seconds / 2)
+                for load in _PROBED
+            ]
+            for _ in range(_SLICES)
         ]
     service = fitted(service, rate=capacity, clients=CLIENTS)
     measured = Measured(service=service, capacity=capacity, alone=tuple(alone))
     factors = [
         (load, _unevenness(measured, times, rate=load * capacity))
-        for load, times in zip(_PROBED, loaded, strict=True)
+        for load, times in zip(_PROBED, zip(*slices, strict=True), strict=True)
     ]
     return replace(measured, unevenness=tuple(factors))
 
 
-def _unevenness(measured: Measured, loaded: Sequence[float], *, rate: float) -> float:
-    """The factor of waiting with which the prediction at `rate` fits the seconds of `loaded`."""
-    found = float(np.percentile(loaded, _FITTED, method="higher"))
+def _unevenness(measured: Measured, slices: Sequence[list[float]], *, rate: float) -> float:
+    """The factor of waiting with which the prediction at `rate` fits what was measured at it."""
+    found = statistics.median(
+        float(np.percentile(times, _FITTED, method="higher")) for times in slices
+    )
     low, high = 0.0, _MOST_UNEVEN
     waiting, drawn = _parts(measured, rate=rate)
     for _ in range(_HALVINGS):

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if not given.json:
         print(
             f"measuring the server on this machine with {len(bodies)} pictures, about "
-            f"{6 * given.seconds:.0f} s; other work here would make the plan too large",
+            f"{8 * given.seconds:.0f} s; other work here would make the plan too large",
             flush=True,
         )
     classifier = open_classifier(
