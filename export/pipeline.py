@@ -209,7 +209,7 @@ def _learned_exporter(kind: Precision, run: RunToExport, options: ExportOptions)
     learned = run.learned[kind]
     card, student = run.card, learned.student
     graph = export_graph(student, card.input, card.temperature, opset=options.opset)
-    known = Learned(learned.ranges, learned.epochs)
+    known = Learned(learned.ranges, learned.epochs, learned.chosen)
     return Int8Exporter(graph.model, run.calibration_data(), _evaluate, known)
 
 

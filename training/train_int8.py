@@ -20,11 +20,13 @@ from runtime.evaluation.class_report import REPORT_FILES
 from runtime.model.figures import top_k
 from runtime.model.holdout import VALIDATION_FILE
 from runtime.model.locate import CHECKPOINT, DATA_REPORT, RESULT, RUNS, find_run
+from runtime.model.preprocess import preprocess
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
 from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
 from training.engine.device import choose_device, device_name, versions
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
+from training.engine.nearest_epoch import NearestEpoch, judging_rows
 from training.engine.trainer import Trainer
 from training.evaluation.logits import logits_of
 from training.quantization.qdq_rules import Kind
@@ -126,6 +128,7 @@ class _Learning:
         self._dataset = dataset
         self._moves_latest = moves_latest
         self._quantized: QuantizedStudent | None = None
+        self._nearest: NearestEpoch | None = None
 
     def former(self, run: RunFolder) -> Mapping[str, Any] | None:
         """What the checkpoint in the folder holds of this training; None if there is none.
@@ -147,6 +150,11 @@ class _Learning:
                 f"{run.path} holds another run ({what}); repeat its options, or train without "
                 "--resume"
             )
+        if not found["finished"] and "nearest" not in found:
+            raise UserError(
+                f"{run.path} was begun by an older version of SKD Edge, with other steps: train "
+                "without --resume"
+            )
         return found
 
     def run(
@@ -162,13 +170,19 @@ class _Learning:
         quantized = trainer.learner.student
         assert isinstance(quantized, QuantizedStudent)
         self._quantized = quantized
+        chosen = trainer.validation_rows[trainer.choosing]
+        rows, judging = judging_rows(trainer.train_rows, chosen)
+        self._nearest = NearestEpoch(self._prepared(rows), partial(self._exact, device))
+        self._answer = partial(trainer.learner.deployed_logits, spec=self._dataset.input)
         if former is not None:
             trainer.restore(
                 replace(self._source, **former["state"], auxiliary=None, selection=None)
             )
+            self._nearest.load_state_dict(former["nearest"])
             progress.say(f"resumed after {counted(former['state']['epoch'], 'epoch')}")
         else:
             (self._path / RESULT).unlink(missing_ok=True)
+            self._nearest.judge(0, self._answer, trainer.learner.networks().student)
         progress.say(
             f"{self._plan.arch} of {self._trained.folder} for {self._kind}: "
             f"{len(trainer.train_rows)} training images, "
@@ -178,7 +192,7 @@ class _Learning:
             trainer.train(self._path, self._save, progress, stop)
         except InterruptedRunError as interruption:
             return fail(f"{interruption}; {self._path} goes on with --resume", _STOPPED)
-        self._finish(trainer, progress)
+        self._finish(trainer, progress, judging)
         return 0
 
     def _stated(self) -> dict[str, Any]:
@@ -189,8 +203,14 @@ class _Learning:
         }
 
     def _save(self, checkpoint: Checkpoint, *, finished: bool = False) -> None:
-        """Writes the run's checkpoint: the source's, with what has been learned so far."""
+        """Writes the run's checkpoint: the source's, with what has been learned so far.
+
+        An epoch that ends with it is judged before.
+        """
         assert self._quantized is not None
+        assert self._nearest is not None
+        if checkpoint.step == 0 and not finished:
+            self._nearest.judge(checkpoint.epoch, self._answer, checkpoint.student)
         names = ("epoch", "step", "student", "training", "terms", "history", "seconds")
         learned = {
             **self._stated(),
@@ -203,6 +223,8 @@ class _Learning:
             },
             "ranges": {name: list(ends) for name, ends in self._quantized.ranges().items()},
             "state": None if finished else {name: getattr(checkpoint, name) for name in names},
+            "nearest": None if finished else self._nearest.state_dict(),
+            "chosen_epoch": self._nearest.figures()["chosen_epoch"],
         }
         whole = replace(
             self._source,
@@ -214,15 +236,19 @@ class _Learning:
         if self._moves_latest:
             move_latest(self._path)
 
-    def _finish(self, trainer: Trainer, progress: Progress) -> None:
-        """Evaluates, and writes the last files; result.json is the last one."""
-        exact = self._logits(self._trained.student, trainer.device)
+    def _finish(self, trainer: Trainer, progress: Progress, judging: str) -> None:
+        """Evaluates the nearest epoch, and writes the last files; result.json is the last one."""
+        assert self._nearest is not None
+        trainer.learner.deploy(self._nearest.student)
+        figures = self._nearest.figures()
+        exact = self._exact(trainer.device, self._dataset.test_images)
         rounded = trainer.test_logits()
         self._save(trainer.checkpoint(finished=True), finished=True)
         labels = self._dataset.test_labels
         learned = {
             "source": self._trained.folder.name,
             **self._stated(),
+            **figures,
             "top1": top_k(rounded, labels, 1),
             "agreement": float(np.mean(rounded.argmax(axis=1) == exact.argmax(axis=1))),
             "seconds": trainer.seconds,
@@ -244,6 +270,12 @@ class _Learning:
         content = msgspec.json.format(msgspec.json.encode(result), indent=2)
         write_atomic(self._path / RESULT, content + b"\n")
         progress.say(
+            f"\n  epoch {figures['chosen_epoch']} of {self._plan.recipe.epochs} is kept (0 is the "
+            f"start): KL from float32 {figures['divergence']:.5f} on "
+            f"{figures['judging_images']:,} {judging} images, {figures['start_divergence']:.5f} "
+            "at the start"
+        )
+        progress.say(
             f"\n  float32  top-1 {top_k(exact, labels, 1):.2%}\n"
             f"  {self._kind:<7}  top-1 {learned['top1']:.2%}, agrees with float32 on "
             f"{learned['agreement']:.2%} of {len(labels):,} test images"
@@ -251,6 +283,11 @@ class _Learning:
         shown = pasted(self._path)
         progress.say(f"\nrun   {self._path}\nnext  python export/run.py {shown} --precision int8")
 
-    def _logits(self, student: torch.nn.Module, device: torch.device) -> NDArray[np.float32]:
-        images, spec = self._dataset.test_images, self._dataset.input
-        return logits_of(student.to(device), images, spec, device=device)
+    def _exact(self, device: torch.device, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the float32 student answers."""
+        student = self._trained.student.to(device)
+        return logits_of(student, images, self._dataset.input, device=device)
+
+    def _prepared(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        images, spec = self._dataset.train_images, self._dataset.input
+        return np.stack([preprocess(images[row], spec) for row in rows])

@@ -85,16 +85,21 @@ class Learned:
 
     Attributes:
         ranges: of each rounded activation, under the names of `training.quantization.operators`.
-        epochs: that they were learned in.
+        epochs: of the training.
+        chosen: the epoch that was kept; 0 is the start, whose ranges were observed.
     """
 
     ranges: Mapping[str, Range]
     epochs: int
+    chosen: int
 
     @property
     def words(self) -> str:
         """How they were found, for the card."""
-        return f"learned in {self.epochs} epochs of self-distillation"
+        if self.chosen == 0:
+            return f"observed, and {self.epochs} epochs of self-distillation were no nearer"
+        of = "" if self.chosen == self.epochs else f"{self.chosen} of "
+        return f"learned in {of}{self.epochs} epochs of self-distillation"
 
 
 def draw_rows(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

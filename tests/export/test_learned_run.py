@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from export.bundles.export_options import ExportOptions
+from export.graphs.to_int8 import Learned
 from export.pipeline import export_run
 from runtime.model.bundle import read_card
 from training.augmentation.augment import channel_statistics, normalise
@@ -50,6 +51,18 @@ def test_the_card_names_what_was_learned_and_what_was_calibrated(learned_run: Pa
     assert files["int8"].calibration == "learned in 3 epochs of self-distillation"
     assert files["int8-cpu"] is not None
     assert not files["int8-cpu"].learned_ranges
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (3, "learned in 3 epochs of self-distillation"),
+        (2, "learned in 2 of 3 epochs of self-distillation"),
+        (0, "observed, and 3 epochs of self-distillation were no nearer"),
+    ],
+)
+def test_the_card_says_which_epoch_was_kept(chosen: int, words: str) -> None:
+    assert Learned({}, epochs=3, chosen=chosen).words == words
 
 
 def test_a_calibration_that_is_asked_for_is_used(learned_run: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from runtime.base.errors import UserError
 from training import qat, run, train_int8
+from training.engine import build_quantized
 from training.engine.interruption import InterruptedRunError
 from training.records.checkpoint import load_trained, read_checkpoint, save_checkpoint
 
@@ -50,6 +51,8 @@ def test_the_run_says_what_was_learned_and_from_what(finished: Path, learned: Pa
         2,
     )
     assert found["agreement"] > 0.6
+    assert found["chosen_epoch"] in (0, 1, 2)
+    assert found["divergence"] <= found["start_divergence"]
     assert result["top1"] == source["top1"]
     lines = [json.loads(line) for line in (learned / "journal.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -70,6 +73,36 @@ def test_the_float32_student_is_the_runs_own_and_the_int8_student_is_another(
         int8.student.state_dict()["features.0.0.weight"]
     )
     assert source.learned == {}
+
+
+def test_epochs_that_lead_away_from_float32_leave_the_start(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(build_quantized, "_RATE", 0.05)
+    folder = tmp_path / "away"
+    assert qat.main([str(finished), "--out", str(folder), "--device", "cpu"]) == 0
+    found = json.loads((folder / "result.json").read_text())["learned"]["int8"]
+    assert found["chosen_epoch"] == 0
+    assert found["divergence"] == found["start_divergence"]
+    assert "epoch 0 of 2 is kept" in capsys.readouterr().out
+    trained = load_trained(folder)
+    exact, kept = trained.student.state_dict(), trained.learned["int8"]
+    assert all(exact[name].equal(value) for name, value in kept.student.state_dict().items())
+    assert kept.chosen == 0
+
+
+def test_a_training_of_other_steps_does_not_go_on(
+    finished: Path, learned: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(learned, older)
+    path = older / "checkpoint.pt"
+    checkpoint = read_checkpoint(path)
+    found = {**checkpoint.learned["int8"], "finished": False}
+    del found["nearest"]
+    save_checkpoint(path, replace(checkpoint, learned={"int8": found}))
+    with pytest.raises(UserError, match="begun by an older version"):
+        qat.main([str(finished), "--out", str(older), "--resume", "--device", "cpu"])
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(

@@ -69,11 +69,13 @@ class LearnedInt8:
         ranges: the lowest and the highest value of each activation that is rounded, by the name
             that `training.quantization.operators` gives it.
         epochs: that it was trained for.
+        chosen: the epoch that was kept; 0 is the start, whose ranges were observed.
     """
 
     student: nn.Module
     ranges: dict[str, tuple[float, float]]
     epochs: int
+    chosen: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,7 @@ def load_trained(run: Path) -> TrainedRun:
                 student=_student_with(found["student"], plan, path),
                 ranges={name: (low, high) for name, (low, high) in found["ranges"].items()},
                 epochs=found["epochs"],
+                chosen=found.get("chosen_epoch", found["epochs"]),
             )
             for kind, found in (checkpoint.learned or {}).items()
             if found["finished"]
