@@ -30,8 +30,9 @@ from training.records.checkpoint import Checkpoint
 
 _DRG = "drg"
 _OBSERVED = 512  # training images from which the first ranges come
-# Larger steps move the weights of a finished student further than rounding does, and a temperature
-# above 1 teaches the unlikely classes, which decide no answer: docs/measured.md has the table.
+# Larger steps moved the weights of a finished student further than rounding does: docs/measured.md
+# has the table. At 1 the loss is the divergence by which the epoch is chosen, too; what another
+# temperature does at this rate is not measured.
 _RATE = 2e-5
 _TEMPERATURE = 1.0
 
