@@ -1,7 +1,5 @@
 """A student that computes through int8 numbers: folding, ranges, what learns, what is refused."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -39,10 +37,10 @@ def test_it_answers_nearly_like_the_student(arch: str, width: float, kind: str) 
     quantized.observe(images())
     rounded = quantized(images()).detach()
     error = (rounded - exact).abs().mean() / exact.std()
-    # An untrained network has no margin: what a layer loses grows through those that follow, and
-    # only a bound for one layer follows from the rounding. It is the next test's. Here, answers
-    # that have nothing in common with the student's would differ by 2 / sqrt(pi).
-    assert 1e-4 < error < (0.15 if arch == "resnet18" else 2 / math.pi**0.5)
+    # An untrained network has no margin: what a layer loses grows through those that follow, so
+    # these bounds are what was measured, with a margin. What follows from the rounding is a bound
+    # for one layer, which the next test has.
+    assert 1e-4 < error < (0.15 if arch == "resnet18" else 0.75)
 
 
 @pytest.mark.parametrize(
