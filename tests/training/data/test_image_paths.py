@@ -15,8 +15,8 @@ import pytest
 
 from runtime.model.preprocess import preprocess
 from training.data import Dataset, load_dataset
-from training.data.cache_entry import packed_paths, unpacked_paths
 from training.data.dataset import row_digests
+from training.data.row_files import packed_paths, unpacked_paths
 
 
 def load(root: Path, **options: Any) -> Dataset:
