@@ -13,7 +13,7 @@ from runtime.base.errors import UserError
 from training.engine import heartbeat
 from training.engine.heartbeat import VARIABLE, Heartbeat, open_heartbeat, silence_seconds
 
-SILENCE = 0.4
+SILENCE = 0.8
 
 
 class Pair:
@@ -59,6 +59,7 @@ def wait_for_words(found: list[str]) -> str:
     return found[0]
 
 
+@pytest.mark.alone
 def test_who_beats_is_not_lost_and_may_say_goodbye(pair: Pair) -> None:
     time.sleep(3 * SILENCE)
     pair.beats[1].stop(goodbye=True)
@@ -77,7 +78,7 @@ def test_who_ends_without_a_goodbye_is_lost(pair: Pair) -> None:
 def test_who_is_silent_is_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair.beats[1], "_send", lambda _word: None)
     words = wait_for_words(pair.found[0])
-    assert words.startswith(f"nothing was heard from process 1 on {socket.gethostname()} for 0.4 s")
+    assert words.startswith(f"nothing was heard from process 1 on {socket.gethostname()} for 0.8 s")
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "soon"])

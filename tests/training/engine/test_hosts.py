@@ -165,6 +165,7 @@ def test_data_that_one_host_cannot_read_are_refused_by_all(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.alone  # three seconds of silence have to be the cable's
 @pytest.mark.parametrize(
     ("heartbeat", "within"), [("3", 20.0), pytest.param("", 60.0, marks=NIGHTLY)]
 )
