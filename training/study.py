@@ -22,7 +22,7 @@ from training.config.options import (
     without_paths,
 )
 from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
-from training.data import Dataset, load_dataset
+from training.data import Dataset, load_stated
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
@@ -79,16 +79,7 @@ def _planned(options: argparse.Namespace) -> list[StudyRun]:
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
     data = checked_data(
-        load_dataset(
-            options.data,
-            image_size=options.image_size,
-            fit=recipe.fit,
-            data_root=options.data_root,
-            classes=options.classes,
-            columns=options.columns,
-            cache=options.cache,
-            allow_leaks=options.allow_leaks,
-        ),
+        load_stated(options, fit=recipe.fit),
         options.data,
         drop=options.drop_leaks,
         allow=options.allow_leaks,

@@ -30,7 +30,7 @@ from training.config.options import (
     without_paths,
 )
 from training.config.recipe import Recipe, default_recipe, load_recipe
-from training.data import Dataset, load_dataset
+from training.data import Dataset, load_stated
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
@@ -194,16 +194,7 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
 
 def _data(options: argparse.Namespace, recipe: Recipe) -> Dataset:
     # Loaded here, so that a mistake in the data is told once, and not by each trial.
-    loaded = load_dataset(
-        options.data,
-        image_size=options.image_size,
-        fit=recipe.fit,
-        data_root=options.data_root,
-        classes=options.classes,
-        columns=options.columns,
-        cache=options.cache,
-        allow_leaks=options.allow_leaks,
-    )
+    loaded = load_stated(options, fit=recipe.fit)
     checked = checked_data(loaded, options.data, drop=options.drop_leaks, allow=options.allow_leaks)
     return checked.dataset
 

@@ -100,7 +100,7 @@ def test_the_data_are_read_with_the_fit_that_the_trials_have(
         raise UserError("enough")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tune, "load_dataset", load)
+    monkeypatch.setattr("training.data.load.load_dataset", load)
     with pytest.raises(UserError, match="enough"):
         tune.main([*STUDENT, *words])
     assert read == [fit]

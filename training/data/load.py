@@ -1,5 +1,6 @@
 """From the word after `--data` to a Dataset: a published data set by its name, or a path."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from runtime.base.errors import UserError
 from runtime.model.card import Fit
 from training.config.cache_form import ARRAYS, jpeg_quality
 from training.config.data_columns import Columns, columns_of
-from training.config.options import CLASSES
+from training.config.options import CLASSES, Options
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.class_names import counted_classes
@@ -141,6 +142,31 @@ def load_dataset(
         # Results state the name, and would take the user's own images for the published ones.
         return replace(loaded, name=f"{loaded.name}-folder")
     return loaded
+
+
+def load_stated(
+    options: Options | Namespace, *, fit: Fit, progress: bool = True, refresh: bool = False
+) -> Dataset:
+    """The data set that the options of a training command state; the rest is as in `load_dataset`.
+
+    Args:
+        options: with the names that `add_shared_options` gives them.
+        fit: of the recipe.
+        progress: as in `load_dataset`.
+        refresh: as in `load_dataset`.
+    """
+    return load_dataset(
+        options.data,
+        image_size=options.image_size,
+        fit=fit,
+        data_root=options.data_root,
+        classes=options.classes,
+        columns=options.columns,
+        cache=options.cache,
+        allow_leaks=options.allow_leaks,
+        progress=progress,
+        refresh=refresh,
+    )
 
 
 def _load_path(

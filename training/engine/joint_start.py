@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from runtime.base.errors import UserError
 from training.config.options import Options
 from training.config.recipe import Recipe
-from training.data import Dataset, load_dataset
+from training.data import Dataset, load_stated
 from training.data.data_check import DataCheck, checked_data
 from training.data.leaks import without_leaks
 from training.engine.process_group import ProcessGroup
@@ -26,18 +26,8 @@ def load_data(
     """
 
     def load() -> Dataset:
-        return load_dataset(
-            options.data,
-            image_size=options.image_size,
-            fit=recipe.fit,
-            data_root=options.data_root,
-            classes=options.classes,
-            columns=options.columns,
-            cache=options.cache,
-            allow_leaks=options.allow_leaks,
-            progress=group.is_main,
-            refresh=options.refresh and group.is_main,
-        )
+        refresh = options.refresh and group.is_main
+        return load_stated(options, fit=recipe.fit, progress=group.is_main, refresh=refresh)
 
     drop, allow = options.drop_leaks, options.allow_leaks
     check = group.on_main(lambda: checked_data(load(), options.data, drop=drop, allow=allow))
