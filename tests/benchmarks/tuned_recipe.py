@@ -15,27 +15,26 @@ no part in the search. Set OMP_NUM_THREADS to the cores that it may have.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from trainings import (
+    ROOT,
+    TrainingLines,
+    call,
+    difference_row,
+    mean_and_deviation,
+)
 
 from runtime.base.files import write_atomic
 from training.config.recipe import default_recipe, load_recipe
-from training.evaluation.confidence import read_image_record
-from training.studies.paired_tests import crossed_bootstrap, mean_of
 
-ROOT = Path(__file__).resolve().parents[2]
-LINES = ROOT / "results" / "tuned.json"
+LINES = TrainingLines(ROOT / "results" / "tuned.json")
 TABLE = ROOT / "results" / "tuned.md"
 SEEDS = (11, 12, 13)
 FOUND, DEFAULT, LONGER = "found", "default", "default, longer"
-_KEPT = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "seconds", "device")
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
     name = f"tuned-{data}-{options.arch}-{options.epochs}"
     epochs = ["--epochs", str(options.epochs)]
     search = [*shared, *terms, *epochs, "--trials", options.trials, "--name", name]
-    _call("training/tune.py", search)
+    call("training/tune.py", search)
     folder = ROOT / "runs" / "tune" / name
     trials, searched = _epochs_of(folder)
     stated = ["python tests/benchmarks/tuned_recipe.py", *shared[:4], "--data", data]
@@ -63,56 +62,24 @@ def main() -> None:
     facts = {"command": " ".join(stated), "trials": trials, "search_epochs": searched}
 
     own = default_recipe(options.data)
+    found, longer = str(folder / "best.yaml"), str(options.epochs + searched)
+    arms = {
+        FOUND: ["--recipe", found],
+        DEFAULT: ["--recipe", own, *epochs],
+        LONGER: ["--recipe", own, "--epochs", longer],
+    }
     for seed in SEEDS:
-        _trained(
-            [*shared, *terms, "--recipe", str(folder / "best.yaml")], FOUND, seed, options, facts
-        )
-        _trained([*shared, *terms, "--recipe", own, *epochs], DEFAULT, seed, options, facts)
-        words = [*shared, *terms, "--recipe", own, "--epochs", str(options.epochs + searched)]
-        _trained(words, LONGER, seed, options, facts)
-        write_atomic(TABLE, table(_lines()).encode())
+        for arm, words in arms.items():
+            run = f"{data}-{options.arch}-{arm.replace(', ', '-')}-s{seed}"
+            LINES.train([*shared, *terms, *words], arm, seed, options.runs / run, facts)
+        write_atomic(TABLE, table(LINES.read()).encode())
     assert load_recipe(str(folder / "best.yaml")).epochs == options.epochs
-
-
-def _trained(
-    words: Sequence[str],
-    arm: str,
-    seed: int,
-    options: argparse.Namespace,
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The line of a training, which is trained now if it has none."""
-    lines = _lines()
-    key = (facts["command"], arm, seed)
-    for line in lines:
-        if (line["command"], line["arm"], line["seed"]) == key:
-            return line
-    name = f"{Path(options.data).name}-{options.arch}-{arm.replace(', ', '-')}-s{seed}"
-    folder = options.runs / name
-    again = ["--resume"] if (folder / "checkpoint.pt").exists() else []
-    _call("training/run.py", [*words, "--seed", str(seed), "--out", str(folder), *again])
-    result = json.loads((folder / "result.json").read_text())
-    line = {"arm": arm, **{key: result[key] for key in _KEPT}, **facts, "top1": result["top1"]}
-    line["recipe"] = result["recipe"]
-    line["images"] = json.loads((folder / "images.json").read_text())
-    text = ",\n".join(json.dumps(each) for each in [*lines, line])
-    write_atomic(LINES, f"[\n{text}\n]\n".encode())
-    return line
-
-
-def _call(script: str, words: Sequence[str]) -> None:
-    subprocess.run([sys.executable, str(ROOT / script), *words], check=True, cwd=ROOT)
 
 
 def _epochs_of(search: Path) -> tuple[int, int]:
     """How many trials a search had, and their epochs, those of ended ones included."""
     journals = list(search.rglob("journal.jsonl"))
     return len(journals), sum(len(path.read_text().splitlines()) for path in journals)
-
-
-def _lines() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(LINES.read_text()) if LINES.is_file() else []
-    return found
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -136,35 +103,14 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         for arm in (FOUND, DEFAULT, LONGER):
             of = [line for line in own if line["arm"] == arm]
             if of:
-                scores = 100 * np.array([line["top1"] for line in of])
                 seconds = np.mean([line["seconds"] for line in of])
-                spread = f" ± {scores.std(ddof=1):.2f}" if len(of) > 1 else ""
-                text.append(
-                    f"| {arm} | {of[0]['epochs']} | {seconds:.0f} | {scores.mean():.2f}{spread} |"
-                )
+                row = f"| {arm} | {of[0]['epochs']} | {seconds:.0f} | {mean_and_deviation(of)} |"
+                text.append(row)
         text += ["", "| found less | seeds | top-1, points |", "|---|---|---|"]
-        for arm in (DEFAULT, LONGER):
-            seeds = [line["seed"] for line in own if line["arm"] == arm]
-            if seeds:
-                first, second = _right(own, FOUND, seeds), _right(own, arm, seeds)
-                interval = crossed_bootstrap(first, second, mean_of("right"))
-                mean, low, high = (100 * value for value in interval[:3])
-                text.append(f"| {arm} | {len(seeds)} | {mean:+.2f} [{low:+.2f}, {high:+.2f}] |")
+        known = {line["arm"] for line in own}
+        text += [difference_row(own, FOUND, arm) for arm in (DEFAULT, LONGER) if arm in known]
         text.append("")
     return "\n".join(text)
-
-
-def _right(
-    lines: Sequence[Mapping[str, Any]], arm: str, seeds: Sequence[int]
-) -> dict[str, NDArray[np.float64]]:
-    """Which test images the runs of an arm answer right, (S, N)."""
-    records = [
-        line["images"]
-        for seed in seeds
-        for line in lines
-        if (line["arm"], line["seed"]) == (arm, seed)
-    ]
-    return {"right": np.stack([read_image_record(record)["right"] for record in records])}
 
 
 if __name__ == "__main__":
