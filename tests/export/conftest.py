@@ -174,23 +174,37 @@ def patterns(patterns_folder: Path) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def fitted_run(
-    patterns: Dataset, patterns_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """An interrupted run without result.json; opset 17 exports it in a second. Read only."""
-    torch.manual_seed(0)
-    student = build_student("shufflenetv2", num_classes=6, image_size=16, width=0.5)
+def fit_student(patterns: Dataset) -> Callable[[str, float], nn.Module]:
+    """Makes a student of an architecture and a width that tells the patterns apart."""
     mean, std = channel_statistics(patterns.input, torch.device("cpu"))
     images = normalise(torch.from_numpy(np.array(patterns.train_images)), mean, std)
     labels = torch.from_numpy(patterns.train_labels.copy())
-    optimizer = torch.optim.Adam(student.train().parameters(), lr=3e-3)
-    for _ in range(60):
-        rows = torch.randint(0, len(labels), (64,))
-        logits = student(images[rows])
-        loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def fit(arch: str, width: float) -> nn.Module:
+        torch.manual_seed(0)
+        student = build_student(arch, num_classes=len(PATTERNS), image_size=16, width=width)
+        optimizer = torch.optim.Adam(student.train().parameters(), lr=3e-3)
+        for _ in range(60):
+            rows = torch.randint(0, len(labels), (64,))
+            logits = student(images[rows])
+            loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return student.eval()
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def fitted_run(
+    fit_student: Callable[[str, float], nn.Module],
+    patterns: Dataset,
+    patterns_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """An interrupted run without result.json; opset 17 exports it in a second. Read only."""
+    student = fit_student("shufflenetv2", 0.5)
     folder = tmp_path_factory.mktemp("fitted") / "quick"
     folder.mkdir()
     plan = Plan(

@@ -1,7 +1,7 @@
 """Learned and calibrated int8 are one recipe: the same pairs, and the numbers that were trained."""
 
 import copy
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -19,11 +19,10 @@ from runtime.backends.onnx_session import OnnxSession
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.augmentation.augment import channel_statistics, normalise
+from training.data import Dataset
 from training.networks.students import build_student
 from training.quantization.qdq_rules import placement
 from training.quantization.quantized_student import QuantizedStudent
-from training.records.checkpoint import load_trained
-from training.records.run_data import load_run_dataset
 
 CONVERT = {"int8": to_int8_tensorrt, "int8-cpu": to_int8_cpu}
 KINDS = tuple(CONVERT)
@@ -58,6 +57,13 @@ def quantized(student: nn.Module, kind: str, images: np.ndarray, spec: InputSpec
         learning.growth.uniform_(-0.02, 0.0, generator=torch.Generator().manual_seed(0))
         answers = torch.softmax(learning(pixels) / 1.7, dim=1).numpy()
     return learning, answers
+
+
+@pytest.fixture(scope="module")
+def trained_students(fit_student: Callable[[str, float], nn.Module]) -> dict[str, nn.Module]:
+    """Both students in evaluation mode. Read only."""
+    widths = {"mobilenetv2": 0.25, "shufflenetv2": 0.5}
+    return {arch: fit_student(arch, width) for arch, width in widths.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,17 +108,19 @@ def test_both_forms_of_a_student_are_rounded_alike(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
 def test_a_trained_student_answers_in_training_as_its_file_does(
-    kind: str, fitted_run: Path
+    arch: str, kind: str, trained_students: dict[str, nn.Module], patterns: Dataset
 ) -> None:
     """Bounds: the same answer on 99 % of the images, 0.001 in the mean of a probability."""
-    trained = load_trained(fitted_run)
-    dataset, spec = load_run_dataset(trained), trained.plan.input
-    learning, answers = quantized(trained.student, kind, np.array(dataset.test_images), spec)
-    graph = export_graph(trained.student, spec, 1.7, opset=17).model
+    student, spec = copy.deepcopy(trained_students[arch]), patterns.input
+    images = np.array(patterns.test_images)
+    learning, answers = quantized(student, kind, images, spec)
+    assert (answers.argmax(axis=1) == patterns.test_labels).mean() > 0.9  # it has learned
+    graph = export_graph(trained_students[arch], spec, 1.7, opset=17).model
     model = CONVERT[kind](graph, ranges_of_graph(graph, kind, learning.ranges()))
     with OnnxSession(model_bytes(model, {}), source="test", backend="onnx-cpu") as session:
-        found = session.run(dataset.test_images)
+        found = session.run(images)
     assert np.abs(found - answers).mean() < 1e-3
     assert (found.argmax(axis=1) == answers.argmax(axis=1)).mean() >= 0.99
 
