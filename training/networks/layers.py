@@ -1,11 +1,15 @@
-"""Layers: the block of light heads, and forms of torch's layers that train faster on a GPU.
+"""Layers: the block of light heads, and forms of torch's layers that train faster.
 
 The fast forms have the same parameters and the same results. Only training changes: in evaluation
 mode, and so in everything that is exported, the layers are torch's own.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.shufflenetv2 import InvertedResidual
 
 
 def separable_convolution(channels: int, out_channels: int) -> nn.Sequential:
@@ -44,8 +48,47 @@ class UncountedBatchNorm(nn.BatchNorm2d):
         )
 
 
+class ChannelsLastUnit(InvertedResidual):  # type: ignore[misc]  # torchvision has no types
+    """A unit of ShuffleNetV2 that gives channels last maps, and gradients in the same layout.
+
+    Torchvision's shuffle gives its maps the layout (N, C, H, W). All that follows, and the whole
+    backward pass, then mixes two layouts, for which a CPU has slow kernels only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to (N, out_channels, H, W)."""
+        if not self.training:
+            plain: Tensor = super().forward(x)
+            return plain
+        left, right = x.chunk(2, dim=1) if self.stride == 1 else (self.branch1(x), x)
+        shuffled: Tensor = _Interleave.apply(left, self.branch2(right))
+        return shuffled
+
+
+class _Interleave(torch.autograd.Function):
+    """Two maps (N, C, H, W) to (N, 2C, H, W), channels by turns and last, as the gradients are."""
+
+    @staticmethod
+    def forward(_ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        pairs = torch.stack([image.permute(0, 2, 3, 1) for image in (left, right)], dim=4)
+        return pairs.flatten(3).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = gradient[:, ::2], gradient[:, 1::2]
+        layout = {"memory_format": torch.channels_last}
+        return left.contiguous(**layout), right.contiguous(**layout)
+
+
+def use_channels_last_units(network: nn.Module) -> None:
+    """Gives the units of a ShuffleNetV2 their fast form, in place; others stay as they are."""
+    for module in network.modules():
+        if type(module) is InvertedResidual:
+            module.__class__ = ChannelsLastUnit
+
+
 def use_fast_layers(network: nn.Module) -> None:
-    """Gives the layers of `network` their fast forms, in place."""
+    """Gives the layers of `network` the forms that are faster on a GPU, in place."""
     for module in network.modules():
         # Only the class changes. Hooks, parameters and names stay.
         if type(module) is nn.BatchNorm2d and module.momentum is not None:

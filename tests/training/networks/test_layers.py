@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.shufflenetv2 import InvertedResidual
 
 from training.config.plan import Plan
 from training.data import Dataset
@@ -16,9 +17,11 @@ from training.engine.build import build_learner
 from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup
 from training.networks.layers import (
+    ChannelsLastUnit,
     PointwiseConvolution,
     UncountedBatchNorm,
     batch_counters,
+    use_channels_last_units,
     use_fast_layers,
 )
 from training.networks.students import build_student
@@ -58,6 +61,44 @@ def test_the_same_numbers_by_the_same_names(arch: str) -> None:
     assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
     fast.load_state_dict(left)
     assert torch.equal(plain.eval()(images), fast.eval()(images))
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_channels_last_units_change_the_layout_and_no_bit(width: float) -> None:
+    torch.manual_seed(0)
+    plain = build_student("shufflenetv2", num_classes=10, image_size=32, width=width).train()
+    plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = copy.deepcopy(plain)
+    use_channels_last_units(fast)
+    maps: dict[str, Tensor] = {}
+    unit = fast.get_submodule("stage3.1")
+    unit.register_forward_hook(lambda _m, _i, output: maps.update(forward=output))
+    unit.register_full_backward_hook(lambda _m, given, _o: maps.update(backward=given[0]))
+    images = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
+    for network in (plain, fast):
+        network(images).square().sum().backward()
+    pairs = zip(plain.parameters(), fast.parameters(), strict=True)
+    assert all(torch.equal(p.grad, q.grad) for p, q in pairs)  # type: ignore[arg-type]
+    for name in ("forward", "backward"):
+        assert maps[name].is_contiguous(memory_format=torch.channels_last), name
+    left, right = plain.state_dict(), fast.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert torch.equal(plain.eval()(images), fast.eval()(images))
+
+
+def test_a_student_has_channels_last_units_where_a_cpu_trains_it_without_compiling(
+    tiny_data: Dataset, make_plan: Callable[..., Plan]
+) -> None:
+    plan, device = make_plan("ce", arch="shufflenetv2"), torch.device("cpu")
+    for compiled in (False, True):
+        execution = Execution(device="cpu", compiled=compiled, precision="fp32")
+        learner = build_learner(
+            plan, tiny_data, steps_per_epoch=4, device=device, execution=execution
+        )
+        kinds = {type(module) for module in learner.student.modules()}
+        assert (ChannelsLastUnit in kinds) is not compiled
+        assert (InvertedResidual in kinds) is compiled
 
 
 def test_a_step_counts_the_batches(
