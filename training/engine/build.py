@@ -22,7 +22,7 @@ from training.engine.process_group import ProcessGroup
 from training.engine.step import Step, StepParts, TermLog
 from training.engine.weight_average import WeightAverage
 from training.methods.method import FeatureReader, Method, Setting, method_class
-from training.networks.layers import use_channels_last_units, use_fast_layers
+from training.networks.layers import use_cpu_layers, use_fast_layers
 from training.networks.students import (
     classifier_name,
     feature_channels,
@@ -94,7 +94,7 @@ def build_learner(
         use_fast_layers(student)
         use_fast_layers(methods)
     if not execution.compiled and execution.device == "cpu":
-        use_channels_last_units(student)
+        use_cpu_layers(student)
     if recipe.sync_batch_norm and group.world_size > 1:
         for network in (student, methods):
             use_group_norm(network, group.average, group.world_size)

@@ -80,11 +80,41 @@ class _Interleave(torch.autograd.Function):
         return left.contiguous(**layout), right.contiguous(**layout)
 
 
-def use_channels_last_units(network: nn.Module) -> None:
-    """Gives the units of a ShuffleNetV2 their fast form, in place; others stay as they are."""
+class InPlaceReLU6(nn.ReLU6):
+    """ReLU6 that keeps its result for the backward pass.
+
+    Torch's own keeps a copy of what came in. The result tells as well where the slope is 1.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The given tensor, limited to 0 to 6."""
+        if not self.training:
+            return super().forward(images)
+        limited: Tensor = _Limit.apply(images)
+        return limited
+
+
+class _Limit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        images.clamp_(0.0, 6.0)
+        ctx.mark_dirty(images)
+        ctx.save_for_backward(images)
+        return images
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        slope: Tensor = torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0.0, 6.0)
+        return slope
+
+
+def use_cpu_layers(network: nn.Module) -> None:
+    """Gives the layers of `network` the forms that are faster on a CPU, in place."""
     for module in network.modules():
         if type(module) is InvertedResidual:
             module.__class__ = ChannelsLastUnit
+        elif type(module) is nn.ReLU6 and module.inplace:
+            module.__class__ = InPlaceReLU6
 
 
 def use_fast_layers(network: nn.Module) -> None:

@@ -18,10 +18,11 @@ from training.engine.execution import Execution
 from training.engine.process_group import ProcessGroup
 from training.networks.layers import (
     ChannelsLastUnit,
+    InPlaceReLU6,
     PointwiseConvolution,
     UncountedBatchNorm,
     batch_counters,
-    use_channels_last_units,
+    use_cpu_layers,
     use_fast_layers,
 )
 from training.networks.students import build_student
@@ -63,42 +64,81 @@ def test_the_same_numbers_by_the_same_names(arch: str) -> None:
     assert torch.equal(plain.eval()(images), fast.eval()(images))
 
 
-@pytest.mark.parametrize("width", [0.5, 1.0])
-def test_channels_last_units_change_the_layout_and_no_bit(width: float) -> None:
+@pytest.mark.parametrize(
+    ("arch", "width"), [("mobilenetv2", 0.25), ("shufflenetv2", 0.5), ("shufflenetv2", 1.0)]
+)
+def test_layers_for_a_cpu_change_no_bit(arch: str, width: float) -> None:
     torch.manual_seed(0)
-    plain = build_student("shufflenetv2", num_classes=10, image_size=32, width=width).train()
+    plain = build_student(arch, num_classes=10, image_size=32, width=width).train()
     plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = copy.deepcopy(plain)
-    use_channels_last_units(fast)
-    maps: dict[str, Tensor] = {}
-    unit = fast.get_submodule("stage3.1")
-    unit.register_forward_hook(lambda _m, _i, output: maps.update(forward=output))
-    unit.register_full_backward_hook(lambda _m, given, _o: maps.update(backward=given[0]))
-    images = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
+    use_cpu_layers(fast)
+    images = 3 * torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
     for network in (plain, fast):
+        torch.manual_seed(1)  # dropout
         network(images).square().sum().backward()
     pairs = zip(plain.parameters(), fast.parameters(), strict=True)
     assert all(torch.equal(p.grad, q.grad) for p, q in pairs)  # type: ignore[arg-type]
-    for name in ("forward", "backward"):
-        assert maps[name].is_contiguous(memory_format=torch.channels_last), name
     left, right = plain.state_dict(), fast.state_dict()
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert torch.equal(plain.eval()(images), fast.eval()(images))
 
 
-def test_a_student_has_channels_last_units_where_a_cpu_trains_it_without_compiling(
-    tiny_data: Dataset, make_plan: Callable[..., Plan]
+def test_units_for_a_cpu_keep_maps_and_gradients_channels_last() -> None:
+    student = build_student("shufflenetv2", num_classes=10, image_size=32, width=0.5).train()
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_cpu_layers(student)
+    maps: dict[str, Tensor] = {}
+    unit = student.get_submodule("stage3.1")
+    unit.register_forward_hook(lambda _m, _i, output: maps.update(forward=output))
+    unit.register_full_backward_hook(lambda _m, given, _o: maps.update(backward=given[0]))
+    student(torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
+    for name in ("forward", "backward"):
+        assert maps[name].is_contiguous(memory_format=torch.channels_last), name
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(nn.ReLU6, False), (InPlaceReLU6, True)])
+def test_relu6_for_a_cpu_keeps_its_result_and_no_copy(kind: type, *, kept: bool) -> None:
+    seen: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        seen.append(tensor)
+        return tensor
+
+    images = torch.randn(4, 8).mul(5).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = kind(inplace=True)(images * 1)
+    assert any(tensor.data_ptr() == result.data_ptr() for tensor in seen) is kept
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("arch", "own", "fast"),
+    [
+        ("shufflenetv2", InvertedResidual, ChannelsLastUnit),
+        ("mobilenetv2", nn.ReLU6, InPlaceReLU6),
+    ],
+)
+def test_a_cpu_trains_its_own_layers_unless_they_are_compiled(
+    arch: str,
+    own: type,
+    fast: type,
+    *,
+    compiled: bool,
+    tiny_data: Dataset,
+    make_plan: Callable[..., Plan],
 ) -> None:
-    plan, device = make_plan("ce", arch="shufflenetv2"), torch.device("cpu")
-    for compiled in (False, True):
-        execution = Execution(device="cpu", compiled=compiled, precision="fp32")
-        learner = build_learner(
-            plan, tiny_data, steps_per_epoch=4, device=device, execution=execution
-        )
-        kinds = {type(module) for module in learner.student.modules()}
-        assert (ChannelsLastUnit in kinds) is not compiled
-        assert (InvertedResidual in kinds) is compiled
+    execution = Execution(device="cpu", compiled=compiled, precision="fp32")
+    learner = build_learner(
+        make_plan("ce", arch=arch),
+        tiny_data,
+        steps_per_epoch=4,
+        device=torch.device("cpu"),
+        execution=execution,
+    )
+    kinds = {type(module) for module in learner.student.modules()}
+    assert (fast in kinds, own in kinds) == (not compiled, compiled)
 
 
 def test_a_step_counts_the_batches(
