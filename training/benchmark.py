@@ -37,13 +37,15 @@ def main(arguments: Sequence[str]) -> int:
     # Imported after the options are checked: torch takes seconds to import.
     import torch
 
-    from training.engine.device import choose_device, device_name
+    from training.engine.device import choose_device, device_name, keep_freed_memory
     from training.engine.execution import execution_of
     from training.engine.start_trainer import keep_kernels
     from training.studies.step_cost import measure_steps
 
     device = choose_device(options.device)
     on_cuda = device.type == "cuda"
+    if not on_cuda:
+        keep_freed_memory()
     changes = {
         "batch_size": options.batch_size or (128 if on_cuda else 32),
         "compile": _COMPILE[options.compile],

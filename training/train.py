@@ -17,7 +17,7 @@ from training.config.recipe import Recipe
 from training.data import Dataset, data_names
 from training.data.class_names import classes_line
 from training.data.splits import check_selection, fit_batch
-from training.engine.device import choose_device, device_name
+from training.engine.device import choose_device, device_name, keep_freed_memory
 from training.engine.execution import execution_of
 from training.engine.heartbeat import LostProcessError
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
@@ -96,6 +96,8 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         for sentence in teacher.said if teacher is not None else ():
             progress.say(sentence)
         network = teacher.network if teacher is not None else None
+        if device.type == "cpu":
+            keep_freed_memory()
         trainer = start_trainer(
             plan,
             dataset,

@@ -24,7 +24,7 @@ from runtime.model.preprocess import preprocess
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
 from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
-from training.engine.device import choose_device, device_name, versions
+from training.engine.device import choose_device, device_name, keep_freed_memory, versions
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.nearest_epoch import NearestEpoch, judging_rows
 from training.engine.trainer import Trainer
@@ -165,6 +165,8 @@ class _Learning:
         stop: StopRequest,
     ) -> int:
         """Trains to the last epoch and writes the run's files; returns the exit code."""
+        if device.type == "cpu":
+            keep_freed_memory()
         build = partial(build_quantized_learner, kind=self._kind, source=self._source)
         trainer = Trainer(self._plan, self._dataset, device=device, build=build)
         quantized = trainer.learner.student

@@ -1,5 +1,6 @@
-"""Which device trains; what a result calls it, and the versions that a result states."""
+"""Which device trains and how its memory is kept; what a result calls it, and the versions."""
 
+import ctypes
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +9,10 @@ import torch
 
 from runtime.base.errors import UserError
 
+# Settings of glibc's mallopt(3), by their numbers in malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_LARGEST_BLOCK = 2**30  # bytes; a single tensor of a step is smaller
+_PADDING = 2**26
 _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 
 
@@ -27,6 +32,24 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
             f"{torch.cuda.device_count()}; start fewer with --nproc-per-node, or use --device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process use freed memory again instead of giving it back to the kernel.
+
+    By default, glibc maps each block of 32 MiB or more anew, and gives back what is free at the
+    end. A step on a CPU would then have the kernel clear about as much memory as it uses. The
+    process keeps its largest size until it ends.
+
+    Returns:
+        Whether there is a glibc, which has these settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return False
+    settings = {_MMAP_THRESHOLD: _LARGEST_BLOCK, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: _PADDING}
+    return all(mallopt(setting, value) == 1 for setting, value in settings.items())
 
 
 def has_bf16() -> bool:
