@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from runtime.base.errors import UserError
-from training.config.plan import Plan
 from training.config.recipe import Recipe
 from training.engine.device import has_amx, has_bf16
-from training.networks.students import cost_of, student_of
 
 _MIN_CAPABILITY = (7, 0)  # of Triton
-_PASSES = 3  # a forward pass and a backward pass, which costs twice as much
-# Measured on one core (docs/measured.md); both only have to be right to a factor of two.
-_MACS_A_SECOND = 20e9  # of a training step that is not compiled, with each thread
-_COMPILE_SECONDS_A_LAYER = 1.5  # of a student, for each of its batch norms
-_WORTH = 13  # a compiled training saves about 15 %; it has to save twice what compiling takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,46 +48,12 @@ class Execution:
         return {"device": self.device, "compiled": self.compiled, "precision": self.precision}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Seconds that a training would take without compiling, and that compiling takes."""
-
-    plain: float
-    compiling: float
-
-    @property
-    def pays(self) -> bool:
-        """Whether compiling saves at least twice what it costs."""
-        return self.plain >= _WORTH * self.compiling
-
-
-def estimated(plan: Plan, *, images: int) -> Estimate:
-    """The estimate for a plan on a CPU, from counts alone, so that it is the same at every start.
-
-    Args:
-        plan: of the run.
-        images: that each process trains on in an epoch.
-    """
-    with torch.device("meta"):  # shapes are all that counting needs
-        student = student_of(plan)
-    macs = cost_of(student, image_size=plan.input.size).macs
-    norms = sum(isinstance(module, nn.BatchNorm2d) for module in student.modules())
-    rate = _MACS_A_SECOND * torch.get_num_threads()
-    return Estimate(
-        plain=_PASSES * macs * images * plan.recipe.epochs / rate,
-        compiling=_COMPILE_SECONDS_A_LAYER * norms,
-    )
-
-
-def execution_of(
-    recipe: Recipe, device: torch.device, *, estimate: Estimate | None = None
-) -> Execution:
+def execution_of(recipe: Recipe, device: torch.device) -> Execution:
     """What the recipe's `compile` and `precision` mean on `device`.
 
     Args:
         recipe: of the run.
         device: on which it trains.
-        estimate: of its training on a CPU; None: too short to be compiled by `compile: auto`.
 
     Raises:
         UserError: if the recipe asks for what is not possible here.
@@ -111,12 +69,8 @@ def execution_of(
     elif recipe.compile is False:
         compiled, why = False, "the recipe says compile: false"
     elif recipe.compile == "auto" and device.type == "cpu":
-        if estimate is None or not estimate.pays:
-            compiled, why = False, "too short a training to pay for compiling"
-        elif missing is not None:
-            why = f"it would pay, but {missing}"
-        else:
-            why = _worth_words(estimate)
+        # Measured for both students, see docs/measured.md.
+        compiled, why = False, "torch's own kernels are faster on a CPU"
     elif missing is not None:
         why = missing
     return Execution(
@@ -195,10 +149,3 @@ def _missing_on_cuda(device: torch.device) -> str | None:
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
         return "there is no C compiler (cc, gcc or clang)"
     return None
-
-
-def _worth_words(estimate: Estimate) -> str:
-    return (
-        f"about {estimate.plain / 60:.0f} minutes of training are worth "
-        f"{estimate.compiling / 60:.0f} of compiling"
-    )

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +11,7 @@ from runtime.base.errors import UserError, first_line
 from runtime.base.files import cache_root
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import rows_of_run
-from training.engine.execution import Execution, estimated, execution_of, kept_execution
+from training.engine.execution import execution_of, kept_execution
 from training.engine.interruption import InterruptedRunError, StopRequest
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
@@ -51,15 +49,9 @@ def start_trainer(
         UserError: if the recipe, or the run that goes on, needs what is not possible here.
         InterruptedRunError: if a stop was requested before the step was compiled.
     """
-
-    def trainer_with(execution: Execution) -> Trainer:
-        return Trainer(
-            plan, dataset, device=device, group=group, teacher=teacher, execution=execution
-        )
-
     kept = kept_execution(former.training, device) if former is not None else None
-    chosen = kept or group.share(_chosen(plan, dataset, device, group))
-    trainer = trainer_with(chosen)
+    chosen = kept or group.share(execution_of(plan.recipe, device))
+    trainer = Trainer(plan, dataset, device=device, group=group, teacher=teacher, execution=chosen)
     if not chosen.compiled or device.type != "cpu":
         say(chosen.words)
         return trainer
@@ -67,13 +59,9 @@ def start_trainer(
     failure = _failure_of_all(compile_ahead(trainer), group)
     if group.any(stop.requested, device=device):  # the signal may have ended the compiler, too
         raise InterruptedRunError("interrupted while the step was compiled")
-    if failure is None:
-        return trainer
-    if kept is not None or plan.recipe.compile is True:
+    if failure is not None:
         raise UserError(f"the step cannot be compiled: {failure}; use compile: false, or auto")
-    plain = replace(chosen, compiled=False, why=f"compiling failed: {failure}")
-    say(plain.words)
-    return trainer_with(plain)
+    return trainer
 
 
 def keep_kernels() -> Path:
@@ -111,14 +99,6 @@ def compile_ahead(trainer: Trainer) -> str | None:
         for buffer, value in zip(buffers, former, strict=True):
             buffer.copy_(value)
     return None
-
-
-def _chosen(plan: Plan, dataset: Dataset, device: torch.device, group: ProcessGroup) -> Execution:
-    if device.type != "cpu" or plan.recipe.compile != "auto":
-        return execution_of(plan.recipe, device)
-    rows, _ = rows_of_run(dataset, plan.recipe)
-    estimate = estimated(plan, images=len(rows) // group.world_size)
-    return execution_of(plan.recipe, device, estimate=estimate)
 
 
 def _failure_of_all(own: str | None, group: ProcessGroup) -> str | None:

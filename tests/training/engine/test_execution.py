@@ -17,9 +17,7 @@ from training.data.batches import Batch
 from training.engine import device, execution
 from training.engine.build import build_learner
 from training.engine.execution import (
-    Estimate,
     Execution,
-    estimated,
     execution_of,
     kept_execution,
     missing_to_compile,
@@ -29,7 +27,6 @@ from training.engine.step import Step
 from training.studies.result_lines import whole_recipe
 
 CPU = torch.device("cpu")
-LONG, SHORT = Estimate(plain=3600, compiling=80), Estimate(plain=900, compiling=80)
 MakePlan = Callable[..., Plan]
 
 
@@ -40,19 +37,17 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(
-    ("word", "estimate", "compiled", "why"),
+    ("word", "compiled", "why"),
     [
-        ("auto", LONG, True, "about 60 minutes of training are worth 1 of compiling"),
-        ("auto", SHORT, False, "too short a training to pay for compiling"),
-        ("auto", None, False, "too short a training to pay for compiling"),
-        (True, SHORT, True, ""),
-        (False, LONG, False, "the recipe says compile: false"),
+        ("auto", False, "torch's own kernels are faster on a CPU"),
+        (True, True, ""),
+        (False, False, "the recipe says compile: false"),
     ],
 )
-def test_a_processor_compiles_where_it_pays(
-    make_plan: MakePlan, word: object, estimate: Estimate | None, compiled: bool, why: str
+def test_a_processor_compiles_where_it_is_asked_to(
+    make_plan: MakePlan, word: object, compiled: bool, why: str
 ) -> None:
-    found = execution_of(make_plan(compile=word).recipe, CPU, estimate=estimate)
+    found = execution_of(make_plan(compile=word).recipe, CPU)
     assert found == Execution(device="cpu", compiled=compiled, precision="fp32", why=why)
 
 
@@ -60,8 +55,7 @@ def test_without_a_compiler(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     missing = "there is no C++ compiler (no-such-compiler; $CXX names another one)"
     assert missing_to_compile(CPU) == missing
-    found = execution_of(make_plan().recipe, CPU, estimate=LONG)
-    assert found.words == f"steps in fp32, not compiled: it would pay, but {missing}"
+    assert not execution_of(make_plan().recipe, CPU).compiled
     with pytest.raises(UserError, match=r"compile: received true, but there is no C.. compiler"):
         execution_of(make_plan(compile=True).recipe, CPU)
     state = Execution(device="cpu", compiled=True, precision="fp32").state_dict()
@@ -92,22 +86,6 @@ def test_without_the_headers_of_python(tmp_path: Path, monkeypatch: pytest.Monke
     assert missing == (
         f"Python's headers are not installed ({tmp_path}/Python.h; Debian: python3-dev)"
     )
-
-
-def test_the_estimate_is_of_counts_alone(make_plan: MakePlan) -> None:
-    plan = make_plan("ce", epochs=10)
-    found = estimated(plan, images=1000)
-    torch_threads = torch.get_num_threads()
-    assert found.plain == pytest.approx(3 * macs(plan) * 10_000 / 20e9 / torch_threads)
-    assert found.compiling == pytest.approx(52 * 1.5)
-    assert not found.pays
-    assert estimated(plan, images=2_000_000).plain == pytest.approx(2000 * found.plain)
-
-
-def macs(plan: Plan) -> int:
-    from training.networks.students import cost_of, student_of
-
-    return cost_of(student_of(plan), image_size=plan.input.size).macs
 
 
 @pytest.mark.usefixtures("compiler")
