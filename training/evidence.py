@@ -43,7 +43,7 @@ from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, re
 from training.studies.queue_studies import plan_lines
 from training.studies.result_lines import merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
-from training.studies.run_queue import run_queue
+from training.studies.run_queue import run_queue, without_line
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -112,7 +112,10 @@ def _queue(options: argparse.Namespace) -> int:
             "--queue needs --data-root DIR, the folder with the data folders of the plan; "
             "docs/evidence.md says how to make them"
         )
-    lines = chosen_lines(read_plan(), options.queue)
+    chosen = chosen_lines(read_plan(), options.queue)
+    lines = chosen if options.repeat else without_line(chosen)
+    if kept := len(chosen) - len(lines):
+        print(f"{kept} of {len(chosen)} runs have their line in results/; --repeat takes them, too")  # noqa: T201
     if options.dry_run:
         _list([run_of(line, data_root=options.data_root) for line in lines], afterwards=())
         return 0
@@ -156,6 +159,11 @@ def _parser() -> CommandParser:
         metavar="NAME",
         help="instead of the studies, these runs of results/plan.jsonl: a study of it, a run, or "
         "all (repeatable; docs/evidence.md)",
+    )
+    parser.add_argument(
+        "--repeat",
+        action="store_true",
+        help="with --queue: also runs that have a line, unless they are finished here",
     )
     parser.add_argument(
         "--write-plan",

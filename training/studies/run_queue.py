@@ -11,7 +11,7 @@ from runtime.base.files import write_atomic
 from training.records.run_folder import IMAGES, exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
-from training.studies.result_lines import RESULTS, Line, merge_lines
+from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
@@ -50,6 +50,13 @@ def run_queue(
             pause=PAUSE,
             on_finish=lambda run: keep_line(run, results),
         )
+
+
+def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[PlanLine]:
+    """Those of `lines` of which no line is kept, whoever trained them and wherever."""
+    files = {results / f"{line.study}.jsonl" for line in lines}
+    kept = {found.get("command") for file in files for found in read_lines(file)}
+    return [line for line in lines if line.command not in kept]
 
 
 def keep_line(run: StudyRun, results: Path) -> None:

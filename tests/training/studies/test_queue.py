@@ -161,8 +161,21 @@ def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
     capsys.readouterr()
     before = Path("results/small.jsonl").read_bytes()
     assert evidence.main(arguments) == 0
+    assert "2 of 2 runs have their line in results/" in capsys.readouterr().out
+    assert evidence.main([*arguments, "--repeat"]) == 0
     assert "2 of 2 runs are finished" in capsys.readouterr().out
     assert sorted(Path("results/small.jsonl").read_bytes()) == sorted(before)
+    # Another clone has the committed lines and no runs; and of one run the line is missing.
+    shutil.rmtree("runs")
+    first, second = before.splitlines(keepends=True)
+    Path("results/small.jsonl").write_bytes(first)
+    assert evidence.main([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 of 2 runs have their line in results/")
+    assert msgspec.json.decode(second)["method"] in printed
+    assert msgspec.json.decode(first)["method"] not in printed.splitlines()[1]
+    assert evidence.main([*arguments, "--dry-run", "--repeat"]) == 0
+    assert "2 runs: 0 finished, 0 begun, 2 missing" in capsys.readouterr().out
 
 
 @pytest.mark.slow
