@@ -85,6 +85,7 @@ QUEUE = (
     replace(_PHOTOGRAPHS, methods=_ON_TWO_HEADS),
     replace(_FULL, methods=("drg-multi-a1", *_ON_TWO_HEADS)),
     replace(_FEW, methods=("drg-multi-a1", *_ON_TWO_HEADS)),
+    replace(_PHOTOGRAPHS, methods=("drg-multi-a1-warm0", "drg-multi-a1-warm4")),
 )
 QUEUED = {study.name: study for study in reversed(QUEUE)}  # by name; the methods are those of one
 

@@ -49,6 +49,18 @@ VARIANTS = {
             for weight in (0.2, 0.5, 1.0)
         ),
         *(
+            StudyMethod(
+                f"drg-multi-a1-warm{epochs}",
+                drg=True,
+                changes={
+                    **_TWO_HEADS,
+                    "drg_weight": 1.0,
+                    "distillation_warmup_epochs": float(epochs),
+                },
+            )
+            for epochs in (0, 4)
+        ),
+        *(
             StudyMethod(f"dsr-{name}", dsr=True, changes={**_PAPER, **changes})
             for name, changes in _SHAPES.items()
             if name != "auxiliary"
