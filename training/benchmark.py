@@ -44,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     device = choose_device(options.device)
     on_cuda = device.type == "cuda"
-    if not on_cuda:
-        keep_freed_memory()
+    keep_freed_memory(device)
     changes = {
         "batch_size": options.batch_size or (128 if on_cuda else 32),
         "compile": _COMPILE[options.compile],

@@ -29,11 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     run = find_run(options.run)
-    from training.engine.device import choose_device  # torch takes seconds to import
+    from training.engine.device import (  # torch takes seconds to import
+        choose_device,
+        keep_freed_memory,
+    )
     from training.evaluation.logits import logits_of
     from training.records.checkpoint import load_trained
 
     device = choose_device(options.device)
+    keep_freed_memory(device)
     trained = load_trained(run)
     plan, student = trained.plan, trained.student.to(device)
     note = sys.stderr if options.json else sys.stdout

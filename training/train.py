@@ -96,8 +96,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         for sentence in teacher.said if teacher is not None else ():
             progress.say(sentence)
         network = teacher.network if teacher is not None else None
-        if device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(device)
         trainer = start_trainer(
             plan,
             dataset,

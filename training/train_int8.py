@@ -165,8 +165,7 @@ class _Learning:
         stop: StopRequest,
     ) -> int:
         """Trains to the last epoch and writes the run's files; returns the exit code."""
-        if device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(device)
         build = partial(build_quantized_learner, kind=self._kind, source=self._source)
         trainer = Trainer(self._plan, self._dataset, device=device, build=build)
         quantized = trainer.learner.student

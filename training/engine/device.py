@@ -34,16 +34,18 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def keep_freed_memory() -> bool:
-    """Lets this process use freed memory again instead of giving it back to the kernel.
+def keep_freed_memory(device: torch.device) -> bool:
+    """Lets a process that computes on a CPU use freed memory again, and not give it back.
 
     By default, glibc maps each block of 32 MiB or more anew, and gives back what is free at the
-    end. A step on a CPU would then have the kernel clear about as much memory as it uses. The
-    process keeps its largest size until it ends.
+    end. Each step and each batch of an evaluation would then have the kernel clear about as much
+    memory as it uses. The process keeps its largest size until it ends.
 
     Returns:
-        Whether there is a glibc, which has these settings.
+        Whether it is a CPU, and there is a glibc, which has these settings.
     """
+    if device.type != "cpu":
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library

@@ -89,11 +89,12 @@ def measure_robustness(
     Raises:
         UserError: if the folder is not that of a finished run.
     """
-    from training.engine.device import choose_device, device_name, versions
+    from training.engine.device import choose_device, device_name, keep_freed_memory, versions
     from training.records.checkpoint import load_trained
     from training.records.run_data import load_run_dataset
 
     chosen = choose_device(device)
+    keep_freed_memory(chosen)
     trained = load_trained(find_run(run))
     if not trained.result:
         raise UserError(f"{run} is not finished; go on with --resume, then measure")

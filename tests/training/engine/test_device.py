@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from runtime.base.errors import UserError
 from training import qat, run
@@ -20,7 +21,7 @@ def faults():
         torch.empty(2**24).fill_(1.0)  # 64 MiB, as a layer's maps may have
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-before, has_glibc = faults(), int(keep_freed_memory())
+before, has_glibc = faults(), int(keep_freed_memory(torch.device("cpu")))
 faults()  # the first blocks find no room yet
 print(before, has_glibc, faults())
 """
@@ -51,7 +52,7 @@ def test_training_asks_for_it(
         assert run.main([*tiny_options, "--out", str(folder)]) == 0
         module = "train_int8"
 
-    def asked() -> bool:
+    def asked(_device: torch.device) -> bool:
         raise UserError("memory is kept")
 
     monkeypatch.setattr(f"training.{module}.keep_freed_memory", asked)
