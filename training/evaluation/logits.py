@@ -12,6 +12,8 @@ from runtime.model.card import InputSpec
 from training.augmentation.augment import channel_statistics, normalise
 
 _CHUNK_PIXELS = 1 << 20  # of a batch of evaluation: 1,024 images of 32 px, 20 of 224 px
+# A CPU is faster where maps stay in its caches, and needs less memory: 128 images of 32 px.
+_CPU_PIXELS, _CPU_FEWEST = 1 << 17, 20
 
 
 def images_at_once(size: int) -> int:
@@ -28,6 +30,8 @@ def logits_of(
     """
     mean, std = channel_statistics(spec, device)
     count = images_at_once(spec.size)
+    if device.type == "cpu":
+        count = min(count, max(_CPU_FEWEST, _CPU_PIXELS // spec.size**2))
     was_training = student.training
     student.eval()
     logits = []
