@@ -16,6 +16,7 @@ SHORT = ("--seconds", "0.4")
 def test_a_plan_has_servers_cores_and_what_it_rests_on(
     command: Run, toy_bundle: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     asked = ("--rate", "20000", "--p99", "10000", "--json", *SHORT)
     finished = command("-m", "runtime", "plan", toy_bundle, *asked, cwd=tmp_path, check=True)
     (line,) = finished.stdout.splitlines()
@@ -35,6 +36,7 @@ def test_a_plan_has_servers_cores_and_what_it_rests_on(
 def test_a_time_that_no_number_of_servers_keeps_ends_with_3(
     command: Run, toy_bundle: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     asked = ("--rate", "10", "--p99", "0.01", *SHORT)
     finished = command("-m", "runtime", "plan", toy_bundle, *asked, cwd=tmp_path)
     assert finished.returncode == 3
