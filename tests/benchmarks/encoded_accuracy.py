@@ -6,7 +6,9 @@ is one line of results/encoded-accuracy.json, and the table is results/encoded-a
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trainings import ROOT, TrainingLines, difference_row, mean_and_deviation
 
@@ -37,14 +39,13 @@ def main() -> None:
             folder = options.runs / f"{data}-{options.arch}-{arm.replace(':', '-')}-s{seed}"
             asked = [*words, "--data", options.data, "--drg", "--device", "cpu", "--cache", arm]
             LINES.train(asked, arm, seed, folder, facts)
-        write_atomic(TABLE, table().encode())
+        write_atomic(TABLE, table(LINES.read()).encode())
 
 
-def table() -> str:
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """A section for each comparison, with a row for each form and their difference."""
     text = ["# encoded-accuracy", "", "Made by the commands below, of the lines in"]
     text += ["[encoded-accuracy.json](encoded-accuracy.json).", ""]
-    lines = LINES.read()
     for command in dict.fromkeys(line["command"] for line in lines):
         own = [line for line in lines if line["command"] == command]
         head = own[0]

@@ -42,9 +42,10 @@ def test_two_halves_give_what_the_whole_batch_gives() -> None:
     (whole(inputs) * weights).sum().div(2).backward()  # the mean of two processes' losses
 
     exchange = Exchange()
+    norms = norm(), norm()  # not in the threads, which share torch's random numbers
 
     def half(rank: int) -> tuple[nn.BatchNorm2d, Tensor]:
-        own = norm()
+        own = norms[rank]
         use_group_norm(own, exchange.average, 2)
         assert type(own) is GroupBatchNorm
         part = images[4 * rank :][:4].clone().requires_grad_()

@@ -1,6 +1,6 @@
 """The plan of studies: its runs, how it goes on, and the pages that are made of its lines."""
 
-import importlib.util
+import importlib
 import json
 import re
 import shutil
@@ -301,7 +301,7 @@ def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.Monk
     assert report.rendered(text, ROOT / "results") == text, "run `make results`"
     pages = page_texts(ROOT / "results")
     others = {page.name for page in other_pages(ROOT / "results")}
-    assert others == {"learned-int8.md"}  # the next test compares it with its lines
+    assert others == {"encoded-accuracy.md", "learned-int8.md", "tuned.md"}  # see the next test
     found = (path for path in (ROOT / "results").glob("*.md") if path.name not in others)
     written = {path.name: path.read_bytes() for path in found}
     assert written == {name: page.encode() for name, page in pages.items()}, "run `make results`"
@@ -325,17 +325,22 @@ def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.Monk
     assert {name: left[name] for name in written} == written
 
 
-def test_the_page_of_learned_ranges_is_what_its_lines_say() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "learned_int8", ROOT / "tests" / "benchmarks" / "learned_int8.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    lines = json.loads(benchmark.LINES.read_text())
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("learned_int8", ("run", "kind")),
+        ("tuned_recipe", ("command", "arm", "seed")),
+        ("encoded_accuracy", ("command", "arm", "seed")),
+    ],
+)
+def test_the_page_of_a_benchmark_is_what_its_lines_say(
+    name: str, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    benchmark = importlib.import_module(name)
+    lines = json.loads(benchmark.TABLE.with_suffix(".json").read_text())
     assert benchmark.TABLE.read_text() == benchmark.table(lines)
-    assert len(lines) == len({(line["run"], line["kind"]) for line in lines})
+    assert len(lines) == len({tuple(line[key] for key in keys) for line in lines})
 
 
 def test_lines_of_pages_fit_a_window() -> None:
