@@ -53,12 +53,21 @@ def expected_calibration_error(
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
+    right = probabilities.argmax(axis=1) == labels
+    return calibration_gap(probabilities.max(axis=1), right, bins=bins)
+
+
+def calibration_gap(
+    confidence: NDArray[np.floating],
+    right: NDArray[np.bool_] | NDArray[np.floating],
+    *,
+    bins: int = ECE_BINS,
+) -> float:
+    """`expected_calibration_error` of answers (N,) with these confidences, right or wrong."""
     edges = np.linspace(0, 1, bins + 1)[1:-1]
     which = np.digitize(confidence, edges, right=True)
-    gaps = np.bincount(which, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def confusion_matrix(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -124,8 +124,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     crop_scale: Fraction = 0.0
     padding: Annotated[int, msgspec.Meta(ge=0)] = 4  # of `pad`, in pixels
     flip: bool = True
-    # auto: on CUDA where torch.compile can work; on a CPU where the training is long enough to pay
-    # for compiling (training/engine/execution.py). true: always, or an error.
+    # auto: on CUDA where torch.compile can work; not on a CPU, where compiled steps are slower
+    # (training/engine/execution.py). true: always, or an error.
     compile: Literal["auto"] | bool = "auto"
     # Left out: bf16 on GPUs that have it, fp32 on a CPU. auto: also on a CPU that has AMX.
     precision: Precision | None = None

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.model.figures import expected_calibration_error, log_softmax, softmax, top_k
 
+_FLOATS = ("nll", "confidence", "confidence_uncalibrated")  # of a record, beside `right`
 _RECORD_TYPE = "<f2"  # float16, little endian: 3 digits are enough for an interval
 
 
@@ -70,7 +71,8 @@ def image_record(
     """What intervals over test images need, as base64: who is right, NLL and confidence.
 
     `right` holds a bit an image (numpy.packbits); `nll` and `confidence` a float16 each, of the
-    calibrated probabilities. `read_image_record` reads it.
+    calibrated probabilities, and `confidence_uncalibrated` one of those before calibration.
+    `read_image_record` reads it.
     """
     probabilities = softmax(logits, temperature=temperature)
     right = probabilities.argmax(axis=1) == labels
@@ -78,14 +80,19 @@ def image_record(
         "right": base64.b64encode(np.packbits(right).tobytes()).decode(),
         "nll": _encoded(_losses(logits, labels, temperature)),
         "confidence": _encoded(probabilities.max(axis=1)),
+        "confidence_uncalibrated": _encoded(softmax(logits).max(axis=1)),
     }
 
 
 def read_image_record(record: dict[str, str]) -> dict[str, NDArray[np.float64]]:
-    """The columns of a record that `image_record` made, each float64 (N,); `right` is 0 or 1."""
+    """The columns of a record that `image_record` made, each float64 (N,); `right` is 0 or 1.
+
+    Records of older versions do not have `confidence_uncalibrated`.
+    """
     columns = {
         name: np.frombuffer(base64.b64decode(record[name]), _RECORD_TYPE).astype(np.float64)
-        for name in ("nll", "confidence")
+        for name in _FLOATS
+        if name in record
     }
     bits = np.frombuffer(base64.b64decode(record["right"]), np.uint8)
     count = len(columns["nll"])

@@ -1,4 +1,4 @@
-"""What runs of a study say about a question: differences with intervals, and the filter's verdicts.
+"""What runs of a study say about a question: differences with intervals, and answers.
 
 docs/evidence.md says which questions were asked, and what counts as an answer.
 """
@@ -26,7 +26,6 @@ from training.studies.table_rows import Row, baseline_of, rows_of
 # half of their variance.
 FEWEST_SEEDS = 3
 _POINTS = 100.0  # in one
-_WORSE_NLL, _WORSE_TOP1 = 0.01, 0.5  # what the filter allows, in nats and in points
 _TOP1, _NLL = mean_of("right"), mean_of("nll")
 
 
@@ -55,6 +54,12 @@ class Question:
     bar: float
     lower: bool = True
     at_least: float | None = None
+
+    def interval(self, first: Columns, second: Columns) -> Interval:
+        """The difference in the question's unit; its p-value is that of the bar."""
+        against = self.bar / self.scale
+        found = crossed_bootstrap(first, second, self.statistic, against=against)
+        return scaled(found, self.scale)
 
     def answer(self, found: Interval) -> bool:
         """Whether this interval, in the question's unit, counts as yes."""
@@ -89,7 +94,7 @@ def differences_table(lines: Sequence[Line]) -> str | None:
         return None
     rows, found = rows_of(lines), []
     for row in rows:
-        pairs = _pairs(row, baseline_of(row, rows))
+        pairs = paired_columns(row, baseline_of(row, rows))
         if pairs is not None:
             first, second, seeds = pairs
             figures = [crossed_bootstrap(first, second, each) for each in (_TOP1, _NLL, area)]
@@ -99,8 +104,8 @@ def differences_table(lines: Sequence[Line]) -> str | None:
     adjusted = holm([figures[0].p_value for _, _, figures in found])
     table = table_head(["less cross-entropy", "pairs", "top-1, points", "p (Holm)", "NLL", "AUROC"])
     for (name, seeds, (top1, nll, auroc)), p_value in zip(found, adjusted, strict=True):
-        cells = [name, str(seeds), _ends(scaled(top1, _POINTS), 2), _p(p_value)]
-        table.append(table_line([*cells, _ends(nll, 3), _ends(auroc, 3)]))
+        cells = [name, str(seeds), shown(scaled(top1, _POINTS), 2), _p(p_value)]
+        table.append(table_line([*cells, shown(nll, 3), shown(auroc, 3)]))
     return "\n".join(table)
 
 
@@ -123,12 +128,8 @@ def answers_table(
     found: list[Interval | None] = []
     for question in questions:
         sides = [by_method.get(roles.get(name, name)) for name in (question.first, question.second)]
-        pairs = _pairs(sides[0], sides[1]) if sides[0] else None
-        found.append(
-            None
-            if pairs is None
-            else scaled(crossed_bootstrap(pairs[0], pairs[1], question.statistic), question.scale)
-        )
+        pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
+        found.append(None if pairs is None else question.interval(pairs[0], pairs[1]))
     # A question without runs has no p-value yet. It counts as the worst one for the others.
     adjusted = holm([1.0 if each is None else each.p_value for each in found])
     for question, each, p_value in zip(questions, found, adjusted, strict=True):
@@ -139,45 +140,8 @@ def answers_table(
         else:
             digits = 2 if question.scale == _POINTS else 3
             answer = "yes" if question.answer(each) else "no"
-            shown = f"{_ends(each, digits)} {question.unit}".rstrip()
-            table.append(table_line([asks, shown, question.counts, answer, _p(p_value)]))
-    return "\n".join(table)
-
-
-def filter_table(lines: Sequence[Line], reference: str) -> str | None:
-    """The verdict on every variant: does it do harm to DRG with the same heads?
-
-    Out is a variant whose validation NLL is worse than that by more than 0.01 with every seed, or
-    whose validation top-1 is worse by more than 0.5 points in the mean (docs/evidence.md).
-
-    Args:
-        lines: of one student on one data set.
-        reference: the row that others are compared with. "drg-multi-a1+dsr-fade" is compared with
-            "drg-multi-a1" if there is such a row.
-
-    Returns:
-        A Markdown table; None without lines of the reference.
-    """
-    rows = rows_of(lines)
-    by_name = {row.name: {line["seed"]: line for line in row.lines} for row in rows}
-    if reference not in by_name:
-        return None
-    names = ["method", "less", "seeds", "validation NLL", "validation top-1, points", "verdict"]
-    table = table_head(names)
-    for row in rows:
-        same_heads, dsr, _ = row.name.partition("+dsr")
-        base = same_heads if dsr and same_heads in by_name else reference
-        of_seed = by_name[base]
-        pairs = [(x, of_seed[x["seed"]]) for x in row.lines if x["seed"] in of_seed]
-        if row.name == base or not pairs:
-            continue
-        nll = [one["validation_nll"] - other["validation_nll"] for one, other in pairs]
-        top1 = [100 * (one["validation_top1"] - other["validation_top1"]) for one, other in pairs]
-        harm = min(nll) > _WORSE_NLL or float(np.mean(top1)) < -_WORSE_TOP1
-        verdict = "open, one seed" if len(pairs) == 1 else "out" if harm else "in"
-        seeds = ", ".join(str(one["seed"]) for one, _ in pairs)
-        shown = ", ".join(f"{value:+.3f}" for value in nll)
-        table.append(table_line([row.name, base, seeds, shown, f"{np.mean(top1):+.2f}", verdict]))
+            found_here = f"{shown(each, digits)} {question.unit}"
+            table.append(table_line([asks, found_here, question.counts, answer, _p(p_value)]))
     return "\n".join(table)
 
 
@@ -187,21 +151,27 @@ def scaled(found: Interval, factor: float) -> Interval:
     return Interval(factor * found.difference, low, high, found.p_value)
 
 
-def _pairs(row: Row, baseline: Row | None) -> tuple[Columns, Columns, int] | None:
-    """The images' columns of runs of the same seeds; None for fewer than FEWEST_SEEDS."""
+def paired_columns(row: Row, baseline: Row | None) -> tuple[Columns, Columns, int] | None:
+    """The images' columns of the runs of both with the same seeds, and how many seeds these are.
+
+    None for fewer than FEWEST_SEEDS.
+    """
     of_seed = {line["seed"]: line for line in (baseline.lines if baseline else [])}
     own = [line for line in row.lines if line["seed"] in of_seed]
     if len(own) < FEWEST_SEEDS:
         return None
-    return _columns(own), _columns([of_seed[line["seed"]] for line in own]), len(own)
+    return columns_of(own), columns_of([of_seed[line["seed"]] for line in own]), len(own)
 
 
-def _columns(lines: Sequence[Line]) -> Columns:
+def columns_of(lines: Sequence[Line]) -> Columns:
+    """The columns (S, N) of the test images of S runs; those that every line's record has."""
     records = [read_image_record(line["images"]) for line in lines]
-    return {name: np.stack([record[name] for record in records]) for name in records[0]}
+    names = [name for name in records[0] if all(name in record for record in records)]
+    return {name: np.stack([record[name] for record in records]) for name in names}
 
 
-def _ends(found: Interval, digits: int) -> str:
+def shown(found: Interval, digits: int) -> str:
+    """The interval as a cell: "+1.20 [+0.40 to +2.00]"."""
     ends = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
     return f"{round(found.difference, digits) + 0.0:+.{digits}f} [{ends}]"
 

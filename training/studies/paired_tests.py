@@ -48,7 +48,13 @@ def area(columns: Columns, weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def crossed_bootstrap(
-    first: Columns, second: Columns, statistic: Statistic, *, seed: int = 0, draws: int = _DRAWS
+    first: Columns,
+    second: Columns,
+    statistic: Statistic,
+    *,
+    against: float = 0.0,
+    seed: int = 0,
+    draws: int = _DRAWS,
 ) -> Interval:
     """The mean difference `first` less `second` of paired runs, with an interval of 95 %.
 
@@ -56,6 +62,7 @@ def crossed_bootstrap(
         first: columns (S, N) of S runs on N test images, row k of seed k.
         second: of the other method, with the same seeds and images.
         statistic: from columns and weights of images to a figure a draw and a run.
+        against: the difference that the p-value doubts.
         seed: of the draws.
         draws: how often seeds and images are drawn anew.
     """
@@ -69,7 +76,7 @@ def crossed_bootstrap(
 
     drawn = (differences(of_images.astype(np.float64)) * of_seeds).sum(axis=1)
     low, high = np.nanquantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+    below, above = int((drawn <= against).sum()), int((drawn >= against).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (draws + 1))
     point = float(differences(np.ones((1, images))).mean())
     return Interval(point, float(low), float(high), p_value)

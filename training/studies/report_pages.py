@@ -1,12 +1,11 @@
 """The pages below `results/` and the blocks of RESULTS.md, as Markdown made of raw lines alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from training.config.recipe import default_recipe
-from training.records.journal import counted
+from training.studies.confirmation import confirmed_parts, weights_table
 from training.studies.costs import cost_table
 from training.studies.evidence_plan import (
     COST,
@@ -15,9 +14,10 @@ from training.studies.evidence_plan import (
     STUDIES,
     evidence_command,
 )
-from training.studies.evidence_tables import answers_table, differences_table, filter_table
+from training.studies.evidence_tables import answers_table, differences_table
+from training.studies.line_groups import caption, data_and_recipe, groups, recipe_and_settings
 from training.studies.plan_state import missing_sentence, open_table, paragraph
-from training.studies.queue_plan import PLAN_FILE
+from training.studies.queue_plan import PLAN_FILE, QueueStudy
 from training.studies.queue_studies import ASKED, QUEUED
 from training.studies.result_lines import (
     Line,
@@ -34,12 +34,12 @@ from training.studies.study_table import (
     short_table,
     study_table,
 )
-from training.studies.table_rows import by_student, rows_of, shared_settings
+from training.studies.table_rows import by_student, rows_of
+from training.studies.variant_choice import choice_table, filter_table
 
 INDEX = "README.md"
 OPEN = "open"
 PRINTED = "h100"  # what commands printed on that GPU
-_GROUP = ("data", "arch", "width", "image_size", "epochs")
 _LEGEND = """\
 Top-1 and top-5 are those of the last epoch on the whole test split, mean ± standard deviation over
 the seeds. "over CE" is the mean of the differences to cross-entropy between runs of one seed, ±
@@ -58,6 +58,9 @@ does not read are left out."""
 _DIFFERENCES = """\
 Differences to cross-entropy with 95 % intervals, by a bootstrap that draws seeds and test images
 anew (`training/studies/paired_tests.py`), and p-values adjusted for all methods of the table:"""
+_CHOICE = """\
+Of the variants that no student's filter puts out and that have all five folds, on held out images,
+in the mean of the students (docs/evidence.md, Choice; `training/studies/variant_choice.py`):"""
 
 
 def page_texts(results: Path) -> dict[str, str]:
@@ -101,9 +104,12 @@ def block_text(name: str, results: Path) -> str | None:
     lines = read_lines(results / f"{name}.jsonl")
     if name not in STUDIES and not lines:
         return None
+    queued = QUEUED.get(name)
+    if queued and queued.roles:
+        return _of_page(name, confirmed_parts(lines, ASKED, queued.roles), results)
     parts = []
     for group in groups(lines):
-        parts += [paragraph(f"{_caption(group)}: {_data_and_recipe(group)}."), short_table(group)]
+        parts += [paragraph(f"{caption(group)}: {data_and_recipe(group)}."), short_table(group)]
     return _of_page(name, parts, results)
 
 
@@ -131,23 +137,14 @@ def study_files(results: Path) -> list[Path]:
     return [file for file in files if LINES_SUFFIX not in file.stem and file.stem not in others]
 
 
-def groups(lines: Sequence[Line]) -> list[list[Line]]:
-    """The lines of each student on each data set, with the same number of epochs."""
-    found: dict[tuple[object, ...], list[Line]] = {}
-    for line in lines:
-        found.setdefault(tuple(line[key] for key in _GROUP), []).append(line)
-    return list(found.values())
-
-
 def _study_page(file: Path) -> str:
     study, queued, lines = STUDIES.get(file.stem), QUEUED.get(file.stem), read_lines(file)
     known = study or queued
     parts = [f"*{known.question}*"] if known else []
-    if queued and queued.roles:
-        for name, own in by_student(lines).items():
-            parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
+    if queued:
+        parts += _of_queue(queued, by_student(lines))
     for group in groups(lines):
-        parts += [f"## {_caption(group)}", paragraph(f"{_data_and_recipe(group)}.")]
+        parts += [f"## {caption(group)}", paragraph(f"{data_and_recipe(group)}.")]
         parts.append(study_table(group))
         if (differences := differences_table(group)) is not None:
             parts += [_DIFFERENCES, differences]
@@ -159,6 +156,18 @@ def _study_page(file: Path) -> str:
             parts.append(f"![top-1 of every run]({plot_name(file.stem, group[0])})")
         parts += _where_from(file.stem, group)
     return _page(file.stem, file, [*parts, *(missing_sentence(study, lines) if study else [])])
+
+
+def _of_queue(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
+    """What a page of the queue begins with: the choice of a filter, or the answers of the plan."""
+    parts = []
+    if queued.reference and (choice := choice_table(students, queued.reference)):
+        parts += ["## The choice", _CHOICE, choice]
+    if queued.roles:
+        for name, own in students.items():
+            parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
+            parts.append(weights_table(own))
+    return parts
 
 
 def _page(title: str, raw: Path, parts: Sequence[str]) -> str:
@@ -185,7 +194,7 @@ def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None
 def _robustness(file: Path) -> list[str]:
     lines = read_lines(file)
     study = file.stem.removesuffix(LINES_SUFFIX)
-    about = f"Runs of [{study}]({study}.md), {_recipe_and_settings(lines)}; top-1 in %:"
+    about = f"Runs of [{study}]({study}.md), {recipe_and_settings(lines)}; top-1 in %:"
     return [paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
 
 
@@ -193,29 +202,6 @@ def _where_from(study: str, lines: Sequence[Line]) -> list[str]:
     """The commands of the lines, and the machines that they ran on."""
     machines = f"Hardware: {hardware_of(lines)}  \nVersions: {versions_of(lines)}"
     return [_shell(commands_of(study, lines)), machines]
-
-
-def _caption(group: Sequence[Line]) -> str:
-    first = group[0]
-    student = f"{first['arch']} x{first['width']:g} at {first['image_size']} px"
-    return f"{student}, {first['data']}, {counted(first['epochs'], 'epoch')}"
-
-
-def _data_and_recipe(group: Sequence[Line]) -> str:
-    first = group[0]
-    images = f"{first['train_images']:,} images trained on, {first['validation_images']:,} held out"
-    return (
-        f"{images}, {first['test_images']:,} tested on; "
-        f"{_recipe_and_settings(group, apart_from=('epochs',))}"
-    )
-
-
-def _recipe_and_settings(lines: Sequence[Line], *, apart_from: Sequence[str] = ()) -> str:
-    """The recipe that the lines' rows are named against."""
-    recipes = " and ".join(dict.fromkeys(f"`{default_recipe(line['data'])}`" for line in lines))
-    shared = shared_settings(lines).items()
-    settings = ", ".join(f"{key}={value}" for key, value in shared if key not in apart_from)
-    return f"recipe {recipes} with {settings}" if settings else f"recipe {recipes}"
 
 
 def _is_comparison(group: Sequence[Line]) -> bool:

@@ -30,6 +30,8 @@ _SHAPES: dict[str, dict[str, object]] = {
     "shuffled-ranks": {"dsr_shape": "shuffled-ranks"},
     "norm-variance": {"dsr_shape": "norm-variance"},
 }
+# They ask whether it is the shape that acts; nobody is to deploy them.
+CONTROLS = ("shuffled-ranks", "norm-variance")
 _ONE_HEAD: dict[str, object] = {"taps": [2]}
 _TWO_HEADS: dict[str, object] = {"taps": [2, 3]}
 

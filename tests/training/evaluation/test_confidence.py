@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss, roc_auc_score
 
+from runtime.model.figures import calibration_gap
 from training.evaluation.calibration import likeliest_temperature
 from training.evaluation.confidence import (
     auroc,
@@ -69,6 +70,14 @@ def test_the_record_gives_the_figures_back() -> None:
     assert columns["nll"].mean() == pytest.approx(figures["nll"], rel=1e-3)
     area = auroc(columns["confidence"], columns["right"] == 1)
     assert area == pytest.approx(figures["auroc"], abs=2e-3)
+    # An image on the edge of a bin may go to the next one when its confidence is rounded.
+    gap = calibration_gap(columns["confidence"], columns["right"])
+    assert gap == pytest.approx(figures["ece"], abs=1 / IMAGES)
+    before = calibration_gap(columns["confidence_uncalibrated"], columns["right"])
+    assert before == pytest.approx(figures["ece_uncalibrated"], abs=1 / IMAGES)
+    assert abs(before - gap) > 0.01
+    del record["confidence_uncalibrated"]  # as older records are
+    assert read_image_record(record).keys() == {"right", "nll", "confidence"}
 
 
 def test_the_likeliest_temperature_has_the_lowest_loss() -> None:

@@ -1,55 +1,21 @@
-"""Differences with intervals, answers to the plan's questions, and verdicts of the filter."""
+"""Differences with intervals, and answers to the plan's questions."""
 
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 
-from training.config.recipe import load_recipe
-from training.evaluation.confidence import image_record
+from tests.support.study_lines import cells, line
 from training.studies.evidence_tables import (
     Question,
     answers_table,
     differences_table,
-    filter_table,
 )
 from training.studies.paired_tests import Interval, mean_of
 from training.studies.plan_state import open_table
 from training.studies.queue_studies import ASKED, QUEUE, plan_lines
-from training.studies.result_lines import Line, merge_lines
-from training.studies.variants import KNOWN_METHODS
+from training.studies.result_lines import merge_lines
 
-IMAGES = 400
 ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-13-epochs"}
-
-
-def line(method: str, seed: int, accuracy: float, **others: object) -> Line:
-    """A line whose run is right on the first `accuracy` of the images, all as sure as one other."""
-    known = KNOWN_METHODS[method]
-    recipe = known.recipe_on(load_recipe("digits", {"epochs": 2}))
-    labels = np.zeros(IMAGES, np.int64)
-    logits = np.zeros((IMAGES, 2), np.float32)
-    logits[:, 1] = np.where(np.arange(IMAGES) < accuracy * IMAGES, -1, 1)
-    return {
-        "data": "digits",
-        "arch": "mobilenetv2",
-        "width": 0.5,
-        "image_size": 16,
-        "epochs": 2,
-        "method": method,
-        "terms": known.terms,
-        "seed": seed,
-        "test_images": IMAGES,
-        "recipe": msgspec.to_builtins(recipe),
-        "images": image_record(logits, labels, temperature=1.0),
-        **others,
-    }
-
-
-def cells(table: str | None) -> list[list[str]]:
-    assert table is not None
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
 
 
 def test_a_difference_has_the_mean_of_the_pairs_and_ends_around_it() -> None:
@@ -129,58 +95,6 @@ def test_a_question_of_which_no_method_was_run_is_open() -> None:
         answers_table([line("ce", 0, 0.5)], [question], {})
     )
     assert (difference, answer, p_value) == ("open", "open", "")
-
-
-def test_the_filter_puts_out_what_the_plan_says() -> None:
-    def pair(method: str, nll: tuple[float, ...], top1: tuple[float, ...]) -> list[Line]:
-        return [
-            line(method, seed, 0.5, validation_nll=a, validation_top1=b)
-            for seed, (a, b) in enumerate(zip(nll, top1, strict=True))
-        ]
-
-    lines = [
-        *pair("drg-a0.2", (1.0, 1.1), (0.60, 0.62)),
-        *pair("drg+dsr-paper", (1.02, 1.115), (0.60, 0.62)),  # worse NLL with both seeds
-        *pair("drg+dsr-fade", (1.02, 1.105), (0.60, 0.62)),  # with one of them only
-        *pair("drg+dsr-below-first", (0.9, 1.0), (0.59, 0.619)),  # -1.0 and -0.1: -0.55
-        *pair("drg+dsr-auxiliary", (1.0,), (0.60,)),
-    ]
-    verdicts = {row[0]: row[5] for row in cells(filter_table(lines, "drg-a0.2"))}
-    assert verdicts == {
-        "drg+dsr-paper": "out",
-        "drg+dsr-fade": "in",
-        "drg+dsr-below-first": "out",
-        "drg+dsr-auxiliary": "open, one seed",
-    }
-    assert filter_table(lines, "drg-a1") is None
-
-
-def test_a_shape_is_compared_with_the_same_heads() -> None:
-    figures = {"drg-a0.2": 0.5, "drg-multi-a1": 0.7, "drg-multi-a1+dsr-fade": 0.6, "drg-a1": 0.45}
-    lines = [
-        line(method, seed, 0.5, validation_nll=1.0, validation_top1=top1)
-        for method, top1 in figures.items()
-        for seed in (0, 1)
-    ]
-    found = {row[0]: (row[1], row[4], row[5]) for row in cells(filter_table(lines, "drg-a0.2"))}
-    assert found == {
-        "drg-multi-a1": ("drg-a0.2", "+20.00", "in"),
-        "drg-multi-a1+dsr-fade": ("drg-multi-a1", "-10.00", "out"),
-        "drg-a1": ("drg-a0.2", "-5.00", "out"),
-    }
-
-
-def test_seeds_that_hold_out_other_fifths_are_one_row() -> None:
-    lines = [
-        line("drg-a0.2", seed, 0.5, validation_nll=1.0, validation_top1=0.5) for seed in (0, 1)
-    ]
-    lines += [line("dsr", seed, 0.5, validation_nll=1.0, validation_top1=0.5) for seed in (0, 1)]
-    for each in lines:
-        each["recipe"]["validation_fold"] = each["seed"]
-    lines[0]["recipe"].pop("thresholds", None)  # as older lines are
-    lines[1]["recipe"]["thresholds"] = False
-    ((name, _, seeds, *_),) = cells(filter_table(lines, "drg-a0.2"))
-    assert (name, seeds) == ("dsr", "0, 1")
 
 
 def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_no_difference_is_no_finding() -> None:
     assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
 
 
+def test_the_p_value_is_that_of_the_difference_that_is_doubted() -> None:
+    """Ten of 400 images lost with every seed: -2.5 points, binomial deviation 0.78 points."""
+    second = {"right": np.ones((3, 400))}
+    first = {"right": np.ones((3, 400)) - (np.arange(400) < 10)}
+    found = [
+        crossed_bootstrap(first, second, mean_of("right"), against=bar) for bar in (0.0, -4.5 / 400)
+    ]
+    assert found[0].p_value == pytest.approx(2 * stats.binom.cdf(0, 400, 0.025), abs=2e-3)
+    # Fewer are lost than the bar allows when at most four of the drawn images are.
+    assert found[1].p_value == pytest.approx(2 * stats.binom.cdf(4, 400, 0.025), abs=0.02)
+    assert found[0][:3] == found[1][:3]
+
+
 def test_the_area_of_weighted_images_is_scikit_learns() -> None:
     columns = runs(0.6, seeds=3, images=80, hard=np.zeros(80), seed=4)
     columns["confidence"] = columns["confidence"].round(1)  # ties

@@ -1,0 +1,67 @@
+"""The tables of a study that confirms."""
+
+from tests.support.study_lines import IMAGES, cells, line
+from training.studies.confirmation import confirmed_parts, gains_table, weights_table
+from training.studies.line_groups import groups
+from training.studies.queue_studies import ASKED
+from training.studies.result_lines import Line
+
+ROLES = {"chosen": "drg+dsr-fade", "drg": "drg-a0.2", "ds": "ds", "ce-as-long": "ce-13-epochs"}
+OTHERS = {"last_weights": {"top1": 0.45}, "train_images": 10, "validation_images": 5}
+
+
+def lines_of(arch: str, gain: float) -> list[Line]:
+    figures = {"ce": 0.5, "ce-13-epochs": 0.52, "drg+dsr-fade": 0.5 + gain}
+    return [
+        line(method, seed, accuracy, arch=arch, top1=accuracy, **OTHERS)
+        for method, accuracy in figures.items()
+        for seed in range(3)
+    ]
+
+
+def test_every_method_has_its_gain_on_every_student() -> None:
+    students = {"a": lines_of("mobilenetv2", 0.1), "b": lines_of("shufflenetv2", -0.05)[:-1]}
+    rows = cells(gains_table(students, ROLES))
+    assert [row[0] for row in rows] == ["ce", "ce-13-epochs", "drg+dsr-fade (chosen)"]
+    assert [row[1] for row in rows] == ["50.00", "52.00", "60.00"]
+    assert rows[0][2] == ""
+    assert [rows[1][2][:6], rows[2][2][:7], rows[1][5][:6]] == ["+2.00 ", "+10.00 ", "+2.00 "]
+    assert rows[2][4:] == ["45.00", "", "2"]  # two seeds: no interval
+
+
+def test_a_method_that_only_one_student_has_leaves_cells_empty() -> None:
+    students = {"a": lines_of("mobilenetv2", 0.1), "b": lines_of("shufflenetv2", 0.1)[:3]}
+    assert cells(gains_table(students, ROLES))[2][4:] == ["", "", ""]
+
+
+def test_cross_entropy_for_as_long_stands_in_the_same_group() -> None:
+    lines = lines_of("mobilenetv2", 0.1)
+    for each in lines:
+        if each["method"] == "ce-13-epochs":
+            each["epochs"] = each["recipe"]["epochs"] = 13
+    longer = [{**each, "epochs": 4} for each in lines if each["method"] == "ce"]
+    both = groups([*longer[:1], *lines[3:], *lines[:3]])
+    assert [(group[0]["epochs"], len(group)) for group in both] == [(4, 4), (2, 6)]
+
+
+def test_ece_is_of_all_seeds_together_before_and_after_calibration() -> None:
+    # Half of the answers are right, all with a confidence of 0.731 or 0.269: a gap of 0.231.
+    lines = [line("ce", seed, 0.5, top1=0.5, **OTHERS) for seed in range(2)]
+    ((name, averaged, last, before, after),) = cells(weights_table(lines))
+    assert (name, averaged, last) == ("ce", "50.00 ± 0.00", "45.00 ± 0.00")
+    assert float(before) == float(after)
+    assert abs(float(after) - 23.1) < 0.1
+    del lines[0]["images"]["confidence_uncalibrated"]  # a line of an older version
+    assert cells(weights_table(lines))[0][3:] == ["", after]
+
+
+def test_the_block_says_what_was_run_and_answers_for_each_student() -> None:
+    lines = [*lines_of("mobilenetv2", 0.1), *lines_of("shufflenetv2", 0.1)]
+    about, gains, *answers = confirmed_parts(lines, ASKED, ROLES)
+    assert about.startswith(
+        "digits at 16 px, 2 epochs: 10 images trained on, 5 held out, 400 teste"
+    )
+    assert len(cells(gains)) == 3
+    assert [answers[0], answers[2]] == ["**mobilenetv2 x0.5**", "**shufflenetv2 x0.5**"]
+    assert [row[3] for row in cells(answers[1])] == ["yes", "open", "yes", "yes", "yes", "open"]
+    assert lines[0]["test_images"] == IMAGES

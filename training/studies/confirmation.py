@@ -1,0 +1,115 @@
+"""What a study that confirms says on one screen: every method on every student, with intervals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from runtime.model.figures import calibration_gap
+from training.studies.evidence_tables import (
+    Question,
+    answers_table,
+    columns_of,
+    paired_columns,
+    scaled,
+    shown,
+)
+from training.studies.line_groups import data_and_recipe, groups
+from training.studies.paired_tests import crossed_bootstrap, mean_of
+from training.studies.plan_state import paragraph
+from training.studies.result_lines import Line
+from training.studies.study_table import mean_and_deviation, table_head, table_line
+from training.studies.table_rows import Row, baseline_of, by_student, rows_of
+
+_POINTS = 100.0  # in one
+# In the confirming studies' words, for readers who do not know the names of methods.
+_WORDS = {"chosen": "chosen", "drg": "its DRG alone", "ds": "its heads alone"}
+
+
+def gains_table(students: Mapping[str, Sequence[Line]], roles: Mapping[str, str]) -> str:
+    """Top-1 of every method and its gain over cross-entropy, with 95 % intervals.
+
+    Args:
+        students: the lines of each student; every line has a record of its test images.
+        roles: the methods that stand for a role.
+    """
+    names = [
+        word
+        for student in students
+        for word in (f"{student}: top-1 %", "over cross-entropy, points", "seeds")
+    ]
+    table = table_head(["method", *names])
+    rows = {student: rows_of(lines) for student, lines in students.items()}
+    for name in dict.fromkeys(row.name for found in rows.values() for row in found):
+        cells = [cell for found in rows.values() for cell in _cells(name, found)]
+        table.append(table_line([_label(name, roles), *cells]))
+    return "\n".join(table)
+
+
+def weights_table(lines: Sequence[Line]) -> str:
+    """Averaged weights beside those of the last step, and ECE before and after calibration.
+
+    ECE is of the images of all seeds together, with 15 bins: of one run's images alone it is
+    mostly the bins' noise. It is not judged (docs/evidence.md).
+
+    Args:
+        lines: of one student, with a record of its test images.
+    """
+    names = ["method", "top-1 % of averaged weights", "of the last weights"]
+    table = table_head([*names, "ECE % before calibration", "after"])
+    for row in rows_of(lines):
+        columns = columns_of(row.lines)
+        right = columns["right"].ravel()
+        eces = [
+            f"{_POINTS * calibration_gap(columns[name].ravel(), right):.2f}"
+            if name in columns
+            else ""
+            for name in ("confidence_uncalibrated", "confidence")
+        ]
+        tops = [
+            mean_and_deviation(row.lines, lambda line: _POINTS * float(line["top1"])),
+            mean_and_deviation(
+                row.lines, lambda line: _POINTS * float(line["last_weights"]["top1"])
+            ),
+        ]
+        table.append(table_line([row.name, *tops, *eces]))
+    return "\n".join(table)
+
+
+def confirmed_parts(
+    lines: Sequence[Line], questions: Sequence[Question], roles: Mapping[str, str]
+) -> list[str]:
+    """The block of RESULTS.md: data and recipe, `gains_table`, and each student's answers.
+
+    Args:
+        lines: of all students.
+        questions: of the plan.
+        roles: the methods that stand for a role.
+    """
+    students = by_student(lines)
+    first = groups(lines)[0]
+    place = f"{first[0]['data']} at {first[0]['image_size']} px, {first[0]['epochs']} epochs"
+    parts = [paragraph(f"{place}: {data_and_recipe(first)}."), gains_table(students, roles)]
+    for name, own in students.items():
+        parts += [f"**{name}**", answers_table(own, questions, roles)]
+    return parts
+
+
+def _cells(name: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Top-1, the gain and the number of seeds; of a row that is not there, nothing."""
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        yield from ("", "", "")
+        return
+    yield f"{np.mean([_POINTS * line['top1'] for line in row.lines]):.2f}"
+    pairs = paired_columns(row, baseline_of(row, rows))
+    if pairs is None:
+        yield ""
+    else:
+        found = crossed_bootstrap(pairs[0], pairs[1], mean_of("right"))
+        yield shown(scaled(found, _POINTS), 2)
+    yield str(len(row.lines))
+
+
+def _label(name: str, roles: Mapping[str, str]) -> str:
+    words = [word for role, word in _WORDS.items() if roles.get(role) == name]
+    return f"{name} ({words[0]})" if words else name
