@@ -15,6 +15,7 @@ from training.studies.evidence_plan import (
     evidence_command,
     planned_runs,
 )
+from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import QUEUED, plan_lines
 from training.studies.result_lines import Line, read_lines
 from training.studies.robustness_lines import lines_file
@@ -34,10 +35,8 @@ def open_table(results: Path, *, links: str) -> str:
         table.append(table_line([name, study.question, f"{done} of {len(planned)}", command]))
     for queued in reversed(QUEUED.values()):
         lines = read_lines(results / f"{queued.name}.jsonl")
-        wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == queued.name}
-        found = {(line["arch"], line["method"], line["seed"]) for line in lines}
         name = f"[{queued.name}]({links}{queued.name}.md)" if lines else queued.name
-        state = f"{len(wanted & found)} of {len(wanted)}"
+        state = "{} of {}".format(*runs_of_queue(queued.name, lines))
         command = f"`python training/evidence.py --queue {queued.name} --data-root DIR`"
         table.append(table_line([name, queued.question, state, command]))
     afterwards: Mapping[str, tuple[str, Path]] = {
@@ -51,6 +50,28 @@ def open_table(results: Path, *, links: str) -> str:
         state = f"[yes]({links}{file.stem}.md)" if file.exists() else "none"
         table.append(table_line([name, question, state, f"`{evidence_command(name)}`"]))
     return "\n".join(table)
+
+
+def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
+    """How many runs of this study of the queue have their line, and how many are planned."""
+    wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == study}
+    found = {(line["arch"], line["method"], line["seed"]) for line in lines}
+    return len(wanted & found), len(wanted)
+
+
+def waits_for_all(study: QueueStudy, lines: Sequence[Line]) -> str | None:
+    """Why a study that confirms shows no figure yet; None if it does.
+
+    Its answers are made once, of all runs that were planned. Whoever looks earlier may stop at a
+    moment that suits them.
+    """
+    done, planned = runs_of_queue(study.name, lines)
+    if not study.roles or done == planned:
+        return None
+    return (
+        f"{done} of {planned} runs are there. Figures are made when all are, so that nobody can "
+        "stop where they look best."
+    )
 
 
 def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:

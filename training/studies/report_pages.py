@@ -16,7 +16,12 @@ from training.studies.evidence_plan import (
 )
 from training.studies.evidence_tables import answers_table, differences_table
 from training.studies.line_groups import caption, data_and_recipe, groups, recipe_and_settings
-from training.studies.plan_state import missing_sentence, open_table, paragraph
+from training.studies.plan_state import (
+    missing_sentence,
+    open_table,
+    paragraph,
+    waits_for_all,
+)
 from training.studies.queue_plan import PLAN_FILE, QueueStudy
 from training.studies.queue_studies import ASKED, QUEUED
 from training.studies.result_lines import (
@@ -106,7 +111,9 @@ def block_text(name: str, results: Path) -> str | None:
         return None
     queued = QUEUED.get(name)
     if queued and queued.roles:
-        return _of_page(name, confirmed_parts(lines, ASKED, queued.roles), results)
+        waits = waits_for_all(queued, lines)
+        confirmed = [waits] if waits else confirmed_parts(lines, ASKED, queued.roles)
+        return _of_page(name, confirmed, results)
     parts = []
     for group in groups(lines):
         parts += [paragraph(f"{caption(group)}: {data_and_recipe(group)}."), short_table(group)]
@@ -123,7 +130,10 @@ def draw_plots(results: Path) -> list[Path]:
     """Writes a plot for every group of lines that compares methods; their paths."""
     plots = []
     for file in study_files(results):
-        for group in groups(read_lines(file)):
+        lines, queued = read_lines(file), QUEUED.get(file.stem)
+        if queued and waits_for_all(queued, lines):
+            continue
+        for group in groups(lines):
             if _is_comparison(group):
                 plots.append(results / plot_name(file.stem, group[0]))
                 plot_study(plots[-1], group)
@@ -142,6 +152,8 @@ def _study_page(file: Path) -> str:
     known = study or queued
     parts = [f"*{known.question}*"] if known else []
     if queued:
+        if waits := waits_for_all(queued, lines):
+            return _page(file.stem, file, [*parts, waits, *_where_from(file.stem, lines)])
         parts += _of_queue(queued, by_student(lines))
     for group in groups(lines):
         parts += [f"## {caption(group)}", paragraph(f"{data_and_recipe(group)}.")]

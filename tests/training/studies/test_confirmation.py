@@ -1,10 +1,16 @@
 """The tables of a study that confirms."""
 
+from pathlib import Path
+
+import pytest
+
 from tests.support.study_lines import IMAGES, cells, line
 from training.studies.confirmation import confirmed_parts, gains_table, weights_table
 from training.studies.line_groups import groups
+from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import ASKED
-from training.studies.result_lines import Line
+from training.studies.report_pages import block_text, draw_plots, page_texts
+from training.studies.result_lines import Line, merge_lines
 
 ROLES = {"chosen": "drg+dsr-fade", "drg": "drg-a0.2", "ds": "ds", "ce-as-long": "ce-13-epochs"}
 OTHERS = {"last_weights": {"top1": 0.45}, "train_images": 10, "validation_images": 5}
@@ -65,3 +71,23 @@ def test_the_block_says_what_was_run_and_answers_for_each_student() -> None:
     assert [answers[0], answers[2]] == ["**mobilenetv2 x0.5**", "**shufflenetv2 x0.5**"]
     assert [row[3] for row in cells(answers[1])] == ["yes", "open", "yes", "yes", "yes", "open"]
     assert lines[0]["test_images"] == IMAGES
+
+
+def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), (0, 1, 2), 2, roles=ROLES)
+    monkeypatch.setattr("training.studies.plan_state.plan_lines", study.lines)
+    monkeypatch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+    lines = [
+        {**line, "study": "it", "command": "c", "device": "d", "versions": {}}
+        for line in [*lines_of("mobilenetv2", 0.1), *lines_of("shufflenetv2", 0.1)]
+        if line["method"] != "ce-13-epochs"
+    ]
+    merge_lines(tmp_path / "it.jsonl", lines[:-1])
+    for text in (block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
+        assert "11 of 12 runs are there. Figures are made when all are" in str(text)
+        assert "60.00" not in str(text)
+    assert draw_plots(tmp_path) == []
+    merge_lines(tmp_path / "it.jsonl", lines[-1:])
+    assert "60.00" in str(block_text("it", tmp_path))
