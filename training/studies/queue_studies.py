@@ -45,6 +45,15 @@ _ON_TWO_HEADS = (
     "drg-multi-a1+dsr-fade",
     "drg-multi-a1+dsr-auxiliary",
 )
+# What is left for the choice after two folds of both students (docs/evidence.md, amendments).
+_ON_LIGHT_HEADS = ("drg-multi-a0.2+dsr-paper", "drg-multi-a0.2+dsr-fade")
+_LEFT = (
+    "drg-multi-a1+dsr-paper",
+    "drg-multi-a1+dsr-fade",
+    "drg-multi-a1",
+    "drg-multi-a0.2",
+    *_ON_LIGHT_HEADS,
+)
 _OF_CIFAR = ("ce", "drg-a0.2", *_SHAPES, "drg-multi-a0.2", "drg-multi-a0.5")
 _PHOTOGRAPHS = QueueStudy(
     "imagenette-filter",
@@ -86,6 +95,8 @@ QUEUE = (
     replace(_FULL, methods=("drg-multi-a1", *_ON_TWO_HEADS)),
     replace(_FEW, methods=("drg-multi-a1", *_ON_TWO_HEADS)),
     replace(_PHOTOGRAPHS, methods=("drg-multi-a1-warm0", "drg-multi-a1-warm4")),
+    replace(_PHOTOGRAPHS, methods=_ON_LIGHT_HEADS),
+    *(replace(_PHOTOGRAPHS, methods=_LEFT, seeds=(fold,)) for fold in (2, 3, 4)),
 )
 QUEUED = {study.name: study for study in reversed(QUEUE)}  # by name; the methods are those of one
 

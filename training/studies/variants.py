@@ -83,7 +83,7 @@ VARIANTS = {
                 dsr=True,
                 changes={**_TWO_HEADS, "drg_weight": weight, **_PAPER, **changes},
             )
-            for weight in (0.5, 1.0)
+            for weight in (0.2, 0.5, 1.0)
             for name, changes in _SHAPES.items()
         ),
         StudyMethod("ce-hard-labels", changes={"label_smoothing": 0.0}),
