@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from training.config.archs import MOBILENET
+from training.config.recipe import PEER_NAMES
 from training.studies.evidence_tables import Question
 from training.studies.paired_tests import area, mean_of
 from training.studies.queue_plan import PlanLine, QueueStudy
@@ -86,6 +87,85 @@ _FEW = replace(
     epochs=36,
     settings={**_FULL.settings, "train_share": 1 / 9},
 )
+# The choice of the five folds (results/imagenette-filter.md), and what it is compared with.
+_CHOSEN = "drg-multi-a1+dsr-fade"
+_ROLES = {
+    "chosen": _CHOSEN,
+    "drg": "drg-multi-a1",
+    "ds": "ds-multi",
+    "ce-as-long": "ce-13-epochs",
+}
+_CONFIRM = QueueStudy(
+    "imagenette-confirm",
+    "Does DRG+DSR (chosen) pay on photographs, and does it no harm?",
+    methods=(
+        "ce",
+        *_ROLES.values(),
+        "drg+dsr-paper",
+        "drg-a0.2",
+        "ce-hard-labels",
+    ),
+    seeds=range(10, 22),
+    epochs=12,
+    settings={"validation_fraction": 0.05, "ema_decay": 0.99},
+    roles=_ROLES,
+)
+# Behind it: five methods and three seeds each. The seeds are the first of the confirmation.
+_COMPARED = ("ce", "ds-multi", "drg-multi-a1", "drg+dsr-paper", _CHOSEN)
+_THREE = (10, 11, 12)
+_BEHIND = replace(_CONFIRM, methods=_COMPARED, seeds=_THREE, roles={})
+_LENGTHS = tuple(
+    replace(
+        _BEHIND,
+        name=f"imagenette-{epochs}-epochs",
+        question=f"What is left of the gain with {word} the epochs?",
+        epochs=epochs,
+    )
+    for epochs, word in ((24, "twice"), (48, "four times"))
+)
+_SHARES = tuple(  # as many steps as with all images
+    replace(
+        _BEHIND,
+        name=f"imagenette-{percent}-percent",
+        question=f"What is the gain with {percent} % of the images, in as many steps?",
+        epochs=round(12 * 100 / percent),
+        settings={**_BEHIND.settings, "train_share": percent / 100},
+    )
+    for percent in (10, 25, 50)
+)
+_RECIPES = tuple(
+    replace(
+        _BEHIND,
+        name=f"cifar100-{recipe}",
+        question=f"What is the gain on CIFAR-100 at 32 px, with the recipe cifar-{recipe}?",
+        data="cifar100-arrays",
+        image_size=32,
+        recipe=f"cifar-{recipe}",
+        settings={**_BEHIND.settings, "distillation_warmup_epochs": 1.0},
+    )
+    for recipe in ("plain", "strong")
+)
+_OTHERS = (
+    replace(
+        _BEHIND,
+        name="imagenette-dsr-alone",
+        question="What is DSR worth without DRG?",
+        methods=("ce", "dsr-paper", "dsr-fade", "dsr-below-first", "dsr-standardised"),
+    ),
+    replace(
+        _BEHIND,
+        name="imagenette-peers",
+        question="How does it stand against other self-distillation?",
+        methods=("ce", *PEER_NAMES, _CHOSEN),
+        settings={**_BEHIND.settings, "label_smoothing": 0.0},  # several of them need hard labels
+    ),
+    replace(
+        _BEHIND,
+        name="imagenette-label-noise-20",
+        question="What is left of the gain with 20 % wrong labels?",
+        settings={**_BEHIND.settings, "label_noise": 0.2},
+    ),
+)
 QUEUE = (
     _PHOTOGRAPHS,
     _FULL,
@@ -97,6 +177,11 @@ QUEUE = (
     replace(_PHOTOGRAPHS, methods=("drg-multi-a1-warm0", "drg-multi-a1-warm4")),
     replace(_PHOTOGRAPHS, methods=_ON_LIGHT_HEADS),
     *(replace(_PHOTOGRAPHS, methods=_LEFT, seeds=(fold,)) for fold in (2, 3, 4)),
+    *(replace(_CONFIRM, seeds=(seed,)) for seed in _CONFIRM.seeds),  # both students, seed by seed
+    *_LENGTHS,
+    *_SHARES,
+    *_RECIPES,
+    *_OTHERS,
 )
 QUEUED = {study.name: study for study in reversed(QUEUE)}  # by name; the methods are those of one
 

@@ -32,6 +32,7 @@ from training.studies.result_lines import (
     versions_of,
 )
 from training.studies.robustness_lines import LINES_SUFFIX, lines_file, robustness_table
+from training.studies.study_methods import BASELINE
 from training.studies.study_table import (
     best_validated,
     plot_name,
@@ -64,8 +65,8 @@ _DIFFERENCES = """\
 Differences to cross-entropy with 95 % intervals, by a bootstrap that draws seeds and test images
 anew (`training/studies/paired_tests.py`), and p-values adjusted for all methods of the table:"""
 _CHOICE = """\
-Of the variants that no student's filter puts out and that have all five folds, on held out images,
-in the mean of the students (docs/evidence.md, Choice; `training/studies/variant_choice.py`):"""
+Left are those with DRG and DSR that no student's filter puts out and that have all five folds; on
+held out images, in the mean of the students (`training/studies/variant_choice.py`):"""
 
 
 def page_texts(results: Path) -> dict[str, str]:
@@ -114,6 +115,8 @@ def block_text(name: str, results: Path) -> str | None:
         waits = waits_for_all(queued, lines)
         confirmed = [waits] if waits else confirmed_parts(lines, ASKED, queued.roles)
         return _of_page(name, confirmed, results)
+    if queued and (chosen := _chosen(queued, by_student(lines))):
+        return _of_page(name, chosen, results)
     parts = []
     for group in groups(lines):
         parts += [paragraph(f"{caption(group)}: {data_and_recipe(group)}."), short_table(group)]
@@ -172,14 +175,24 @@ def _study_page(file: Path) -> str:
 
 def _of_queue(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
     """What a page of the queue begins with: the choice of a filter, or the answers of the plan."""
-    parts = []
-    if queued.reference and (choice := choice_table(students, queued.reference)):
-        parts += ["## The choice", _CHOICE, choice]
+    chosen = _chosen(queued, students)
+    parts = ["## The choice", *chosen] if chosen else []
     if queued.roles:
         for name, own in students.items():
             parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
             parts.append(weights_table(own))
     return parts
+
+
+def _chosen(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
+    """How much a filter has tried, and its choice; nothing while it has none."""
+    choice = choice_table(students, queued.reference) if queued.reference else None
+    if choice is None:
+        return []
+    lines = [line for own in students.values() for line in own]
+    variants = {line["method"] for line in lines} - {BASELINE}
+    tried = f"{len(variants)} variants were tried, in {len(lines)} runs with those of {BASELINE}."
+    return [paragraph(f"{tried} {_CHOICE}"), choice]
 
 
 def _page(title: str, raw: Path, parts: Sequence[str]) -> str:

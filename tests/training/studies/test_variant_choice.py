@@ -1,7 +1,13 @@
 """The verdicts of the filter, and the choice of what it leaves."""
 
+from pathlib import Path
+
+import pytest
+
 from tests.support.study_lines import cells, line
-from training.studies.result_lines import Line
+from training.studies.queue_plan import QueueStudy
+from training.studies.report_pages import block_text
+from training.studies.result_lines import Line, merge_lines
 from training.studies.variant_choice import FOLDS, choice_table, filter_table
 
 
@@ -111,3 +117,20 @@ def test_without_all_folds_nothing_is_chosen() -> None:
     lines = [*folds("drg-a0.2", [50, 50], 1.0), *folds("drg+dsr-fade", [50, 50], 1.0)]
     assert choice_table({"a": lines}, "drg-a0.2") is None
     assert choice_table({}, "drg-a0.2") is None
+
+
+def test_the_block_of_a_filter_says_how_much_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = QueueStudy("it", "?", ("ce",), (0,), 2, reference="drg-a0.2")
+    monkeypatch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+    lines = [
+        *folds("ce", [40] * 2, 1.5),
+        *folds("drg-a0.2", [50] * FOLDS, 1.0),
+        *folds("drg+dsr-fade", [51] * FOLDS, 1.0),
+    ]
+    merge_lines(tmp_path / "it.jsonl", [{**each, "study": "it"} for each in lines])
+    text = str(block_text("it", tmp_path))
+    assert "2 variants were tried, in 12 runs with those of ce." in text
+    ((name, *_, choice),) = cells("\n".join(x for x in text.splitlines() if x.startswith("|")))
+    assert (name, choice) == ("drg+dsr-fade", "chosen")
