@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from runtime.base.command import CommandParser, folder_path, run_command
-from training.config.options import DEVICES, seed_number, stated_command
+from training.config.command_words import stated_command
+from training.config.options import DEVICES, seed_number
 from training.config.plan import MovedData
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import (

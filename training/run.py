@@ -5,8 +5,7 @@ from typing import NoReturn
 
 from runtime.base.command import run_command
 from training.config.archs import check_arch
-from training.config.options import Options, option_parser
-from training.config.recipe import default_recipe, load_recipe
+from training.config.options import Options, option_parser, recipe_of
 from training.records.tracker import check_tracker
 
 
@@ -16,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     # Names and recipe are checked before torch, which takes seconds to import.
     check_arch(options.arch, options.width)
     check_tracker(options.log)
-    recipe = load_recipe(options.recipe or default_recipe(options.data), options.overrides())
+    recipe = recipe_of(options)
 
     from training.train import train
 

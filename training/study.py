@@ -14,14 +14,14 @@ from typing import NoReturn
 from runtime.base.command import CommandParser, positive_int, run_command
 from runtime.model.locate import RUNS
 from training.config.archs import check_arch
+from training.config.command_words import stated_command, without_paths
 from training.config.options import (
+    add_setting_option,
     add_shared_options,
-    recipe_overrides,
+    recipe_of,
     shared_options,
-    stated_command,
-    without_paths,
 )
-from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_with_settings
+from training.config.recipe import Recipe
 from training.data import Dataset, load_stated
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _planned(options: argparse.Namespace) -> list[StudyRun]:
     """The runs that the options ask for, finished or not; their data are checked."""
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
     data = checked_data(
@@ -104,22 +104,15 @@ def _parser() -> CommandParser:
         metavar="N",
         help="seeds 0 to N-1 (default: 3)",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe"
-    )
+    add_setting_option(parser)
     parser.add_argument("--study", default=_MAIN, help="the word for these runs (default: main)")
     add_place_options(parser, noun="runs")
     return parser
 
 
-def _recipe(options: argparse.Namespace) -> Recipe:
-    recipe = load_recipe(options.recipe or default_recipe(options.data), recipe_overrides(options))
-    return recipe_with_settings(recipe, options.set)
-
-
 def _names_batch(options: argparse.Namespace) -> bool:
     """Whether the user has chosen the batch size, which otherwise is that of the data's recipe."""
-    keys = {word.partition("=")[0].strip() for word in options.set}
+    keys = {word.partition("=")[0].strip() for word in options.set or []}
     return bool(options.recipe or options.batch_size or "batch_size" in keys)
 
 

@@ -10,8 +10,9 @@ import torch
 from runtime.base.command import fail
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
+from training.config.command_words import repeatable_command
 from training.config.method_registry import TEACHER, chosen_methods, method_names
-from training.config.options import Options, repeatable_command
+from training.config.options import Options
 from training.config.plan import Plan, moved_words
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names

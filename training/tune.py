@@ -20,14 +20,12 @@ from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
 from runtime.model.locate import RUNS
 from training.config.archs import check_arch
+from training.config.command_words import command_line, stated_command, without_paths
 from training.config.options import (
     add_shared_options,
-    command_line,
     recipe_overrides,
     seed_number,
     shared_options,
-    stated_command,
-    without_paths,
 )
 from training.config.recipe import Recipe, default_recipe, load_recipe
 from training.data import Dataset, load_stated

@@ -1,14 +1,11 @@
 """The command line of training, and Options, which are what it says."""
 
-import shlex
 from argparse import (
     SUPPRESS,
-    ArgumentParser,
     ArgumentTypeError,
     BooleanOptionalAction,
     Namespace,
 )
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,12 @@ from runtime.model.card import FITS
 from training.config.archs import ARCHS
 from training.config.cache_form import ARRAYS, cache_form
 from training.config.data_columns import columns_text
-from training.config.recipe import SUFFIXES
+from training.config.recipe import (
+    Recipe,
+    default_recipe,
+    load_recipe,
+    parsed_settings,
+)
 
 KEEP_LEAKS, DROP_EXACT, DROP_NEAR = LEAKS = ("none", "exact", "near")
 CLASSES = ("folders", "leaves")  # which folders of images are classes
@@ -54,6 +56,7 @@ class Options:
     recipe: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    set: list[str] | None = None
     seed: int = 0
     out: Path | None = None
     resume: bool = False
@@ -65,10 +68,6 @@ class Options:
     no_error_sheet: bool = False
     command: str | None = None
 
-    def overrides(self) -> dict[str, object]:
-        """The recipe's keys that were given on the command line."""
-        return recipe_overrides(self)
-
 
 def option_parser() -> CommandParser:
     """The parser whose result has the names and types of `Options`."""
@@ -78,6 +77,7 @@ def option_parser() -> CommandParser:
         epilog="Example: python training/run.py --arch mobilenetv2 --drg --dsr",
     )
     add_shared_options(parser)
+    add_setting_option(parser)
     for flag, meaning in (
         ("drg", "distillation with reverse guidance: a shallow head teaches the output"),
         ("dsr", "shape-wise regularization: ranked outputs agree between batches"),
@@ -162,6 +162,26 @@ def add_shared_options(parser: CommandParser) -> None:
     )
 
 
+def add_setting_option(parser: CommandParser) -> None:
+    """Adds `--set KEY=VALUE`, which `recipe_of` lays on the recipe."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a key of the recipe, instead of its own (repeatable)",
+    )
+
+
+def recipe_of(given: Options | Namespace) -> Recipe:
+    """The recipe that was named, or that of the data, with what the command line lays on top.
+
+    Raises:
+        UserError: in one line, if the recipe or what is laid on it cannot be.
+    """
+    changes = {**recipe_overrides(given), **parsed_settings(given.set or [])}
+    return load_recipe(given.recipe or default_recipe(given.data), changes)
+
+
 def recipe_overrides(given: Options | Namespace) -> dict[str, object]:
     """The recipe's keys that were given as shared options."""
     values = {key: getattr(given, key) for key in _KEYS_OF_RECIPE}
@@ -230,65 +250,3 @@ def seed_number(text: str) -> int:
     if not text.isdecimal() or int(text) > _MAX_SEED:
         raise ArgumentTypeError(f"received {text!r}, expected a whole number from 0 to {_MAX_SEED}")
     return int(text)
-
-
-def command_line(options: Options) -> list[str]:
-    """The words after `training/run.py` from which its parser makes these very options."""
-    return words_of(vars(options), option_parser())
-
-
-def words_of(values: Mapping[str, object], parser: ArgumentParser) -> list[str]:
-    """The words of a command line that `parser` reads as `values`; defaults are left out.
-
-    Args:
-        values: by name, as in the parser's result. True is written as a flag, a list as one option
-            for each of its items, None not at all.
-        parser: has an option `--a-name` for each name `a_name`.
-    """
-    words = []
-    for name, value in values.items():
-        if value is None or value == parser.get_default(name):
-            continue
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        else:
-            for item in value if isinstance(value, list) else [value]:
-                words += _option_with_value(option, item)
-    return words
-
-
-def repeatable_command(options: Options, *, data: str) -> str:
-    """The command that a result states, from the repository's folder, without local paths.
-
-    Args:
-        options: of the run. What does not change the result is left out.
-        data: the data set's name.
-    """
-    if options.command is not None:
-        return options.command
-    left_out = dict.fromkeys(("out", "resume", "refresh", "no_error_sheet", "log"))
-    stated = vars(options) | without_paths(vars(options), data=data) | left_out
-    for name in ("weights", "teacher"):
-        if (path := stated[name]) is not None:
-            stated[name] = Path(str(path)).name
-    return stated_command("training/run.py", stated, option_parser())
-
-
-def stated_command(script: str, values: Mapping[str, object], parser: ArgumentParser) -> str:
-    """The command that calls `script` with `values`, quoted for a shell."""
-    return shlex.join(["python", script, *words_of(values, parser)])
-
-
-def without_paths(values: Mapping[str, object], *, data: str) -> dict[str, object]:
-    """What stands for the options that may be local paths: the data set's and the file's name."""
-    recipe = values["recipe"]
-    if recipe is not None and Path(str(recipe)).suffix in SUFFIXES:
-        recipe = Path(str(recipe)).name
-    return {"data": data, "data_root": None, "recipe": recipe}
-
-
-def _option_with_value(option: str, value: object) -> list[str]:
-    """Two words; one, if argparse would take the value for another option."""
-    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-    return [f"{option}={text}"] if text.startswith("-") else [option, text]

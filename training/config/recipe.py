@@ -211,17 +211,21 @@ def recipe_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
     return recipe
 
 
-def recipe_with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """`recipe` with settings such as "drg_weight=0.4" laid on top; their values are YAML."""
+def parsed_settings(settings: Sequence[str]) -> dict[str, object]:
+    """The keys and values of settings such as "drg_weight=0.4"; the values are YAML.
+
+    Raises:
+        UserError: if one is not of this form.
+    """
     from training.config.yaml_file import parse_yaml
 
-    values: dict[str, Any] = msgspec.to_builtins(recipe)
+    values: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
         values[key] = parse_yaml(value, f"--set {setting!r}")
-    return recipe_from_values(values, source="--set")
+    return values
 
 
 def recipe_from_values(values: Mapping[str, Any], *, source: str) -> Recipe:

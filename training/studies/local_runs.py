@@ -17,7 +17,8 @@ import msgspec
 
 from runtime.base.files import write_atomic
 from runtime.base.parallel import usable_cores
-from training.config.options import Options, command_line
+from training.config.command_words import command_line
+from training.config.options import Options
 from training.studies.study_run import StudyRun
 
 _RUN_COMMAND = Path(__file__).resolve().parents[1] / "run.py"

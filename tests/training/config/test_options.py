@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.base.command import CommandParser
+from runtime.base.errors import UserError
+from training import run
+from training.config.command_words import command_line, repeatable_command, words_of
 from training.config.options import (
     DEVICES,
     Options,
     add_shared_options,
-    command_line,
     option_parser,
     recipe_overrides,
-    repeatable_command,
     shared_options,
-    words_of,
 )
+from training.config.recipe import Recipe
 
 COUNTS = st.integers(1, 10**6)
 # What a process can be given: no NUL, no half of a surrogate pair.
@@ -45,6 +47,7 @@ OPTIONS = st.builds(
     recipe=maybe(WORDS),
     epochs=maybe(COUNTS),
     batch_size=maybe(COUNTS),
+    set=maybe(st.lists(WORDS, min_size=1)),
     seed=st.integers(0, 2**32 - 1),
     out=maybe(FOLDERS),
     resume=st.booleans(),
@@ -99,6 +102,23 @@ def test_a_stated_command_repeats_the_run_and_tells_no_local_path() -> None:
     assert repeatable_command(named, data="digits").endswith("--arch a --recipe cifar")
     of_a_study = Options(arch="a", command="python training/study.py --arch a")
     assert repeatable_command(of_a_study, data="digits") == "python training/study.py --arch a"
+
+
+def test_settings_reach_the_recipe_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Recipe] = []
+
+    def train(options: Options, recipe: Recipe) -> int:
+        trained.append(recipe)
+        return 0
+
+    monkeypatch.setattr("training.train.train", train)
+    words = ["--arch", "mobilenetv2", "--epochs", "3", "--set", "taps=[1, 4]"]
+    assert run.main([*words, "--set", "select=best"]) == 0
+    (recipe,) = trained
+    assert (recipe.epochs, recipe.taps, recipe.select) == (3, (1, 4), "best")
+    with pytest.raises(UserError, match="command line: select: received 'first', expected one of"):
+        run.main([*words, "--set", "select=first"])
+    assert len(trained) == 1
 
 
 def test_every_shared_option_reaches_the_runs_or_their_recipe() -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -18,8 +19,8 @@ import pytest
 
 from runtime.base.errors import UserError
 from training import study
-from training.config.options import Options, option_parser
-from training.config.recipe import load_recipe, recipe_with_settings
+from training.config.options import Options, option_parser, recipe_of
+from training.config.recipe import load_recipe, parsed_settings
 from training.studies import local_runs
 from training.studies import pool as study_pool
 from training.studies.pool import fail_runs
@@ -180,7 +181,7 @@ def test_a_row_that_would_be_the_training_of_another_is_left_out(
     said: list[str] = []
 
     def names(words: str, data: str, *settings: str) -> list[str]:
-        recipe = recipe_with_settings(load_recipe(data), settings)
+        recipe = load_recipe(data, parsed_settings(settings))
         return [
             method.name
             for method in without_duplicates(methods_named(words), recipe, say=said.append)
@@ -195,14 +196,32 @@ def test_a_row_that_would_be_the_training_of_another_is_left_out(
 
 
 def test_settings_lie_on_top_of_a_recipe() -> None:
-    recipe = recipe_with_settings(load_recipe("cifar"), ["dsr_teacher=ema", "drg_weight=4e-1"])
+    given = Namespace(data="cifar10", recipe=None, epochs=None, batch_size=8, fit=None, set=None)
+    given.set = ["dsr_teacher=ema", "drg_weight=4e-1"]
+    recipe = recipe_of(given)
+    assert recipe.batch_size == 8
     assert (recipe.dsr_teacher, recipe.drg_weight, recipe.epochs) == ("ema", 0.4, 200)
-    with pytest.raises(UserError, match="--set: dsr_teacher: received 'best', expected one of"):
-        recipe_with_settings(recipe, ["dsr_teacher=best"])
-    with pytest.raises(UserError, match="expected KEY=VALUE"):
-        recipe_with_settings(recipe, ["drg_weight"])
-    with pytest.raises(UserError, match=r"--set 'milestones=\[0.3' is not valid YAML"):
-        recipe_with_settings(recipe, ["milestones=[0.3"])
+    for setting, expected in (
+        ("dsr_teacher=best", "command line: dsr_teacher: received 'best', expected one of"),
+        ("drg=1", "command line: unknown key 'drg'"),
+        ("drg_weight", "expected KEY=VALUE"),
+        ("milestones=[0.3", r"--set 'milestones=\[0.3' is not valid YAML"),
+    ):
+        given.set = [setting]
+        with pytest.raises(UserError, match=expected):
+            recipe_of(given)
+
+
+def test_a_setting_is_laid_on_as_an_option_is() -> None:
+    """So a recipe of ours that is shortened by it has a shorter warm-up, too."""
+    given = Namespace(data="x", recipe=None, epochs=None, batch_size=None, fit=None)
+    given.set = ["epochs=6"]
+    by_setting = recipe_of(given)
+    given.set, given.epochs = None, 6
+    assert by_setting == recipe_of(given)
+    assert by_setting.warmup_epochs == 1
+    given.set = ["epochs=4"]
+    assert recipe_of(given).epochs == 4  # what is more special wins
 
 
 @pytest.mark.parametrize(
