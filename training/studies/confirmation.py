@@ -21,6 +21,7 @@ from training.studies.study_table import mean_and_deviation, table_head, table_l
 from training.studies.table_rows import Row, baseline_of, by_student, rows_of
 
 _POINTS = 100.0  # in one
+_FIRST_PAIRS = 6
 # In the confirming studies' words, for readers who do not know the names of methods.
 _WORDS = {"chosen": "chosen", "drg": "its DRG alone", "ds": "its heads alone"}
 
@@ -72,6 +73,39 @@ def weights_table(lines: Sequence[Line]) -> str:
             ),
         ]
         table.append(table_line([row.name, *tops, *eces]))
+    return "\n".join(table)
+
+
+def deviations_table(
+    students: Mapping[str, Sequence[Line]], questions: Sequence[Question], roles: Mapping[str, str]
+) -> str:
+    """How much the differences of the questions deviate from seed to seed, without their means.
+
+    docs/evidence.md adds seeds by it, before any mean is looked at.
+
+    Args:
+        students: the lines of each student.
+        questions: of the plan.
+        roles: the methods that stand for a role.
+
+    Returns:
+        A Markdown table of standard deviations; a cell is empty with fewer than _FIRST_PAIRS pairs.
+    """
+    table = table_head(["deviation between seeds of", *students])
+    found = {name: {row.name: row for row in rows_of(own)} for name, own in students.items()}
+    for question in questions:
+        names = [roles.get(name, name) for name in (question.first, question.second)]
+        cells = []
+        for rows in found.values():
+            first, second = (rows.get(name) for name in names)
+            pairs = paired_columns(first, second) if first else None
+            if pairs is None or pairs[2] < _FIRST_PAIRS:
+                cells.append("")
+                continue
+            weights = np.ones((1, pairs[0]["right"].shape[1]))
+            gaps = question.statistic(pairs[0], weights) - question.statistic(pairs[1], weights)
+            cells.append(f"{question.scale * np.std(gaps, ddof=1):.3g} {question.unit}")
+        table.append(table_line([" - ".join(names), *cells]))
     return "\n".join(table)
 
 

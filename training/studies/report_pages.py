@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from training.studies.confirmation import confirmed_parts, weights_table
+from training.studies.confirmation import confirmed_parts, deviations_table, weights_table
 from training.studies.costs import cost_table
 from training.studies.evidence_plan import (
     COST,
@@ -156,7 +156,8 @@ def _study_page(file: Path) -> str:
     parts = [f"*{known.question}*"] if known else []
     if queued:
         if waits := waits_for_all(queued, lines):
-            return _page(file.stem, file, [*parts, waits, *_where_from(file.stem, lines)])
+            spread = deviations_table(by_student(lines), ASKED, queued.roles)
+            return _page(file.stem, file, [*parts, waits, spread, *_where_from(file.stem, lines)])
         parts += _of_queue(queued, by_student(lines))
     for group in groups(lines):
         parts += [f"## {caption(group)}", paragraph(f"{data_and_recipe(group)}.")]

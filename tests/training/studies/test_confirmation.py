@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.study_lines import IMAGES, cells, line
-from training.studies.confirmation import confirmed_parts, gains_table, weights_table
+from training.studies.confirmation import (
+    confirmed_parts,
+    deviations_table,
+    gains_table,
+    weights_table,
+)
 from training.studies.line_groups import groups
 from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import ASKED
@@ -71,6 +77,17 @@ def test_the_block_says_what_was_run_and_answers_for_each_student() -> None:
     assert [answers[0], answers[2]] == ["**mobilenetv2 x0.5**", "**shufflenetv2 x0.5**"]
     assert [row[3] for row in cells(answers[1])] == ["yes", "open", "yes", "yes", "yes", "open"]
     assert lines[0]["test_images"] == IMAGES
+
+
+def test_deviations_between_seeds_are_shown_without_means() -> None:
+    gains = [0.1, 0.11, 0.1, 0.12, 0.1, 0.13]
+    lines = [line("ce", seed, 0.5) for seed in range(6)]
+    lines += [line("drg+dsr-fade", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
+    rows = cells(deviations_table({"a": lines, "b": lines[:11]}, ASKED, ROLES))
+    assert [row[0] for row in rows[:2]] == ["drg+dsr-fade - ce", "drg+dsr-fade - drg-a0.2"]
+    assert rows[0][1:] == [f"{100 * np.std(gains, ddof=1):.3g} points", ""]  # b has five pairs
+    assert rows[1][1:] == ["", ""]
+    assert rows[3][1].endswith(" nats")
 
 
 def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
