@@ -20,7 +20,7 @@ from training.studies.paired_tests import (
 )
 from training.studies.result_lines import Line
 from training.studies.study_table import table_head, table_line
-from training.studies.table_rows import Row, baseline_of, rows_of
+from training.studies.table_rows import Row, baseline_of, paired_lines, rows_of
 
 # With fewer pairs the bootstrap knows too little of how much seeds differ: of two seeds it draws
 # half of their variance.
@@ -156,11 +156,11 @@ def paired_columns(row: Row, baseline: Row | None) -> tuple[Columns, Columns, in
 
     None for fewer than FEWEST_SEEDS.
     """
-    of_seed = {line["seed"]: line for line in (baseline.lines if baseline else [])}
-    own = [line for line in row.lines if line["seed"] in of_seed]
-    if len(own) < FEWEST_SEEDS:
+    pairs = paired_lines(row, baseline) if baseline else []
+    if len(pairs) < FEWEST_SEEDS:
         return None
-    return columns_of(own), columns_of([of_seed[line["seed"]] for line in own]), len(own)
+    own, others = zip(*pairs, strict=True)
+    return columns_of(own), columns_of(others), len(pairs)
 
 
 def columns_of(lines: Sequence[Line]) -> Columns:

@@ -9,7 +9,7 @@ from training.records.journal import counted
 from training.records.plots import figure_of, save_figure
 from training.studies.result_lines import Line
 from training.studies.study_methods import BASELINE
-from training.studies.table_rows import Row, baseline_of, rows_of
+from training.studies.table_rows import Row, baseline_of, paired_lines, rows_of
 
 Figure = Callable[[Line], float]
 # Of the probabilities; lines of older versions do not have them.
@@ -91,10 +91,8 @@ def best_validated(lines: Sequence[Line]) -> str:
 
 def gain(row: Row, baseline: Row | None, figure: Figure) -> str:
     """Mean ± standard deviation of the differences between runs of one seed; "" without any."""
-    reference = {line["seed"]: figure(line) for line in (baseline.lines if baseline else [])}
-    gains = [
-        figure(line) - reference[line["seed"]] for line in row.lines if line["seed"] in reference
-    ]
+    pairs = paired_lines(row, baseline) if baseline else []
+    gains = [figure(line) - figure(other) for line, other in pairs]
     if not gains:
         return ""
     mean = f"{round(float(np.mean(gains)), 2) + 0.0:+.2f}"  # never -0.00

@@ -117,6 +117,12 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return None
 
 
+def paired_lines(row: Row, other: Row) -> list[tuple[Line, Line]]:
+    """The runs of both that have the same seed, in the order of the seeds."""
+    of_seed = {line["seed"]: line for line in other.lines}
+    return [(line, of_seed[line["seed"]]) for line in row.lines if line["seed"] in of_seed]
+
+
 def _settings(line: Line) -> dict[str, Any]:
     return changed_settings(line, apart_from=changes_of(method_name(line)))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from training.studies.result_lines import Line
 from training.studies.study_table import table_head, table_line
-from training.studies.table_rows import Row, rows_of
+from training.studies.table_rows import Row, paired_lines, rows_of
 from training.studies.variants import CONTROLS
 
 FOLDS = 5
@@ -65,7 +65,7 @@ def verdicts(lines: Sequence[Line], reference: str) -> list[Verdict]:
         base = _base(row.name, by_name, reference)
         if base is None or row.name == base:
             continue
-        pairs = _pairs(row, by_name[base])[:_FILTER_SEEDS]
+        pairs = paired_lines(row, by_name[base])[:_FILTER_SEEDS]
         if pairs:
             nll = [one["validation_nll"] - other["validation_nll"] for one, other in pairs]
             top1 = float(np.mean([_top1(one) - _top1(other) for one, other in pairs]))
@@ -152,7 +152,7 @@ def _candidates(students: Mapping[str, Sequence[Line]], reference: str) -> list[
             pair
             for of_student in rows
             if (base := _base(name, of_student, reference))
-            for pair in _pairs(of_student[name], of_student[base])
+            for pair in paired_lines(of_student[name], of_student[base])
         ]
         found.append(
             _Candidate(
@@ -173,12 +173,6 @@ def _base(name: str, by_name: Mapping[str, Row], reference: str) -> str | None:
     drg, dsr, _ = name.partition("+dsr")
     base = drg if dsr and drg in by_name else reference
     return base if base in by_name else None
-
-
-def _pairs(row: Row, base: Row) -> list[tuple[Line, Line]]:
-    """The runs of both that have the same seed, in the order of the seeds."""
-    of_seed = {line["seed"]: line for line in base.lines}
-    return [(line, of_seed[line["seed"]]) for line in row.lines if line["seed"] in of_seed]
 
 
 def _top1(line: Line) -> float:
