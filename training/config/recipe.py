@@ -191,13 +191,21 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
     recipe = recipe_from_values(values, source=str(path))
     if not overrides:
         return recipe
-    values = msgspec.to_builtins(recipe) | overrides
+    values = laid_on(recipe, overrides)
     if path.parent == FOLDER:
         # A recipe of ours that is shortened keeps most of the run as it is; a user's own file is
         # taken literally.
         for key in _PHASES - overrides.keys():
             values[key] = min(values[key], values["epochs"] * MOST_OF_A_PHASE)
     return recipe_from_values(values, source="command line")
+
+
+def laid_on(recipe: Recipe, changes: Mapping[str, object]) -> dict[str, Any]:
+    """The recipe's values with the changes on top; a lone `tap` is one head, instead of `taps`."""
+    values: dict[str, Any] = msgspec.to_builtins(recipe) | dict(changes)
+    if "tap" in changes and "taps" not in changes:
+        values["taps"] = []
+    return values
 
 
 def recipe_of_result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.result_lines import RESULTS
 from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
-from training.studies.variants import KNOWN_METHODS
+from training.studies.variants import AS_PUBLISHED, KNOWN_METHODS
 
 PLAN_FILE = RESULTS / "plan.jsonl"
 QUEUE_RUNS = RUNS / "queue"
@@ -170,8 +170,10 @@ def run_of(line: PlanLine, *, data_root: Path) -> StudyRun:
     """The run of a line of the plan, on a folder of `data_root`."""
     method: StudyMethod = KNOWN_METHODS[line.method]
     epochs = {"epochs": line.settings["epochs"]}
-    # A filter judges on all images that are held out, as it did before thresholds were known.
-    whole = {**msgspec.to_builtins(load_recipe(line.recipe, epochs)), "thresholds": False}
+    # A line keeps its meaning. What it leaves open is as it was when the plan was written: recipes
+    # had DRG and DSR as published, and a filter judged on all images that are held out.
+    former = {**AS_PUBLISHED, "thresholds": False}
+    whole = msgspec.to_builtins(load_recipe(line.recipe, epochs)) | former
     shared = whole | line.settings
     recipe = recipe_from_values(shared, source=f"plan {line.name}")
     return StudyRun(

@@ -17,6 +17,7 @@ from training.config.recipe import (
     PEER_NAMES,
     Recipe,
     default_recipe,
+    laid_on,
     load_recipe,
     recipe_from_values,
 )
@@ -59,7 +60,7 @@ class StudyMethod:
         Raises:
             UserError: if the changes contradict the shared recipe.
         """
-        values = msgspec.to_builtins(shared) | self.changes
+        values = laid_on(shared, self.changes)
         return recipe_from_values(values, source=f"method {self.name}")
 
 

@@ -34,6 +34,8 @@ _SHAPES: dict[str, dict[str, object]] = {
 CONTROLS = ("shuffled-ranks", "norm-variance")
 _ONE_HEAD: dict[str, object] = {"taps": [2]}
 _TWO_HEADS: dict[str, object] = {"taps": [2, 3]}
+# Both terms as the authors' code has them, which is also what a recipe without these keys has.
+AS_PUBLISHED: dict[str, object] = {"tap": 2, "taps": [], "drg_weight": 0.2, **_PAPER}
 
 VARIANTS = {
     method.name: method

@@ -58,4 +58,7 @@ def own_values(space: Space, settings: SearchSettings) -> dict[str, Any]:
         "drg": settings.drg,
         "dsr": settings.dsr,
     }
-    return {key: word_of(own[key]) for key, each in space.items() if is_among(each, own[key])}
+    if settings.recipe.taps:  # then no value of `tap` is the recipe's own
+        del own["tap"]
+    known = {key: each for key, each in space.items() if key in own}
+    return {key: word_of(own[key]) for key, each in known.items() if is_among(each, own[key])}

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from runtime.base.files import write_atomic
-from training.config.recipe import Recipe
+from training.config.recipe import Recipe, laid_on
 from training.records.plots import figure_of, save_figure
 from training.studies.study_table import table_head, table_line
 from training.tuning.proposals import plain
@@ -58,7 +57,7 @@ def best_recipe(
     import yaml  # imported here, so that a command without PyYAML can say so
 
     of_recipe, _ = apart(values)
-    found = msgspec.to_builtins(recipe) | of_recipe
+    found = laid_on(recipe, of_recipe)
     comment = "".join(f"# {line}\n" for line in lines)
     write_atomic(path, (comment + yaml.safe_dump(found, sort_keys=False)).encode())
 

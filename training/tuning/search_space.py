@@ -15,7 +15,7 @@ import msgspec
 
 from runtime.base.errors import UserError
 from training.config.archs import check_arch
-from training.config.recipe import FOLDER, SUFFIXES, Recipe, recipe_from_values
+from training.config.recipe import FOLDER, SUFFIXES, Recipe, laid_on, recipe_from_values
 from training.config.yaml_file import read_yaml
 
 SPACES = FOLDER.parent / "spaces"
@@ -130,7 +130,7 @@ def _check_value(key: str, value: Any, *, arch: str, recipe: Recipe, where: str)
     if isinstance(value, float) and value.is_integer() and is_whole(key):
         value = int(value)
     if key not in _OPTIONS:
-        recipe_from_values(msgspec.to_builtins(recipe) | {key: value}, source=where)
+        recipe_from_values(laid_on(recipe, {key: value}), source=where)
         return
     kind = _OPTIONS[key]
     number = not isinstance(value, bool) and isinstance(value, int | float)

@@ -10,7 +10,7 @@ import msgspec
 
 from runtime.base.errors import UserError
 from training.config.options import Options
-from training.config.recipe import Recipe, recipe_from_values
+from training.config.recipe import Recipe, laid_on, recipe_from_values
 from training.records.journal import JOURNAL
 from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
@@ -79,7 +79,7 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         shared = replace(shared, width=float(of_options["width"]))
     if "image_size" in of_options:
         shared = replace(shared, image_size=int(of_options["image_size"]))
-    changed = msgspec.to_builtins(settings.recipe) | of_recipe
+    changed = laid_on(settings.recipe, of_recipe)
     recipe = recipe_from_values(changed, source=f"trial {number}")
     return StudyRun(
         method=StudyMethod(f"trial-{number:04}", **terms, changes=dict(of_recipe)),

@@ -25,6 +25,15 @@ def test_every_recipe_is_valid_and_has_the_papers_defaults(name: str) -> None:
     assert (recipe.drg_weight, recipe.dsr_weight, recipe.temperature) == (alpha, 1.0, 4.0)
 
 
+def test_a_lone_tap_is_one_head(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", taps="[2, 3]")
+    recipe = load_recipe(str(path), {"tap": 3})
+    assert (recipe.tap, recipe.taps) == (3, ())
+    both = load_recipe(str(path), {"tap": 3, "taps": [1, 2]})
+    assert (both.tap, both.taps) == (3, (1, 2))
+    assert load_recipe(str(path), {"epochs": 2}).taps == (2, 3)
+
+
 def test_every_data_set_has_a_recipe() -> None:
     for data in (*data_names(), "/some/folder"):
         assert default_recipe(data) in recipe_names()

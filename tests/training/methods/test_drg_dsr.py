@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.support.published import published_recipe
 from training.config.archs import ARCHS
-from training.config.recipe import load_recipe
 from training.data.batches import Batch
 from training.methods.drg_dsr import Drg, Dsr, drg_loss, dsr_loss, ranked
 from training.methods.method import FeatureReader, Outputs, Setting
@@ -167,7 +167,7 @@ def setting_of(student: nn.Module, arch: str, image_size: int, **recipe: object)
     classifier = student.get_submodule(classifier_name(arch))
     assert isinstance(classifier, nn.Linear)
     return Setting(
-        recipe=load_recipe("cifar", recipe),
+        recipe=published_recipe("cifar", recipe),
         arch=arch,
         num_classes=classifier.out_features,
         channels=feature_channels(student, arch, image_size),

@@ -67,7 +67,7 @@ def test_grids_vary_what_their_names_say() -> None:
     assert methods["dsr-ema-w0.3"].terms == "dsr"
     assert methods["dsr-mean-warm10"].changes["distillation_warmup_epochs"] == 10
     assert methods["drg-tap3"].changes == {
-        "tap": 3,
+        "taps": [3],
         "drg_weight": 0.2,
         "temperature": 4.0,
         "head_width": 1.0,

@@ -54,6 +54,17 @@ def test_the_plan_on_file_is_what_the_studies_say() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_a_planned_run_has_the_terms_as_published_where_its_line_leaves_them_open(
+    tmp_path: Path,
+) -> None:
+    """The plan was written with recipes that had them so."""
+    lines = [line for line in plan_lines() if line.study == "imagenette-peers"]
+    recipes = {line.method: run_of(line, data_root=tmp_path).recipe for line in lines}
+    assert (recipes["dks-like"].drg_weight, recipes["dks-like"].taps) == (0.2, ())
+    chosen = recipes["drg-multi-a1+dsr-fade"]
+    assert (chosen.drg_weight, chosen.taps, chosen.dsr_fade) == (1.0, (2, 3), True)
+
+
 def test_every_run_of_the_plan_has_a_recipe_and_a_folder_of_its_own(tmp_path: Path) -> None:
     runs = [run_of(line, data_root=tmp_path) for line in plan_lines()]
     assert len({run.folder for run in runs}) == len(runs)

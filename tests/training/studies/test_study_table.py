@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from runtime.base.errors import UserError
+from tests.support.published import published_recipe
 from training.config.recipe import load_recipe
 from training.studies.result_lines import merge_lines, read_lines
 from training.studies.study_methods import (
@@ -101,13 +102,13 @@ def test_what_all_rows_share_is_said_once() -> None:
     lines = [
         digits_line("ce", 0, 0.5, learning_rate=0.01, tap=3, label_smoothing=0.3),
         digits_line("ls", 0, 0.5, learning_rate=0.01),  # has a smoothing of its own
-        digits_line("dsr", 0, 0.5, learning_rate=0.01, dsr_weight=0.3, tap=3, label_smoothing=0.3),
+        digits_line("dsr", 0, 0.5, learning_rate=0.01, dsr_weight=0.7, tap=3, label_smoothing=0.3),
     ]
     assert shared_settings(lines) == {"learning_rate": 0.01, "label_smoothing": 0.3}
-    assert [row.name for row in rows_of(lines)] == ["ce", "ls", "dsr (dsr_weight=0.3)"]
+    assert [row.name for row in rows_of(lines)] == ["ce", "ls", "dsr (dsr_weight=0.7)"]
     # A setting of the head does not separate rows of methods without a head.
     assert shared_settings(lines[:1]) == {"learning_rate": 0.01, "label_smoothing": 0.3}
-    planned = digits_line("drg", 0, 0.5, tap=3) | {"method": "drg-tap3"}
+    planned = digits_line("drg", 0, 0.5, taps=[3]) | {"method": "drg-tap3"}
     assert [row.name for row in rows_of([digits_line("ce", 0, 0.5), planned])] == [
         "ce",
         "drg-tap3",
@@ -133,7 +134,7 @@ def test_settings_that_a_method_does_not_read_part_no_rows() -> None:
 
 
 def test_idle_keys_are_those_that_the_terms_do_not_read() -> None:
-    recipe = msgspec.to_builtins(load_recipe("digits"))
+    recipe = msgspec.to_builtins(published_recipe("digits", {"tap": 2}))
     teacher_keys = {"teacher_weight", "teacher_temperature"}
     assert idle_keys("drg+dsr+teacher", recipe) == {"dsr_momentum", "dsr_tau"}
     shared = {"temperature", "distillation_warmup_epochs"}

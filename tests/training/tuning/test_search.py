@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.study_run import StudyRun
 from training.tuning import search as searching
-from training.tuning.proposals import plain
+from training.tuning.proposals import own_values, plain
 from training.tuning.search import Search
 from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
 from training.tuning.search_space import Choices, Range, Space
@@ -151,6 +152,14 @@ def test_it_finds_what_is_best_and_never_less_than_the_recipe(tmp_path: Path) ->
     assert 0.05 < best.params["learning_rate"] < 0.2
     finished = [each.value for each in search.trials() if each.state == TrialState.COMPLETE]
     assert best.value == max(finished)  # type: ignore[type-var]
+
+
+def test_no_tap_is_the_own_one_of_a_recipe_with_several_heads(tmp_path: Path) -> None:
+    space: Space = {"tap": Choices((1, 2, 3))}
+    settings = settings_in(tmp_path)
+    assert own_values(space, settings) == {"tap": 2}
+    several = msgspec.structs.replace(settings.recipe, taps=(2, 3))
+    assert own_values(space, replace(settings, recipe=several)) == {}
 
 
 def test_trials_that_stay_behind_end_early(tmp_path: Path, simulated: type[Simulated]) -> None:
