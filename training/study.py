@@ -18,6 +18,7 @@ from training.config.command_words import stated_command, without_paths
 from training.config.options import (
     add_setting_option,
     add_shared_options,
+    names_batch,
     recipe_of,
     shared_options,
 )
@@ -86,7 +87,7 @@ def _planned(options: argparse.Namespace) -> list[StudyRun]:
     ).dataset
     for method in methods:
         check_selection(method.recipe_on(recipe), data)
-    if not _names_batch(options):
+    if not names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     return _runs(options, methods, recipe, data)
 
@@ -108,12 +109,6 @@ def _parser() -> CommandParser:
     parser.add_argument("--study", default=_MAIN, help="the word for these runs (default: main)")
     add_place_options(parser, noun="runs")
     return parser
-
-
-def _names_batch(options: argparse.Namespace) -> bool:
-    """Whether the user has chosen the batch size, which otherwise is that of the data's recipe."""
-    keys = {word.partition("=")[0].strip() for word in options.set or []}
-    return bool(options.recipe or options.batch_size or "batch_size" in keys)
 
 
 def _runs(

@@ -12,7 +12,7 @@ from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.command_words import repeatable_command
 from training.config.method_registry import TEACHER, chosen_methods, method_names
-from training.config.options import Options
+from training.config.options import Options, names_batch
 from training.config.plan import Plan, moved_words
 from training.config.recipe import Recipe
 from training.data import Dataset, data_names
@@ -71,7 +71,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     if check is not None:
         check.say()
     check_selection(recipe, dataset)
-    if options.batch_size is None and options.recipe is None:
+    if not names_batch(options):
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     teacher = group.on_all(lambda: _teacher(options, dataset))
     plan = _plan(options, recipe, dataset, group, teacher)

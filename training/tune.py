@@ -22,12 +22,14 @@ from runtime.model.locate import RUNS
 from training.config.archs import check_arch
 from training.config.command_words import command_line, stated_command, without_paths
 from training.config.options import (
+    add_setting_option,
     add_shared_options,
-    recipe_overrides,
+    names_batch,
+    recipe_of,
     seed_number,
     shared_options,
 )
-from training.config.recipe import Recipe, default_recipe, load_recipe
+from training.config.recipe import Recipe, default_recipe
 from training.data import Dataset, load_stated
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
@@ -85,10 +87,10 @@ def main(arguments: Sequence[str]) -> int:
 def _planned(options: argparse.Namespace) -> tuple[Space, SearchSettings]:
     """What may be tried, and what all trials share; the data are checked."""
     named = options.recipe or default_recipe(options.data)
-    recipe = load_recipe(named, recipe_overrides(options))
+    recipe = recipe_of(options)
     space = read_space(options.space or _space_of(named), arch=options.arch, recipe=recipe)
     data = _data(options, recipe)
-    if not (options.recipe or options.batch_size or "batch_size" in space):
+    if not names_batch(options) and "batch_size" not in space:
         recipe = fit_batch(recipe, data, say=print)
     settings = _settings(options, recipe, data)
     check_selection(judged_by_validation(recipe, has_validation=settings.has_validation), data)
@@ -205,6 +207,7 @@ def _space_of(recipe: str) -> str:
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python training/tune.py", description=__doc__)
     add_shared_options(parser)
+    add_setting_option(parser)
     parser.add_argument("--drg", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--dsr", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(

@@ -171,8 +171,9 @@ def test_a_data_set_smaller_than_the_recipes_batch(
 ) -> None:
     options = ["--arch", "mobilenetv2", "--width", "0.25", "--epochs", "1", "--out", "run"]
     options += ["--data", str(tiny_folder)]
-    with pytest.raises(UserError, match="batch size 64 does not fit 45 training images"):
-        run.main([*options, "--batch-size", "64"])
+    for chosen in (["--batch-size", "64"], ["--set", "batch_size=64"]):
+        with pytest.raises(UserError, match="batch size 64 does not fit 45 training images"):
+            run.main([*options, *chosen])
     assert run.main(options) == 0
     said = "batch size 45: there are 45 training images, fewer than the 64 of the recipe"
     assert said in capsys.readouterr().out

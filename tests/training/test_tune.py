@@ -78,6 +78,7 @@ def test_a_search_that_is_killed_goes_on_and_leaves_a_recipe(
         (["--max-ms", "fast"], "--max-ms"),
         (["--width", "7"], "width 7 is out of range"),
         (["--recipe", "nothing"], "recipe 'nothing' is unknown"),
+        (["--set", "drg_wieght=1"], "unknown key 'drg_wieght'"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(
@@ -89,7 +90,14 @@ def test_a_mistake_is_told_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("words", "fit"), [([], "crop"), (["--fit", "letterbox"], "letterbox")])
+@pytest.mark.parametrize(
+    ("words", "fit"),
+    [
+        ([], "crop"),
+        (["--fit", "letterbox"], "letterbox"),
+        (["--set", "fit=stretch"], "stretch"),
+    ],
+)
 def test_the_data_are_read_with_the_fit_that_the_trials_have(
     words: list[str], fit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,12 @@ def recipe_of(given: Options | Namespace) -> Recipe:
     return load_recipe(given.recipe or default_recipe(given.data), changes)
 
 
+def names_batch(given: Options | Namespace) -> bool:
+    """Whether the user has chosen the batch size, which otherwise is that of the data's recipe."""
+    settings = parsed_settings(given.set or [])
+    return bool(given.recipe or given.batch_size or "batch_size" in settings)
+
+
 def recipe_overrides(given: Options | Namespace) -> dict[str, object]:
     """The recipe's keys that were given as shared options."""
     values = {key: getattr(given, key) for key in _KEYS_OF_RECIPE}

@@ -91,7 +91,7 @@ def deviations_table(
     Returns:
         A Markdown table of standard deviations; a cell is empty with fewer than _FIRST_PAIRS pairs.
     """
-    table = table_head(["deviation between seeds of", *students])
+    table = table_head(["difference", *(f"deviation of {name}" for name in students)])
     found = {name: {row.name: row for row in rows_of(own)} for name, own in students.items()}
     for question in questions:
         names = [roles.get(name, name) for name in (question.first, question.second)]
@@ -105,7 +105,7 @@ def deviations_table(
             weights = np.ones((1, pairs[0]["right"].shape[1]))
             gaps = question.statistic(pairs[0], weights) - question.statistic(pairs[1], weights)
             cells.append(f"{question.scale * np.std(gaps, ddof=1):.3g} {question.unit}")
-        table.append(table_line([" - ".join(names), *cells]))
+        table.append(table_line([f"{question.asks} ({' - '.join(names)})", *cells]))
     return "\n".join(table)
 
 
