@@ -235,11 +235,9 @@ def _keep_lines(runs: Sequence[StudyRun], scale: Scale) -> None:
 def _measure_robustness(
     runs: Sequence[StudyRun], scale: Scale, moved: MovedData, *, deadline: float
 ) -> None:
-    finished = [run.folder for run in runs if run.line() is not None]
     measure_missing_robustness(
-        finished,
+        [run for run in runs if run.line() is not None],
         scale.results / lines_file(ROBUSTNESS_OF),
-        study=ROBUSTNESS_OF,
         command=evidence_command(ROBUSTNESS, scale),
         device=scale.device,
         moved=moved,

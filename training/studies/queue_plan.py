@@ -26,11 +26,14 @@ PLAN_FILE = RESULTS / "plan.jsonl"
 QUEUE_RUNS = RUNS / "queue"
 
 
-class PlanLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PlanLine(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """One run of the queue.
 
     `data` names a folder below the data root. `settings` are laid on top of the recipe, and the
-    method's own changes on top of them.
+    method's own changes on top of them. `corrupted` says whether the finished run is also tested on
+    corrupted images.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PlanLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     settings: dict[str, Any]
     seed: int
     command: str
+    corrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class QueueStudy:
         folds: whether seed k holds out the k-th fifth of the training images.
         reference: of a filter, the method that no variant may be worse than.
         roles: of a study that confirms, which method stands for "chosen", "drg" and so on.
+        corrupted: whether finished runs are also tested on corrupted images.
     """
 
     name: str
@@ -79,6 +84,7 @@ class QueueStudy:
     folds: bool = False
     reference: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
+    corrupted: bool = False
 
     def lines(self) -> list[PlanLine]:
         """Its runs: all methods of a student and a seed before the next seed."""
@@ -104,6 +110,7 @@ class QueueStudy:
             settings={"epochs": self.epochs, **self.settings, **fold},
             seed=seed,
             command=f"python training/evidence.py --queue {name} --data-root DIR",
+            corrupted=self.corrupted,
         )
 
 

@@ -175,6 +175,12 @@ _OTHERS = (
         question="What is left of the gain with 20 % wrong labels?",
         settings={**_BEHIND.settings, "label_noise": 0.2},
     ),
+    replace(
+        _BEHIND,
+        name="imagenette-corruptions",
+        question="What is left of the gain on corrupted images?",
+        corrupted=True,
+    ),
 )
 QUEUE = (
     _PHOTOGRAPHS,

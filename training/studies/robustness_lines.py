@@ -15,6 +15,7 @@ from runtime.model.locate import CHECKPOINT, find_run
 from training.config.plan import MovedData
 from training.studies.result_lines import Line, merge_lines, read_lines, whole_recipe
 from training.studies.study_methods import method_of
+from training.studies.study_run import StudyRun
 from training.studies.study_table import Figure, gain, mean_and_deviation, table_head, table_line
 from training.studies.table_rows import baseline_of, by_student, rows_of, shared_settings
 
@@ -33,10 +34,9 @@ def lines_file(study: str) -> str:
 
 
 def measure_missing_robustness(
-    runs: Sequence[Path],
+    runs: Sequence[StudyRun],
     path: Path,
     *,
-    study: str,
     command: str,
     device: str,
     moved: MovedData,
@@ -45,9 +45,8 @@ def measure_missing_robustness(
     """Measures the runs that have no line in `path`, and adds their lines to it.
 
     Args:
-        runs: folders of finished runs.
+        runs: finished ones.
         path: the file of lines.
-        study: the word for these runs.
         command: that the lines state.
         device: "auto", "cpu" or "cuda".
         moved: where their data lies.
@@ -58,19 +57,22 @@ def measure_missing_robustness(
     """
     known = [line["checkpoint_sha256"] for line in read_lines(path)]
     for run in runs:
-        if not (run / CHECKPOINT).is_file():
+        folder = run.folder
+        if not (folder / CHECKPOINT).is_file():
             raise UserError(
-                f"{run} has a result and no {CHECKPOINT}: put it back to measure its robustness, "
-                "or remove the folder to train the run again"
+                f"{folder} has a result and no {CHECKPOINT}: put it back to measure its "
+                "robustness, or remove the folder to train the run again"
             )
-        if sha256_of(run / CHECKPOINT) in known:
+        if sha256_of(folder / CHECKPOINT) in known:
             continue
         if monotonic() >= deadline:
-            print(f"{run.name}: robustness waits for the next call")  # noqa: T201
+            print(f"{folder.name}: robustness waits for the next call")  # noqa: T201
             return
-        line = measure_robustness(run, study=study, command=command, device=device, moved=moved)
-        merge_lines(path, [line])
-        print(f"{run.name}: robustness measured", flush=True)  # noqa: T201
+        line = measure_robustness(
+            folder, study=run.study, command=command, device=device, moved=moved
+        )
+        merge_lines(path, [{**line, "method": run.method.name}])
+        print(f"{folder.name}: robustness measured", flush=True)  # noqa: T201
 
 
 def measure_robustness(

@@ -1,17 +1,20 @@
 """Runs the queue of `results/plan.jsonl`, resumably, and keeps a line of each run that finishes."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 
 import msgspec
 
 from runtime.base.files import write_atomic
+from training.config.plan import MovedData
 from training.records.run_folder import IMAGES, exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
+from training.studies.robustness_lines import lines_file, measure_missing_robustness
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
@@ -37,26 +40,35 @@ def run_queue(
         results: the folder of the lines that are written.
     """
     runs = [run_of(line, data_root=data_root) for line in lines]
+    corrupted = {line.command for line in lines if line.corrupted}
+
+    def keep(run: StudyRun) -> None:
+        keep_line(run, results)
+        if run.options.command in corrupted:
+            keep_corrupted_line(run, results)
+
     with ExitStack() as locks:
         for folder in dict.fromkeys(run.folder.parent for run in runs):
             locks.enter_context(exclusive(folder))
         for run in runs:  # of earlier calls: the files of lines may be lost
             if run.line() is not None:
-                keep_line(run, results)
-        return run_all(
-            runs,
-            jobs=jobs,
-            minutes=minutes,
-            pause=PAUSE,
-            on_finish=lambda run: keep_line(run, results),
-        )
+                keep(run)
+        return run_all(runs, jobs=jobs, minutes=minutes, pause=PAUSE, on_finish=keep)
 
 
 def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[PlanLine]:
-    """Those of `lines` of which no line is kept, whoever trained them and wherever."""
-    files = {results / f"{line.study}.jsonl" for line in lines}
-    kept = {found.get("command") for file in files for found in read_lines(file)}
-    return [line for line in lines if line.command not in kept]
+    """Those of `lines` that lack a line, whoever trained them and wherever.
+
+    A run that is tested on corrupted images has two lines.
+    """
+    studies = {line.study for line in lines}
+    kept = _commands_in(results / f"{study}.jsonl" for study in studies)
+    tested = _commands_in(results / lines_file(study) for study in studies)
+    return [
+        line
+        for line in lines
+        if line.command not in kept or (line.corrupted and line.command not in tested)
+    ]
 
 
 def keep_line(run: StudyRun, results: Path) -> None:
@@ -66,6 +78,25 @@ def keep_line(run: StudyRun, results: Path) -> None:
     images = msgspec.json.decode((run.folder / IMAGES).read_bytes())
     kept: Line = {**line, "commit": _commit_of_run(run), "images": images}
     merge_lines(results / f"{run.study}.jsonl", [kept])
+
+
+def keep_corrupted_line(run: StudyRun, results: Path) -> None:
+    """Tests a finished run on corrupted images and writes the line, unless it is there."""
+    command, data = run.options.command, run.options.data
+    assert command is not None
+    measure_missing_robustness(
+        [run],
+        results / lines_file(run.study),
+        command=command,
+        device="cpu",
+        moved=MovedData(data),
+        deadline=inf,
+    )
+
+
+def _commands_in(files: Iterable[Path]) -> set[object]:
+    """The commands that the lines of these files state."""
+    return {found.get("command") for file in files for found in read_lines(file)}
 
 
 def _commit_of_run(run: StudyRun) -> str:

@@ -1,6 +1,7 @@
 """The queue: its plan on file, pairs of runs, pausing, and the lines that it keeps."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -18,6 +19,7 @@ from training.data import load_dataset
 from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
 from training.evaluation.confidence import read_image_record
+from training.studies.corruptions import SEVERITIES
 from training.studies.pool import epochs_done, run_all
 from training.studies.queue_plan import (
     PLAN_FILE,
@@ -33,6 +35,7 @@ from training.studies.study_methods import METHODS
 from training.studies.study_run import StudyRun
 
 ROOT = Path(__file__).resolve().parents[3]
+ENDS = ("", "-robustness")  # of the names of a study's files
 CPU = torch.device("cpu")
 SMALL = QueueStudy(
     "small",
@@ -187,6 +190,38 @@ def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
     assert msgspec.json.decode(first)["method"] not in printed.splitlines()[1]
     assert evidence.main([*arguments, "--dry-run", "--repeat"]) == 0
     assert "2 runs: 0 finished, 0 begun, 2 missing" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_of_a_study_about_corruptions_is_done_when_it_is_tested_on_them(
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_folder, tmp_path / "data" / "tiny")
+    add_to_plan(replace(SMALL, methods=("drg-multi-a0.5",), corrupted=True).lines())
+    arguments = ["--queue", "small", "--data-root", "data"]
+    assert evidence.main(arguments) == 0
+    (trained,), (tested,) = (read_lines(Path(f"results/small{end}.jsonl")) for end in ENDS)
+    assert tested["method"] == trained["method"] == "drg-multi-a0.5"
+    assert tested["command"] == trained["command"]
+    assert tested["clean"]["top1"] == trained["top1"]
+    assert {len(figures) for figures in tested["corrupted"].values()} == {len(SEVERITIES)}
+    # Its second line is lost: the run is not done, and is tested without another training.
+    Path("results/small-robustness.jsonl").unlink()
+    capsys.readouterr()
+    assert evidence.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 runs are finished" in said
+    assert "robustness measured" in said
+    (again,) = read_lines(Path("results/small-robustness.jsonl"))
+    assert again == tested
+    # Another clone, which has both lines, has nothing to do.
+    shutil.rmtree("runs")
+    assert evidence.main(arguments) == 0
+    assert "1 of 1 runs have their line in results/" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ import torch
 
 from runtime.base.errors import UserError
 from training import robustness, run
+from training.config.options import Options
 from training.config.plan import MovedData
+from training.config.recipe import load_recipe
 from training.records.checkpoint import read_checkpoint, save_checkpoint
 from training.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from training.studies.result_lines import read_lines
@@ -21,6 +23,8 @@ from training.studies.robustness_lines import (
     measure_missing_robustness,
     robustness_table,
 )
+from training.studies.study_methods import METHODS
+from training.studies.study_run import StudyRun
 
 
 def photographs(size: int = 32) -> np.ndarray:
@@ -144,12 +148,11 @@ def test_the_table_takes_no_mean_over_data_sets() -> None:
 
 def test_a_finished_run_without_its_checkpoint_is_named(tmp_path: Path) -> None:
     """Its result is enough for a study's line, so it is among the runs to measure."""
-    (tmp_path / "result.json").write_text("{}")
+    given = StudyRun(METHODS["ce"], 0, "s", load_recipe("digits"), tmp_path, Options(arch="a"))
     with pytest.raises(UserError, match=r"has a result and no checkpoint\.pt: put it back to"):
         measure_missing_robustness(
-            [tmp_path],
+            [given],
             tmp_path / "lines.jsonl",
-            study="s",
             command="python training/evidence.py",
             device="cpu",
             moved=MovedData(),
