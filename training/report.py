@@ -2,7 +2,8 @@
 
 All of them are made of the raw lines in `results/` alone, so whoever runs this gets the same bytes.
 In RESULTS.md only what stands between `<!-- results:NAME -->` and `<!-- /results -->` is written;
-NAME is a study, `robustness`, `cost`, `h100` for what was printed there, or `open` for the plan.
+NAME is a study, `robustness`, `cost`, `h100` for what was printed there, `open` for the plan, or
+`answer` for what the confirming study says in three sentences.
 """
 
 import re

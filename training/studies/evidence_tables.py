@@ -121,15 +121,8 @@ def answers_table(
         questions: of the plan, all of which count for Holm's method.
         roles: the methods that stand for a role.
     """
-    by_method: dict[str, Row] = {}
-    for row in rows_of(lines):
-        by_method.setdefault(row.method, row)
     table = table_head(["question", "difference", "counts as yes", "answer", "p (Holm)"])
-    found: list[Interval | None] = []
-    for question in questions:
-        sides = [by_method.get(roles.get(name, name)) for name in (question.first, question.second)]
-        pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
-        found.append(None if pairs is None else question.interval(pairs[0], pairs[1]))
+    found = intervals_of(lines, questions, roles)
     # A question without runs has no p-value yet. It counts as the worst one for the others.
     adjusted = holm([1.0 if each is None else each.p_value for each in found])
     for question, each, p_value in zip(questions, found, adjusted, strict=True):
@@ -143,6 +136,21 @@ def answers_table(
             found_here = f"{shown(each, digits)} {question.unit}"
             table.append(table_line([asks, found_here, question.counts, answer, _p(p_value)]))
     return "\n".join(table)
+
+
+def intervals_of(
+    lines: Sequence[Line], questions: Sequence[Question], roles: Mapping[str, str]
+) -> list[Interval | None]:
+    """The interval of each question; None where its runs are missing. Arguments as above."""
+    by_method: dict[str, Row] = {}
+    for row in rows_of(lines):
+        by_method.setdefault(row.method, row)
+    found: list[Interval | None] = []
+    for question in questions:
+        sides = [by_method.get(roles.get(name, name)) for name in (question.first, question.second)]
+        pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
+        found.append(None if pairs is None else question.interval(pairs[0], pairs[1]))
+    return found
 
 
 def scaled(found: Interval, factor: float) -> Interval:

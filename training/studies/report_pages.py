@@ -5,7 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from training.studies.confirmation import confirmed_parts, deviations_table, weights_table
+from training.studies.confirmation import (
+    answer_in_sentences,
+    confirmed_parts,
+    deviations_table,
+    weights_table,
+)
 from training.studies.costs import cost_table
 from training.studies.evidence_plan import (
     COST,
@@ -45,6 +50,7 @@ from training.studies.variant_choice import choice_table, filter_table
 
 INDEX = "README.md"
 OPEN = "open"
+ANSWER = "answer"  # of the confirming study, in three sentences
 PRINTED = "h100"  # what commands printed on that GPU
 _LEGEND = """\
 Top-1 and top-5 are those of the last epoch on the whole test split, mean ± standard deviation over
@@ -99,6 +105,8 @@ def block_text(name: str, results: Path) -> str | None:
     """
     if name == OPEN:
         return open_table(results, links="results/")
+    if name == ANSWER:
+        return _answer(results)
     if name == PRINTED:
         return "\n\n".join(_printed(results / f"{PRINTED}.json"))
     if name == COST:
@@ -126,7 +134,7 @@ def block_text(name: str, results: Path) -> str | None:
 def block_names(results: Path) -> list[str]:
     """The names that blocks of RESULTS.md can have."""
     measured = [file.stem for file in study_files(results)]
-    return list(dict.fromkeys([*measured, *STUDIES, ROBUSTNESS, COST, PRINTED, OPEN]))
+    return list(dict.fromkeys([*measured, *STUDIES, ROBUSTNESS, COST, PRINTED, OPEN, ANSWER]))
 
 
 def draw_plots(results: Path) -> list[Path]:
@@ -183,6 +191,15 @@ def _of_queue(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> lis
             parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
             parts.append(weights_table(own))
     return parts
+
+
+def _answer(results: Path) -> str:
+    """What the confirming study says in three sentences, or that its runs are not all there."""
+    (study,) = (each for each in QUEUED.values() if each.roles)
+    lines = read_lines(results / f"{study.name}.jsonl")
+    if waits := waits_for_all(study, lines):
+        return paragraph(f"{study.question} {waits}")
+    return paragraph(answer_in_sentences(by_student(lines), ASKED, study.roles))
 
 
 def _chosen(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:

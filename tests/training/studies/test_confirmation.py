@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.study_lines import IMAGES, cells, line
 from training.studies.confirmation import (
+    answer_in_sentences,
     confirmed_parts,
     deviations_table,
     gains_table,
@@ -77,6 +78,25 @@ def test_the_block_says_what_was_run_and_answers_for_each_student() -> None:
     assert [answers[0], answers[2]] == ["**mobilenetv2 x0.5**", "**shufflenetv2 x0.5**"]
     assert [row[3] for row in cells(answers[1])] == ["yes", "open", "yes", "yes", "yes", "open"]
     assert lines[0]["test_images"] == IMAGES
+
+
+def test_the_answer_is_three_sentences() -> None:
+    students = {"a": lines_of("mobilenetv2", 0.1), "b": lines_of("shufflenetv2", 0.01)}
+    first, second, third = answer_in_sentences(students, ASKED, ROLES).split(". ")
+    assert first.startswith("In points of top-1, with 95 % intervals over 3 seeds and the test im")
+    assert "DRG+DSR (drg+dsr-fade) is +10.00 [+7" in first
+    assert " with a and +1.00 [" in first
+    assert first.endswith(" with b over cross-entropy")
+    assert second == (
+        "Its DSR adds not measured with a and not measured with b to its DRG alone, and that DRG "
+        "adds not measured with a and not measured with b to the cross-entropy of its heads"
+    )
+    # One point is not two, and one point less than the control of speed is no gain.
+    assert third == (
+        "Of the plan's 6 questions “Does it rank its answers as well?” and “Are its probabilities "
+        "as good?” are answered by yes with every student; “Does DRG+DSR pay?”, “Does its DSR do "
+        "no harm to DRG?”, “Is it more than speed?” and “Is it the distillation?” are not."
+    )
 
 
 def test_deviations_between_seeds_are_shown_without_means() -> None:
