@@ -44,6 +44,7 @@ ClassWeights = Literal["none", "balanced", "sqrt"]
 Crop = Literal["auto", "none", "pad", "resized"]
 Precision = Literal["auto", "fp32", "bf16"]
 Tap = Annotated[int, msgspec.Meta(ge=1, le=4)]
+_TAP = 2
 
 PEER_NAMES = method_names("whole")
 _HARD_LABELS = {name for name in PEER_NAMES if not METHOD_REGISTRY[name].soft_labels}
@@ -97,7 +98,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Both weights grow linearly from zero. With the full weight from the first step, DSR can keep a
     # network for few classes at its first, uniform answers (results/, tiny-fashion).
     distillation_warmup_epochs: Weight = 1.0
-    tap: Tap = 2  # the stage that the auxiliary head reads
+    tap: Tap = _TAP  # the stage that the auxiliary head reads
     taps: tuple[Tap, ...] = ()  # several heads, each on a stage; empty: one head, on `tap`
     head_width: Positive = 1.0  # widens the auxiliary head
 
@@ -152,6 +153,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"peer {self.peer} needs label_smoothing, mixup and cutmix to be 0")
         if len(set(self.taps)) < len(self.taps):
             raise ValueError(f"taps {list(self.taps)} must be different stages")
+        if self.taps and self.tap not in (_TAP, *self.taps):
+            raise ValueError(f"tap {self.tap} is not in taps {list(self.taps)}: give one of them")
         if (self.validation_fold + 1) * self.validation_fraction > 1 + _ROUNDING:
             raise ValueError(
                 f"validation_fold {self.validation_fold} is not there: validation_fraction "
@@ -201,10 +204,12 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
 
 
 def laid_on(recipe: Recipe, changes: Mapping[str, object]) -> dict[str, Any]:
-    """The recipe's values with the changes on top; a lone `tap` is one head, instead of `taps`."""
+    """The recipe's values with the changes on top; of `tap` and `taps`, one replaces the other."""
     values: dict[str, Any] = msgspec.to_builtins(recipe) | dict(changes)
     if "tap" in changes and "taps" not in changes:
         values["taps"] = []
+    if "taps" in changes and "tap" not in changes:
+        values["tap"] = _TAP
     return values
 
 

@@ -25,13 +25,17 @@ def test_every_recipe_is_valid_and_has_the_papers_defaults(name: str) -> None:
     assert (recipe.drg_weight, recipe.dsr_weight, recipe.temperature) == (alpha, 1.0, 4.0)
 
 
-def test_a_lone_tap_is_one_head(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.yaml", taps="[2, 3]")
-    recipe = load_recipe(str(path), {"tap": 3})
-    assert (recipe.tap, recipe.taps) == (3, ())
-    both = load_recipe(str(path), {"tap": 3, "taps": [1, 2]})
-    assert (both.tap, both.taps) == (3, (1, 2))
-    assert load_recipe(str(path), {"epochs": 2}).taps == (2, 3)
+def test_of_tap_and_taps_the_one_that_is_laid_on_counts(tmp_path: Path) -> None:
+    several, one = (
+        str(write(tmp_path / f"{name}.yaml", **{name: taps}))
+        for name, taps in (("taps", "[2, 3]"), ("tap", 4))
+    )
+    recipe = load_recipe(several, {"tap": 4})
+    assert (recipe.tap, recipe.taps) == (4, ())
+    assert load_recipe(several, {"epochs": 2}).taps == (2, 3)
+    assert load_recipe(one, {"taps": [1, 3]}).taps == (1, 3)
+    with pytest.raises(UserError, match=r"tap 4 is not in taps \[1, 3\]: give one"):
+        load_recipe(several, {"tap": 4, "taps": [1, 3]})
 
 
 def test_every_data_set_has_a_recipe() -> None:
