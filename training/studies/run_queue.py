@@ -82,14 +82,16 @@ def keep_line(run: StudyRun, results: Path) -> None:
 
 def keep_corrupted_line(run: StudyRun, results: Path) -> None:
     """Tests a finished run on corrupted images and writes the line, unless it is there."""
-    command, data = run.options.command, run.options.data
+    command, file = run.options.command, results / lines_file(run.study)
     assert command is not None
+    if command in _commands_in([file]):
+        return
     measure_missing_robustness(
         [run],
-        results / lines_file(run.study),
+        file,
         command=command,
         device="cpu",
-        moved=MovedData(data),
+        moved=MovedData(run.options.data),
         deadline=inf,
     )
 

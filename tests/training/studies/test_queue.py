@@ -218,6 +218,10 @@ def test_a_run_of_a_study_about_corruptions_is_done_when_it_is_tested_on_them(
     assert "robustness measured" in said
     (again,) = read_lines(Path("results/small-robustness.jsonl"))
     assert again == tested
+    # With both lines the checkpoint may go.
+    (checkpoint,) = Path("runs").rglob("checkpoint.pt")
+    checkpoint.unlink()
+    assert evidence.main([*arguments, "--repeat"]) == 0
     # Another clone, which has both lines, has nothing to do.
     shutil.rmtree("runs")
     assert evidence.main(arguments) == 0
