@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.model.figures import calibration_gap
 from training.studies.evidence_tables import (
@@ -15,7 +16,7 @@ from training.studies.evidence_tables import (
     shown,
 )
 from training.studies.line_groups import data_and_recipe, groups
-from training.studies.paired_tests import crossed_bootstrap, mean_of
+from training.studies.paired_tests import crossed_bootstrap, mean_of, seeds_needed
 from training.studies.plan_state import paragraph
 from training.studies.result_lines import Line
 from training.studies.study_table import mean_and_deviation, table_head, table_line
@@ -23,6 +24,7 @@ from training.studies.table_rows import Row, baseline_of, by_student, rows_of
 
 _POINTS = 100.0  # in one
 _FIRST_PAIRS = 6
+LEAST_SEEDS, MOST_SEEDS = 12, 20
 # In the confirming studies' words, for readers who do not know the names of methods.
 _WORDS = {"chosen": "chosen", "drg": "its DRG alone", "ds": "its heads alone"}
 
@@ -93,21 +95,41 @@ def deviations_table(
         A Markdown table of standard deviations; a cell is empty with fewer than _FIRST_PAIRS pairs.
     """
     table = table_head(["difference", *(f"deviation of {name}" for name in students)])
-    found = {name: {row.name: row for row in rows_of(own)} for name, own in students.items()}
+    found = {name: rows_of(own) for name, own in students.items()}
     for question in questions:
         names = [roles.get(name, name) for name in (question.first, question.second)]
         cells = []
         for rows in found.values():
-            first, second = (rows.get(name) for name in names)
-            pairs = paired_columns(first, second) if first else None
-            if pairs is None or pairs[2] < _FIRST_PAIRS:
+            gaps = _gaps(rows, question, roles)
+            if gaps is None or len(gaps) < _FIRST_PAIRS:
                 cells.append("")
-                continue
-            weights = np.ones((1, pairs[0]["right"].shape[1]))
-            gaps = question.statistic(pairs[0], weights) - question.statistic(pairs[1], weights)
-            cells.append(f"{question.scale * np.std(gaps, ddof=1):.3g} {question.unit}")
+            else:
+                cells.append(f"{np.std(gaps, ddof=1):.3g} {question.unit}")
         table.append(table_line([f"{question.asks} ({' - '.join(names)})", *cells]))
     return "\n".join(table)
+
+
+def seeds_asked_for(
+    students: Mapping[str, Sequence[Line]], questions: Sequence[Question], roles: Mapping[str, str]
+) -> int | None:
+    """How many seeds the plan wants, by how much the first pairs of its first question deviate.
+
+    docs/evidence.md has the rule: so many that a paired t-test shows `at_least` with the larger of
+    the students' deviations, and from LEAST_SEEDS to MOST_SEEDS.
+
+    Returns:
+        The number; None while a student has fewer than _FIRST_PAIRS pairs.
+    """
+    question = questions[0]
+    assert question.at_least is not None
+    deviations = []
+    for lines in students.values():
+        gaps = _gaps(rows_of(lines), question, roles) if lines else None
+        if gaps is None or len(gaps) < _FIRST_PAIRS:
+            return None
+        deviations.append(float(np.std(gaps[:_FIRST_PAIRS], ddof=1)))
+    needed = seeds_needed(question.at_least, max(deviations))
+    return min(MOST_SEEDS, max(LEAST_SEEDS, needed))
 
 
 def answer_in_sentences(
@@ -172,6 +194,23 @@ def confirmed_parts(
     for name, own in students.items():
         parts += [f"**{name}**", answers_table(own, questions, roles)]
     return parts
+
+
+def _gaps(
+    rows: Sequence[Row], question: Question, roles: Mapping[str, str]
+) -> NDArray[np.float64] | None:
+    """The question's differences (S,) of S pairs, in its unit and in the order of their seeds."""
+    sides = [
+        next((row for row in rows if row.method == roles.get(name, name)), None)
+        for name in (question.first, question.second)
+    ]
+    pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
+    if pairs is None:
+        return None
+    weights = np.ones((1, pairs[0]["right"].shape[1]))
+    gaps = question.statistic(pairs[0], weights) - question.statistic(pairs[1], weights)
+    found: NDArray[np.float64] = question.scale * gaps[0]
+    return found
 
 
 def _compares(question: Question, first: str, second: str) -> bool:

@@ -101,6 +101,8 @@ def seeds_needed(effect: float, deviation: float, *, power: float = 0.8) -> int:
     """
     from scipy import stats
 
+    if deviation == 0:  # then two pairs show it
+        return 2
     for count in range(2, 10_000):
         freedom, shift = count - 1, effect / deviation * count**0.5
         limit = stats.t.ppf(1 - (1 - _LEVEL) / 2, freedom)

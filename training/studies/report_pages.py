@@ -9,6 +9,7 @@ from training.studies.confirmation import (
     answer_in_sentences,
     confirmed_parts,
     deviations_table,
+    seeds_asked_for,
     weights_table,
 )
 from training.studies.costs import cost_table
@@ -164,8 +165,8 @@ def _study_page(file: Path) -> str:
     parts = [f"*{known.question}*"] if known else []
     if queued:
         if waits := waits_for_all(queued, lines):
-            spread = deviations_table(by_student(lines), ASKED, queued.roles)
-            return _page(file.stem, file, [*parts, waits, spread, *_where_from(file.stem, lines)])
+            parts += [waits, *_deviations(queued, by_student(lines))]
+            return _page(file.stem, file, [*parts, *_where_from(file.stem, lines)])
         parts += _of_queue(queued, by_student(lines))
     for group in groups(lines):
         parts += [f"## {caption(group)}", paragraph(f"{data_and_recipe(group)}.")]
@@ -191,6 +192,18 @@ def _of_queue(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> lis
             parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
             parts.append(weights_table(own))
     return parts
+
+
+def _deviations(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
+    """What a study that confirms shows while it runs: deviations, and the seeds that they ask for.
+
+    A student without a line has no pairs.
+    """
+    none: dict[str, Sequence[Line]] = {f"{arch} x{width:g}": [] for arch, width in queued.students}
+    every = none | dict(students)
+    asked = seeds_asked_for(every, ASKED, queued.roles)
+    rule = [paragraph(f"By the plan's rule, its first pairs ask for {asked} seeds.")]
+    return [deviations_table(students, ASKED, queued.roles), *(rule if asked else [])]
 
 
 def _answer(results: Path) -> str:

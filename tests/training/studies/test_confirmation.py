@@ -11,9 +11,11 @@ from training.studies.confirmation import (
     confirmed_parts,
     deviations_table,
     gains_table,
+    seeds_asked_for,
     weights_table,
 )
 from training.studies.line_groups import groups
+from training.studies.paired_tests import seeds_needed
 from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import ASKED
 from training.studies.report_pages import block_text, draw_plots, page_texts
@@ -111,6 +113,24 @@ def test_deviations_between_seeds_are_shown_without_means() -> None:
     assert rows[3][1].endswith(" nats")
 
 
+def test_the_first_six_pairs_say_how_many_seeds_are_wanted() -> None:
+    def student(gains: list[float]) -> list[Line]:
+        lines = [line("ce", seed, 0.5) for seed in range(len(gains))]
+        return lines + [line("drg+dsr-fade", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
+
+    calm, wild = [0.1, 0.11, 0.1, 0.12, 0.1, 0.13], [0.1, 0.1, 0.15, 0.1, 0.15, 0.125]
+    assert seeds_asked_for({"a": student(calm), "b": student(calm)}, ASKED, ROLES) == 12
+    # The larger deviation of the students counts, and of the first six pairs alone.
+    wanted = seeds_needed(2.0, 100 * float(np.std(wild, ddof=1)))
+    assert wanted == 14
+    assert seeds_asked_for({"a": student(calm), "b": student(wild)}, ASKED, ROLES) == wanted
+    later = student([*wild, *[0.3, 0.0, 0.3]])
+    assert seeds_asked_for({"a": student(calm), "b": later}, ASKED, ROLES) == wanted
+    assert seeds_asked_for({"a": student([*calm[:5], 0.4])}, ASKED, ROLES) == 20  # at most
+    assert seeds_asked_for({"a": student(calm), "b": student(wild[:5])}, ASKED, ROLES) is None
+    assert seeds_asked_for({"a": student(calm), "b": []}, ASKED, ROLES) is None
+
+
 def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,3 +149,24 @@ def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     assert draw_plots(tmp_path) == []
     merge_lines(tmp_path / "it.jsonl", lines[-1:])
     assert "60.00" in str(block_text("it", tmp_path))
+
+
+def test_the_page_says_how_many_seeds_its_first_pairs_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(7), 2, roles=ROLES)
+    monkeypatch.setattr("training.studies.plan_state.plan_lines", study.lines)
+    monkeypatch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+    stated = {"study": "it", "command": "c", "device": "d", "versions": {}}
+    lines = [
+        line(method, seed, accuracy, arch=arch, **stated)
+        for arch in ("mobilenetv2", "shufflenetv2")
+        for method, accuracy in (("ce", 0.5), ("drg+dsr-fade", 0.6))
+        for seed in range(6)
+    ]
+    merge_lines(tmp_path / "it.jsonl", lines[:-1])
+    assert "ask for" not in page_texts(tmp_path)["it.md"]
+    merge_lines(tmp_path / "it.jsonl", lines[-1:])
+    page = page_texts(tmp_path)["it.md"]
+    assert "24 of 28 runs are there." in page
+    assert "By the plan's rule, its first pairs ask for 12 seeds." in page

@@ -84,6 +84,7 @@ def test_the_number_of_seeds_is_the_t_tests() -> None:
     # 33 and 10 are known from tables: effect over deviation 0.5 and 1.
     assert seeds_needed(0.5, 1.0) == 34
     assert seeds_needed(1.0, 1.0) == 10
+    assert seeds_needed(1.0, 0.0) == 2
     generator = np.random.default_rng(0)
     samples = generator.normal(loc=0.5, size=(4000, 34))
     shown = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
