@@ -45,7 +45,7 @@ class _Candidate(NamedTuple):
     name: str
     top1: list[float]  # in percent
     nll: list[float]
-    over_drg: float  # points, less DRG with the same heads
+    over_drg: list[float]  # points, less DRG with the same heads, fold by fold of each student
 
 
 def verdicts(lines: Sequence[Line], reference: str) -> list[Verdict]:
@@ -115,8 +115,9 @@ def choice_table(students: Mapping[str, Sequence[Line]], reference: str) -> str 
         if float(np.mean(lag)) <= error
     ]
     chosen = min(near, key=lambda each: float(np.mean(each.nll)))
-    names = ["DRG with DSR", "validation top-1 %", "behind the first", "less DRG alone"]
-    table = table_head([*names, "validation NLL", "choice"])
+    names = ["DRG with DSR", "validation top-1 %", "behind the first (± standard error)"]
+    names += ["less DRG alone (± deviation)", "validation NLL", "choice"]
+    table = table_head(names)
     for each, lag, error in zip(found, behind, errors, strict=True):
         word = "chosen" if each is chosen else "within one standard error" if each in near else ""
         table.append(
@@ -125,7 +126,7 @@ def choice_table(students: Mapping[str, Sequence[Line]], reference: str) -> str 
                     each.name,
                     f"{np.mean(each.top1):.2f}",
                     "" if each is found[0] else f"{np.mean(lag):.2f} ± {error:.2f}",
-                    f"{each.over_drg:+.2f}",
+                    f"{np.mean(each.over_drg):+.2f} ± {np.std(each.over_drg, ddof=1):.2f}",
                     f"{np.mean(each.nll):.3f}",
                     word,
                 ]
@@ -162,7 +163,7 @@ def _candidates(students: Mapping[str, Sequence[Line]], reference: str) -> list[
                     float(np.mean([x["validation_nll"] for x in fold]))
                     for fold in zip(*own, strict=True)
                 ],
-                float(np.mean([_top1(one) - _top1(other) for one, other in pairs])),
+                [_top1(one) - _top1(other) for one, other in pairs],
             )
         )
     return found

@@ -100,7 +100,7 @@ def test_of_equal_variants_the_one_with_the_lowest_nll_is_chosen() -> None:
     ]
     assert rows[1][2] == "0.20 ± 0.66"
     assert rows[2][2] == "1.00 ± 0.00"
-    assert [row[3] for row in rows] == ["+10.80", "+10.60", "+9.80"]
+    assert [row[3] for row in rows] == ["+10.80 ± 1.03", "+10.60 ± 0.84", "+9.80 ± 1.03"]
 
 
 def test_figures_of_the_students_are_averaged_before_folds_are_compared() -> None:
