@@ -9,6 +9,7 @@ from runtime.model.figures import calibration_gap
 from training.studies.evidence_tables import (
     Question,
     answers_table,
+    asked_columns,
     columns_of,
     intervals_of,
     paired_columns,
@@ -200,11 +201,7 @@ def _gaps(
     rows: Sequence[Row], question: Question, roles: Mapping[str, str]
 ) -> NDArray[np.float64] | None:
     """The question's differences (S,) of S pairs, in its unit and in the order of their seeds."""
-    sides = [
-        next((row for row in rows if row.method == roles.get(name, name)), None)
-        for name in (question.first, question.second)
-    ]
-    pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
+    pairs = asked_columns(rows, question, roles)
     if pairs is None:
         return None
     weights = np.ones((1, pairs[0]["right"].shape[1]))

@@ -142,15 +142,29 @@ def intervals_of(
     lines: Sequence[Line], questions: Sequence[Question], roles: Mapping[str, str]
 ) -> list[Interval | None]:
     """The interval of each question; None where its runs are missing. Arguments as above."""
-    by_method: dict[str, Row] = {}
-    for row in rows_of(lines):
-        by_method.setdefault(row.method, row)
-    found: list[Interval | None] = []
-    for question in questions:
-        sides = [by_method.get(roles.get(name, name)) for name in (question.first, question.second)]
-        pairs = paired_columns(sides[0], sides[1]) if sides[0] else None
-        found.append(None if pairs is None else question.interval(pairs[0], pairs[1]))
-    return found
+    rows = rows_of(lines)
+    found = [asked_columns(rows, question, roles) for question in questions]
+    return [
+        None if pairs is None else question.interval(pairs[0], pairs[1])
+        for question, pairs in zip(questions, found, strict=True)
+    ]
+
+
+def asked_columns(
+    rows: Sequence[Row], question: Question, roles: Mapping[str, str]
+) -> tuple[Columns, Columns, int] | None:
+    """`paired_columns` of the two methods of the question; None where its runs are missing.
+
+    Args:
+        rows: of one student.
+        question: of the plan.
+        roles: the methods that stand for a role.
+    """
+    first, second = (
+        next((row for row in rows if row.method == roles.get(name, name)), None)
+        for name in (question.first, question.second)
+    )
+    return paired_columns(first, second) if first else None
 
 
 def scaled(found: Interval, factor: float) -> Interval:

@@ -202,8 +202,10 @@ def _deviations(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> l
     none: dict[str, Sequence[Line]] = {f"{arch} x{width:g}": [] for arch, width in queued.students}
     every = none | dict(students)
     asked = seeds_asked_for(every, ASKED, queued.roles)
-    rule = [paragraph(f"By the plan's rule, its first pairs ask for {asked} seeds.")]
-    return [deviations_table(students, ASKED, queued.roles), *(rule if asked else [])]
+    table = deviations_table(students, ASKED, queued.roles)
+    return (
+        [table, f"By the plan's rule, its first pairs ask for {asked} seeds."] if asked else [table]
+    )
 
 
 def _answer(results: Path) -> str:

@@ -147,15 +147,18 @@ def test_all_methods_of_a_seed_start_alike_and_see_the_same_images(
     assert seen[0][0][1:3] != seen[1][0][1:3]  # type: ignore[index]
 
 
-@pytest.mark.slow
-def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
-    tmp_path: Path,
-    tiny_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def queue_folder(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the data of SMALL."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folder, tmp_path / "data" / "tiny")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
+    queue_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_to_plan(SMALL.lines())
     arguments = ["--queue", "small", "--data-root", "data", "--jobs", "2"]
     assert evidence.main(arguments) == 0
@@ -171,7 +174,7 @@ def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
         assert columns["nll"].mean() == pytest.approx(line["nll"], rel=1e-3)
         assert line["last_weights"].keys() >= {"top1", "nll", "auroc", "ece", "validation_nll"}
         assert np.isfinite(line["validation_nll"])
-        assert str(tmp_path) not in msgspec.json.encode(line).decode()
+        assert str(queue_folder) not in msgspec.json.encode(line).decode()
     capsys.readouterr()
     before = Path("results/small.jsonl").read_bytes()
     assert evidence.main(arguments) == 0
@@ -193,14 +196,10 @@ def test_a_queue_is_run_once_and_keeps_lines_with_a_record_of_each_image(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("queue_folder")
 def test_a_run_of_a_study_about_corruptions_is_done_when_it_is_tested_on_them(
-    tmp_path: Path,
-    tiny_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_folder, tmp_path / "data" / "tiny")
     add_to_plan(replace(SMALL, methods=("drg-multi-a0.5",), corrupted=True).lines())
     arguments = ["--queue", "small", "--data-root", "data"]
     assert evidence.main(arguments) == 0
