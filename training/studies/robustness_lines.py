@@ -68,11 +68,19 @@ def measure_missing_robustness(
         if monotonic() >= deadline:
             print(f"{folder.name}: robustness waits for the next call")  # noqa: T201
             return
-        line = measure_robustness(
-            folder, study=run.study, command=command, device=device, moved=moved
-        )
-        merge_lines(path, [{**line, "method": run.method.name}])
-        print(f"{folder.name}: robustness measured", flush=True)  # noqa: T201
+        keep_robustness(run, path, command=command, device=device, moved=moved)
+
+
+def keep_robustness(
+    run: StudyRun, path: Path, *, command: str, device: str, moved: MovedData
+) -> None:
+    """Measures a finished run and adds its line to `path`; the arguments are those above."""
+    line = measure_robustness(
+        run.folder, study=run.study, command=command, device=device, moved=moved
+    )
+    # The study knows the method's name, where a checkpoint knows its settings only.
+    merge_lines(path, [{**line, "method": run.method.name}])
+    print(f"{run.folder.name}: robustness measured", flush=True)  # noqa: T201
 
 
 def measure_robustness(

@@ -3,7 +3,6 @@
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from math import inf
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from training.records.run_folder import IMAGES, exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
-from training.studies.robustness_lines import lines_file, measure_missing_robustness
+from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
@@ -86,14 +85,7 @@ def keep_corrupted_line(run: StudyRun, results: Path) -> None:
     assert command is not None
     if command in _commands_in([file]):
         return
-    measure_missing_robustness(
-        [run],
-        file,
-        command=command,
-        device="cpu",
-        moved=MovedData(run.options.data),
-        deadline=inf,
-    )
+    keep_robustness(run, file, command=command, device="cpu", moved=MovedData(run.options.data))
 
 
 def _commands_in(files: Iterable[Path]) -> set[object]:
