@@ -1,5 +1,6 @@
 """What studies found: JSON lines, one for each run; and the commands and machines they are from."""
 
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ RESULTS = Path("results")
 _IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
 _DEFAULTS = {"weights": "random", "noise_seed": 0}
 _OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
+_RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
 
 
 def merge_lines(path: Path, lines: Sequence[Line]) -> None:
@@ -83,9 +85,13 @@ def versions_of(lines: Sequence[Line]) -> str:
 
 
 def commands_of(study: str, lines: Sequence[Line]) -> list[str]:
-    """The commands that gave the lines of `results/STUDY.jsonl`, as lines for a shell."""
+    """The commands that gave the lines of `results/STUDY.jsonl`, as lines for a shell.
+
+    The runs of a study of the queue are one command: there may be hundreds.
+    """
     commands = (line.get("command") or _rebuilt_command(study, line, lines) for line in lines)
-    return list(dict.fromkeys(commands))
+    whole = r"\1 --data-root DIR --repeat  # one run alone: the command in its line"
+    return list(dict.fromkeys(_RUN_OF_QUEUE.sub(whole, command) for command in commands))
 
 
 def _rebuilt_command(study: str, line: Line, lines: Sequence[Line]) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -294,6 +295,18 @@ def test_the_command_of_an_older_line_follows_from_it(tmp_path: Path) -> None:
         "python training/run.py --arch mobilenetv2 --drg --image-size 32 --epochs 50 --seed SEED "
         "--recipe FILE.yaml  # learning_rate: 0.01\n"
     ) in page_texts(tmp_path)["runs.md"]
+
+
+def test_the_runs_of_a_study_of_the_queue_are_one_command(tmp_path: Path) -> None:
+    lines = made_up("peers", ("ce", "drg"), seeds=2)
+    for line in lines:
+        name = f"small/{line['arch']}-{line['method']}-s{line['seed']}"
+        line["command"] = f"python training/evidence.py --queue {name} --data-root DIR"
+    merge_lines(tmp_path / "small.jsonl", lines)
+    page = page_texts(tmp_path)["small.md"]
+    (command,) = set(re.findall(r"^python .*$", page, re.MULTILINE))  # of both students
+    words = shlex.split(command, comments=True)[2:]
+    assert words == ["--queue", "small", "--data-root", "DIR", "--repeat"]
 
 
 def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
