@@ -133,15 +133,23 @@ _LENGTHS = tuple(
     )
     for epochs, word in ((24, "twice"), (48, "four times"))
 )
-_SHARES = tuple(  # as many steps as with all images
+# Of 285 images of a class, 28, 71 and 142: so many steps of 64 images an epoch, where all give 44.
+# A share is trained for as many steps as all images, with as many steps of both warm-ups: without
+# them the last features would die in the first steps (docs/training.md), and with few images most.
+_SHARES = tuple(
     replace(
         _BEHIND,
-        name=f"imagenette-{percent}-percent",
+        name=f"imagenette-share-{percent}",
         question=f"What is the gain with {percent} % of the images, in as many steps?",
-        epochs=round(12 * 100 / percent),
-        settings={**_BEHIND.settings, "train_share": percent / 100},
+        epochs=12 * 44 // steps,
+        settings={
+            **_BEHIND.settings,
+            "train_share": percent / 100,
+            "warmup_epochs": 2.0 * 44 / steps,
+            "distillation_warmup_epochs": 44 / steps,
+        },
     )
-    for percent in (10, 25, 50)
+    for percent, steps in ((10, 4), (25, 11), (50, 22))
 )
 _RECIPES = tuple(
     replace(

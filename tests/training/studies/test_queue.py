@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
 from training import evidence
 from training.config.options import Options
 from training.config.plan import Plan
 from training.config.recipe import load_recipe
-from training.data import load_dataset
+from training.data import Dataset, load_dataset
 from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
+from training.engine.optimizers import distillation_scale, learning_rate
 from training.evaluation.confidence import read_image_record
 from training.studies.corruptions import SEVERITIES
 from training.studies.pool import epochs_done, run_all
@@ -75,6 +77,29 @@ def test_every_run_of_the_plan_has_a_recipe_and_a_folder_of_its_own(tmp_path: Pa
         assert run.recipe.warmup_epochs > 0
         assert run.recipe.ema_decay > 0
         assert not run.recipe.thresholds  # all images that are held out judge
+
+
+@pytest.mark.parametrize("share", [10, 25, 50])
+def test_a_share_of_the_images_is_trained_as_all_are_step_by_step(
+    share: int, tmp_path: Path
+) -> None:
+    """Steps, learning rates and weights of the terms: only the number of images differs."""
+    labels = np.repeat(np.arange(10), 300)
+    images = np.zeros((3000, 2, 2, 3), np.uint8)
+    spec = InputSpec(size=2, resize=2, crop=2, mean=(0.5,) * 3, std=(0.5,) * 3)
+    dataset = Dataset("x", tuple("abcdefghij"), spec, images, labels, images, labels)
+
+    def schedule(study: str) -> list[tuple[float, float]]:
+        line = next(line for line in plan_lines() if line.study == study)
+        recipe = run_of(line, data_root=tmp_path).recipe
+        train, _ = rows_of_run(dataset, recipe)
+        steps = len(train) // recipe.batch_size
+        of_step = [
+            {"step": step, "steps_per_epoch": steps} for step in range(steps * recipe.epochs)
+        ]
+        return [(learning_rate(recipe, **x), distillation_scale(recipe, **x)) for x in of_step]
+
+    assert schedule(f"imagenette-share-{share}") == schedule("imagenette-confirm")
 
 
 def test_what_is_planned_keeps_its_meaning(tmp_path: Path) -> None:
