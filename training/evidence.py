@@ -43,7 +43,7 @@ from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, re
 from training.studies.queue_studies import plan_lines
 from training.studies.result_lines import merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
-from training.studies.run_queue import run_queue, without_line
+from training.studies.run_queue import run_queue, with_commit, without_line
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -227,8 +227,8 @@ def _train(
 
 def _keep_lines(runs: Sequence[StudyRun], scale: Scale) -> None:
     for name, study in STUDIES.items():
-        lines = [line for run in runs if run.study == name and (line := run.line()) is not None]
-        if lines:
+        own = [(run, run.recorded_line()) for run in runs if run.study == name]
+        if lines := [with_commit(line, run) for run, line in own if line is not None]:
             merge_lines(scale.results / study.lines_file, lines)
 
 

@@ -28,6 +28,7 @@ from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
 from training.records.tracker import check_tracker
+from training.studies.evidence_tables import differences_table
 from training.studies.place_options import (
     add_place_options,
     open_place,
@@ -35,7 +36,7 @@ from training.studies.place_options import (
     without_place,
 )
 from training.studies.pool import fail_runs, run_all
-from training.studies.result_lines import RESULTS, merge_lines
+from training.studies.result_lines import RESULTS, Line, merge_lines
 from training.studies.study_methods import (
     NAMED_METHODS,
     StudyMethod,
@@ -62,16 +63,24 @@ def main(arguments: Sequence[str]) -> int:
     runs = _planned(options)
     with exclusive(_folder(options.study)):
         failed = run_all(runs, jobs=options.jobs or place.usual_jobs, place=place).failed
-    lines = [line for run in runs if (line := run.line()) is not None]
+    lines = [line for run in runs if (line := run.recorded_line()) is not None]
     if lines:
         results = RESULTS / f"{options.study}.jsonl"
         merge_lines(results, lines)
         plot = results.with_name(plot_name(options.study, lines[0]))
         plot_study(plot, lines)
-        print(f"\n{study_table(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
+        print(f"\n{tables_of(lines)}\n\nlines  {results}\nplot   {plot}")  # noqa: T201
     if failed:
         return fail_runs(failed, of=len(runs))
     return 0
+
+
+def tables_of(lines: Sequence[Line]) -> str:
+    """The rows of a study, and how they differ from cross-entropy where enough seeds say so."""
+    tables = [study_table(lines)]
+    if (differences := differences_table(lines)) is not None:
+        tables += ["Differences to cross-entropy with 95 % intervals:", differences]
+    return "\n\n".join(tables)
 
 
 def _planned(options: argparse.Namespace) -> list[StudyRun]:

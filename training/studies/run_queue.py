@@ -5,11 +5,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
-
 from runtime.base.files import write_atomic
 from training.config.plan import MovedData
-from training.records.run_folder import IMAGES, exclusive
+from training.records.run_folder import exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
@@ -72,11 +70,14 @@ def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[Pla
 
 def keep_line(run: StudyRun, results: Path) -> None:
     """Writes the line of a finished run, with its commit and the record of its test images."""
-    line = run.line()
+    line = run.recorded_line()
     assert line is not None
-    images = msgspec.json.decode((run.folder / IMAGES).read_bytes())
-    kept: Line = {**line, "commit": _commit_of_run(run), "images": images}
-    merge_lines(results / f"{run.study}.jsonl", [kept])
+    merge_lines(results / f"{run.study}.jsonl", [with_commit(line, run)])
+
+
+def with_commit(line: Line, run: StudyRun) -> Line:
+    """The line with the commit that trained its run."""
+    return {**line, "commit": _commit_of_run(run)}
 
 
 def keep_corrupted_line(run: StudyRun, results: Path) -> None:

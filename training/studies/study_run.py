@@ -10,6 +10,7 @@ from runtime.base.errors import UserError
 from runtime.model.locate import RESULT
 from training.config.options import Options
 from training.config.recipe import Recipe, recipe_from_values, recipe_of_result
+from training.records.run_folder import IMAGES
 from training.studies.study_methods import StudyMethod
 
 _FIGURES = ("top1", "top5", "ece")
@@ -109,6 +110,13 @@ class StudyRun:
         # The study's name alone stands for the four choices of terms with the plain recipe.
         study = f"{self.study}-{self.method.name}" if self.method.changes else self.study
         return {"study": study, "method": self.method.name, **result}
+
+    def recorded_line(self) -> dict[str, Any] | None:
+        """`line` with the record of each test image, of which intervals are made."""
+        line, images = self.line(), self.folder / IMAGES
+        if line is None or not images.is_file():  # a run of an older version has no record
+            return line
+        return {**line, "images": msgspec.json.decode(images.read_bytes())}
 
     def _beside(self, suffix: str) -> Path:
         return self.folder.with_name(self.folder.name + suffix)

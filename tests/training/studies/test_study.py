@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 from runtime.base.errors import UserError
+from tests.support.study_lines import line
 from training import study
 from training.config.options import Options, option_parser, recipe_of
 from training.config.recipe import load_recipe, parsed_settings
+from training.evaluation.confidence import read_image_record
 from training.studies import local_runs
 from training.studies import pool as study_pool
 from training.studies.pool import fail_runs
@@ -273,6 +275,9 @@ def test_a_study_is_resumed_run_by_run(
     assert (first / "result.json").read_text().count("study.py") == 1
     assert str(tiny_folder.parent) not in Path("results/main.jsonl").read_text()
     assert "| drg+dsr | 0 |" in printed
+    for found in lines:  # with the seeds of one day, another one can make intervals
+        right = read_image_record(found["images"])["right"]
+        assert right.mean() == pytest.approx(found["top1"])
     assert Path("results/main-tiny-mobilenetv2-x0.25-16px-1-epochs.png").is_file()
 
     with pytest.raises(UserError, match="is a run of another recipe"):
@@ -283,6 +288,19 @@ def test_a_study_is_resumed_run_by_run(
     of_other = [str(other) if option == str(tiny_folder) else option for option in options]
     with pytest.raises(UserError, match="is a run of other data of that name"):
         study.main([*of_other, "--terms", "ce", "--seeds", "1"])
+
+
+def test_a_study_of_three_seeds_says_its_differences_with_intervals() -> None:
+    figures = {"top5": 0.9, "ece": 0.1, "validation_top1": 0.5, "seconds": 1.0}
+    counts = {"params": 1, "auxiliary_params": 0, "test_images": 400}
+    lines = [
+        line(method, seed, top1 + 0.01 * seed, top1=top1 + 0.01 * seed, **figures, **counts)
+        for method, top1 in (("ce", 0.5), ("drg", 0.6))
+        for seed in range(3)
+    ]
+    said = study.tables_of(lines)
+    assert "| drg | 3 | paired t | +10.00 [+10.00 to +10.00] |" in said
+    assert "intervals" not in study.tables_of([each for each in lines if each["seed"] < 2])
 
 
 @pytest.mark.slow
