@@ -1,13 +1,14 @@
 """The product's own methods: cross-entropy, and the two self-distillation terms that go with it.
 
 "Lightweight Self-Knowledge Distillation with Multi-source Information Fusion" (arXiv 2305.09183),
-as its authors' code defines it. A run of `--drg --dsr` minimises
+with the losses of its authors' code. A run of `--drg --dsr` minimises
 
     CE(logits, y) + CE(auxiliary, y) + α · drg_loss + β · dsr_loss
 
 where the terms of a method that is not chosen are absent, together with its modules. The recipe's
 keys are `drg_weight` (α), `dsr_weight` (β) and `temperature` (T); `taps`, `dsr_shape` and others
 choose variants, which are ours where `training.methods.rank_shapes` does not say otherwise.
+docs/training.md lists what differs from the authors' code, first of all a lighter head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,10 +102,10 @@ def _channels(wanted: float) -> int:
 class Drg(Method):
     """The heads' cross-entropy, summed, + α · drg_loss: distillation with reverse guidance.
 
-    One auxiliary head reads the stage `tap`, as in the authors' code. Their abstract speaks of
-    "edge, shape, and detail": with `taps`, several heads read a stage each, and the mean of their
-    softened answers teaches the output. With `drg_weight` 0 only the heads' cross-entropy is left,
-    which is deep supervision.
+    One auxiliary head reads the stage `tap`, where the authors' code has one. Their abstract speaks
+    of "edge, shape, and detail": with `taps`, several heads read a stage each, and the mean of
+    their softened answers teaches the output. With `drg_weight` 0 only the heads' cross-entropy is
+    left, which is deep supervision.
     """
 
     term_names: ClassVar[tuple[str, ...]] = ("auxiliary_cross_entropy", "drg")
