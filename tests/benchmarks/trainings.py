@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.base.files import write_atomic
 from training.evaluation.confidence import read_image_record
-from training.studies.paired_tests import crossed_bootstrap, mean_of
+from training.studies.paired_tests import mean_of, paired_t
 
 ROOT = Path(__file__).resolve().parents[2]
 _KEPT = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "seconds", "device")
@@ -64,11 +64,11 @@ class TrainingLines:
 def difference_row(lines: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
     """A table's row: top-1 of one arm less another's, over the seeds of the second.
 
-    The interval is of 95 %, by a bootstrap that draws seeds and test images anew.
+    The interval is of 95 %, by a paired t-test over the seeds, which are few.
     """
     seeds = [line["seed"] for line in lines if line["arm"] == second]
     right = [_right(lines, arm, seeds) for arm in (first, second)]
-    mean, low, high = (100 * v for v in crossed_bootstrap(*right, mean_of("right"))[:3])
+    mean, low, high = (100 * v for v in paired_t(*right, mean_of("right"))[:3])
     return f"| {second} | {len(seeds)} | {mean:+.2f} [{low:+.2f}, {high:+.2f}] |"
 
 

@@ -85,7 +85,7 @@ def _epochs_of(search: Path) -> tuple[int, int]:
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """A section for each search, with a row for each arm and two differences.
 
-    An interval is of 95 %, by a bootstrap that draws seeds and test images anew.
+    An interval is of 95 %, by a paired t-test over the seeds, which are few.
     """
     text = ["# tuned", "", "Made by the commands below, of [tuned.json](tuned.json).", ""]
     for command in dict.fromkeys(line["command"] for line in lines):

@@ -17,7 +17,7 @@ def line(method: str, seed: int, accuracy: float, **others: object) -> Line:
     recipe = known.recipe_on(load_recipe("digits", {"epochs": 2}))
     labels = np.zeros(IMAGES, np.int64)
     logits = np.zeros((IMAGES, 2), np.float32)
-    logits[:, 1] = np.where(np.arange(IMAGES) < accuracy * IMAGES, -1, 1)
+    logits[:, 1] = np.where(np.arange(IMAGES) < round(accuracy * IMAGES), -1, 1)
     return {
         "data": "digits",
         "arch": "mobilenetv2",

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.model.figures import calibration_gap
 from training.studies.evidence_tables import (
+    FEWEST_TO_DRAW,
     Question,
     answers_table,
     asked_columns,
@@ -24,7 +25,7 @@ from training.studies.study_table import mean_and_deviation, table_head, table_l
 from training.studies.table_rows import Row, baseline_of, by_student, rows_of
 
 _POINTS = 100.0  # in one
-_FIRST_PAIRS = 6
+_FIRST_PAIRS = FEWEST_TO_DRAW
 LEAST_SEEDS, MOST_SEEDS = 12, 20
 # In the confirming studies' words, for readers who do not know the names of methods.
 _WORDS = {"chosen": "chosen", "drg": "its DRG alone", "ds": "its heads alone"}
@@ -230,7 +231,7 @@ def _cells(name: str, rows: Sequence[Row]) -> Iterator[str]:
         return
     yield f"{np.mean([_POINTS * line['top1'] for line in row.lines]):.2f}"
     pairs = paired_columns(row, baseline_of(row, rows))
-    if pairs is None:
+    if pairs is None or pairs[2] < FEWEST_TO_DRAW:
         yield ""
     else:
         found = crossed_bootstrap(pairs[0], pairs[1], mean_of("right"))

@@ -5,6 +5,7 @@ docs/evidence.md says which questions were asked, and what counts as an answer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -17,16 +18,26 @@ from training.studies.paired_tests import (
     crossed_bootstrap,
     holm,
     mean_of,
+    paired_t,
 )
 from training.studies.result_lines import Line
 from training.studies.study_table import table_head, table_line
 from training.studies.table_rows import Row, baseline_of, paired_lines, rows_of
 
-# With fewer pairs the bootstrap knows too little of how much seeds differ: of two seeds it draws
-# half of their variance.
 FEWEST_SEEDS = 3
+# With fewer pairs the bootstrap knows too little of how much seeds differ: of three seeds it draws
+# two thirds of their variance. A paired t-test then says how little is known.
+FEWEST_TO_DRAW = 6
 _POINTS = 100.0  # in one
 _TOP1, _NLL = mean_of("right"), mean_of("nll")
+
+
+class PairedInterval(Protocol):
+    """`crossed_bootstrap` or `paired_t`."""
+
+    def __call__(
+        self, first: Columns, second: Columns, statistic: Statistic, *, against: float = 0.0
+    ) -> Interval: ...
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,11 @@ class Question:
     lower: bool = True
     at_least: float | None = None
 
-    def interval(self, first: Columns, second: Columns) -> Interval:
+    def interval(
+        self, first: Columns, second: Columns, *, by: PairedInterval = crossed_bootstrap
+    ) -> Interval:
         """The difference in the question's unit; its p-value is that of the bar."""
-        against = self.bar / self.scale
-        found = crossed_bootstrap(first, second, self.statistic, against=against)
+        found = by(first, second, self.statistic, against=self.bar / self.scale)
         return scaled(found, self.scale)
 
     def answer(self, found: Interval) -> bool:
@@ -79,9 +91,11 @@ def has_images(lines: Sequence[Line]) -> bool:
 
 
 def differences_table(lines: Sequence[Line]) -> str | None:
-    """Every method less cross-entropy, with intervals over seeds and test images.
+    """Every method less cross-entropy, with intervals of 95 %.
 
-    The p-values are adjusted for the number of methods by Holm's method.
+    With FEWEST_TO_DRAW pairs they are of the bootstrap over seeds and test images, with fewer of a
+    paired t-test over the seeds; a column says which. The p-values are adjusted for the number of
+    methods by Holm's method.
 
     Args:
         lines: of one student on one data set.
@@ -97,14 +111,17 @@ def differences_table(lines: Sequence[Line]) -> str | None:
         pairs = paired_columns(row, baseline_of(row, rows))
         if pairs is not None:
             first, second, seeds = pairs
-            figures = [crossed_bootstrap(first, second, each) for each in (_TOP1, _NLL, area)]
-            found.append((row.name, seeds, figures))
+            drawn = seeds >= FEWEST_TO_DRAW
+            by = crossed_bootstrap if drawn else paired_t
+            figures = [by(first, second, each) for each in (_TOP1, _NLL, area)]
+            found.append((row.name, seeds, "bootstrap" if drawn else "paired t", figures))
     if not found:
         return None
-    adjusted = holm([figures[0].p_value for _, _, figures in found])
-    table = table_head(["less cross-entropy", "pairs", "top-1, points", "p (Holm)", "NLL", "AUROC"])
-    for (name, seeds, (top1, nll, auroc)), p_value in zip(found, adjusted, strict=True):
-        cells = [name, str(seeds), shown(scaled(top1, _POINTS), 2), _p(p_value)]
+    adjusted = holm([figures[0].p_value for *_, figures in found])
+    names = ["less cross-entropy", "pairs", "interval", "top-1, points", "p (Holm)"]
+    table = table_head([*names, "NLL", "AUROC"])
+    for (name, seeds, by_name, (top1, nll, auroc)), p_value in zip(found, adjusted, strict=True):
+        cells = [name, str(seeds), by_name, shown(scaled(top1, _POINTS), 2), _p(p_value)]
         table.append(table_line([*cells, shown(nll, 3), shown(auroc, 3)]))
     return "\n".join(table)
 
@@ -114,38 +131,45 @@ def answers_table(
 ) -> str:
     """The answers to the questions of the plan, each with its interval, for one student.
 
-    A question whose runs are missing is listed as open.
+    The bootstrap decides. The interval of a paired t-test over the seeds stands beside it. A
+    question whose runs are missing is listed as open.
 
     Args:
         lines: of one student on one data set.
         questions: of the plan, all of which count for Holm's method.
         roles: the methods that stand for a role.
     """
-    table = table_head(["question", "difference", "counts as yes", "answer", "p (Holm)"])
+    names = ["question", "difference", "counts as yes", "answer", "p (Holm)", "by a paired t-test"]
+    table = table_head(names)
     found = intervals_of(lines, questions, roles)
+    paired = intervals_of(lines, questions, roles, by=paired_t)
     # A question without runs has no p-value yet. It counts as the worst one for the others.
     adjusted = holm([1.0 if each is None else each.p_value for each in found])
-    for question, each, p_value in zip(questions, found, adjusted, strict=True):
-        names = " - ".join(roles.get(name, name) for name in (question.first, question.second))
-        asks = f"{question.asks} ({names})"
-        if each is None:
-            table.append(table_line([asks, "open", question.counts, "open", ""]))
+    for question, each, by_t, p_value in zip(questions, found, paired, adjusted, strict=True):
+        methods = " - ".join(roles.get(name, name) for name in (question.first, question.second))
+        asks = f"{question.asks} ({methods})"
+        if each is None or by_t is None:
+            table.append(table_line([asks, "open", question.counts, "open", "", ""]))
         else:
             digits = 2 if question.scale == _POINTS else 3
             answer = "yes" if question.answer(each) else "no"
-            found_here = f"{shown(each, digits)} {question.unit}"
-            table.append(table_line([asks, found_here, question.counts, answer, _p(p_value)]))
+            cells = [f"{shown(each, digits)} {question.unit}", question.counts, answer, _p(p_value)]
+            table.append(table_line([asks, *cells, shown(by_t, digits)]))
     return "\n".join(table)
 
 
 def intervals_of(
-    lines: Sequence[Line], questions: Sequence[Question], roles: Mapping[str, str]
+    lines: Sequence[Line],
+    questions: Sequence[Question],
+    roles: Mapping[str, str],
+    *,
+    by: PairedInterval = crossed_bootstrap,
 ) -> list[Interval | None]:
     """The interval of each question; None where its runs are missing. Arguments as above."""
     rows = rows_of(lines)
     found = [asked_columns(rows, question, roles) for question in questions]
     return [
-        None if pairs is None else question.interval(pairs[0], pairs[1])
+        None if pairs is None else question.interval(pairs[0], pairs[1], by=by)
         for question, pairs in zip(questions, found, strict=True)
     ]
 
@@ -154,6 +178,8 @@ def asked_columns(
     rows: Sequence[Row], question: Question, roles: Mapping[str, str]
 ) -> tuple[Columns, Columns, int] | None:
     """`paired_columns` of the two methods of the question; None where its runs are missing.
+
+    An answer needs FEWEST_TO_DRAW pairs.
 
     Args:
         rows: of one student.
@@ -164,7 +190,8 @@ def asked_columns(
         next((row for row in rows if row.method == roles.get(name, name)), None)
         for name in (question.first, question.second)
     )
-    return paired_columns(first, second) if first else None
+    pairs = paired_columns(first, second) if first else None
+    return pairs if pairs and pairs[2] >= FEWEST_TO_DRAW else None
 
 
 def scaled(found: Interval, factor: float) -> Interval:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tests.support.study_lines import cells, line
 from training.studies.evidence_tables import (
@@ -19,11 +21,11 @@ ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-1
 
 
 def test_a_difference_has_the_mean_of_the_pairs_and_ends_around_it() -> None:
-    lines = [line("ce", seed, 0.5 + 0.01 * seed) for seed in range(4)]
-    lines += [line("drg", seed, 0.6 + 0.01 * seed) for seed in range(3)]
+    lines = [line("ce", seed, 0.5 + 0.01 * seed) for seed in range(7)]
+    lines += [line("drg", seed, 0.6 + 0.01 * seed) for seed in range(6)]
     lines += [line("ds", seed, 0.9) for seed in range(2)]  # too few to have an interval
-    ((name, pairs, top1, p_value, nll, auroc),) = cells(differences_table(lines))
-    assert (name, pairs) == ("drg", "3")
+    ((name, pairs, by, top1, p_value, nll, auroc),) = cells(differences_table(lines))
+    assert (name, pairs, by) == ("drg", "6", "bootstrap")
     mean, low, high = (
         float(word) for word in top1.replace("[", "").replace("]", "").split()[::1] if word != "to"
     )
@@ -34,6 +36,20 @@ def test_a_difference_has_the_mean_of_the_pairs_and_ends_around_it() -> None:
     assert float(p_value) == pytest.approx(0.001, abs=5e-4)
     assert float(nll.split()[0]) == pytest.approx(-0.1, abs=1e-3)  # a unit of logit on a tenth
     assert float(auroc.split()[0]) == 0.0  # all answers are as sure: 1/2 both
+
+
+def test_few_pairs_have_the_interval_of_a_paired_t_test() -> None:
+    """The gains of three pairs, 2.25, 10.5 and 6.5 points, are no finding."""
+    lines = [line("ce", seed, 0.5) for seed in range(3)]
+    gains = (0.0225, 0.105, 0.065)
+    lines += [line("drg", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
+    ((name, pairs, by, top1, p_value, _, _),) = cells(differences_table(lines))
+    assert (name, pairs, by) == ("drg", "3", "paired t")
+    found = stats.ttest_1samp(np.array(gains) * 100, 0.0)
+    low, high = found.confidence_interval(0.95)
+    assert top1 == f"{100 * np.mean(gains):+.2f} [{low:+.2f} to {high:+.2f}]"
+    assert low < 0 < high
+    assert p_value == f"{found.pvalue:.3f}"
 
 
 def test_lines_without_a_record_of_their_images_have_no_intervals() -> None:
@@ -76,22 +92,26 @@ def test_an_upper_end_counts_from_below() -> None:
 
 
 def test_answers_are_yes_no_or_open() -> None:
-    lines = [line("ce", seed, 0.5) for seed in range(3)]
-    lines += [line("drg-a0.2", seed, 0.7) for seed in range(3)]
-    lines += [line("drg+dsr-below-first", seed, 0.65) for seed in range(3)]
+    lines = [line("ce", seed, 0.5) for seed in range(6)]
+    lines += [line("drg-a0.2", seed, 0.7) for seed in range(6)]
+    lines += [line("drg+dsr-below-first", seed, 0.65 + 0.01 * (seed % 2)) for seed in range(6)]
     rows = cells(answers_table(lines, ASKED, ROLES))
     answers = [row[3] for row in rows]
     assert answers == ["yes", "no", "yes", "yes", "open", "open"]
     assert rows[0][0] == "Does DRG+DSR pay? (drg+dsr-below-first - ce)"
-    assert rows[0][1].startswith("+15.00 [")
-    assert rows[1][1].startswith("-5.00 [")
+    assert rows[0][1].startswith("+15.50 [")
+    assert rows[1][1].startswith("-4.50 [")
+    low, high = stats.t.interval(0.95, 5, 15.5, stats.sem([15, 16] * 3))
+    assert rows[0][5] == f"+15.50 [{low:+.2f} to {high:+.2f}]"
+    fewer = [each for each in lines if each["seed"] < 5]
+    assert {row[3] for row in cells(answers_table(fewer, ASKED, ROLES))} == {"open"}
     # Six questions: the smallest p-value, 0.001, counts six times.
     assert float(rows[0][4]) == pytest.approx(0.006, abs=1e-3)
 
 
 def test_a_question_of_which_no_method_was_run_is_open() -> None:
     question = Question("?", "drg", "ds", mean_of("right"), 100, "points", bar=0.0)
-    ((_, difference, _, answer, p_value),) = cells(
+    ((_, difference, _, answer, p_value, _),) = cells(
         answers_table([line("ce", 0, 0.5)], [question], {})
     )
     assert (difference, answer, p_value) == ("open", "open", "")
