@@ -25,9 +25,10 @@ from training.studies.study_table import table_head, table_line
 from training.studies.table_rows import Row, baseline_of, paired_lines, rows_of
 
 FEWEST_SEEDS = 3
-# With fewer pairs the bootstrap knows too little of how much seeds differ: of three seeds it draws
-# two thirds of their variance. A paired t-test then says how little is known.
-FEWEST_TO_DRAW = 6
+# With fewer pairs the bootstrap knows too little of how much seeds differ: where seeds differ much,
+# its interval holds the truth in 80 % of cases with three pairs, and in 89 % with six
+# (tests/benchmarks/interval_power.py). A paired t-test then says how little is known.
+FEWEST_TO_DRAW = 10
 _POINTS = 100.0  # in one
 _TOP1, _NLL = mean_of("right"), mean_of("nll")
 
@@ -165,11 +166,20 @@ def intervals_of(
     *,
     by: PairedInterval = crossed_bootstrap,
 ) -> list[Interval | None]:
-    """The interval of each question; None where its runs are missing. Arguments as above."""
+    """The interval of each question; None with fewer than FEWEST_TO_DRAW pairs.
+
+    Args:
+        lines: of one student on one data set.
+        questions: of the plan.
+        roles: the methods that stand for a role.
+        by: what makes an interval of two methods' columns.
+    """
     rows = rows_of(lines)
     found = [asked_columns(rows, question, roles) for question in questions]
     return [
-        None if pairs is None else question.interval(pairs[0], pairs[1], by=by)
+        question.interval(pairs[0], pairs[1], by=by)
+        if pairs is not None and pairs[2] >= FEWEST_TO_DRAW
+        else None
         for question, pairs in zip(questions, found, strict=True)
     ]
 
@@ -178,8 +188,6 @@ def asked_columns(
     rows: Sequence[Row], question: Question, roles: Mapping[str, str]
 ) -> tuple[Columns, Columns, int] | None:
     """`paired_columns` of the two methods of the question; None where its runs are missing.
-
-    An answer needs FEWEST_TO_DRAW pairs.
 
     Args:
         rows: of one student.
@@ -190,8 +198,7 @@ def asked_columns(
         next((row for row in rows if row.method == roles.get(name, name)), None)
         for name in (question.first, question.second)
     )
-    pairs = paired_columns(first, second) if first else None
-    return pairs if pairs and pairs[2] >= FEWEST_TO_DRAW else None
+    return paired_columns(first, second) if first else None
 
 
 def scaled(found: Interval, factor: float) -> Interval:

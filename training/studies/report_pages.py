@@ -70,7 +70,7 @@ does not read are left out."""
 
 _DIFFERENCES = """\
 Differences to cross-entropy with 95 % intervals: of a bootstrap that draws seeds and test images
-anew, and with fewer than six pairs of seeds of a paired t-test over them
+anew, and with fewer than ten pairs of seeds of a paired t-test over them
 (`training/studies/paired_tests.py`), and p-values adjusted for all methods of the table:"""
 _CHOICE = """\
 Left are those with DRG and DSR that no student's filter puts out and that have all five folds; on

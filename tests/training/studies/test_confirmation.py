@@ -22,7 +22,7 @@ from training.studies.report_pages import block_text, draw_plots, page_texts
 from training.studies.result_lines import Line, merge_lines
 
 ROLES = {"chosen": "drg+dsr-fade", "drg": "drg-a0.2", "ds": "ds", "ce-as-long": "ce-13-epochs"}
-SEEDS = 6  # the fewest of which an interval is made
+SEEDS = 10  # the fewest of which an interval is made
 OTHERS = {"last_weights": {"top1": 0.45}, "train_images": 10, "validation_images": 5}
 
 
@@ -42,7 +42,7 @@ def test_every_method_has_its_gain_on_every_student() -> None:
     assert [row[1] for row in rows] == ["50.00", "52.00", "60.00"]
     assert rows[0][2] == ""
     assert [rows[1][2][:6], rows[2][2][:7], rows[1][5][:6]] == ["+2.00 ", "+10.00 ", "+2.00 "]
-    assert rows[2][4:] == ["45.00", "", "5"]  # too few seeds for an interval
+    assert rows[2][4:] == ["45.00", "", "9"]  # too few seeds for an interval
 
 
 def test_a_method_that_only_one_student_has_leaves_cells_empty() -> None:
@@ -86,7 +86,7 @@ def test_the_block_says_what_was_run_and_answers_for_each_student() -> None:
 def test_the_answer_is_three_sentences() -> None:
     students = {"a": lines_of("mobilenetv2", 0.1), "b": lines_of("shufflenetv2", 0.01)}
     first, second, third = answer_in_sentences(students, ASKED, ROLES).split(". ")
-    assert first.startswith("In points of top-1, with 95 % intervals over 6 seeds and the test im")
+    assert first.startswith("In points of top-1, with 95 % intervals over 10 seeds and the test im")
     assert "DRG+DSR (drg+dsr-fade) is +10.00 [+7" in first
     assert " with a and +1.00 [" in first
     assert first.endswith(" with b over cross-entropy")
@@ -145,7 +145,7 @@ def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     ]
     merge_lines(tmp_path / "it.jsonl", lines[:-1])
     for text in (block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
-        assert "23 of 24 runs are there. Figures are made when all are" in str(text)
+        assert "39 of 40 runs are there. Figures are made when all are" in str(text)
         assert "60.00" not in str(text)
     assert draw_plots(tmp_path) == []
     merge_lines(tmp_path / "it.jsonl", lines[-1:])

@@ -21,11 +21,11 @@ ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-1
 
 
 def test_a_difference_has_the_mean_of_the_pairs_and_ends_around_it() -> None:
-    lines = [line("ce", seed, 0.5 + 0.01 * seed) for seed in range(7)]
-    lines += [line("drg", seed, 0.6 + 0.01 * seed) for seed in range(6)]
+    lines = [line("ce", seed, 0.5 + 0.01 * (seed % 3)) for seed in range(11)]
+    lines += [line("drg", seed, 0.6 + 0.01 * (seed % 3)) for seed in range(10)]
     lines += [line("ds", seed, 0.9) for seed in range(2)]  # too few to have an interval
     ((name, pairs, by, top1, p_value, nll, auroc),) = cells(differences_table(lines))
-    assert (name, pairs, by) == ("drg", "6", "bootstrap")
+    assert (name, pairs, by) == ("drg", "10", "bootstrap")
     mean, low, high = (
         float(word) for word in top1.replace("[", "").replace("]", "").split()[::1] if word != "to"
     )
@@ -92,18 +92,18 @@ def test_an_upper_end_counts_from_below() -> None:
 
 
 def test_answers_are_yes_no_or_open() -> None:
-    lines = [line("ce", seed, 0.5) for seed in range(6)]
-    lines += [line("drg-a0.2", seed, 0.7) for seed in range(6)]
-    lines += [line("drg+dsr-below-first", seed, 0.65 + 0.01 * (seed % 2)) for seed in range(6)]
+    lines = [line("ce", seed, 0.5) for seed in range(10)]
+    lines += [line("drg-a0.2", seed, 0.7) for seed in range(10)]
+    lines += [line("drg+dsr-below-first", seed, 0.65 + 0.01 * (seed % 2)) for seed in range(10)]
     rows = cells(answers_table(lines, ASKED, ROLES))
     answers = [row[3] for row in rows]
     assert answers == ["yes", "no", "yes", "yes", "open", "open"]
     assert rows[0][0] == "Does DRG+DSR pay? (drg+dsr-below-first - ce)"
     assert rows[0][1].startswith("+15.50 [")
     assert rows[1][1].startswith("-4.50 [")
-    low, high = stats.t.interval(0.95, 5, 15.5, stats.sem([15, 16] * 3))
+    low, high = stats.t.interval(0.95, 9, 15.5, stats.sem([15, 16] * 5))
     assert rows[0][5] == f"+15.50 [{low:+.2f} to {high:+.2f}]"
-    fewer = [each for each in lines if each["seed"] < 5]
+    fewer = [each for each in lines if each["seed"] < 9]
     assert {row[3] for row in cells(answers_table(fewer, ASKED, ROLES))} == {"open"}
     # Six questions: the smallest p-value, 0.001, counts six times.
     assert float(rows[0][4]) == pytest.approx(0.006, abs=1e-3)
