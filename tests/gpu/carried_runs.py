@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from carried import pack_files, packed_size, split, unpack_files
 from minutes_left import is_finished
-from minutes_record import KEPT
+from minutes_record import KEPT, keep_record
 
 from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
@@ -85,6 +85,8 @@ def give_back(out: Path, scale: Scale, *, most_bytes: int, most_of_part: int) ->
 def take_in(content: bytes) -> list[str]:
     """Writes the runs of a tar file below this folder, and adds its lines to those that are here.
 
+    Lines are those of studies and those of the record of parts.
+
     A run that is further here than in the tar file stays as it is.
 
     Returns:
@@ -99,12 +101,14 @@ def take_in(content: bytes) -> list[str]:
             here = file.relative_to(lines)
             merge_lines(here, read_lines(file))
             said.append(f"lines of {here.stem} are added to {here}")
+        keep_record(root / KEPT)
         journals = [path.parent for path in root.rglob(JOURNAL)]
         further = [folder for folder in journals if _further_here(folder, root)]
         said += [f"{each.relative_to(root)} is further here and stays" for each in further]
         stay = {*further, *(each.with_name(each.name + end) for each in further for end in _BESIDE)}
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            if file.is_relative_to(lines) or file in stay or file.parent in stay:
+            added = file.is_relative_to(lines) or file == root / KEPT
+            if added or file in stay or file.parent in stay:
                 continue
             target = file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ LOGS = Path("runs/minutes-logs")  # they come back in one file
 _PICTURES, _REPORTS = "pictures", "reports"
 _ENDING_SECONDS = 30  # in which trainings usually write their checkpoints and end
 _LAST_SECONDS = 5  # to write what comes back
+_STARTING_SECONDS = 30  # of the command that trains pairs, before its own time begins
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,7 +139,7 @@ def _train_pairs(
     The command gives its runs GRACE_SECONDS to write their checkpoints, and is not killed before.
     What they take of these beyond _ENDING_SECONDS is taken from the parts that follow.
     """
-    grace = GRACE_SECONDS + _LAST_SECONDS  # the command itself takes seconds to end
+    grace = GRACE_SECONDS + _STARTING_SECONDS
     seconds = min(end - _ENDING_SECONDS, last - _LAST_SECONDS - grace) - monotonic()
     if seconds <= 0:
         note(out, {"part": PAIRS, "scale": scale.name, "left_out": "no time is left for them"})

@@ -9,15 +9,15 @@ from typing import Any
 
 import minutes
 import msgspec
-import numpy as np
 import pytest
 import torch
 from carried_runs import give_back, members_to_go_on
+from minutes_record import KEPT
 
 from export.trained_run import read_run
 from training import evidence
 from training.config.plan import MovedData
-from training.data import load_dataset, published_arrays
+from training.data import load_dataset
 from training.records.checkpoint import load_trained
 from training.records.run_folder import IMAGES
 from training.studies.evidence_plan import FULL, TINY, pairs_of_runs
@@ -194,6 +194,20 @@ def test_a_run_that_is_further_here_stays(
     assert f"{first.folder} is further here and stays" in capsys.readouterr().out
 
 
+def test_the_record_of_parts_is_added_to_the_one_that_is_there(
+    place: Callable[[str], Path],
+) -> None:
+    home = place("home")
+    KEPT.parent.mkdir()
+    KEPT.write_text('{"part":"tests"}\n{"part":"cost"}\n')
+    assert minutes.main(["pack", "--to", ".gpu"]) == 0
+    place("there")
+    KEPT.parent.mkdir()
+    KEPT.write_text('{"part":"cost"}\n{"part":"bench"}\n')
+    assert minutes.main(["unpack", str(home / ".gpu/runs-1"), "--to", "in"]) == 0
+    assert [line["part"] for line in read_lines(KEPT)] == ["cost", "bench", "tests"]
+
+
 def test_a_broken_checkpoint_does_not_keep_other_runs_from_coming_back(
     place: Callable[[str], Path],
 ) -> None:
@@ -267,22 +281,3 @@ def test_the_student_of_a_finished_run_comes_back_and_is_tested_and_exported(
     assert found["clean"]["top1"] == whole.result["top1"]
     (line,) = read_lines(Path("runs/tiny/main.jsonl"))
     assert (line["method"], line["top1"]) == ("drg", whole.result["top1"])
-
-
-@pytest.fixture
-def arrays_of_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures of noise in 100 classes, which stand for the published ones."""
-    folder = tmp_path / "arrays"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    names = tuple(f"kind {number}" for number in range(100))
-    splits = {}
-    for which in ("train", "test"):
-        images = generator.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
-        np.save(folder / f"{which}_images.npy", images)
-        np.save(folder / f"{which}_labels.npy", np.arange(100))
-        splits[which] = published_arrays.facts_of(images, np.arange(100), 100)
-    (folder / "classes.txt").write_text("\n".join(names))
-    facts = published_arrays.ArrayFacts(names, splits)
-    monkeypatch.setitem(published_arrays.ARRAY_FACTS, "cifar100", facts)
-    return folder
