@@ -5,7 +5,6 @@ atomically, so that a reader finds the former one or the new one, never half of 
 """
 
 import io
-import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; change its permissions"
         ) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # any: what is no checkpoint is read as a program of pickle
         raise UserError(
             f"{path} cannot be read: truncated, or no checkpoint of ours ({first_line(error)}); "
             "train the run again"
