@@ -94,15 +94,23 @@ def _pairs(options: argparse.Namespace) -> int:
         return 0
     _check_device(scale)
     deadline = inf if options.minutes is None else monotonic() + 60 * options.minutes
+    failed: list[StudyRun] = []
+    refused: list[UserError] = []
     for pair in pairs:
         left = (deadline - monotonic()) / 60
         if left <= 0:
             break
         minutes = None if left == inf else left
-        failed, _ = _train(pair, scale, jobs=len(pair), minutes=minutes, in_step=True)
-        if failed:
-            return fail_runs(failed, of=len(pair))
-    return 0
+        try:
+            # A pair that fails in every call must not keep those behind it from beginning.
+            failed += _train(pair, scale, jobs=len(pair), minutes=minutes, in_step=True).failed
+        except UserError as error:
+            refused.append(error)
+            print(f"left out: {error}", flush=True)  # noqa: T201
+    code = fail_runs(failed, of=2 * len(pairs)) if failed else 0
+    if refused:
+        raise refused[0]
+    return code
 
 
 def _queue(options: argparse.Namespace) -> int:

@@ -1,80 +1,51 @@
 """What a machine with a GPU does in the minutes for which it is to be had: `make gpu`.
 
-A run has four parts in their order of worth: pairs of trainings, the tests that need a GPU, the
-cost of a step, and TensorRT engines. Each part has its own limit, and what it says is written at
-once. What is not finished goes on with the next run, also on another machine:
+A run begins with pairs of trainings. Then come the tests that need a GPU, the cost of a step, and a
+student's way from training to TensorRT engines. Each part has its own limit, and what it says is
+written at once. Trainings that are not finished go on with the next run, also on another machine. A
+part that has ended well is not done again, and one that was killed at its limit comes after those
+that were not tried yet:
 
     python tests/gpu/minutes.py pack DATA --to .gpu        # here: pictures and begun runs, in parts
     python tests/gpu/minutes.py unpack .gpu/1 --to IN      # there, once for each folder that came
-    python tests/gpu/minutes.py run --data IN/cifar100 --minutes 9 --out OUT
+    python tests/gpu/minutes.py run --data-root IN --minutes 9 --out OUT
     python tests/gpu/minutes.py keep OUT                   # here: the runs and lines that came back
     python tests/gpu/minutes.py plan                       # how much is left
 """
 
 import argparse
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
 from carried import join, pack_files, pack_pictures, split, unpack_files, unpack_pictures
-from minutes_left import is_finished, print_plan
+from carried_runs import RUN_FILES, give_back, logs_of_runs, members_to_go_on, take_in
+from gpu_parts import PAIRS, Part, chosen_parts, parts
+from minutes_left import print_plan
+from minutes_record import KEPT, RECORD, done_parts, keep_record, note, record_of, tries
+from part_process import run_limited, words
 
-from runtime.base.command import CommandParser, positive_float, run_command
+from runtime.base.command import CommandParser, folder_path, positive_float, run_command
 from runtime.base.errors import UserError
-from runtime.model.locate import CHECKPOINT
-from training.studies.evidence_plan import FULL, SCALES, Scale, pairs_of_runs
-from training.studies.study_run import StudyRun
+from training.data.published_arrays import ARRAY_FOLDERS
+from training.studies.evidence_plan import FULL, SCALES, Scale
+from training.studies.pool import GRACE_SECONDS
 
 MIB = 2**20
-# A call carries 64 MiB at most, and the tree has 10 of them. What comes back is 8 files of 16 MiB.
-MOST_THERE, MOST_BACK = 54 * 10**6, 15 * MIB
-RECORD = "minutes.jsonl"  # a line for each part of a run
+# A call carries 64 MiB at most, and the files of this tree are among them (a test adds them up).
+MOST_THERE = 44 * 10**6
+# What comes back is 8 files of 16 MiB, together 64 MiB: the record, the logs (a manifest and a
+# part), and the runs (a manifest and up to four parts).
+MOST_OF_PART, MOST_RUNS_BACK, MOST_REPORTS = 15 * MIB, 60 * MIB, 2 * MIB
 LOGS = Path("runs/minutes-logs")  # they come back in one file
-_PICTURES, _RUNS, _REPORTS = "pictures", "runs", "reports"
-_ENDING_SECONDS = 30  # to end trainings, and to write what comes back
-_DATA_NAME = FULL.data
-
-
-@dataclass(frozen=True)
-class Part:
-    """A command and the most seconds that it gets. With fewer than `least` it is left out."""
-
-    name: str
-    command: tuple[str, ...]
-    least: int
-    most: int
-
-
-def parts(scale: Scale, data: Path | None) -> list[Part]:
-    """What follows the trainings."""
-    python = sys.executable
-    bench = ("training/benchmark.py", "--json", "--device", scale.device)
-    made = ("--arch", "mobilenetv2", "--drg", "--dsr", "--device", scale.device)
-    long = ("--data", str(data), "--epochs", "4") if data else ("--epochs", "1")
-    if scale is not FULL:
-        bench = (*bench, "--width", "0.25", "--image-size", "16", "--rounds", "2")
-        made = (*made, "--width", "0.25", "--image-size", "16")
-    run = "runs/minutes"
-    return [
-        Part(
-            "tests", (python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"), 20, 120
-        ),
-        Part("cost-mobilenetv2", (python, *bench, "--arch", "mobilenetv2"), 20, 100),
-        Part("cost-shufflenetv2", (python, *bench, "--arch", "shufflenetv2"), 20, 100),
-        Part("train", (python, "training/run.py", *made, *long, "--out", run), 20, 90),
-        Part("export", (python, "export/run.py", run), 15, 90),
-        Part("engines", (python, "export/build_trt.py", run), 30, 180),
-        Part("verify", (python, "-m", "runtime", "verify", f"{run}/bundle", "--json"), 10, 60),
-        Part("bench", (python, "-m", "runtime", "bench", f"{run}/bundle", "--json"), 10, 60),
-    ]
+_PICTURES, _REPORTS = "pictures", "reports"
+_ENDING_SECONDS = 30  # in which trainings usually write their checkpoints and end
+_LAST_SECONDS = 5  # to write what comes back
+_STARTING_SECONDS = 30  # of the command that trains pairs, before its own time begins
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,24 +56,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    """Pictures in folders 1, 2, ... of at most MOST_THERE bytes, begun runs in one of their own."""
+    """Pictures in folders 1, 2, ... of at most MOST_THERE bytes, begun runs in runs-1, ..."""
     to: Path = options.to
-    scale = SCALES[options.scale]
-    files = split(pack_pictures(options.data), to / "all", _PICTURES, most_bytes=MOST_THERE)
-    manifest, *pieces = files
-    for number, piece in enumerate(pieces, start=1):
-        folder = to / str(number)
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(manifest, folder / manifest.name)
-        piece.replace(folder / piece.name)
-        print(f"{folder}  {piece.name}, {(folder / piece.name).stat().st_size / 1e6:.1f} MB")
-    shutil.rmtree(to / "all")
-    begun = list(_begun_files(scale))
-    if begun:
-        found = split(pack_files(Path(), begun), to / _RUNS, _RUNS, most_bytes=MOST_THERE)
-        size = sum(path.stat().st_size for path in found) / 1e6
-        print(f"{to / _RUNS}  {len(begun)} files of begun runs, {size:.1f} MB")
+    if options.data is not None:
+        _in_folders(pack_pictures(options.data), to, _PICTURES, before="")
+    members = members_to_go_on(SCALES[options.scale])
+    # What was packed before is removed also where no run is begun any more.
+    _in_folders(pack_files(members) if members else b"", to, RUN_FILES, before="runs-")
     return 0
+
+
+def _in_folders(content: bytes, to: Path, name: str, *, before: str) -> None:
+    """Writes the content in parts, each with the manifest in a folder that may travel alone."""
+    to.mkdir(parents=True, exist_ok=True)
+    for former in [path.parent for path in to.glob(f"*/{name}.parts.json")]:
+        shutil.rmtree(former)
+    if not content:
+        return
+    whole = to / "all"
+    manifest, *pieces = split(content, whole, name, most_bytes=MOST_THERE)
+    for number, piece in enumerate(pieces, start=1):
+        folder = to / f"{before}{number}"
+        folder.mkdir()
+        shutil.copyfile(manifest, folder / manifest.name)
+        moved = piece.replace(folder / piece.name)
+        print(f"{folder}  {piece.name}, {moved.stat().st_size / 1e6:.1f} MB")
+    shutil.rmtree(whole)
 
 
 def _unpack(options: argparse.Namespace) -> int:
@@ -110,16 +89,19 @@ def _unpack(options: argparse.Namespace) -> int:
     kept: Path = options.to / "parts"
     kept.mkdir(parents=True, exist_ok=True)
     for folder in options.folders:
-        for file in [*folder.glob(f"{_PICTURES}.*"), *folder.glob(f"{_RUNS}.*")]:
+        files = [*folder.glob(f"{_PICTURES}.*"), *folder.glob(f"{RUN_FILES}.*")]
+        if not files:
+            raise UserError(
+                f"{folder} has no {_PICTURES}.parts.json; carry a folder that `pack` wrote"
+            )
+        for file in files:
             shutil.copyfile(file, kept / file.name)
-    missing = _missing_parts(kept, _PICTURES)
-    if missing:
-        print(f"{len(missing)} parts of the pictures are still to come: {', '.join(missing)}")
-    else:
-        unpack_pictures(join([kept], _PICTURES), options.to / _DATA_NAME)
-        print(f"pictures in {options.to / _DATA_NAME}")
-    if (kept / f"{_RUNS}.000").exists():
-        unpack_files(join([kept], _RUNS), Path())
+    if _is_whole(kept, _PICTURES):
+        to = options.to / ARRAY_FOLDERS[FULL.data]
+        unpack_pictures(join([kept], _PICTURES), to)
+        print(f"pictures in {to}")
+    if _is_whole(kept, RUN_FILES):
+        _say(take_in(join([kept], RUN_FILES)))
         print("begun runs in runs/")
     return 0
 
@@ -129,116 +111,140 @@ def _run(options: argparse.Namespace) -> int:
     scale, out = SCALES[options.scale], Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     end = monotonic() + 60 * options.minutes
-    others = parts(scale, options.data)
-    training_end = end - 60 * options.others - _ENDING_SECONDS
-    pairs = [sys.executable, "training/evidence.py", "--pairs", "--scale", scale.name]
-    if options.data:
-        pairs += ["--data", str(options.data)]
-    if (seconds := training_end - monotonic()) > 0:
-        # Trainings get the time to end by themselves, with checkpoints.
-        _do(out, "pairs", [*pairs, "--minutes", f"{seconds / 60:.3f}"], seconds + _ENDING_SECONDS)
-    _give_back(out, scale)
+    wanted = tuple(options.parts.split(",")) if options.parts else ()
+    keep_record(out / RECORD)  # of a call that was killed
+    record = record_of(scale.name)
+    every = parts(scale, options.data_root)
+    done = done_parts(record)
+    others = chosen_parts(every, done=done, tries=tries(record), wanted=wanted)
+    if not wanted and (before := done - {PAIRS}):
+        print(f"done before: {', '.join(sorted(before))}", flush=True)
+    if not wanted or PAIRS in wanted:
+        # Where nothing follows, the trainings have all the minutes.
+        apart = 60 * options.others if others else 0
+        _train_pairs(out, scale, options.data_root, end=end - apart, last=end)
+    _give_runs_back(out, scale)
     for part in others:
-        left = end - monotonic() - 5
-        if left < part.least:
-            _note(out, {"part": part.name, "left_out": f"{max(0, left):.0f} s are left"})
-        else:
-            _do(out, part.name, part.command, min(left, part.most))
-        _give_reports_back(out)
+        _do(out, scale, part, every, end)
+        _give_reports_back(out, scale)
+    keep_record(out / RECORD)
     return 0
 
 
+def _train_pairs(
+    out: Path, scale: Scale, data_root: Path | None, *, end: float, last: float
+) -> None:
+    """Trains until shortly before `end`, so that all runs have ended before `last`.
+
+    The command gives its runs GRACE_SECONDS to write their checkpoints, and is not killed before.
+    What they take of these beyond _ENDING_SECONDS is taken from the parts that follow.
+    """
+    grace = GRACE_SECONDS + _STARTING_SECONDS
+    seconds = min(end - _ENDING_SECONDS, last - _LAST_SECONDS - grace) - monotonic()
+    if seconds <= 0:
+        note(out, {"part": PAIRS, "scale": scale.name, "left_out": "no time is left for them"})
+        return
+    command = ["training/evidence.py", "--pairs", "--scale", scale.name]
+    command += ["--minutes", f"{seconds / 60:.3f}"]
+    if data_root:
+        command += ["--data-root", str(data_root)]
+    _limited(out, scale, Part(PAIRS, (sys.executable, *command), 0, 0), seconds + grace)
+
+
+def _do(out: Path, scale: Scale, part: Part, every: Sequence[Part], end: float) -> None:
+    """Runs a part, or notes why it is left out."""
+    left = end - monotonic() - _LAST_SECONDS
+    needed = next((each for each in every if each.name == part.needs), None)
+    if needed is not None and needed.makes is not None and not needed.makes.exists():
+        why = f"{needed.makes}, which the part {needed.name} makes, is not here"
+    elif left < part.least:
+        why = f"{max(0, left):.0f} s are left"
+    else:
+        why = part.lacks
+    if why:
+        note(out, {"part": part.name, "scale": scale.name, "left_out": why})
+    else:
+        _limited(out, scale, part, min(left, part.most))
+
+
+def _limited(out: Path, scale: Scale, part: Part, seconds: float) -> None:
+    """Runs a part's command for at most `seconds`, and notes how it ended."""
+    start = monotonic()
+    code = run_limited(part.command, LOGS / f"{part.name}.log", seconds=seconds)
+    took = monotonic() - start
+    facts = {"part": part.name, "scale": scale.name, "exit_code": code, "seconds": round(took, 1)}
+    facts |= {"limit": round(seconds, 1), "command": words(part.command)}
+    note(out, facts | ({"not_in_it": part.note} if part.note else {}))
+
+
+def _give_runs_back(out: Path, scale: Scale) -> None:
+    """Writes begun and finished runs, and says which ones do not come back."""
+    left_out = give_back(out, scale, most_bytes=MOST_RUNS_BACK, most_of_part=MOST_OF_PART)
+    if left_out:
+        note(out, {"part": RUN_FILES, "scale": scale.name, "left_out": "; ".join(left_out)})
+    _give_reports_back(out, scale)
+
+
+def _give_reports_back(out: Path, scale: Scale) -> None:
+    """Writes all logs into one file, because only a few files may travel; long ones shortened."""
+    logs = [*LOGS.glob("*.log"), *logs_of_runs(scale)]
+    most = MOST_REPORTS // max(1, len(logs))
+    members = {str(log): _end_of(log, most) for log in logs}
+    split(pack_files(members), out, _REPORTS, most_bytes=MOST_OF_PART)
+
+
+def _end_of(log: Path, most_bytes: int) -> bytes:
+    content = log.read_bytes()
+    if len(content) <= most_bytes:
+        return content
+    return (
+        f"({len(content) - most_bytes} bytes before this do not travel)\n".encode()
+        + (content[-most_bytes:])
+    )
+
+
 def _keep(options: argparse.Namespace) -> int:
-    """Writes the runs of a folder that came back below runs/, and the lines into results/."""
-    for name in (_RUNS, _REPORTS):
-        if (options.out / f"{name}.parts.json").exists():
-            unpack_files(join([options.out], name), Path())
-            print(f"{name} of {options.out} are kept")
+    """Writes the runs of a folder that came back below runs/, and adds lines to results/."""
+    out: Path = options.out
+    if not out.is_dir():
+        raise UserError(f"{out} is not a folder; name the one that `run` wrote as --out")
+    if (out / f"{RUN_FILES}.parts.json").exists():
+        _say(take_in(join([out], RUN_FILES)))
+        print(f"the runs of {out} are kept")
+    if (out / f"{_REPORTS}.parts.json").exists():
+        unpack_files(join([out], _REPORTS), Path())
+        print(f"the logs of {out} are kept")
+    print(f"{keep_record(out / RECORD)} lines about parts are added to {KEPT}")
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
     """Prints what is finished and begun of the pairs, and how many such runs the rest needs."""
-    print_plan(SCALES[options.scale], minutes=options.minutes, others=options.others)
+    scale = SCALES[options.scale]
+    print_plan(scale, minutes=options.minutes, others=options.others)
+    done = done_parts(record_of(scale.name))
+    names = [part.name for part in parts(scale, None)]
+    left = [name for name in names if name not in done]
+    print(f"parts: {len(names) - len(left)} done, {', '.join(left) or 'none'} left")
     return 0
 
 
-def _do(out: Path, name: str, command: Sequence[str], seconds: float) -> None:
-    """Runs a command for at most `seconds`; its output and a line about it are written at once."""
-    start = monotonic()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_paths()])}
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            code: int | None = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            code = None
-    took = monotonic() - start
-    facts = {"part": name, "exit_code": code, "seconds": round(took, 1), "limit": round(seconds, 1)}
-    _note(out, {**facts, "command": " ".join(["python", *command[1:]])})
+def _say(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(sentence)
 
 
-def _paths() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def _note(out: Path, facts: dict[str, object]) -> None:
-    line = json.dumps(facts)
-    print(line, flush=True)
-    with (out / RECORD).open("a") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _give_back(out: Path, scale: Scale) -> None:
-    """Writes the begun and the finished runs into `out`, in parts that may travel."""
-    if files := [*_begun_files(scale), *_finished_files(scale)]:
-        split(pack_files(Path(), files), out, _RUNS, most_bytes=MOST_BACK)
-
-
-def _give_reports_back(out: Path) -> None:
-    """Writes all logs into one file, because only a few files may travel."""
-    split(pack_files(Path(), LOGS.glob("*.log")), out, _REPORTS, most_bytes=MOST_BACK)
-
-
-def _begun_files(scale: Scale) -> Iterator[Path]:
-    for run in _all_runs(scale):
-        if not is_finished(run) and (run.folder / CHECKPOINT).is_file():
-            yield from (path for path in run.folder.iterdir() if _travels(path))
-            yield from (path for path in (run.recipe_file, run.log) if path.is_file())
-
-
-def _finished_files(scale: Scale) -> Iterator[Path]:
-    """All of a finished run but its checkpoint, and the lines."""
-    for run in _all_runs(scale):
-        if is_finished(run):
-            own = (path for path in run.folder.iterdir() if _travels(path))
-            yield from (path for path in own if path.name != CHECKPOINT)
-            yield run.recipe_file
-    yield from scale.results.glob("*.jsonl")
-
-
-def _travels(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.suffix != ".png"
-
-
-def _all_runs(scale: Scale) -> list[StudyRun]:
-    return [run for pair in pairs_of_runs(scale) for run in pair]
-
-
-def _missing_parts(folder: Path, name: str) -> list[str]:
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether all parts are there; those that are not are printed. False if nothing came of it."""
     manifest = folder / f"{name}.parts.json"
     if not manifest.exists():
-        raise UserError(f"{folder} has no {manifest.name}; carry a folder that `pack` wrote")
+        return False
     count = len(json.loads(manifest.read_bytes())["parts"])
     names = [f"{name}.{number:03}" for number in range(count)]
-    return [each for each in names if not (folder / each).exists()]
+    missing = [each for each in names if not (folder / each).exists()]
+    if missing:
+        print(f"{len(missing)} parts of the {name} are still to come: {', '.join(missing)}")
+    return not missing
 
 
 def _parser() -> CommandParser:
@@ -252,15 +258,23 @@ def _parser() -> CommandParser:
         return own
 
     pack = verb("pack", _pack, "pictures and begun runs in folders that may travel")
-    pack.add_argument("data", type=Path, help="folder with {train,test}_{images,labels}.npy")
+    pack.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        help="folder with {train,test}_{images,labels}.npy; without it, runs alone are packed anew",
+    )
     pack.add_argument("--to", type=Path, required=True)
     unpack = verb("unpack", _unpack, "put together what came")
     unpack.add_argument("folders", type=Path, nargs="+")
-    unpack.add_argument("--to", type=Path, required=True)
+    unpack.add_argument("--to", type=Path, required=True, help="the data root for `run`")
     run = verb("run", _run, "trainings in pairs, then tests, cost and engines")
-    run.add_argument("--data", type=Path, help="a data folder named cifar100")
+    run.add_argument("--data-root", type=folder_path, help="where the pictures were unpacked to")
     run.add_argument("--minutes", type=positive_float, default=9.0, help="in all (default: 9)")
     run.add_argument("--others", type=positive_float, default=3.0, help="of them not for training")
+    run.add_argument(
+        "--parts", metavar="NAME,...", help="these alone, done before or not; pairs is one, too"
+    )
     run.add_argument("--out", type=Path, required=True, help="what is to come back")
     keep = verb("keep", _keep, "the runs that came back")
     keep.add_argument("out", type=Path)

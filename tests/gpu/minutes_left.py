@@ -4,8 +4,8 @@ from statistics import median
 
 import msgspec
 
+from runtime.model.locate import RESULT
 from training.records.journal import JOURNAL
-from training.records.run_folder import RESULT
 from training.studies.evidence_plan import Scale, pairs_of_runs
 from training.studies.pool import epochs_done
 from training.studies.study_run import StudyRun

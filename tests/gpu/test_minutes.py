@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,67 +14,13 @@ from time import sleep
 import minutes
 import numpy as np
 import pytest
-from carried import join, pack_files, pack_pictures, split, unpack_files, unpack_pictures
+from gpu_parts import Part
 
 from runtime.base.errors import UserError
 from training.studies.evidence_plan import FULL, TINY, pairs_of_runs
-from training.studies.pool import run_all
+from training.studies.pool import GRACE_SECONDS, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def arrays(tmp_path: Path) -> Path:
-    """A data folder of noise, which compresses worst, and of plain pictures."""
-    folder = tmp_path / "arrays"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for which, count in (("train", 12), ("test", 5)):
-        images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        images[0] = 7
-        np.save(folder / f"{which}_images.npy", images)
-        np.save(folder / f"{which}_labels.npy", np.arange(count) % 2)
-    (folder / "classes.txt").write_text("a\nb\n")
-    return folder
-
-
-def test_pictures_travel_without_loss(arrays: Path, tmp_path: Path) -> None:
-    paths = split(pack_pictures(arrays), tmp_path / "parts", "pictures", most_bytes=9000)
-    assert len(paths) > 3
-    assert all(path.stat().st_size <= 9000 for path in paths)
-    unpack_pictures(join([tmp_path / "parts"], "pictures"), tmp_path / "back")
-    for file in ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"):
-        np.testing.assert_array_equal(np.load(tmp_path / "back" / file), np.load(arrays / file))
-    assert (tmp_path / "back" / "classes.txt").read_text() == "a\nb\n"
-
-
-def test_parts_may_lie_in_several_folders_but_none_may_be_missing_or_damaged(
-    tmp_path: Path,
-) -> None:
-    one, two = tmp_path / "1", tmp_path / "2"
-    *_, last = split(bytes(range(250)), one, "x", most_bytes=100)
-    two.mkdir()
-    last = last.rename(two / last.name)
-    assert join([one, two], "x") == bytes(range(250))
-    with pytest.raises(UserError, match=r"x\.002 is in none of .*expected all parts"):
-        join([one], "x")
-    last.write_bytes(b"another 50 bytes of content that nobody has packed")
-    with pytest.raises(UserError, match=r"part 2 of x in .* is damaged"):
-        join([one, two], "x")
-
-
-def test_a_second_pack_leaves_no_part_of_the_first(tmp_path: Path) -> None:
-    split(bytes(500), tmp_path, "x", most_bytes=100)
-    split(b"short", tmp_path, "x", most_bytes=100)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.000", "x.parts.json"]
-
-
-def test_a_file_from_outside_of_the_folder_is_not_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "root" / "below").mkdir(parents=True)
-    (tmp_path / "outside").write_text("secret")
-    content = pack_files(tmp_path / "root", [tmp_path / "root" / ".." / "outside"])
-    with pytest.raises(Exception, match="outside"):
-        unpack_files(content, tmp_path / "root" / "below")
 
 
 def test_pairs_are_of_one_student_and_seed_and_the_smaller_student_comes_first() -> None:
@@ -115,11 +62,11 @@ def test_minutes_leave_a_pair_that_goes_on_elsewhere(
 ) -> None:
     """The first machine is stopped early; another one has what came back, and goes on."""
     parts = [
-        minutes.Part("quick", (sys.executable, "-c", "print('said')"), 1, 60),
-        minutes.Part("endless", (sys.executable, "-c", "import time; time.sleep(99)"), 1, 2),
-        minutes.Part("costly", (sys.executable, "-c", ""), 10_000, 20_000),
+        Part("quick", (sys.executable, "-c", "print('said')"), 1, 60),
+        Part("endless", (sys.executable, "-c", "import time; time.sleep(99)"), 1, 2),
+        Part("costly", (sys.executable, "-c", ""), 10_000, 20_000),
     ]
-    monkeypatch.setattr(minutes, "parts", lambda scale, data: parts)
+    monkeypatch.setattr(minutes, "parts", lambda scale, data_root: parts)
     first = at(tmp_path / "first", monkeypatch)
     machine = Thread(target=stop_trainings_after_an_epoch, args=(first,), daemon=True)
     machine.start()
@@ -157,19 +104,64 @@ def test_minutes_leave_a_pair_that_goes_on_elsewhere(
     assert "Traceback" not in log.read_text()
 
 
-def test_a_part_that_is_too_long_is_ended_with_all_that_it_began(
+@pytest.mark.parametrize(("many", "others"), [(9.0, 3.0), (9.0, 0.5), (4.0, 1.0)])
+def test_trainings_get_their_time_to_end_before_they_are_killed(
+    many: float, others: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minutes, "parts", lambda scale, data_root: [Part("x", ("x",), 10_000, 1)])
+    found: list[tuple[float, float]] = []
+
+    def note_limits(command: tuple[str, ...], log: Path, *, seconds: float) -> int:
+        found.append((60 * float(command[command.index("--minutes") + 1]), seconds))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        return 0
+
+    monkeypatch.setattr(minutes, "run_limited", note_limits)
+    words = ["run", "--scale", "tiny", "--out", "out", "--others", str(others)]
+    assert minutes.main([*words, "--minutes", str(many)]) == 0
+    ((trained, killed),) = found
+    assert trained > 0
+    assert killed >= trained + GRACE_SECONDS
+    assert killed <= 60 * many
+    assert trained <= 60 * (many - others)
+
+
+def test_one_part_alone_is_done_again_and_an_unknown_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grandchild = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
-    minutes._do(tmp_path, "long", [sys.executable, "-c", child], 2)
-    line = json.loads((tmp_path / "minutes.jsonl").read_text())
-    assert line["exit_code"] is None
-    sleep(0.2)
-    number = int((tmp_path / "pid").read_text())
-    stat = Path(f"/proc/{number}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    said = [Part(name, (sys.executable, "-c", "pass"), 1, 60) for name in ("one", "other")]
+    monkeypatch.setattr(minutes, "parts", lambda scale, data_root: said)
+    for _ in range(2):
+        assert minutes.main(["run", "--scale", "tiny", "--parts", "other", "--out", "out"]) == 0
+    record = [json.loads(line) for line in Path("out/minutes.jsonl").read_text().splitlines()]
+    assert [line["part"] for line in record] == ["other", "other"]
+    with pytest.raises(UserError, match=r"no part 'both'; expected some of pairs,one,other"):
+        minutes.main(["run", "--scale", "tiny", "--parts", "one,both", "--out", "out"])
+
+
+def test_what_was_done_on_one_machine_is_not_done_on_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = (sys.executable, "-c", "import time; time.sleep(60)")
+    parts = [Part("endless", slow, 0, 1), Part("quick", (sys.executable, "-c", "pass"), 0, 60)]
+    monkeypatch.setattr(minutes, "parts", lambda scale, data_root: parts)
+    # So short that no pair begins.
+    words = ["run", "--scale", "tiny", "--minutes", "0.5", "--others", "0.5", "--out", "back"]
+    began = []
+    for number in range(2):
+        at(tmp_path / f"machine {number}", monkeypatch)
+        if number:
+            assert minutes.main(["unpack", str(tmp_path / "home/.gpu/runs-1"), "--to", "in"]) == 0
+        assert minutes.main(words) == 0
+        record = [json.loads(line) for line in Path("back/minutes.jsonl").read_text().splitlines()]
+        began.append([line["part"] for line in record if "exit_code" in line])
+        at(tmp_path / "home", monkeypatch)
+        assert minutes.main(["keep", str(tmp_path / f"machine {number}/back")]) == 0
+        assert minutes.main(["pack", "--scale", "tiny", "--to", ".gpu"]) == 0
+    assert began == [["endless", "quick"], ["endless"]]
 
 
 @pytest.mark.parametrize("path", ["nothing", "."])
@@ -178,6 +170,45 @@ def test_a_folder_that_pack_did_not_write_is_refused(path: str, tmp_path: Path) 
     folder.mkdir(exist_ok=True)
     with pytest.raises(UserError, match=r"pictures\.parts\.json; carry a folder"):
         minutes.main(["unpack", str(folder), "--to", str(tmp_path / "to")])
+
+
+def test_a_folder_that_no_run_wrote_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder; name the one that `run` wrote"):
+        minutes.main(["keep", str(tmp_path / "nothing")])
+
+
+def test_a_folder_of_parts_and_all_files_of_the_tree_travel_together() -> None:
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.split(b"\0")
+    tree = sum((ROOT / os.fsdecode(name)).lstat().st_size for name in names if name)
+    assert tree > 10**6
+    assert minutes.MOST_THERE + tree < 64 * 2**20
+    ignored = subprocess.run(["git", "check-ignore", "-q", ".gpu/1/pictures.000"], cwd=ROOT)
+    assert ignored.returncode == 0
+
+
+def test_what_may_come_back_fits_eight_files_and_64_mib() -> None:
+    parts_of_runs = -(-minutes.MOST_RUNS_BACK // minutes.MOST_OF_PART)
+    others = 4  # the record, both manifests, and the logs
+    assert parts_of_runs + others <= 8
+    assert minutes.MOST_OF_PART <= 16 * 2**20
+    small = 2**20  # the record and the manifests
+    assert minutes.MOST_RUNS_BACK + minutes.MOST_REPORTS + small < 64 * 2**20
+
+
+def test_a_long_log_comes_back_by_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minutes, "MOST_REPORTS", 200)
+    minutes.LOGS.mkdir(parents=True)
+    (minutes.LOGS / "long.log").write_bytes(b"x" * 1000 + b"y" * 100)
+    (minutes.LOGS / "short.log").write_bytes(b"all")
+    minutes._give_reports_back(tmp_path / "back", TINY)
+    shutil.rmtree(minutes.LOGS)
+    minutes.main(["keep", "back"])
+    long = (minutes.LOGS / "long.log").read_bytes()
+    assert long == b"(1000 bytes before this do not travel)\n" + b"y" * 100
+    assert (minutes.LOGS / "short.log").read_bytes() == b"all"
 
 
 def test_what_is_packed_comes_in_folders_that_may_travel(
@@ -196,5 +227,5 @@ def test_what_is_packed_comes_in_folders_that_may_travel(
     assert minutes.main(["unpack", ".gpu/1", "--to", "in"]) == 0
     assert "1 parts of the pictures are still to come: pictures.001" in capsys.readouterr().out
     assert minutes.main(["unpack", ".gpu/2", "--to", "in"]) == 0
-    before, after = (np.load(f / "test_images.npy") for f in (arrays, Path("in/cifar100")))
+    before, after = (np.load(f / "test_images.npy") for f in (arrays, Path("in/cifar100-arrays")))
     np.testing.assert_array_equal(before, after)

@@ -13,6 +13,11 @@ from runtime.model.card import Fit
 from runtime.model.preprocess import preprocess
 from training.data.dataset import Dataset, fitted, whole_images
 from training.data.fetch import Published, obtain
+from training.data.published_arrays import (
+    ARRAY_FOLDERS,
+    has_published_arrays,
+    published_arrays,
+)
 from training.data.source import Contents, Source, fingerprint_of, row_paths, split_of
 
 DIGITS = "digits"
@@ -111,8 +116,13 @@ def fashion_mnist(name: str, data_root: Path | None, split_seed: int) -> Source:
 
 
 def cifar(name: str, data_root: Path | None, split_seed: int) -> Source:
-    """CIFAR-10 or CIFAR-100 (fine labels), read and checked by torchvision."""
+    """CIFAR-10 or CIFAR-100 (fine labels), read and checked by torchvision.
+
+    CIFAR-100 may also lie there as arrays, which `published_arrays` checks.
+    """
     folder = obtain(name, _CIFAR[name], data_root)
+    if not _has_batches(name, folder):
+        return published_arrays(name, folder)
     files = [folder / file for file in _CIFAR_FILES[name]]
 
     def read() -> Contents:
@@ -175,11 +185,16 @@ def _torchvision_class(name: str) -> Any:
     }[name]
 
 
+def _has_batches(name: str, folder: Path) -> bool:
+    """Whether the folder has all files as the publisher has them."""
+    return all((folder / file).is_file() for file in _CIFAR_FILES[name])
+
+
 def _published_cifar(name: str) -> Published:
     return Published(
         url=_CIFAR_PAGE,
-        folders=(_CIFAR_FOLDERS[name],),
-        is_complete=lambda folder: all((folder / file).is_file() for file in _CIFAR_FILES[name]),
+        folders=(_CIFAR_FOLDERS[name], *([ARRAY_FOLDERS[name]] if name in ARRAY_FOLDERS else [])),
+        is_complete=lambda folder: _has_batches(name, folder) or has_published_arrays(name, folder),
         download=lambda folder: _torchvision_class(name)(folder, download=True),
     )
 

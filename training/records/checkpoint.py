@@ -5,8 +5,7 @@ atomically, so that a reader finds the former one or the new one, never half of 
 """
 
 import io
-import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; change its permissions"
         ) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # any: what is no checkpoint is read as a program of pickle
         raise UserError(
             f"{path} cannot be read: truncated, or no checkpoint of ours ({first_line(error)}); "
             "train the run again"
@@ -137,6 +136,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise UserError(f"{path} is not a whole checkpoint: {first_line(error)}") from error
+
+
+def without_training(checkpoint: Checkpoint) -> Checkpoint:
+    """A finished run's checkpoint with the student to deploy alone: a third of the size, or less.
+
+    It can be exported, tested and learned from like the whole one. What only training needs is
+    gone: the state of the optimizer, the auxiliary weights and those before the average. So
+    `training/qat.py` goes on from it as from a run without an auxiliary head.
+
+    Raises:
+        ValueError: if the run is not finished, because it could not go on.
+    """
+    if not checkpoint.finished:
+        raise ValueError("the run is not finished: it needs all of its checkpoint to go on")
+    return replace(
+        checkpoint,
+        student=checkpoint.best_student,
+        raw_student=None,
+        auxiliary=None,
+        training={},
+        selection=None,
+    )
 
 
 def load_trained(run: Path) -> TrainedRun:

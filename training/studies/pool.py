@@ -139,6 +139,7 @@ class _Pool:
         elif self._stop.requested or monotonic() >= self._deadline:
             self._stopping_since = monotonic()
             self._waiting.clear()
+            self._ahead.clear()  # whoever is to write a checkpoint must not stand still
             self._stand_still(standing=False)
             for run in self._running:
                 self._place.stop(run)
@@ -162,7 +163,8 @@ class _Pool:
         word = f"the runs stand still until {self._pause} is removed" if standing else "going on"
         print(word, flush=True)  # noqa: T201
         for run in self._running:
-            self._place.stand(run, still=standing)
+            # A run that waits for the others of its pair does not go on with them.
+            self._place.stand(run, still=standing or run.folder in self._ahead)
 
     def _keep_in_step(self) -> None:
         done = [(run, epochs_done(run)) for run in self._running]

@@ -15,7 +15,8 @@ from scipy.io import savemat
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import preprocess
-from training.data import Dataset, load_dataset, small_images
+from training.data import Dataset, load_dataset, published_arrays, small_images
+from training.data import load as load_module
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -189,6 +190,86 @@ def test_a_damaged_cifar_file_is_one_clear_line(
     with pytest.raises(UserError, match="corrupted") as error:
         load("cifar100", root)
     assert "\n" not in str(error.value)
+
+
+def write_cifar_arrays(folder: Path, wanted: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    for split, (images, labels) in wanted.items():
+        np.save(folder / f"{split}_images.npy", np.concatenate(images))
+        np.save(folder / f"{split}_labels.npy", np.array(labels))
+    (folder / "classes.txt").write_text("".join(f"kind_{number}\n" for number in range(100)))
+
+
+def sums_of(images: np.ndarray) -> published_arrays.Sums:
+    red, green, blue = (int(images[..., channel].sum(dtype=np.uint64)) for channel in range(3))
+    return red, green, blue
+
+
+@pytest.fixture
+def both_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Data roots with one CIFAR-100 of noise, in the publisher's files and as arrays."""
+    files, arrays = tmp_path / "files", tmp_path / "arrays"
+    wanted = write_cifar(files / "cifar-100-python", "cifar100", monkeypatch)
+    write_cifar_arrays(arrays / "cifar100-arrays", wanted)
+    splits = {
+        split: published_arrays.SplitFacts(
+            1, sums_of(images[0]), sums_of(images[0].astype(np.uint64) ** 2)
+        )
+        for split, (images, _) in wanted.items()
+    }
+    names = tuple(f"kind {number}" for number in range(100))
+    facts = published_arrays.ArrayFacts(names, splits)
+    monkeypatch.setitem(published_arrays.ARRAY_FACTS, "cifar100", facts)
+    return files, arrays
+
+
+def test_published_pictures_are_the_same_data_set_as_arrays(both_forms: tuple[Path, Path]) -> None:
+    files, arrays = (load("cifar100", root) for root in both_forms)
+    assert arrays.name == files.name == "cifar100"
+    assert arrays.content_digest() == files.content_digest()
+    assert arrays.input == files.input
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("pixel", "the test pictures are others, by their sums"),
+        ("label", "the test arrays: classes have 0 to 2 images"),
+        ("class", "classes.txt names other classes"),
+        ("broken", "the test arrays: "),
+    ],
+)
+def test_other_arrays_are_not_taken_for_the_published_ones(
+    both_forms: tuple[Path, Path], change: str, why: str
+) -> None:
+    folder = both_forms[1] / "cifar100-arrays"
+    images, labels = (np.load(folder / f"test_{what}.npy") for what in ("images", "labels"))
+    if change == "pixel":
+        images[-1, -1, -1, -1] ^= 1
+        np.save(folder / "test_images.npy", images)
+    elif change == "label":
+        labels[0] = (labels[0] + 1) % 100
+        np.save(folder / "test_labels.npy", labels)
+    elif change == "class":
+        text = (folder / "classes.txt").read_text()
+        (folder / "classes.txt").write_text(text.replace("kind_99", "kind_100"))
+    else:
+        (folder / "test_images.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match=f"not cifar100 as it was published.*{why}") as error:
+        load("cifar100", both_forms[1])
+    assert "\n" not in str(error.value)
+
+
+def test_the_sums_of_cifar100_are_those_of_its_quoted_means_and_deviations() -> None:
+    """As quoted to four digits by all who normalise with them; the sums give them to 16."""
+    train = published_arrays.ARRAY_FACTS["cifar100"].splits["train"]
+    pixels = 50_000 * 32 * 32
+    means = np.array(train.sums) / 255 / pixels
+    deviations = np.sqrt(np.array(train.sums_of_squares) / 255**2 / pixels - means**2)
+    spec = load_module.PUBLISHED["cifar100"].geometry(32).input
+    np.testing.assert_allclose(means, spec.mean, atol=5e-5)
+    np.testing.assert_allclose(deviations, spec.std, atol=5e-5)
+    assert len(set(published_arrays.ARRAY_FACTS["cifar100"].class_names)) == 100
 
 
 # Photographs
