@@ -52,8 +52,8 @@ _CIFAR100_CLASSES = (
     "sunflower,sweet pepper,table,tank,telephone,television,tiger,tractor,train,trout,tulip,"
     "turtle,wardrobe,whale,willow tree,wolf,woman,worm"
 )
-# Counted in the published pictures. They agree with the means that are quoted for them to 16 digits:
-# 0.5070751592371323 * 255 * 50,000 * 32 * 32 = 6,620,373,279 of red in training.
+# Counted in the published pictures. The sums agree with the means that are quoted for them with 16
+# digits: 0.5070751592371323 * 255 * 50,000 * 32 * 32 = 6,620,373,279 of red in training.
 _CIFAR100 = ArrayFacts(
     class_names=tuple(_CIFAR100_CLASSES.split(",")),
     splits={
