@@ -26,7 +26,7 @@ _OWN = {"demo", "export", "runtime", "training"}
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     *(errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ELOOP),
     *(errno.EFBIG, errno.EBUSY, errno.EXDEV),  # `ulimit -f`; a mount point; a container's layer
 }
 

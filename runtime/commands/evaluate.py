@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.backends.session import Threads
 from runtime.base.command import CommandParser, folder_path, print_json
 from runtime.base.errors import UserError
+from runtime.base.files import check_writable
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import MODEL_HELP, add_backend, model_or_latest
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             f"no data were named after the model {root}; name a folder of class folders"
         )
+    if given.out is not None:
+        check_writable(given.out)
     note = sys.stderr if given.json else sys.stdout
     model = model_or_latest(named[0] if named else None, note)
     with open_classifier(

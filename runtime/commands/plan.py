@@ -156,6 +156,8 @@ def _pictures(folder: Path | None, model: Path) -> list[bytes]:
         folder = model / "examples"
     if folder is None:
         return [sample_jpeg(seed) for seed in range(_PHOTOS)]
+    if not folder.is_dir():
+        raise UserError(f"--images {folder} is no folder; name one that has pictures")
     files = in_order(ImageFolders(folder).images_below(folder))[:_MOST_PICTURES]
     if not files:
         raise UserError(f"--images {folder}: there is no picture; name a folder that has some")

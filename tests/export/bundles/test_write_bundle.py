@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,6 +318,7 @@ def test_a_place_that_may_not_be_written_is_named_before_the_work(
         for refused in (folder, folder.parent):
             with pytest.raises(UserError, match=f"{refused} may not be written to"):
                 check_place(folder)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.BytesIO())
     check_writable(Path("/"))
 
 

@@ -39,6 +39,9 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
         (errno.EACCES, "Permission denied; choose another"),  # of a file that is read, too
         (errno.EFBIG, "File too large; choose another"),
         (errno.EBUSY, "Device or resource busy; choose another"),
+        (errno.ENOENT, "No such file or directory; choose another"),
+        (errno.EEXIST, "File exists; choose another"),
+        (errno.ELOOP, "Too many levels of symbolic links; choose another"),
     ],
 )
 def test_what_the_system_refuses_is_named(

@@ -51,6 +51,7 @@ def test_a_time_that_no_number_of_servers_keeps_ends_with_3(
         (("--rate", "0", "--p99", "5"), "received '0', expected a number above 0"),
         (("--rate", "5"), "--p99"),
         (("--rate", "5", "--p99", "5", "--images", "empty"), "there is no picture"),
+        (("--rate", "5", "--p99", "5", "--images", "nothere"), "--images nothere is no folder"),
     ],
 )
 def test_a_mistake_is_one_line(

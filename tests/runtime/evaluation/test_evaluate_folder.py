@@ -131,6 +131,15 @@ def test_mistakes_are_one_line(cli: Cli, toy_bundle: Path, data: Path, tmp_path:
     one_error(evaluate(data), "has the folders yellow, which are no classes of the model")
 
 
+def test_a_place_for_the_files_is_checked_before_the_images_are_answered(
+    cli: Cli, toy_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        shown = cli("evaluate", toy_bundle, data, "--out", tmp_path / place)
+        one_error(shown, f"{tmp_path / 'file'} is a file; expected a folder")
+
+
 NAMES = ("cat", "dog", "café")
 
 
