@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.bundles.card_lock import locked_place
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
@@ -122,6 +123,20 @@ def write_bundle(
         OSError: the system refused; the former bundle is still there.
     """
     check_place(folder)
+    with locked_place(folder):
+        return _write(folder, card, files, test, refused=refused, reports=reports)
+
+
+def _write(
+    folder: Path,
+    card: Card,
+    files: Sequence[tuple[ModelFile, bytes]],
+    test: Labelled,
+    *,
+    refused: Collection[Precision],
+    reports: Mapping[str, bytes | None],
+) -> Written | None:
+    """What `write_bundle` does while no other process changes the bundle."""
     former = existing_card(folder, card.provenance.checkpoint_sha256)
     if former is None and not files:
         return None
