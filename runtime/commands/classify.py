@@ -173,7 +173,9 @@ def _parser() -> CommandParser:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, which may stand between images. Behind `--`, every word is an image."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = _parser().parse_intermixed_args(arguments[:end])
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments[:end])
+    parser.refuse_empty(arguments[end + 1 :])
     options.arguments += [Path(word) for word in arguments[end + 1 :]]
     return options
 
