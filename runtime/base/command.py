@@ -73,6 +73,21 @@ class CommandParser(argparse.ArgumentParser):
             if named not in _MAY_BE_EMPTY:
                 self.error(f"{named or 'an argument'}: received '', expected a value")
 
+    def refuse_unused(self, given: argparse.Namespace, names: Sequence[str], why: str) -> None:
+        """Refuses options that would silently do nothing beside the others that were given.
+
+        Args:
+            given: what this parser has read.
+            names: of the options, as attributes of `given`. One with its default's value is taken.
+            why: when they do nothing, such as "without --video".
+
+        Raises:
+            UserError: an option of `names` was given.
+        """
+        for name in names:
+            if getattr(given, name) != self.get_default(name):
+                self.error(f"--{name.replace('_', '-')} does nothing {why}; leave it out")
+
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake in the arguments.
 

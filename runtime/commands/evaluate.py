@@ -4,7 +4,6 @@ DATA is a folder with a folder for each class. The figures are those of a traini
 class's precision, recall and F1, what is confused, and the pictures that are answered wrongly.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
         BundleError: there is no model, or it is damaged.
         BackendError: the model does not run here.
     """
-    given = _parser().parse_intermixed_args(arguments)
+    parser = _parser()
+    given = parser.parse_intermixed_args(arguments)
+    if given.out is None:
+        parser.refuse_unused(given, ("no_error_sheet",), "without --out")
     if len(given.arguments) > _MOST_ARGUMENTS:
         raise UserError(f"received {len(given.arguments)} arguments, expected MODEL and DATA")
     *named, root = given.arguments
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m runtime evaluate", description=__doc__)
     parser.add_argument(
         "arguments",

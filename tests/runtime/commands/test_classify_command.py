@@ -254,6 +254,14 @@ def test_no_command_takes_another_model_for_a_misspelt_one(
     assert "typo" not in finished.stdout
 
 
+@pytest.mark.parametrize("option", [("--reconnect",), ("--every", "5")])
+def test_options_of_a_video_are_refused_without_one(
+    option: tuple[str, ...], cli: Run, toy_bundle: Path
+) -> None:
+    finished = cli("classify", toy_bundle, toy_bundle / "examples" / "red.png", *option)
+    one_error(finished, f"{option[0]} does nothing without --video; leave it out")
+
+
 def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:
     red = toy_bundle / "examples" / "red.png"
     (tmp_path / "empty").mkdir()

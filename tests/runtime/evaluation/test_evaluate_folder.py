@@ -122,6 +122,7 @@ def test_mistakes_are_one_line(cli: Cli, toy_bundle: Path, data: Path, tmp_path:
 
     one_error(cli("evaluate", toy_bundle, tmp_path / "absent", "--json"), "is not a folder")
     one_error(cli("evaluate", toy_bundle), "no data were named after the model")
+    one_error(evaluate(data, "--no-error-sheet"), "--no-error-sheet does nothing without --out")
     one_error(evaluate(data, data), "received 3 arguments, expected MODEL and DATA")
     (tmp_path / "empty").mkdir()
     one_error(evaluate(tmp_path / "empty"), "has no folders; expected one for each class")
