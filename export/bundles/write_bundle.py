@@ -147,7 +147,7 @@ def _write(
         for record, content in files:
             write_atomic(staging / record.path, content)
         # Those of a former bundle may have been removed or damaged since.
-        if former is None or not _has_examples(staging):
+        if former is None or not _has_examples(staging, card):
             _write_examples(staging, card, test)
         for name, report in reports.items():
             if report is None:
@@ -208,10 +208,10 @@ def _link_or_copy(path: Path, target: Path) -> None:
         shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _has_examples(folder: Path) -> bool:
+def _has_examples(folder: Path, card: Card) -> bool:
     """Whether the held-out arrays can be read and the folder of example pictures is there."""
     try:
-        read_holdout(folder)
+        read_holdout(folder, card)
     except BundleError:
         return False
     return (folder / EXAMPLE_FOLDER).is_dir()

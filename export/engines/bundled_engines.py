@@ -112,7 +112,7 @@ def add_engine(
         say(f"not run: {reason}")
         record = msgspec.structs.replace(record, no_threshold=_NOT_RUN)
     else:
-        images = read_holdout(bundle.path), read_validation(bundle.path)
+        images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
         record = _verified(built, record, bundle, *images, allow_drop=options.allow_drop)
     list_engine(bundle.path, record, built.plan)
     return record
@@ -145,7 +145,7 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
             f"{bundle.path} has no engine that runs here; build one: "
             f"`python export/build_trt.py {pasted(bundle.path)}`"
         )
-    images = read_holdout(bundle.path), read_validation(bundle.path)
+    images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
     failed: list[VerificationError] = []
     for record in fitting:
         say(f"running {record.path}")

@@ -80,8 +80,7 @@ def verify_bundle(
         BundleError: the bundle has no test images, or they are damaged or of another model.
         BackendError: no file runs here.
     """
-    holdout = read_holdout(bundle.path)
-    _check(bundle, holdout)
+    holdout = read_holdout(bundle.path, bundle.card)
     anything = False
     for option in options(bundle, backend):
         if precision not in (None, option.precision):
@@ -146,15 +145,3 @@ def answers(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     size = min(_BATCH, session.max_batch or _BATCH)
     parts = (images[start : start + size] for start in range(0, len(images), size))
     return np.concatenate([session.run(part) for part in parts])
-
-
-def _check(bundle: Bundle, holdout: Labelled) -> None:
-    """Refuses test images that are not of the bundle's model."""
-    card, count = bundle.card, len(holdout.labels)
-    expected = (count, card.input.size, card.input.size, 3), (count, card.num_classes)
-    found = holdout.images.shape, holdout.probabilities.shape
-    if found != expected or count == 0:
-        raise BundleError(
-            f"{bundle.path}: the held-out test images have the shapes {found}, the card needs "
-            f"{expected}, with at least one image; export the run again"
-        )

@@ -17,6 +17,7 @@ from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of_bytes
 from runtime.model.bundle import open_bundle, read_card
 from runtime.model.card import EngineRecord
+from runtime.model.holdout import read_holdout
 
 BUNDLE = Path(__file__).parents[2] / "runtime" / "data" / "bundle_of_schema_1"
 PATIENCE = 0.3  # seconds in which the other thread would come to its end if no lock held it
@@ -106,7 +107,7 @@ def test_files_of_two_first_exports_are_both_in_the_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, folder, ended = open_bundle(BUNDLE), tmp_path / "new" / "bundle", threading.Event()
-    test = bundle_module.read_holdout(BUNDLE)
+    test = read_holdout(BUNDLE, whole.card)
     begun = wait_within(monkeypatch, bundle_module, "write_card", ended)
 
     def export(precision: str) -> None:
