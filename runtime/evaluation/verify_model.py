@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.choice import Option, open_session, options
+from runtime.backends.choice import Option, check_precision, open_session, options
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError, BundleError
 from runtime.evaluation.gate import compare, complaint
@@ -76,10 +76,11 @@ def verify_bundle(
         The result of each file and backend, as soon as it is known.
 
     Raises:
-        UserError: there is no backend of that name.
+        UserError: there is no backend or precision of that name.
         BundleError: the bundle has no test images, or they are damaged or of another model.
         BackendError: no file runs here.
     """
+    check_precision(precision)
     holdout = read_holdout(bundle.path, bundle.card)
     anything = False
     for option in options(bundle, backend):

@@ -188,6 +188,7 @@ def test_held_out_images_that_do_not_fit_each_other_or_the_card_are_named(
     ("arguments", "words"),
     [
         (["--backend", "onnx-gpu"], "onnx-gpu"),
+        (["--precision", "fp8"], "unknown precision 'fp8'; choose one of fp32, fp16, int8"),
         (["--precision", "int8", "--backend", "onnx-cpu"], "no file of onnx-cpu int8"),
     ],
 )
