@@ -13,7 +13,7 @@ from export.triton_server.config import (
 )
 from runtime.backends.engine_backends import TENSORRT
 from runtime.base.errors import UserError
-from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
+from runtime.base.files import atomic_folder, check_writable, remove_abandoned, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, run_word
 from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
@@ -121,8 +121,9 @@ def check_target(target: Path) -> None:
     """Checks that the model's folder may be written.
 
     Raises:
-        UserError: it exists and was not written by this project.
+        UserError: it exists and was not written by this project, or this user may not write there.
     """
+    check_writable(target.parent)
     if not target.exists():
         return
     config = target / CONFIG_FILE

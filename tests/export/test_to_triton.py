@@ -248,6 +248,7 @@ def test_a_damaged_file_is_not_served(bundle: Path, repository: Path) -> None:
             ["bundle", "--out", "r", "--compute-capability", "8.6"],
             "--compute-capability does nothing without --backend tensorrt",
         ),
+        (["bundle", "--out", "bundle/card.json"], "card.json is a file; expected a folder"),
         (["bundle", "--out", "r", "--name", ""], "--name: received '', expected a value"),
         (["bundle", "--out", "r", "--image", "a"], "--image does nothing without --kserve"),
         (["bundle", "--out", "r", "--storage-uri", "a"], "--storage-uri does nothing without"),
