@@ -6,7 +6,6 @@ python export/build_trt.py --list
 python export/build_trt.py --verify                         # engines built elsewhere, on their GPU
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,6 +35,10 @@ _DEFAULT_BATCHES = "1,8,64"
 _BATCH_WORDS = ("MIN", "OPT", "MAX")
 _MEBIBYTE = 1 << 20
 _HIGHEST_LEVEL = 5
+_OF_BUILDING = (  # options, without which engines are listed or run
+    *("precision", "flavor", "batch", "compute_capability", "workspace", "optimization_level"),
+    *("data", "data_root"),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +49,12 @@ def main(arguments: Sequence[str]) -> int:
             are of this kind.
         VerificationError: an engine was not kept; the others have been built.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        parser.refuse_unused(options, (*_OF_BUILDING, "allow_drop", "verify"), "beside --list")
+    if options.verify:
+        parser.refuse_unused(options, _OF_BUILDING, "beside --verify")
     place = locate(options.model)
     if options.list:
         return _list(open_bundle(place.bundle))
@@ -204,7 +212,7 @@ def _verify(place: Place, *, allow_drop: bool) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(prog="python export/build_trt.py", description=__doc__.splitlines()[0])
     parser.add_argument(
         "model",

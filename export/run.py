@@ -4,7 +4,6 @@ python export/run.py                                        # runs/latest, float
 python export/run.py runs/NAME --precision fp32,fp16,int8
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -31,9 +30,13 @@ def main(arguments: Sequence[str]) -> int:
         UserError: a mistake in the arguments, or the run cannot be exported.
         VerificationError: a file is outside its tolerance; the others have been written.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    precisions = parse_precisions(options.precision)
+    if "int8" not in precisions:
+        parser.refuse_unused(options, ("calibration",), "without int8 in --precision")
     wanted = ExportOptions(
-        precisions=parse_precisions(options.precision),
+        precisions=precisions,
         opset=options.opset,
         calibration=options.calibration,
         allow_drop=options.allow_drop,
@@ -62,7 +65,7 @@ def command() -> NoReturn:
     run_command(main, extra="export")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(prog="python export/run.py", description=__doc__.splitlines()[0])
     parser.add_argument(
         "run", nargs="?", type=Path, metavar="RUN", help="a run folder; default: runs/latest"

@@ -6,7 +6,6 @@ python export/to_triton.py BUNDLE --out REPOSITORY --backend python      # this 
 python export/to_triton.py BUNDLE --out REPOSITORY --kserve            # and manifests for a cluster
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +35,12 @@ def main(arguments: Sequence[str]) -> int:
         UserError: a mistake in the arguments, or the bundle lacks what is to be served;
             BundleError is of this kind.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.backend != "tensorrt":
+        parser.refuse_unused(options, ("compute_capability",), "without --backend tensorrt")
+    if not options.kserve:
+        parser.refuse_unused(options, ("storage_uri", "image"), "without --kserve")
     path = find_model(options.bundle)
     if path.is_file():
         raise BundleError(f"{path} is a lone ONNX file; expected its bundle, a folder with a card")
@@ -75,7 +79,7 @@ def command() -> NoReturn:
     run_command(main, extra="export")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(prog="python export/to_triton.py", description=__doc__.splitlines()[0])
     parser.add_argument(
         "bundle", type=Path, metavar="BUNDLE", help="a bundle, or a run that has one"

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, print_json, run_command
 from runtime.base.errors import UserError
+from runtime.base.files import check_writable
 from runtime.model.card import FITS
 from training.config.options import KEEP_LEAKS, add_data_options
 
@@ -19,8 +20,8 @@ from training.config.options import KEEP_LEAKS, add_data_options
 def main(arguments: Sequence[str]) -> int:
     """Prints the report, as text or as one JSON object."""
     options = _parser().parse_args(arguments)
-    if options.pairs is not None and not options.pairs.parent.is_dir():
-        raise UserError(f"--pairs {options.pairs}: {options.pairs.parent} is no folder; make it")
+    if options.pairs is not None:
+        _check_file(options.pairs)
 
     from training.data import load_dataset
     from training.data.data_check import checked_data
@@ -51,6 +52,19 @@ def main(arguments: Sequence[str]) -> int:
     if options.pairs is not None:
         print(f"\npairs  {options.pairs}" if pairs else "\nno pairs of duplicates to write")  # noqa: T201
     return 0
+
+
+def _check_file(pairs: Path) -> None:
+    """Checks before the work that the file of `--pairs` can be written.
+
+    Raises:
+        UserError: it is a folder, or lies in none that may be written.
+    """
+    if not pairs.parent.is_dir():
+        raise UserError(f"--pairs {pairs}: {pairs.parent} is no folder; make it")
+    if pairs.is_dir():
+        raise UserError(f"--pairs {pairs} is a folder; expected a file, which may be new")
+    check_writable(pairs.parent)
 
 
 def _parser() -> CommandParser:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runtime.base.command import CommandParser, folder_path, print_json, run_command
+from runtime.base.files import check_writable
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
 from runtime.evaluation.labelled_folder import read_labelled_folder
 from runtime.model.figures import softmax
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     run = find_run(options.run)
+    folder = options.out or run / _FOLDER
+    check_writable(folder)
     from training.engine.device import (  # torch takes seconds to import
         choose_device,
         keep_freed_memory,
@@ -60,7 +63,6 @@ def main(arguments: Sequence[str]) -> int:
         precision="fp32",
         root=options.data,
     )
-    folder = options.out or run / _FOLDER
     write_evaluation(
         folder,
         answered,

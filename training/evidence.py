@@ -52,7 +52,9 @@ _AFTERWARDS = (ROBUSTNESS, COST)
 
 def main(arguments: Sequence[str]) -> int:
     """Runs what is missing of the chosen studies until the time is over."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _refuse_unused(parser, options)
     if options.write_plan:
         print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
         return 0
@@ -83,6 +85,23 @@ def main(arguments: Sequence[str]) -> int:
     if failed:
         return fail_runs(failed, of=len(runs))
     return 0
+
+
+def _refuse_unused(parser: CommandParser, options: argparse.Namespace) -> None:
+    """Refuses options that do nothing beside the one that says which runs are meant.
+
+    Raises:
+        UserError: there is such an option.
+    """
+    if options.write_plan:
+        beside = ("only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root")
+        parser.refuse_unused(options, (*beside, "dry_run", "scale"), "beside --write-plan")
+    if options.queue:
+        parser.refuse_unused(options, ("only", "pairs", "data", "scale"), "beside --queue")
+    else:
+        parser.refuse_unused(options, ("repeat",), "without --queue")
+    if options.pairs:
+        parser.refuse_unused(options, ("only", "jobs"), "beside --pairs")
 
 
 def _pairs(options: argparse.Namespace) -> int:

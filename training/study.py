@@ -51,7 +51,10 @@ _MAIN = "main"
 
 def main(arguments: Sequence[str]) -> int:
     """Runs what is missing, then writes lines and plot and prints the table."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.print_commands:
+        parser.refuse_unused(options, ("jobs",), "beside --print-commands")
     check_arch(options.arch, options.width)
     check_tracker(options.log)
     if options.print_commands:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,7 @@ from training.records.run_data import find_renamed_run
 from training.records.run_folder import (
     RunFolder,
     check_latest,
+    check_out,
     choose_folder,
     exclusive,
     move_latest,
@@ -66,6 +68,8 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
         check_latest()
+    else:
+        group.on_main(partial(check_out, options.out, resume=options.resume))
     dataset, check = load_data(options, recipe, group)
     progress.say(classes_line(dataset.class_names))
     if check is not None:

@@ -46,6 +46,7 @@ from training.records.run_folder import (
     IMAGES,
     RunFolder,
     check_latest,
+    check_out,
     choose_folder,
     exclusive,
     move_latest,
@@ -91,11 +92,12 @@ def train_int8(
         recipe=recipe_for_int8(source.plan.recipe, epochs),
     )
     progress = Progress(epochs=epochs)
+    base = out or folder.with_name(f"{folder.name}-{kind}")
+    check_out(base, resume=resume)
     dataset = load_run_dataset(trained, MovedData(data, data_root))
     moves_latest = out is None and folder.parent.resolve() == RUNS.resolve()
     if moves_latest:
         check_latest()
-    base = out or folder.with_name(f"{folder.name}-{kind}")
     run = choose_folder(base.name, out=base, resume=resume)
     learning = _Learning(run.path, source, trained, kind, plan, dataset, moves_latest)
     former = learning.former(run)

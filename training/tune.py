@@ -54,7 +54,10 @@ _DEFAULT_TRIALS = 20
 
 def main(arguments: Sequence[str]) -> int:
     """Trains trials until there are enough of them, then prints and writes what was found."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.print_commands:
+        parser.refuse_unused(options, ("jobs", "minutes"), "beside --print-commands")
     check_arch(options.arch, options.width)
     check_tracker(options.log)
     # Opened first, so that a cluster that does not answer is told before data are decoded.

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.bundles.card_lock import locked_place
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
@@ -122,6 +123,20 @@ def write_bundle(
         OSError: the system refused; the former bundle is still there.
     """
     check_place(folder)
+    with locked_place(folder):
+        return _write(folder, card, files, test, refused=refused, reports=reports)
+
+
+def _write(
+    folder: Path,
+    card: Card,
+    files: Sequence[tuple[ModelFile, bytes]],
+    test: Labelled,
+    *,
+    refused: Collection[Precision],
+    reports: Mapping[str, bytes | None],
+) -> Written | None:
+    """What `write_bundle` does while no other process changes the bundle."""
     former = existing_card(folder, card.provenance.checkpoint_sha256)
     if former is None and not files:
         return None
@@ -132,7 +147,7 @@ def write_bundle(
         for record, content in files:
             write_atomic(staging / record.path, content)
         # Those of a former bundle may have been removed or damaged since.
-        if former is None or not _has_examples(staging):
+        if former is None or not _has_examples(staging, card):
             _write_examples(staging, card, test)
         for name, report in reports.items():
             if report is None:
@@ -193,10 +208,10 @@ def _link_or_copy(path: Path, target: Path) -> None:
         shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _has_examples(folder: Path) -> bool:
+def _has_examples(folder: Path, card: Card) -> bool:
     """Whether the held-out arrays can be read and the folder of example pictures is there."""
     try:
-        read_holdout(folder)
+        read_holdout(folder, card)
     except BundleError:
         return False
     return (folder / EXAMPLE_FOLDER).is_dir()

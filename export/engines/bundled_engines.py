@@ -1,12 +1,7 @@
-"""The engines of a bundle: built, verified if they can run here, and listed in the card one by one.
-
-The card is read again whenever an engine is listed. A build takes minutes, and a card that was read
-before it could lack an engine that another process has listed meanwhile.
-"""
+"""The engines of a bundle: built, verified if they can run here, and listed in its card."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,17 +9,18 @@ from numpy.typing import NDArray
 
 from export.bundles.file_threshold import Fitted, fitted
 from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
+from export.engines.engine_records import list_engine, replace_record
 from export.engines.flavors import EngineFlavor, Target
 from runtime.backends import choice as backends
 from runtime.backends.engine_session import EngineSession
 from runtime.backends.preflight import engine_problem, this_machine, this_platform
 from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
-from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.files import sha256_of_bytes
 from runtime.base.shown_text import pasted
 from runtime.evaluation import gate
 from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
-from runtime.model.bundle import Bundle, read_card, write_card
+from runtime.model.bundle import Bundle
 from runtime.model.card import (
     ENGINE_FOLDER,
     FLAVORS,
@@ -116,9 +112,9 @@ def add_engine(
         say(f"not run: {reason}")
         record = msgspec.structs.replace(record, no_threshold=_NOT_RUN)
     else:
-        images = read_holdout(bundle.path), read_validation(bundle.path)
+        images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
         record = _verified(built, record, bundle, *images, allow_drop=options.allow_drop)
-    _list(bundle.path, path, record, built.plan)
+    list_engine(bundle.path, record, built.plan)
     return record
 
 
@@ -149,7 +145,7 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
             f"{bundle.path} has no engine that runs here; build one: "
             f"`python export/build_trt.py {pasted(bundle.path)}`"
         )
-    images = read_holdout(bundle.path), read_validation(bundle.path)
+    images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
     failed: list[VerificationError] = []
     for record in fitting:
         say(f"running {record.path}")
@@ -158,10 +154,9 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
             verified = _verified(plan, record, bundle, *images, allow_drop=allow_drop)
         except VerificationError as error:
             failed.append(error)
-            _list(bundle.path, record.path, None)
-            (bundle.path / record.path).unlink()
+            replace_record(bundle.path, record, None)
         else:
-            _list(bundle.path, record.path, verified)
+            replace_record(bundle.path, record, verified)
     if failed:
         raise VerificationError("; ".join(map(str, failed)))
 
@@ -267,26 +262,6 @@ def _why_none(bundle: Bundle, record: EngineRecord) -> str:
     if model is not None and model.no_threshold is not None:
         return model.no_threshold
     return f"the bundle was exported without {VALIDATION_FILE}"
-
-
-def _list(folder: Path, path: str, record: EngineRecord | None, plan: bytes | None = None) -> None:
-    """Puts `record` in the card, in place of the record of `path`, and a new `plan` in its file.
-
-    If `record` is None, the record of `path` is removed from the card. BundleError, and nothing is
-    written, if the bundle no longer has the ONNX file from which the engine was built.
-    """
-    card = read_card(folder)
-    engines = [engine for engine in card.engines if engine.path != path]
-    if record is not None:
-        if record.onnx_sha256 not in {file.sha256 for file in card.files}:
-            raise BundleError(
-                f"{folder / path} not kept: the ONNX file of {record.precision} that it is of was "
-                "replaced meanwhile; build it again"
-            )
-        engines.append(record)
-    if plan is not None:
-        write_atomic(folder / path, plan)
-    write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
 
 
 def _short(target: Target) -> str:

@@ -13,7 +13,7 @@ from export.triton_server.config import (
 )
 from runtime.backends.engine_backends import TENSORRT
 from runtime.base.errors import UserError
-from runtime.base.files import atomic_folder, remove_abandoned, write_atomic
+from runtime.base.files import atomic_folder, check_writable, remove_abandoned, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, run_word
 from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
@@ -23,6 +23,7 @@ CONFIG_FILE = "config.pbtxt"
 DEFAULT_MAX_BATCH = 64
 Source = EngineRecord | ModelFile | None  # None: the whole bundle, for the python backend
 _VERSION = "1"
+_LARGEST_BATCH = 2**31 - 1  # model_config.proto: max_batch_size is an int32
 
 
 def source_of(
@@ -63,7 +64,8 @@ def describe(
     Without a `name` it is made of the data set and the architecture.
 
     Raises:
-        UserError: `name` cannot be a folder's name, or `max_batch` is beyond an engine's profile.
+        UserError: `name` cannot be a folder's name, or `max_batch` is beyond an engine's profile,
+            or beyond an int32.
     """
     if isinstance(source, EngineRecord):
         bounded = [source.profile]
@@ -71,6 +73,11 @@ def describe(
         # The runtime in the python backend may choose any engine of the bundle.
         bounded = [e.profile for e in bundle.card.engines] if backend == "python" else []
     limit = min((profile.max for profile in bounded), default=DEFAULT_MAX_BATCH)
+    if max_batch is not None and max_batch > _LARGEST_BATCH:
+        raise UserError(
+            f"--max-batch {max_batch} is more than Triton's configuration can state; expected at "
+            f"most {_LARGEST_BATCH}"
+        )
     if max_batch is not None and bounded and max_batch > limit:
         raise UserError(
             f"--max-batch {max_batch} is beyond the engine's profile, which ends at {limit}"
@@ -114,8 +121,9 @@ def check_target(target: Path) -> None:
     """Checks that the model's folder may be written.
 
     Raises:
-        UserError: it exists and was not written by this project.
+        UserError: it exists and was not written by this project, or this user may not write there.
     """
+    check_writable(target.parent)
     if not target.exists():
         return
     config = target / CONFIG_FILE

@@ -83,8 +83,7 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
         EngineMismatchError: all options are engines for another machine.
         BackendError: no option runs; the message has the reasons.
     """
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     considered = []
     for option in options(bundle, backend):
         if precision not in (None, option.precision):
@@ -95,6 +94,16 @@ def choose(bundle: Bundle, *, backend: str | None = None, precision: str | None 
     if considered and all(isinstance(o.problem, EngineMismatchError) for o in considered):
         raise EngineMismatchError("; ".join(str(option.problem) for option in considered))
     raise BackendError(_refusal(bundle, backend, precision, considered))
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses a word that is no precision of files; None stands for all of them.
+
+    Raises:
+        UserError: there is no such precision.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = None) -> Session:

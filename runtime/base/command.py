@@ -22,11 +22,12 @@ VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
 _OWN = {"demo", "export", "runtime", "training"}
+_MAY_BE_EMPTY = {"--columns"}  # an empty text names no column
 # A full disk or a forbidden file is not a fault of the program: the user can mend it.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     *(errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ELOOP),
     *(errno.EFBIG, errno.EBUSY, errno.EXDEV),  # `ulimit -f`; a mount point; a container's layer
 }
 
@@ -43,6 +44,49 @@ class CommandParser(argparse.ArgumentParser):
             version=version_line(),
             help="print SKD Edge's version and exit",
         )
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads say no more than this
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """What argparse gives; every other way to parse goes through here.
+
+        Raises:
+            UserError: a mistake in the arguments; an empty word is one.
+        """
+        words = sys.argv[1:] if args is None else args
+        self.refuse_empty(words)
+        return super().parse_known_args(words, namespace)
+
+    def refuse_empty(self, words: Sequence[str]) -> None:
+        """Refuses empty words, which a script passes on whose variable was not set.
+
+        As a path such a word would be the current folder, and as a name often the default.
+
+        Raises:
+            UserError: a word is empty, or the value of an option is.
+        """
+        for word, former in zip(words, ("", *words), strict=False):
+            option, equals, value = word.partition("=")
+            if word and not (option.startswith("--") and equals and not value):
+                continue
+            named = option or (former if former.startswith("-") else "")
+            if named not in _MAY_BE_EMPTY:
+                self.error(f"{named or 'an argument'}: received '', expected a value")
+
+    def refuse_unused(self, given: argparse.Namespace, names: Sequence[str], why: str) -> None:
+        """Refuses options that would silently do nothing beside the others that were given.
+
+        Args:
+            given: what this parser has read.
+            names: of the options, as attributes of `given`. One with its default's value is taken.
+            why: when they do nothing, such as "without --video".
+
+        Raises:
+            UserError: an option of `names` was given.
+        """
+        for name in names:
+            if getattr(given, name) != self.get_default(name):
+                self.error(f"--{name.replace('_', '-')} does nothing {why}; leave it out")
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake in the arguments.
@@ -62,10 +106,8 @@ def folder_path(text: str) -> Path:
     """A folder that is written to, as the `type` of an option.
 
     Raises:
-        argparse.ArgumentTypeError: `text` is empty, or begins with an unknown home folder.
+        argparse.ArgumentTypeError: `text` begins with an unknown home folder.
     """
-    if not text:  # a script's variable was not set; Path("") would be the current folder
-        raise argparse.ArgumentTypeError("received '', expected a folder")
     try:
         return Path(text).expanduser()  # shells do not replace the ~ of `--out=~/x`
     except RuntimeError:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,13 +166,23 @@ def check_writable(folder: Path) -> None:
     written.
 
     Raises:
-        UserError: this user may not write there.
+        UserError: this user may not write there, or a part of the path is a file.
     """
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    above = (folder, *folder.absolute().parents)
+    place = next(place for place in above if place.exists() or place.is_symlink())
+    if not place.is_dir():
+        what = "a file" if place.exists() else "a link that leads nowhere"
+        raise UserError(f"{place} is {what}; expected a folder, which may not exist yet")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(
             f"{place} may not be written to by this user; change that, or choose another folder"
         )
+    try:  # root has every right in /proc, and yet no file can be made there
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(
+            f"no file can be made in {place} ({error.strerror}); choose another folder"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from runtime.images.image_formats import READABLE
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.inference.open_classifier import open_classifier
 from runtime.inference.video import Frame, Video
-from runtime.model.locate import is_model, looks_like_model
+from runtime.model.locate import CHECKPOINT, is_model, looks_like_model
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -173,7 +173,11 @@ def _parser() -> CommandParser:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, which may stand between images. Behind `--`, every word is an image."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = _parser().parse_intermixed_args(arguments[:end])
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments[:end])
+    parser.refuse_empty(arguments[end + 1 :])
+    if options.video is None:
+        parser.refuse_unused(options, ("reconnect", "every"), "without --video")
     options.arguments += [Path(word) for word in arguments[end + 1 :]]
     return options
 
@@ -187,21 +191,33 @@ def _model_and_images(model: Path | None, arguments: list[Path]) -> tuple[Path |
     if not arguments:
         raise UserError("no image was named; `python -m runtime classify --help` lists the ways")
     if model is not None:
-        return model, arguments
+        return model, _no_model_among(arguments)
     first, *rest = arguments
     if is_model(first) or looks_like_model(first):
         if not rest:
             raise UserError(f"no image was named after the model {first}; name files or folders")
-        return first, rest
+        return first, _no_model_among(rest)
     # Without this, a misspelt model would be one broken image, and another model would answer.
     if not first.exists():
         raise UserError(
             f"{first} does not exist; expected a model or an image; if it is an image, name the "
             "model with --model MODEL"
         )
-    if misplaced := next(filter(is_model, rest), None):
-        raise UserError(f"{misplaced} is a model; it stands before the images, or behind --model")
-    return None, arguments
+    return None, _no_model_among(arguments)
+
+
+def _no_model_among(images: list[Path]) -> list[Path]:
+    """The images; UserError if a model is among them, which was not meant as a folder of pictures.
+
+    A bundle and a run hold pictures, too: examples, curves, a sheet of errors.
+    """
+    for path in images:
+        if is_model(path) or (path / CHECKPOINT).is_file():
+            raise UserError(
+                f"{path} is a model; one model answers, which stands before the images, or behind "
+                "--model"
+            )
+    return images
 
 
 def _expand(path: Path) -> Sequence[Path]:

@@ -4,7 +4,6 @@ DATA is a folder with a folder for each class. The figures are those of a traini
 class's precision, recall and F1, what is confused, and the pictures that are answered wrongly.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from runtime.backends.session import Threads
 from runtime.base.command import CommandParser, folder_path, print_json
 from runtime.base.errors import UserError
+from runtime.base.files import check_writable
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import MODEL_HELP, add_backend, model_or_latest
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
@@ -30,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
         BundleError: there is no model, or it is damaged.
         BackendError: the model does not run here.
     """
-    given = _parser().parse_intermixed_args(arguments)
+    parser = _parser()
+    given = parser.parse_intermixed_args(arguments)
+    if given.out is None:
+        parser.refuse_unused(given, ("no_error_sheet",), "without --out")
     if len(given.arguments) > _MOST_ARGUMENTS:
         raise UserError(f"received {len(given.arguments)} arguments, expected MODEL and DATA")
     *named, root = given.arguments
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             f"no data were named after the model {root}; name a folder of class folders"
         )
+    if given.out is not None:
+        check_writable(given.out)
     note = sys.stderr if given.json else sys.stdout
     model = model_or_latest(named[0] if named else None, note)
     with open_classifier(
@@ -79,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m runtime evaluate", description=__doc__)
     parser.add_argument(
         "arguments",

@@ -68,8 +68,10 @@ def card_lines(path: Path, card: Card) -> Iterator[str]:
         yield f"file         {_file_words(file)}"
     for engine in card.engines:
         yield f"engine       {_engine_words(engine)}"
-    if not card.files:
+    if path.suffix == ".onnx":
         yield f"threshold    none: {LONE_FILE}"
+    elif not card.files:
+        yield "file         none; `python export/run.py RUN` makes them"
 
 
 def input_words(spec: InputSpec) -> str:

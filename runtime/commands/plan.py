@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     model = model_or_latest(given.model, sys.stderr if given.json else sys.stdout)
     path = find_model(model)
-    bodies = _pictures(given.images, path)
+    files = _pictures(given.images, path)
+    bodies = [file.read_bytes() for file in files] or [sample_jpeg(n) for n in range(_PHOTOS)]
     if not given.json:
         print(
             f"measuring the server on this machine with {len(bodies)} pictures, about "
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     runners = usable_cores() if on_cpu else classifier.session.lanes
     what = {"model": str(model), "backend": classifier.backend, "precision": classifier.precision}
     with classifier:
+        for file in files:  # the error of a broken one names it; the bodies have no names
+            classifier.prepare(file)
         measured = measure_server(
             classifier,
             path,
@@ -150,16 +153,18 @@ def _lines(
     return lines
 
 
-def _pictures(folder: Path | None, model: Path) -> list[bytes]:
-    """The files that are sent: those of `folder`, or the bundle's examples, or photographs."""
+def _pictures(folder: Path | None, model: Path) -> list[Path]:
+    """The files that are sent: those of `folder` or the bundle's examples; none: photographs."""
     if folder is None and (model / "examples").is_dir():
         folder = model / "examples"
     if folder is None:
-        return [sample_jpeg(seed) for seed in range(_PHOTOS)]
+        return []
+    if not folder.is_dir():
+        raise UserError(f"--images {folder} is no folder; name one that has pictures")
     files = in_order(ImageFolders(folder).images_below(folder))[:_MOST_PICTURES]
     if not files:
         raise UserError(f"--images {folder}: there is no picture; name a folder that has some")
-    return [file.read_bytes() for file in files]
+    return files
 
 
 def _server_options(backend: str | None, precision: str | None, given: Any) -> list[str]:

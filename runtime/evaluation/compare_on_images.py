@@ -114,15 +114,20 @@ def _geometry(model: Classifier) -> tuple[object, ...]:
     return spec.size, spec.resize, spec.crop, spec.interpolation, spec.fit, fill
 
 
+def _held_with(model: Classifier) -> Labelled | None:
+    """The held-out test images beside a model; None if there are none."""
+    beside = Path(model.source).parent
+    for folder in (beside, beside.parent):  # an engine lies in a folder of its own
+        if (folder / HOLDOUT_FILE).is_file():
+            return read_holdout(folder, model.card)
+    return None
+
+
 def _holdout(
     old: Classifier, new: Classifier, positions: NDArray[np.int64], note: Callable[[str], None]
 ) -> Labelled:
     """The old bundle's test images, with labels in the order of the old model's classes."""
-    folders = [Path(model.source).parent for model in (old, new)]
-    # An engine lies in a folder of its own.
-    folders = [f if (f / HOLDOUT_FILE).is_file() else f.parent for f in folders]
-    held = [read_holdout(f) if (f / HOLDOUT_FILE).is_file() else None for f in folders]
-    first, second = held
+    first, second = (_held_with(model) for model in (old, new))
     if first is None and second is None:
         raise UserError(
             f"neither {old.source} nor {new.source} has held-out test images beside it; "

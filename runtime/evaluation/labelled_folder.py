@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.images.image_folders import ImageFolders, in_order, in_words
+from runtime.images.image_folders import (
+    NOT_AN_IMAGE,
+    READ_ALREADY,
+    ImageFolders,
+    in_order,
+    in_words,
+)
 
 BESIDE_CLASSES = "beside the class folders"
 _MAX_NAMED = 3
@@ -59,10 +65,12 @@ def read_labelled_folder(
     images = [image for label in sorted(found) for image in found[label]]
     if not images:
         raise UserError(f"{root} holds no images in its class folders; expected at least one")
-    beside = len(reader.listing(root).images)
-    left_out = {**reader.left_out, BESIDE_CLASSES: beside}
+    left_out = {**reader.left_out, BESIDE_CLASSES: len(search.beside)}
     if words := in_words(left_out):
         say(f"{root}: left out: {words}")
+    if search.beside:
+        named = [image.relative_to(root).as_posix() for image in sorted(search.beside)]
+        say(f"{root}: {BESIDE_CLASSES}: {_some(named)}")
     without = [name for label, name in enumerate(class_names) if not found.get(label)]
     if without:
         say(f"{root}: no images of {_some(without)}")
@@ -76,12 +84,17 @@ def read_labelled_folder(
 
 
 class _Search:
-    """Looks for the class folders below a root."""
+    """Looks for the class folders below a root.
+
+    Attributes:
+        beside: the images that lie in no class folder, in all folders that were searched.
+    """
 
     def __init__(self, root: Path, reader: ImageFolders, class_names: Sequence[str]) -> None:
         self._root = root
         self._reader = reader
         self._names = class_names
+        self.beside: list[Path] = []
         self._labels = {_composed(name): label for label, name in enumerate(class_names)}
 
     def classes_in(self, folder: Path) -> _Classes:
@@ -90,15 +103,21 @@ class _Search:
         Raises:
             UserError: if folders are no classes and hold none, or a class is in two of them.
         """
-        below = self._reader.listing(folder).folders
+        listing = self._reader.listing(folder)
+        self.beside += listing.images
+        self._reader.left_out[NOT_AN_IMAGE] += listing.others.total()
+        below = [path for path in listing.folders if not self._leads_back(path)]
+        self._reader.left_out[READ_ALREADY] += len(listing.folders) - len(below)
         known = {path: label for path in below if (label := self._label(path)) is not None}
         others = [path for path in below if path not in known]
         found = {label: in_order(self._reader.images_below(path)) for path, label in known.items()}
         if len(found) < len(known):
             raise UserError(f"{folder} has two folders of one class; move the images into one")
-        deeper = {path: self.classes_in(path) for path in others if self._holds_folders(path)}
+        deeper = {
+            path: self.classes_in(path) for path in others if self._reader.listing(path).folders
+        }
         strange = [path for path in others if not deeper.get(path)]
-        if known and strange:
+        if strange and (known or any(deeper.values())):
             raise UserError(
                 f"{folder} has the folders {_some([path.name for path in strange])}, which are no "
                 f"classes of the model ({_some(self._names)}); move them away, or rename them"
@@ -126,11 +145,11 @@ class _Search:
         path = _composed(folder.relative_to(self._root).as_posix())
         return self._labels.get(path, self._labels.get(path.rpartition("/")[2]))
 
-    def _holds_folders(self, folder: Path) -> bool:
+    @staticmethod
+    def _leads_back(folder: Path) -> bool:
+        """Whether it is a link to a folder above it, which would be searched without end."""
         here = folder.parent.resolve()
-        if folder.resolve() in (here, *here.parents):
-            return False  # a link that leads back
-        return bool(self._reader.listing(folder).folders)
+        return folder.resolve() in (here, *here.parents)
 
 
 def _composed(name: str) -> str:

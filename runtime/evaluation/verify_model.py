@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.choice import Option, open_session, options
+from runtime.backends.choice import Option, check_precision, open_session, options
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError, BundleError
 from runtime.evaluation.gate import compare, complaint
@@ -76,12 +76,12 @@ def verify_bundle(
         The result of each file and backend, as soon as it is known.
 
     Raises:
-        UserError: there is no backend of that name.
+        UserError: there is no backend or precision of that name.
         BundleError: the bundle has no test images, or they are damaged or of another model.
         BackendError: no file runs here.
     """
-    holdout = read_holdout(bundle.path)
-    _check(bundle, holdout)
+    check_precision(precision)
+    holdout = read_holdout(bundle.path, bundle.card)
     anything = False
     for option in options(bundle, backend):
         if precision not in (None, option.precision):
@@ -146,15 +146,3 @@ def answers(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     size = min(_BATCH, session.max_batch or _BATCH)
     parts = (images[start : start + size] for start in range(0, len(images), size))
     return np.concatenate([session.run(part) for part in parts])
-
-
-def _check(bundle: Bundle, holdout: Labelled) -> None:
-    """Refuses test images that are not of the bundle's model."""
-    card, count = bundle.card, len(holdout.labels)
-    expected = (count, card.input.size, card.input.size, 3), (count, card.num_classes)
-    found = holdout.images.shape, holdout.probabilities.shape
-    if found != expected or count == 0:
-        raise BundleError(
-            f"{bundle.path}: the held-out test images have the shapes {found}, the card needs "
-            f"{expected}, with at least one image; export the run again"
-        )

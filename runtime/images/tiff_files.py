@@ -5,11 +5,13 @@ at the end of the file, with the tags that tell how the pixels are stored. So no
 file is read, whatever state it is in.
 """
 
+import contextlib
+import ctypes
 import struct
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
-from PIL import Image
+from PIL import Image, _imaging
 
 from runtime.images.colours import rgb_of, rgb_of_16_bits, warn_of_few_bits
 from runtime.images.image_metadata import EndsEarlyError, Picture, UnreadableError, Warn
@@ -39,6 +41,7 @@ def read_tiff(content: bytes) -> Picture:
     Raises:
         UnreadableError: if its data end early, or if it is stored in a way that is not decoded.
     """
+    _silence_libtiff()
     order = "<" if content.startswith(b"II") else ">"
     (start,) = struct.unpack_from(order + "I", content, 4)
     if start + 2 > len(content):
@@ -72,6 +75,18 @@ def read_tiff(content: bytes) -> Picture:
         exif = content[:4] + struct.pack(order + "IH", 8, 1) + entries[_ORIENTATION]
     bits = numbers.get(_BITS_PER_SAMPLE, (1,))[0]
     return Picture(data, "TIFF", exif, rgb=partial(_rgb_of_tiff, bits=bits))
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Lets libtiff print nothing on stderr about damaged strips, since Pillow raises an error.
+
+    Pillow turns off its warnings and not its errors. `TIFFSetErrorHandler` is libtiff's own way to
+    do so (its manual, TIFFError); the function is found through Pillow's module, which is linked to
+    it. Where the library is a part of that module, the function may be hidden, and it goes on.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _numbers(content: bytes, entry: bytes, order: str) -> tuple[int, ...]:

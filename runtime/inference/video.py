@@ -17,6 +17,8 @@ from runtime.inference.live_frames import LiveFrames
 
 INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
+_EXPECTED = "a video file, a stream's address or a camera's number"
+_MOST_DIGITS = 9  # of a camera's number, which is an int of 32 bits in OpenCV
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,17 @@ class Video(Closable):
         """
         if every < 1:
             raise UserError(f"every {every} is out of range; expected 1 or more")
+        if not source:
+            raise UserError(f"received '' for a video; expected {_EXPECTED}")
+        if source.isdecimal() and len(source) > _MOST_DIGITS:
+            raise UserError(f"there is no camera of the number {source}; expected {_EXPECTED}")
         self._source = source
         self.is_camera = source.isdecimal() or source.startswith("/dev/video")
         self._every = every
         self._cv2 = _load_cv2()
         self._capture = self._open()
         if not self._capture.isOpened():
-            raise UserError(
-                f"{source} cannot be opened as a video; expected a video file or a camera's number"
-            )
+            raise UserError(f"{source} cannot be opened as a video; expected {_EXPECTED}")
         self.is_live = self.is_camera or ("://" in source and self._number_of_frames() < 1)
         if reconnect and not self.is_live:
             raise UserError(f"--reconnect is for streams and cameras; {source} is a file")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import BundleError
-from runtime.model.card import HOLDOUT_FILE
+from runtime.model.card import HOLDOUT_FILE, Card
 
 VALIDATION_FILE = "validation.npz"  # of a run, and of its bundle
 MAX_VALIDATION_IMAGES = 2000
@@ -59,15 +59,17 @@ class KeptApart:
     choosing_right: NDArray[np.bool_]
 
 
-def read_holdout(bundle: Path) -> Labelled:
-    """Reads `holdout.npz` of the folder `bundle`.
+def read_holdout(bundle: Path, card: Card) -> Labelled:
+    """Reads `holdout.npz` of the folder `bundle`, whose model has the `card`.
 
     Raises:
-        BundleError: the file is missing or damaged.
+        BundleError: the file is missing or damaged, or its images are not those of such a model.
     """
 
     def labelled(arrays: np.lib.npyio.NpzFile) -> Labelled:
-        return Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
+        found = Labelled(arrays["images"], arrays["labels"], arrays["probabilities"])
+        _check_holdout(found, card)
+        return found
 
     return _read(bundle / HOLDOUT_FILE, labelled)
 
@@ -82,10 +84,43 @@ def read_validation(folder: Path, *, remedy: str = _EXPORT_AGAIN) -> KeptApart |
     """
 
     def kept(arrays: np.lib.npyio.NpzFile) -> KeptApart:
-        return KeptApart(*(arrays[name] for name in KeptApart.__dataclass_fields__))
+        found = KeptApart(*(arrays[name] for name in KeptApart.__dataclass_fields__))
+        _check_validation(found)
+        return found
 
     path = folder / VALIDATION_FILE
     return _read(path, kept, remedy) if path.exists() else None
+
+
+def _check_holdout(found: Labelled, card: Card) -> None:
+    """Raises ValueError if the images, labels and answers do not belong to each other or `card`."""
+    count, size = len(found.images), card.input.size
+    expected = (count, size, size, 3), (count,), (count, card.num_classes)
+    shapes = found.images.shape, found.labels.shape, found.probabilities.shape
+    if shapes != expected or count == 0:
+        raise ValueError(
+            f"the held-out test images, labels and answers have the shapes {shapes}, the card "
+            f"needs {expected}, with at least one image"
+        )
+    kinds = found.images.dtype.name, found.labels.dtype.kind, found.probabilities.dtype.kind
+    if kinds != ("uint8", "i", "f"):
+        raise ValueError(
+            f"the held-out test images are {found.images.dtype}, their labels "
+            f"{found.labels.dtype} and answers {found.probabilities.dtype}; expected uint8, "
+            "integers and floating point numbers"
+        )
+    if not 0 <= found.labels.min() <= found.labels.max() < card.num_classes:
+        raise ValueError(
+            f"the labels of the held-out test images go from {found.labels.min()} to "
+            f"{found.labels.max()}, the card has {card.num_classes} classes"
+        )
+
+
+def _check_validation(found: KeptApart) -> None:
+    """Raises ValueError if an image lacks its label or row, or an answer whether it is right."""
+    apart = {len(found.images), len(found.labels), len(found.rows)}
+    if len(apart) > 1 or found.choosing_confidence.shape != found.choosing_right.shape:
+        raise ValueError("its arrays are of different lengths")
 
 
 def drawn_for_validation(

@@ -131,6 +131,9 @@ def test_a_profile_has_to_ascend() -> None:
         (["bundle", "--workspace", "0"], "received '0', expected a whole number above 0"),
         (["bundle", "--flavor", "openvino"], "invalid choice: 'openvino'"),
         (["bundle", "--flavor", "tensorrt"], "no engine was built: tensorrt is not installed"),
+        (["bundle", "--verify", "--precision", "int8"], "--precision does nothing beside --verify"),
+        (["bundle", "--verify", "--batch", "1,2,4"], "--batch does nothing beside --verify"),
+        (["bundle", "--list", "--verify"], "--verify does nothing beside --list"),
         ([], "runs/latest does not exist"),
     ],
 )

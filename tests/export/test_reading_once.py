@@ -35,7 +35,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return calls
 
 
-LEGACY = ("--opset", "17", "--calibration", "minmax")  # quick
+LEGACY = ("--opset", "17")  # quick
+INT8 = ("--precision", "fp16,int8", "--calibration", "minmax")
 
 
 def test_an_export_reads_the_checkpoint_once(
@@ -47,7 +48,7 @@ def test_an_export_reads_the_checkpoint_once(
     counted.clear()
     # The card is read to find the float32 file, and again when the new one takes its place: an
     # engine may have been listed meanwhile.
-    assert run.main([str(fitted_run), "--out", out, *LEGACY, "--precision", "fp16,int8"]) == 0
+    assert run.main([str(fitted_run), "--out", out, *LEGACY, *INT8]) == 0
     assert counted == {"load": 1, "card_from_json": 2, "json_from_card": 1}
 
 

@@ -215,6 +215,7 @@ def test_opsets_that_cannot_be_written_are_refused(opset: int) -> None:
         (["truncated", "--opset", "3"], "opset 3 cannot be exported"),
         (["truncated", "--opset", "x"], "argument --opset: invalid int value"),
         (["truncated", "--calibration", "best"], "invalid choice: 'best'"),
+        (["truncated", "--calibration", "minmax"], "does nothing without int8 in --precision"),
         (["truncated", "--out", "file.txt"], "file.txt is a file"),
         (["truncated", "--out", "empty/.."], "holds files and is no bundle"),
         (["half"], "half/result.json is not that of a finished run ('epochs')"),

@@ -199,7 +199,7 @@ def test_a_folder_of_somebody_else_is_not_touched(bundle: Path, repository: Path
     assert (repository / "m" / "config.pbtxt").read_text() == 'name: "m"'
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "-x"])
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "-x"])
 def test_a_name_that_is_no_folder_is_refused(name: str, bundle: Path, repository: Path) -> None:
     with pytest.raises(UserError, match="is no folder name"):
         main([str(bundle), "--out", str(repository), f"--name={name}"])
@@ -240,6 +240,18 @@ def test_a_damaged_file_is_not_served(bundle: Path, repository: Path) -> None:
             ["bundle", "--out", "r", "--max-batch", "0"],
             "expected a whole number above 0",
         ),
+        (
+            ["bundle", "--out", "r", "--max-batch", "2147483648"],
+            "--max-batch 2147483648 is more than Triton's configuration can state",
+        ),
+        (
+            ["bundle", "--out", "r", "--compute-capability", "8.6"],
+            "--compute-capability does nothing without --backend tensorrt",
+        ),
+        (["bundle", "--out", "bundle/card.json"], "card.json is a file; expected a folder"),
+        (["bundle", "--out", "r", "--name", ""], "--name: received '', expected a value"),
+        (["bundle", "--out", "r", "--image", "a"], "--image does nothing without --kserve"),
+        (["bundle", "--out", "r", "--storage-uri", "a"], "--storage-uri does nothing without"),
         (["bundle/model.onnx", "--out", "r"], "is a lone ONNX file"),
     ],
 )

@@ -217,6 +217,8 @@ def test_data_that_cannot_be_used_are_a_users_mistake(here: Path) -> None:
         check_data.main(["no such place", "--json"])
     with pytest.raises(UserError, match="is no folder"):
         check_data.main(["digits", "--pairs", "no/folder/pairs.csv"])
+    with pytest.raises(UserError, match="is a folder; expected a file, which may be new"):
+        check_data.main(["no such place", "--pairs", "."])
 
 
 # --- before a training ---

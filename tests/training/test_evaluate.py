@@ -44,6 +44,12 @@ def finished(
     return folder
 
 
+def test_a_place_for_the_files_is_checked_first(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file; expected a folder"):
+        evaluate.main([str(finished), "no such data", "--out", str(tmp_path / "file")])
+
+
 def test_the_runs_own_test_images_have_the_runs_own_figures(
     finished: Path, pictures: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

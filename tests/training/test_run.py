@@ -113,9 +113,12 @@ def test_a_run_knows_its_data_but_tells_no_path(
         (["--arch", "mobilenetv2", "--image-size", "3"], "image size 3 is out of range"),
         (["--arch", "mobilenetv2", "--batch-size", "9999"], "batch size 9999"),
         (["--arch", "mobilenetv2", "--weights", "none.pt"], "--weights none.pt cannot be read"),
-        (["--arch", "mobilenetv2", "--out", ""], "--out: received '', expected a folder"),
+        (["--arch", "mobilenetv2", "--out", ""], "--out: received '', expected a value"),
         (["--arch", "mobilenetv2", "--out", "a-file"], "--out a-file is a file"),
-        (["--arch", "mobilenetv2", "--out", "a-file/run"], "a-file/run cannot be made"),
+        (
+            ["--arch", "mobilenetv2", "--data", "none", "--out", "a-file/run"],
+            "a-file is a file; expected a folder",  # and is told before the data are looked for
+        ),
     ],
 )
 def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) -> None:

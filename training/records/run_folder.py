@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runtime.base.errors import UserError
-from runtime.base.files import temporaries
+from runtime.base.files import check_writable, temporaries
 from runtime.model.locate import CHECKPOINT, LATEST, RESULT, RUNS
 
 IMAGES = "images.json"  # of a finished run: training.evaluation.confidence.image_record
@@ -43,19 +43,28 @@ def choose_folder(name: str, *, out: Path | None, resume: bool) -> RunFolder:
     A folder that holds a checkpoint is never trained over: a new run takes the next free number
     (`...-2`). `resume` takes the newest unfinished run of that name. If there is none it takes the
     newest finished one, and if there is no run at all, the folder of a new one.
-
-    Raises:
-        UserError: if `out` is a file.
     """
     base = out if out is not None else RUNS / name
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; expected a folder, which may not exist yet")
     series = _series(base)
     if resume:
         unfinished = [folder for folder in series if folder.exists and not folder.finished]
         done = [folder for folder in series if folder.finished]
         return (unfinished or done or series[:1])[-1]
     return next(folder for folder in series if not folder.exists and not is_locked(folder.path))
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Checks before data are decoded that a run can be written to the folder `out`.
+
+    With `resume` nothing is written to a finished run, so it may be one that can only be read.
+
+    Raises:
+        UserError: if `out` is a file, or this user may not write there.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; expected a folder, which may not exist yet")
+    if not resume:
+        check_writable(out)
 
 
 def check_latest() -> None:

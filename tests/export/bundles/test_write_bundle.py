@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,6 +318,7 @@ def test_a_place_that_may_not_be_written_is_named_before_the_work(
         for refused in (folder, folder.parent):
             with pytest.raises(UserError, match=f"{refused} may not be written to"):
                 check_place(folder)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.BytesIO())
     check_writable(Path("/"))
 
 
@@ -358,7 +360,9 @@ def test_the_holdout_is_a_random_part_of_limited_size(tmp_path: Path) -> None:
     labels = np.arange(1200) // 100
     split = Labelled(images, labels, np.eye(12, dtype=np.float32)[labels])
     (tmp_path / "holdout.npz").write_bytes(holdout_bytes(split))
-    held = read_holdout(tmp_path)
+    model_card = card(names=NAMES[:12])
+    spec = msgspec.structs.replace(model_card.input, size=1)
+    held = read_holdout(tmp_path, msgspec.structs.replace(model_card, input=spec))
     assert held.images.shape == (1000, 1, 1, 3)
     assert set(held.labels) == set(range(12))
     assert (held.probabilities.argmax(axis=1) == held.labels).all()
@@ -386,4 +390,4 @@ def test_a_damaged_holdout_is_named(content: bytes | None, tmp_path: Path) -> No
     if content is not None:
         (tmp_path / "holdout.npz").write_bytes(content)
     with pytest.raises(BundleError, match=r"holdout\.npz cannot be read"):
-        read_holdout(tmp_path)
+        read_holdout(tmp_path, card())

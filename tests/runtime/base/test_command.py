@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.__main__ import COMMANDS as COMMANDS_OF_RUNTIME
 from runtime.base.command import folder_path, run_command
+from runtime.base.errors import UserError
+from runtime.commands import classify
+from training.config.options import option_parser
 
 
 @pytest.mark.parametrize("name", ["file/folder", "x" * 300])
@@ -39,6 +44,9 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(
         (errno.EACCES, "Permission denied; choose another"),  # of a file that is read, too
         (errno.EFBIG, "File too large; choose another"),
         (errno.EBUSY, "Device or resource busy; choose another"),
+        (errno.ENOENT, "No such file or directory; choose another"),
+        (errno.EEXIST, "File exists; choose another"),
+        (errno.ELOOP, "Too many levels of symbolic links; choose another"),
     ],
 )
 def test_what_the_system_refuses_is_named(
@@ -59,6 +67,42 @@ def test_a_folder_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.Mon
     assert folder_path("~/runs") == tmp_path / "runs"
     with pytest.raises(argparse.ArgumentTypeError, match="'~no-such-user/runs', whose home folder"):
         folder_path("~no-such-user/runs")
+
+
+COMMANDS = [
+    *(f"runtime.commands.{name}" for name in COMMANDS_OF_RUNTIME),
+    *("export.run", "export.build_trt", "export.to_triton", "demo.app", "training.run"),
+    *(f"training.{name}" for name in ("study", "tune", "evidence", "benchmark", "robustness")),
+    *(f"training.{name}" for name in ("report", "sizes", "evaluate", "qat", "check_data")),
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_word_is_refused_by_every_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Path("")` is the current folder: `classify MODEL "$UNSET"` would answer all pictures."""
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(name).main
+    for words, named in (
+        ([""], "an argument"),
+        (["x", ""], "an argument"),
+        (["--model", ""], "--model"),
+        (["x", "--data=", "y"], "--data"),
+    ):
+        with pytest.raises(UserError, match=f"^{named}: received '', expected a value") as caught:
+            main(words)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_empty_word_behind_two_dashes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^an argument: received ''"):
+        classify.main([str(tmp_path), "--", ""])
+
+
+def test_what_may_be_empty_or_ends_with_an_equals_sign_is_taken() -> None:
+    options = option_parser().parse_args(["--arch", "a", "--columns=", "--set", "key="])
+    assert (options.columns, options.set) == ("", ["key="])
 
 
 @pytest.mark.parametrize("option", ["", "--json"])

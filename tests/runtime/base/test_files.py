@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.base import files
-from runtime.base.files import atomic_folder, atomic_path, leftovers, write_atomic
+from runtime.base.errors import UserError
+from runtime.base.files import atomic_folder, atomic_path, check_writable, leftovers, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -26,6 +27,28 @@ def test_a_file_is_as_readable_as_any_other_new_one(
     monkeypatch.setattr(os, "umask", change)
     write_atomic(tmp_path / "card.json", "{}")
     assert (tmp_path / "card.json").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("file", "file is a file; expected a folder"),
+        ("file/below/it", "file is a file; expected a folder"),
+        ("link/x", "link is a link that leads nowhere"),
+        ("/proc/x/y", r"no file can be made in /proc \(No such file or directory\)"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(
+    folder: str, words: str, tmp_path: Path
+) -> None:
+    if folder.startswith("/proc") and (os.geteuid() != 0 or not Path("/proc/self").exists()):
+        pytest.skip("only root on Linux has the right to write to /proc, and cannot")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=words):
+        check_writable(tmp_path / folder)
+    check_writable(tmp_path / "new" / "folder")
+    assert names(tmp_path) == ["file", "link"]
 
 
 def test_a_folder_takes_its_place_when_all_of_it_is_on_disk(

@@ -226,6 +226,23 @@ def test_model_may_be_named_by_an_option(cli: Run, toy_bundle: Path, tmp_path: P
     assert swapped.stdout == ""
 
 
+@pytest.mark.parametrize("second", ["bundle", "run", "run-without-bundle", "bundle/model.onnx"])
+@pytest.mark.parametrize("option", [(), ("--model",)])
+def test_a_second_model_is_no_folder_of_pictures(
+    second: str, option: tuple[str, ...], cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_bundle, tmp_path / "bundle")
+    shutil.copytree(toy_bundle, tmp_path / "run" / "bundle")
+    red = toy_bundle / "examples" / "red.png"
+    shutil.copy(red, tmp_path / "run" / "curves.png")
+    (tmp_path / "run-without-bundle").mkdir()
+    (tmp_path / "run-without-bundle" / "checkpoint.pt").touch()
+    shutil.copy(red, tmp_path / "run-without-bundle" / "curves.png")
+    finished = cli("classify", *option, toy_bundle, red, second, "--json")
+    one_error(finished, f"{second} is a model; one model answers")
+    assert finished.stdout == ""
+
+
 @pytest.mark.parametrize("name", ["info", "verify", "bench", "serve", "compare", "evaluate"])
 def test_no_command_takes_another_model_for_a_misspelt_one(
     name: str, cli: Run, toy_bundle: Path, tmp_path: Path
@@ -235,6 +252,14 @@ def test_no_command_takes_another_model_for_a_misspelt_one(
     finished = cli(name, "typo/bundle", *more)
     one_error(finished, "typo/bundle does not exist")
     assert "typo" not in finished.stdout
+
+
+@pytest.mark.parametrize("option", [("--reconnect",), ("--every", "5")])
+def test_options_of_a_video_are_refused_without_one(
+    option: tuple[str, ...], cli: Run, toy_bundle: Path
+) -> None:
+    finished = cli("classify", toy_bundle, toy_bundle / "examples" / "red.png", *option)
+    one_error(finished, f"{option[0]} does nothing without --video; leave it out")
 
 
 def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> None:

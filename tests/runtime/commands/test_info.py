@@ -26,6 +26,15 @@ def test_info_shows_a_bundle_of_schema_1(cli: Cli) -> None:
     assert (card["schema_version"], card["provenance"]["terms"]) == (3, ["drg", "dsr"])
 
 
+def test_a_bundle_without_files_is_no_lone_file(cli: Cli, toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(toy_bundle, tmp_path / "bundle")
+    write_card(bundle, msgspec.structs.replace(read_card(bundle), files=()))
+    shown = cli("info", bundle).stdout
+    assert "lone" not in shown
+    assert "file         none; `python export/run.py RUN` makes them\n" in shown
+    assert "none: a lone ONNX file carries no" in cli("info", bundle / "model.onnx").stdout
+
+
 def test_info_shows_the_optional_parts_of_a_card(
     cli: Cli, toy_bundle: Path, tmp_path: Path
 ) -> None:

@@ -51,12 +51,16 @@ def test_a_time_that_no_number_of_servers_keeps_ends_with_3(
         (("--rate", "0", "--p99", "5"), "received '0', expected a number above 0"),
         (("--rate", "5"), "--p99"),
         (("--rate", "5", "--p99", "5", "--images", "empty"), "there is no picture"),
+        (("--rate", "5", "--p99", "5", "--images", "nothere"), "--images nothere is no folder"),
+        (("--rate", "5", "--p99", "5", "--images", "broken"), "broken/a.jpg: not a readable image"),
     ],
 )
 def test_a_mistake_is_one_line(
     command: Run, toy_bundle: Path, tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"no picture")
     finished = command("-m", "runtime", "plan", toy_bundle, *options, cwd=tmp_path)
     assert finished.returncode == 2
     (line,) = finished.stderr.splitlines()

@@ -122,6 +122,7 @@ def test_mistakes_are_one_line(cli: Cli, toy_bundle: Path, data: Path, tmp_path:
 
     one_error(cli("evaluate", toy_bundle, tmp_path / "absent", "--json"), "is not a folder")
     one_error(cli("evaluate", toy_bundle), "no data were named after the model")
+    one_error(evaluate(data, "--no-error-sheet"), "--no-error-sheet does nothing without --out")
     one_error(evaluate(data, data), "received 3 arguments, expected MODEL and DATA")
     (tmp_path / "empty").mkdir()
     one_error(evaluate(tmp_path / "empty"), "has no folders; expected one for each class")
@@ -129,6 +130,15 @@ def test_mistakes_are_one_line(cli: Cli, toy_bundle: Path, data: Path, tmp_path:
     one_error(evaluate(tmp_path / "empty"), "holds no images in its class folders")
     (data / "yellow").mkdir()
     one_error(evaluate(data), "has the folders yellow, which are no classes of the model")
+
+
+def test_a_place_for_the_files_is_checked_before_the_images_are_answered(
+    cli: Cli, toy_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        shown = cli("evaluate", toy_bundle, data, "--out", tmp_path / place)
+        one_error(shown, f"{tmp_path / 'file'} is a file; expected a folder")
 
 
 NAMES = ("cat", "dog", "café")
@@ -190,8 +200,34 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert found.left_out == {"hidden": 1, "not an image": 1, "beside the class folders": 1}
     assert lines == [
         f"{root}: left out: beside the class folders 1, hidden 1, not an image 1",
+        f"{root}: beside the class folders: beside.png",
         f"{root}: no images of café",
     ]
+
+
+def test_what_is_left_out_is_told_of_every_folder_that_was_searched(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "a", "test/cat/1.png", "test/stray.png", "top.png", "x/dog/2.png")
+    (root / "test" / "notes.txt").write_text("")
+    (root / "again").symlink_to(root)
+    lines: list[str] = []
+    found = read_labelled_folder(root, NAMES, lines.append)
+    assert found.paths == ["test/cat/1.png", "x/dog/2.png"]
+    assert found.left_out == {
+        "beside the class folders": 2,
+        "not an image": 1,
+        "folder read already": 1,
+    }
+    assert f"{root}: beside the class folders: test/stray.png, top.png" in lines
+
+
+@pytest.mark.parametrize("strange", ["unknown/x.png", "test/unknown/x.png", "unknown/deep/x.png"])
+def test_a_folder_that_is_no_class_is_refused_wherever_the_class_folders_lie(
+    tmp_path: Path, strange: str
+) -> None:
+    """Its images are labelled, too: figures without them would not be those of the data."""
+    root = folder_of(tmp_path / "a", "test/cat/1.png", "test/dog/2.png", strange)
+    with pytest.raises(UserError, match="has the folders unknown, which are no classes"):
+        read(root)
 
 
 def test_a_linked_class_folder_is_read_and_a_loop_is_not(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_what_does_not_run_here_is_said_and_not_judged(cli: Cli, bundle: Path) -
         (lambda bundle: (bundle / "holdout.npz").unlink(), "holdout.npz cannot be read"),
         (
             lambda bundle: change_holdout(bundle, images=np.zeros((24, 8, 8, 3), np.uint8)),
-            "the held-out test images have the shapes",
+            "the held-out test images, labels and answers have the shapes",
         ),
         (lambda bundle: (bundle / "card.json").unlink(), "is not a bundle"),
     ],
@@ -153,10 +153,42 @@ def test_a_bundle_that_cannot_be_verified_is_refused(
     assert shown.stderr.count("\n") == 1
 
 
+NONE = {
+    "images": np.zeros((0, 32, 32, 3), np.uint8),
+    "labels": np.zeros(0, int),
+    "probabilities": np.zeros((0, 3), np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"labels": np.arange(24) % 3 + 50}, "go from 50 to 52, the card has 3 classes"),
+        ({"labels": np.arange(24) % 3 - 1}, "go from -1 to 1, the card has 3 classes"),
+        ({"labels": np.zeros(7, int)}, "have the shapes"),
+        ({"labels": np.zeros(24)}, "their labels float64"),
+        ({"images": np.zeros((24, 32, 32, 3), np.float32)}, "images are float32"),
+        (NONE, "with at least one image"),
+    ],
+)
+def test_held_out_images_that_do_not_fit_each_other_or_the_card_are_named(
+    cli: Cli, bundle: Path, arrays: dict[str, np.ndarray], words: str
+) -> None:
+    whole = shutil.copytree(bundle, bundle.with_name("whole"))
+    change_holdout(bundle, **arrays)
+    for command in (("verify", bundle), ("compare", bundle, whole), ("compare", whole, bundle)):
+        shown = cli(*command)
+        assert shown.returncode == 2
+        assert shown.stderr.startswith(f"error: {bundle / 'holdout.npz'} cannot be read (")
+        assert words in shown.stderr
+        assert shown.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--backend", "onnx-gpu"], "onnx-gpu"),
+        (["--precision", "fp8"], "unknown precision 'fp8'; choose one of fp32, fp16, int8"),
         (["--precision", "int8", "--backend", "onnx-cpu"], "no file of onnx-cpu int8"),
     ],
 )

@@ -194,3 +194,13 @@ def test_an_avif_that_pillow_cannot_read_is_refused(monkeypatch: pytest.MonkeyPa
 def test_errors_are_in_our_words(content: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         pixels(content)
+
+
+def test_a_damaged_tiff_prints_nothing_beside_its_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """Libtiff writes on the process's stderr, once for each such strip of each picture."""
+    content = bytearray(encoded(picture(), "TIFF", compression="tiff_lzw"))
+    (strip,) = Image.open(io.BytesIO(content)).tag_v2[273][:1]
+    content[strip + 2 : strip + 20] = b"\xff" * 18
+    with pytest.raises(ImageError):
+        pixels(bytes(content))
+    assert capfd.readouterr() == ("", "")

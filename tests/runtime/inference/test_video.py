@@ -64,6 +64,8 @@ def test_mistakes_are_one_line(cli: Run, toy_bundle: Path, tmp_path: Path) -> No
         (["--video", "absent.mp4"], "absent.mp4 cannot be opened as a video"),
         (["--video", "text.mp4"], "text.mp4 cannot be opened as a video"),
         (["--video", "99"], "99 cannot be opened as a video"),
+        (["--video", "9" * 20], f"there is no camera of the number {'9' * 20}; expected a video"),
+        (["--video", ""], "--video: received '', expected a value"),
         (["--video", "text.mp4", "--every", "0"], "expected a whole number above 0"),
         (["a.png", "--video", "text.mp4"], "leave out a.png"),
     ):

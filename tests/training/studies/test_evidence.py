@@ -95,6 +95,14 @@ def test_the_full_plan_is_not_begun_on_a_cpu(monkeypatch: pytest.MonkeyPatch) ->
         evidence.main([])
     with pytest.raises(UserError, match="invalid choice: 'mian'"):
         evidence.main(["--only", "mian"])
+    for arguments, words in (
+        (["--repeat"], "--repeat does nothing without --queue"),
+        (["--queue", "all", "--data-root", "d", "--scale", "tiny"], "--scale .* beside --queue"),
+        (["--pairs", "--jobs", "2"], "--jobs does nothing beside --pairs"),
+        (["--write-plan", "--only", "main"], "--only does nothing beside --write-plan"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evidence.main(arguments)
 
 
 @pytest.mark.slow
