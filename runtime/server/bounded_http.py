@@ -1,8 +1,8 @@
 """uvicorn with bounds on the size and time of what a client sends before an application sees it.
 
 It also answers clients that uvicorn (0.54) leaves without an answer: those that offer another
-protocol, and those that close their half of the connection. It sends every small answer in one
-piece, and errors of HTTP itself as problems. All of this needs methods and attributes of uvicorn
+protocol, those that close their half of the connection, and those that still send when their answer
+is known. Errors of HTTP itself are problems. All of this needs methods and attributes of uvicorn
 that are not documented. So pyproject.toml bounds its version, and a test fails when they change.
 """
 
@@ -18,6 +18,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from runtime.server.lingering_close import LingeringTransport
+
 MAX_HEAD_BYTES = 64 << 10  # of a request line with all its headers; browsers send under 16 kB
 HEAD_SECONDS = 20.0  # from the connection, or the first byte after an answer, to the whole head
 
@@ -26,7 +28,6 @@ HEAD_SECONDS = 20.0  # from the connection, or the first byte after an answer, t
 KEEP_ALIVE_SECONDS = 75.0
 LEFT = 499  # nginx's number for a client that has closed the connection before its answer
 
-_GATHERED_BYTES = 16 << 10
 _CYCLE = "skd_edge.cycle"  # in the scope: a weak reference to uvicorn's record of the request
 _REFUSAL = "skd_edge.refusal"  # in the scope: the status that was sent instead of the answer
 
@@ -88,66 +89,6 @@ def is_received(scope: MutableMapping[str, Any]) -> bool:
     return cycle is not None and not cycle.more_body
 
 
-class GatheredWrites:
-    """A transport that sends in one piece what is written in one turn of the event loop.
-
-    uvicorn writes the head and the body of an answer separately. That makes two system calls and
-    two packets, and the second one wakes the client again. It took a tenth of the time of a small
-    answer.
-
-    It also pauses reading at the end of a turn only. uvicorn pauses it for every body over 64 KiB,
-    even if all of it is here, and goes on in the same turn. That took a tenth of the loop's time.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        """Sends by `transport`; `loop` is its event loop."""
-        self._transport = transport
-        self._loop = loop
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._shall_pause = self._is_paused = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Keeps `data` until the next turn of the loop, or sends all at once if it is much."""
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
-        self._pieces.append(data)
-        self._size += len(data)
-        # The transport must know of much data, because it slows down whoever writes too fast.
-        if self._size >= _GATHERED_BYTES:
-            self._flush()
-
-    def pause_reading(self) -> None:
-        """Reads nothing more from the next turn on, unless reading goes on before that."""
-        self._shall_pause = True
-        self._loop.call_soon(self._pause)
-
-    def resume_reading(self) -> None:
-        """Reads again."""
-        self._shall_pause = False
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
-
-    def _pause(self) -> None:
-        if self._shall_pause and not self._is_paused and not self._transport.is_closing():
-            self._is_paused = True
-            self._transport.pause_reading()
-
-    def close(self) -> None:
-        """Sends what was written, then closes the connection."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._pieces:
-            self._transport.write(b"".join(self._pieces))
-            self._pieces, self._size = [], 0
-
-
 class BoundedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with limits: a head over MAX_HEAD_BYTES gets a 431, a late one is not waited for.
 
@@ -157,23 +98,33 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     An offer of another protocol (`Upgrade: h2c`, `websocket`, ...) is ignored, as RFC 9110, section
     7.8, allows, and the request is answered. uvicorn's parser ends with such a head, and uvicorn
     drops the body.
+
+    Where an answer ends the connection before all of its request has come, the rest is read and
+    dropped (`LingeringTransport`). Otherwise the client would lose the answer.
     """
+
+    transport: LingeringTransport  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time limit of the first head."""
         self._pending_bytes = 0  # since a head was complete, or a piece of a body came
         self._deadline: asyncio.TimerHandle | None = None
-        gathered: Any = GatheredWrites(transport, self.loop)
-        super().connection_made(gathered)
+        self._is_receiving = False  # whether a part of a request is still to come
+        lingering: Any = LingeringTransport(transport, self.loop, lambda: self._is_receiving)
+        super().connection_made(lingering)
         self._limit_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the time limit with the connection."""
+        """Ends the time limits with the connection."""
         self._lift_time_limit()
+        self.transport.lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parses data, at most as much as a head may still have."""
+        if self.transport.is_closing():
+            self.transport.drop(len(data))
+            return
         rest = memoryview(data)  # its slices are no copies
         while rest and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self._pending_bytes
@@ -184,7 +135,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._pending_bytes += len(piece)
             self._unset_keepalive_if_required()
             self._parse(piece)
-        if self._deadline is None and self._owes_no_answer():
+        if self._deadline is None and self._owes_no_answer() and not self.transport.is_closing():
             self._limit_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -193,6 +144,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         Such a client has closed only its own half (`shutdown(SHUT_WR)`), and waits for the answer.
         """
         cycle = self.cycle
+        if self.transport.is_closing():
+            return None
         if self._owes_no_answer() or cycle.more_body or cycle.response_started:
             return None
         cycle.keep_alive = False  # uvicorn closes the connection behind the answer
@@ -204,15 +157,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         concerns_this_request = self._owes_no_answer() or (
             self.cycle.more_body and not self.cycle.response_started and not self.pipeline
         )
-        if concerns_this_request:
-            self.transport.write(_refusal(400, msg))
-            if self.scope is not None:
-                self.scope[_REFUSAL] = 400  # type: ignore[literal-required]
-        self.transport.close()
+        if not concerns_this_request:
+            self.transport.end()
+            return
+        if self.scope is not None:
+            self.scope[_REFUSAL] = 400  # type: ignore[literal-required]
+        self._answer_and_linger(_refusal(400, msg))
 
     def on_headers_complete(self) -> None:
         """Ends the limits of a head that is complete."""
         self._pending_bytes = 0
+        self._is_receiving = True
         self._lift_time_limit()
         super().on_headers_complete()
         # The record knows the scope. If the scope also kept the record, only Python's search for
@@ -227,6 +182,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Does nothing behind a head with an offer, where only uvicorn's parser has ended."""
         if not self.parser.should_upgrade():
+            self._is_receiving = False
             super().on_message_complete()
 
     def _parse(self, data: memoryview) -> None:
@@ -255,7 +211,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _limit_time(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.end)
 
     def _lift_time_limit(self) -> None:
         if self._deadline is not None:
@@ -265,8 +221,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         # While an answer is owed, the client would take the 431 for that answer.
         if self._owes_no_answer():
-            self.transport.write(_TOO_LARGE)
+            self._answer_and_linger(_TOO_LARGE)
+        else:
+            self.transport.end()
+
+    def _answer_and_linger(self, answer: bytes) -> None:
+        self._is_receiving = True
+        self.transport.write(answer)
         self.transport.close()
+        if not self._owes_no_answer():
+            # The application must not wait for a body of which nothing is parsed any more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
 
 class _CallbacksAfterHead:

@@ -18,7 +18,8 @@ from fastapi.routing import APIRoute, APIRouter
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runtime.server.bounded_http import BoundedHttpProtocol, GatheredWrites
+from runtime.server.bounded_http import BoundedHttpProtocol
+from runtime.server.gathered_writes import GatheredWrites
 from runtime.server.routes import LeanRoute
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,6 +75,7 @@ def test_the_attributes_that_we_read_of_uvicorn_are_there() -> None:
     read = {"transport", "loop", "cycle", "parser", "pipeline", "scope", "url", "headers"}
     assert read | {"_unset_keepalive_if_required"} <= own_names(HttpToolsProtocol)
     read = {"response_complete", "response_started", "more_body", "keep_alive", "disconnected"}
+    read |= {"message_event"}
     assert read <= own_names(RequestResponseCycle)
 
 
