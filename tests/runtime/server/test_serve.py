@@ -516,6 +516,16 @@ def test_the_command_serves_and_stops_cleanly(
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_behind_the_address_ends_the_server(
+    server: tuple[subprocess.Popen[str], str], stop: signal.Signals
+) -> None:
+    process, _ = server
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
 @pytest.mark.parametrize(
     "server", [["--max-queue", "2", "--max-images", "32", "--max-body-mb", "300"]], indirect=True
 )
