@@ -270,6 +270,8 @@ def bad_requests(images: np.ndarray) -> list[tuple[Any, tuple[str, ...]]]:
         ({"inputs": [good], "outputs": [{"name": "logits"}]}, ("logits", "probabilities")),
         ({"inputs": [good], "outputs": [{"name": "probabilities"}] * 2}, ("2 times",)),
         ({"inputs": [good], "parameters": {"sequence_id": 4}}, ("sequence_id",)),
+        ({"inputs": [good], "parameters": {"timeout": 10**400}}, ("timeout", "microseconds")),
+        ({"inputs": [good], "parameters": {"timeout": -1}}, ("timeout", "microseconds")),
         (
             {
                 "inputs": [good],
