@@ -114,7 +114,7 @@ def _serve(
 
     from runtime.server.admission import MEMORY_BYTES, ServerSettings
     from runtime.server.api import build_api
-    from runtime.server.bounded_http import server_config
+    from runtime.server.server_config import server_config
 
     # It logs a warning for every malformed form. That is the client's mistake and is answered 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from runtime.server import bounded_http
-from runtime.server.bounded_http import MAX_HEAD_BYTES, server_config
+from runtime.server.bounded_http import MAX_HEAD_BYTES
+from runtime.server.server_config import server_config
 
 SECONDS = 0.6  # instead of HEAD_SECONDS
 SLOW = 1.5 * SECONDS

@@ -18,8 +18,7 @@ from fastapi.routing import APIRoute, APIRouter
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runtime.server.bounded_http import BoundedHttpProtocol
-from runtime.server.gathered_writes import GatheredWrites
+from runtime.server.bounded_http import BoundedHttpProtocol, GatheredWrites
 from runtime.server.routes import LeanRoute
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,7 +53,7 @@ def code_digest(function: Callable[..., object]) -> str:
 
 def own_names(kind: type) -> set[str]:
     """The names that a class defines itself, also those that its methods set on `self`."""
-    assigned = re.findall(r"self\.(\w+)(?::[^=\n]+)? = ", inspect.getsource(kind))
+    assigned = re.findall(r"self\.(\w+)(?::[^=\n]+|, \w+)? = ", inspect.getsource(kind))
     return {*vars(kind), *assigned} - {*vars(object), "__module__", "__dict__", "__weakref__"}
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from runtime.server.gathered_writes import GatheredWrites
+from runtime.server.bounded_http import GatheredWrites
 
 
 class RecordingTransport(asyncio.Transport):

@@ -16,7 +16,7 @@ from runtime import Batcher, open_classifier
 from runtime.server import lingering_close
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.bounded_http import server_config
+from runtime.server.server_config import server_config
 
 LARGE = 3 << 20  # more than the buffers of both sockets
 LIMIT = 100_000

@@ -33,8 +33,8 @@ from runtime.base.errors import BackendError
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.bounded_http import server_config
 from runtime.server.listening import listen
+from runtime.server.server_config import server_config
 
 PNG = {"Content-Type": "image/png"}
 
