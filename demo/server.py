@@ -16,9 +16,9 @@ from demo.service.guard import MAX_UPLOAD_BYTES, Application, Guard, Receive, Sc
 from demo.service.models import Models
 from runtime.inference.batcher import Batcher
 from runtime.model.model_name import default_name
-from runtime.server.bounded_http import server_config
 from runtime.server.listening import freeze_loaded, http_address
 from runtime.server.served_models import ServedModel, ServedModels
+from runtime.server.server_config import server_config
 from runtime.server.sub_path import SubPath, path_of
 
 _SHUTDOWN_S = 2  # without a limit, the open event streams of browsers would hold the process

@@ -17,6 +17,7 @@ from runtime.base.command import (
     CommandParser,
     fail,
     folder_path,
+    interrupt_on_sigterm,
     positive_float,
     positive_int,
     run_command,
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         moved = MovedData(options.data, options.data_root)
         _measure_robustness(runs_of(STUDIES[ROBUSTNESS_OF]), scale, moved, deadline=deadline)
     if COST in wanted:
+        interrupt_on_sigterm()  # the benchmark ends, too
         try:
             if not measure_cost(scale, deadline=deadline):
                 print(f"{COST} waits for the next call")  # noqa: T201

@@ -20,7 +20,7 @@ from runtime.model.card import Card, InputSpec
 from runtime.model.locate import BUNDLE, find_model
 from runtime.model.preprocess import Limits
 
-LIMITS = Limits(max_bytes=16 << 20)
+LIMITS = Limits(max_bytes=16 << 20)  # of the page; the models also answer programs, by the API
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class Model:
         # Without it, every click on a model that fails here would keep some of the GPU's memory.
         with ExitStack() as failed:
             self.classifier = failed.enter_context(
-                open_classifier(
-                    entry.path, backend=entry.backend, precision=entry.precision, limits=LIMITS
-                )
+                open_classifier(entry.path, backend=entry.backend, precision=entry.precision)
             )
             self.classifier.reason = entry.reason or self.classifier.reason
             self.classifier.warm_up()
@@ -185,7 +183,7 @@ def _entries(path: Path, *, prefix: str, name: str) -> list[MenuEntry]:
         BackendError: nothing runs; the message has the reasons.
     """
     if path.suffix == ".onnx":
-        with open_classifier(path, limits=LIMITS) as classifier:
+        with open_classifier(path) as classifier:
             card = classifier.card
             found: list[tuple[str, str | None]] = [(classifier.backend, classifier.precision)]
             reason = classifier.reason

@@ -8,6 +8,7 @@ import errno
 import io
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -199,6 +200,14 @@ def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn
     except OSError as error:
         code = _fail_of_system(error)
     sys.exit(code)
+
+
+def interrupt_on_sigterm() -> None:
+    """Lets SIGTERM do what Ctrl-C does: a command then ends the processes that it has started.
+
+    By default SIGTERM ends the command alone, at once, and its processes go on without it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _fail_without(error: ModuleNotFoundError, extra: str) -> int:

@@ -40,9 +40,9 @@ def served(model: Path, options: Sequence[str], *, token_variable: str) -> Itera
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         try:
+            assert process.stdout is not None
+            assert process.stderr is not None
             lines = (line for line in process.stdout if line.startswith(_LISTENING))
             found = next(lines, None)
             if found is None:

@@ -1,10 +1,15 @@
 """`python -m runtime bench [MODEL]`: every backend and precision that runs here, in one table."""
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from runtime.base.command import CommandParser, positive_float, positive_int, print_json
+from runtime.base.command import (
+    CommandParser,
+    interrupt_on_sigterm,
+    positive_float,
+    positive_int,
+    print_json,
+)
 from runtime.base.errors import BackendError
 from runtime.bench.measurement import BenchResult, Percentiles
 from runtime.bench.model_benchmark import BenchSettings, bench_model
@@ -20,9 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         BackendError: none of the wanted options runs here.
     """
     given = _parser().parse_args(arguments)
-    # SIGTERM then does what Ctrl-C does: the process that measures ends too, and its pictures are
-    # removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_sigterm()  # the process that measures ends too, and its pictures are removed
     settings = BenchSettings(seconds=given.seconds, images=given.images)
     model = model_or_latest(given.model, sys.stderr if given.json else sys.stdout)
     results: list[BenchResult] = []

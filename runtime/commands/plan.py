@@ -12,6 +12,7 @@ from runtime.base.command import (
     CommandParser,
     fail,
     float_from_0,
+    interrupt_on_sigterm,
     positive_float,
     positive_int,
     print_json,
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: there is no such model or folder, or the server does not start.
     """
     given = _parser().parse_args(arguments)
+    interrupt_on_sigterm()  # the server that is measured ends, too; it asks for no token
     model = model_or_latest(given.model, sys.stderr if given.json else sys.stdout)
     path = find_model(model)
     files = _pictures(given.images, path)

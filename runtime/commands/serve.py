@@ -114,7 +114,7 @@ def _serve(
 
     from runtime.server.admission import MEMORY_BYTES, ServerSettings
     from runtime.server.api import build_api
-    from runtime.server.bounded_http import server_config
+    from runtime.server.server_config import server_config
 
     # It logs a warning for every malformed form. That is the client's mistake and is answered 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -139,18 +139,25 @@ def _serve(
     config = server_config(
         application, keep_alive=options.keep_alive, timeout_graceful_shutdown=_GRACE_SECONDS
     )
-    # When everything is answered, uvicorn raises the signal again. It must not end this process
-    # before the model is released.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    server = uvicorn.Server(config)
     signal.signal(signal.SIGHUP, HangUp(reloader))
     if len(models.names) > 1:
         print(f"models: {', '.join(models.names)} (?model=NAME; default: the first)")
-    _print_address(listener, options, token)
+    if is_open_to_others(listener) and token is None:
+        _warn_of_everybody(listener, options)
     freeze_loaded()
+    # uvicorn takes SIGTERM over while it runs, and raises it again behind its end, when the model
+    # is not released yet. Before that, whoever has read the address may already send it.
+    signal.signal(signal.SIGTERM, lambda *_: _end(server))
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _print_address(listener, options)
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         print("stopped")
+
+
+def _end(server: Any) -> None:
+    server.should_exit = True
 
 
 def _print_note(line: str) -> None:
@@ -170,19 +177,21 @@ def _with_cors(application: Any, origins: Sequence[str]) -> Any:
     )
 
 
-def _print_address(listener: socket.socket, options: argparse.Namespace, token: str | None) -> None:
+def _print_address(listener: socket.socket, options: argparse.Namespace) -> None:
     root = options.root_path
     print(
         f"listening on {http_address(listener)}   API: {root}/docs   metrics: {root}/metrics",
         flush=True,
     )
-    if is_open_to_others(listener) and token is None:
-        port = listener.getsockname()[1]
-        print(
-            f"warning: everybody who reaches {options.host}:{port} can use it; set "
-            f"{TOKEN_VARIABLE} to ask for a bearer token",
-            file=sys.stderr,
-        )
+
+
+def _warn_of_everybody(listener: socket.socket, options: argparse.Namespace) -> None:
+    port = listener.getsockname()[1]
+    print(
+        f"warning: everybody who reaches {options.host}:{port} can use it; set "
+        f"{TOKEN_VARIABLE} to ask for a bearer token",
+        file=sys.stderr,
+    )
 
 
 def _batcher(classifier: Classifier, options: argparse.Namespace) -> Batcher:

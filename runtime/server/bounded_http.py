@@ -1,29 +1,27 @@
 """uvicorn with bounds on the size and time of what a client sends before an application sees it.
 
 It also answers clients that uvicorn (0.54) leaves without an answer: those that offer another
-protocol, and those that close their half of the connection. It sends every small answer in one
-piece, and errors of HTTP itself as problems. All of this needs methods and attributes of uvicorn
+protocol, those that close their half of the connection, and those that still send when their answer
+is known. Errors of HTTP itself are problems. All of this needs methods and attributes of uvicorn
 that are not documented. So pyproject.toml bounds its version, and a test fails when they change.
 """
 
 import asyncio
 import http
 import json
-import logging
 import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime.server.ignored_offer import parser_behind_head
+from runtime.server.lingering_close import LingeringClose
 
 MAX_HEAD_BYTES = 64 << 10  # of a request line with all its headers; browsers send under 16 kB
 HEAD_SECONDS = 20.0  # from the connection, or the first byte after an answer, to the whole head
 
-# Load balancers keep idle connections for 60 s. If we closed one first, a request on its way would
-# be lost.
-KEEP_ALIVE_SECONDS = 75.0
 LEFT = 499  # nginx's number for a client that has closed the connection before its answer
 
 _GATHERED_BYTES = 16 << 10
@@ -46,28 +44,6 @@ def _refusal(status: int, detail: str) -> bytes:
 _TOO_LARGE = _refusal(
     431, f"the head of the request has over {MAX_HEAD_BYTES} bytes, the limit; send fewer headers"
 )
-
-
-def server_config(
-    application: Any, *, keep_alive: float = KEEP_ALIVE_SECONDS, **options: Any
-) -> uvicorn.Config:
-    """The settings of uvicorn that all our servers share.
-
-    Args:
-        application: what answers; it must bound the bodies that it reads.
-        keep_alive: how many seconds a connection waits for the next request.
-        options: further settings of `uvicorn.Config`.
-    """
-    return uvicorn.Config(
-        application,
-        http=BoundedHttpProtocol,
-        ws="none",  # we have no WebSockets, and a connection of theirs would leave our protocol
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # it goes to call_later
-        **options,
-    )
 
 
 def sent_status(scope: MutableMapping[str, Any], status: int) -> int:
@@ -97,12 +73,21 @@ class GatheredWrites:
 
     It also pauses reading at the end of a turn only. uvicorn pauses it for every body over 64 KiB,
     even if all of it is here, and goes on in the same turn. That took a tenth of the loop's time.
+
+    And it closes with `LingeringClose` where the client has more to send.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        """Sends by `transport`; `loop` is its event loop."""
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        is_receiving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Sends by `transport`; `is_receiving` says whether the client has more to send."""
         self._transport = transport
         self._loop = loop
+        self._is_receiving = is_receiving
+        self._lingering: LingeringClose | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self._shall_pause = self._is_paused = False
@@ -112,6 +97,8 @@ class GatheredWrites:
 
     def write(self, data: bytes) -> None:
         """Keeps `data` until the next turn of the loop, or sends all at once if it is much."""
+        if self._lingering:
+            return
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
@@ -122,7 +109,7 @@ class GatheredWrites:
 
     def pause_reading(self) -> None:
         """Reads nothing more from the next turn on, unless reading goes on before that."""
-        self._shall_pause = True
+        self._shall_pause = not self._lingering
         self._loop.call_soon(self._pause)
 
     def resume_reading(self) -> None:
@@ -137,10 +124,33 @@ class GatheredWrites:
             self._is_paused = True
             self._transport.pause_reading()
 
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._lingering is not None or self._transport.is_closing()
+
     def close(self) -> None:
-        """Sends what was written, then closes the connection."""
+        """Sends what was written, then closes, at once or when the client is done."""
+        if not self._is_receiving() or self._transport.is_closing():
+            self.end()
+        elif self._lingering is None:
+            self._flush()
+            self._lingering = LingeringClose(self._transport, self._loop)
+            self.resume_reading()
+
+    def end(self) -> None:
+        """Sends what was written, then closes the connection now, whatever its client sends."""
         self._flush()
         self._transport.close()
+
+    def drop(self, size: int) -> None:
+        """Counts `size` bytes that came behind `close`."""
+        if self._lingering:
+            self._lingering.drop(size)
+
+    def lost(self) -> None:
+        """Ends the time limits; to be called when the connection is lost."""
+        if self._lingering:
+            self._lingering.lost()
 
     def _flush(self) -> None:
         if self._pieces:
@@ -157,23 +167,33 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     An offer of another protocol (`Upgrade: h2c`, `websocket`, ...) is ignored, as RFC 9110, section
     7.8, allows, and the request is answered. uvicorn's parser ends with such a head, and uvicorn
     drops the body.
+
+    Where an answer ends the connection before all of its request has come, the rest is read and
+    dropped (`LingeringClose`). Otherwise the client would lose the answer.
     """
+
+    transport: GatheredWrites  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time limit of the first head."""
         self._pending_bytes = 0  # since a head was complete, or a piece of a body came
         self._deadline: asyncio.TimerHandle | None = None
-        gathered: Any = GatheredWrites(transport, self.loop)
+        self._is_receiving = False  # whether a part of a request is still to come
+        gathered: Any = GatheredWrites(transport, self.loop, lambda: self._is_receiving)
         super().connection_made(gathered)
         self._limit_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the time limit with the connection."""
+        """Ends the time limits with the connection."""
         self._lift_time_limit()
+        self.transport.lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parses data, at most as much as a head may still have."""
+        if self.transport.is_closing():
+            self.transport.drop(len(data))
+            return
         rest = memoryview(data)  # its slices are no copies
         while rest and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self._pending_bytes
@@ -184,7 +204,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._pending_bytes += len(piece)
             self._unset_keepalive_if_required()
             self._parse(piece)
-        if self._deadline is None and self._owes_no_answer():
+        if self._deadline is None and self._owes_no_answer() and not self.transport.is_closing():
             self._limit_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -193,6 +213,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         Such a client has closed only its own half (`shutdown(SHUT_WR)`), and waits for the answer.
         """
         cycle = self.cycle
+        if self.transport.is_closing():
+            return None
         if self._owes_no_answer() or cycle.more_body or cycle.response_started:
             return None
         cycle.keep_alive = False  # uvicorn closes the connection behind the answer
@@ -204,15 +226,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         concerns_this_request = self._owes_no_answer() or (
             self.cycle.more_body and not self.cycle.response_started and not self.pipeline
         )
-        if concerns_this_request:
-            self.transport.write(_refusal(400, msg))
-            if self.scope is not None:
-                self.scope[_REFUSAL] = 400  # type: ignore[literal-required]
-        self.transport.close()
+        if not concerns_this_request:
+            self.transport.end()
+            return
+        if self.scope is not None:
+            self.scope[_REFUSAL] = 400  # type: ignore[literal-required]
+        self._answer_and_linger(_refusal(400, msg))
 
     def on_headers_complete(self) -> None:
         """Ends the limits of a head that is complete."""
         self._pending_bytes = 0
+        self._is_receiving = True
         self._lift_time_limit()
         super().on_headers_complete()
         # The record knows the scope. If the scope also kept the record, only Python's search for
@@ -227,6 +251,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Does nothing behind a head with an offer, where only uvicorn's parser has ended."""
         if not self.parser.should_upgrade():
+            self._is_receiving = False
             super().on_message_complete()
 
     def _parse(self, data: memoryview) -> None:
@@ -237,25 +262,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.send_400_response(f"the request is not valid HTTP/1.1: {error}")
             except httptools.HttpParserUpgrade as offer:
                 data = data[offer.args[0] :]
-                self._parse_without_offer()
+                self.parser, tell_head = parser_behind_head(self, self.parser.get_method())
+                tell_head()
                 continue
             return
-
-    def _parse_without_offer(self) -> None:
-        """Goes on with a new parser, to which the same head is told without its offer."""
-        method = self.parser.get_method()
-        headers = (b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
-        callbacks = _CallbacksAfterHead(self)
-        self.parser = httptools.HttpRequestParser(callbacks)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.parser.feed_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, b"".join(headers)))
-        callbacks.head_is_known = False
 
     def _owes_no_answer(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def _limit_time(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.end)
 
     def _lift_time_limit(self) -> None:
         if self._deadline is not None:
@@ -265,25 +281,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         # While an answer is owed, the client would take the 431 for that answer.
         if self._owes_no_answer():
-            self.transport.write(_TOO_LARGE)
+            self._answer_and_linger(_TOO_LARGE)
+        else:
+            self.transport.end()
+
+    def _answer_and_linger(self, answer: bytes) -> None:
+        self._is_receiving = True
+        self.transport.write(answer)
         self.transport.close()
-
-
-class _CallbacksAfterHead:
-    """What a parser calls: nothing for the head of its first request, then the protocol."""
-
-    def __init__(self, protocol: BoundedHttpProtocol) -> None:
-        self.head_is_known = True
-        self.on_body = protocol.on_body
-        self.on_message_complete = protocol.on_message_complete
-        self.on_message_begin = self._unless_known(protocol.on_message_begin)
-        self.on_url = self._unless_known(protocol.on_url)
-        self.on_header = self._unless_known(protocol.on_header)
-        self.on_headers_complete = self._unless_known(protocol.on_headers_complete)
-
-    def _unless_known(self, callback: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: bytes) -> None:
-            if not self.head_is_known:
-                callback(*arguments)
-
-        return call
+        if not self._owes_no_answer():
+            # The application must not wait for a body of which nothing is parsed any more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

@@ -8,7 +8,7 @@ because it is damaged or only half copied, the old one stays, and the log and th
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -50,13 +50,13 @@ def source_of(served: ServedModel, path: Path | None, state: State) -> Source:
 
 
 def state_of(path: Path | None) -> State:
-    """Name, time, size and place of each file of a model; empty if there is none.
+    """Name, time, size and place of each file of a model; empty if there is none to be seen.
 
     The time is that of the last change of any kind (ctime), which copying tools cannot set back.
     """
     try:
         found = find_model(path)
-    except UserError:
+    except (UserError, OSError):  # OSError: a folder that may not be looked into
         return ()
     files = [found] if found.is_file() else [f for part in _FILES for f in found.glob(part)]
     states = []
@@ -88,7 +88,8 @@ class Reloader(Closable):
             sources: the models, which the caller closes.
             open_batcher: opens and warms up the model at a path.
             watch: whether to look at the files once a second.
-            note: is told in a line what was loaded, and what could not be.
+            note: is told in a line what was loaded, and what could not be; its own errors, such as
+                a log that is gone, end nothing.
             after: is called when a former model was closed.
         """
         self._sources = sources
@@ -118,8 +119,11 @@ class Reloader(Closable):
             if self._closed:
                 return
             for source in self._sources:
-                if asked or self._has_settled(source):
-                    self._reload(source)
+                try:
+                    if asked or self._has_settled(source):
+                        self._reload(source)
+                except Exception as error:  # whatever it is, the next wish must find this thread
+                    self._count_failure(source, "its reload did not end well", error)
 
     def _is_asked(self) -> bool:
         """Waits until somebody asks (True), or until it is time to look at the files (False)."""
@@ -142,34 +146,35 @@ class Reloader(Closable):
     def _reload(self, source: Source) -> None:
         served = source.served
         try:
-            batcher, source.state = self._opened(source.path)
+            batcher = self._opened(source)
         except Exception as error:  # whatever is wrong with the new one, the old one answers
-            source.state = state_of(source.path)
-            served.failed_reloads += 1
-            self._note(
-                f"{served.name}: the new model cannot be loaded, version {served.current.version} "
-                f"goes on answering: {first_line(error)}"
-            )
+            self._count_failure(source, "the new model cannot be loaded", error)
             return
-        former = served.replace(batcher)
-        self._note(
-            f"{served.name}: version {served.current.version} answers: "
-            f"{batcher.classifier.describe()}"
-        )
-        former.batcher.close()  # answers what it has accepted
-        former.batcher.classifier.close()
+        with ExitStack() as closing:
+            closing.callback(_close, batcher)
+            former = served.replace(batcher)
+            closing.pop_all()
+            closing.callback(_close, former.batcher)  # answers what it has accepted
+            self._tell(
+                f"{served.name}: version {served.current.version} answers: "
+                f"{batcher.classifier.describe()}"
+            )
         del former
         self._after()
         _return_free_memory()
 
-    def _opened(self, path: Path | None) -> tuple[Batcher, State]:
-        """The open model, and the state of its files.
+    def _opened(self, source: Source) -> Batcher:
+        """The open model; `source` gets the state of its files before they were read last.
+
+        If they cannot be read, and change meanwhile, that is not the state in which they are now.
+        So the next look sees that they have changed.
 
         Raises:
             UserError: it cannot be opened, or its files change again and again.
         """
+        path = source.path
         for _ in range(_ATTEMPTS):
-            before = state_of(path)
+            source.state = before = state_of(path)
             try:
                 batcher = self._open(path)
             except Exception:
@@ -177,10 +182,29 @@ class Reloader(Closable):
                     raise
                 continue  # it was replaced while it was read
             if state_of(path) == before:
-                return batcher, before
-            batcher.close()
-            batcher.classifier.close()
+                return batcher
+            _close(batcher)
         raise UserError(f"the files of {path or 'runs/latest'} change while they are read")
+
+    def _count_failure(self, source: Source, what: str, error: Exception) -> None:
+        served = source.served
+        served.failed_reloads += 1
+        self._tell(
+            f"{served.name}: {what}, version {served.current.version} goes on answering: "
+            f"{first_line(error)}"
+        )
+
+    def _tell(self, line: str) -> None:
+        # The pipe of stderr may be broken. The metrics say the same.
+        with suppress(Exception):
+            self._note(line)
+
+
+def _close(batcher: Batcher) -> None:
+    try:
+        batcher.close()
+    finally:
+        batcher.classifier.close()
 
 
 def _return_free_memory() -> None:

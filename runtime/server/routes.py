@@ -23,7 +23,8 @@ from runtime.server.answers import (
     documented,
     respond,
 )
-from runtime.server.request_images import FORM_TYPE, RAW_TYPES, BodyReader, NamedImage
+from runtime.server.multipart_form import NamedImage
+from runtime.server.request_images import FORM_TYPE, RAW_TYPES, BodyReader
 from runtime.server.served_models import Running, ServedModel, ServedModels
 
 _MAX_TOP_K = 2**31 - 1

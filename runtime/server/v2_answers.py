@@ -15,6 +15,7 @@ from runtime.model.card import OUTPUT_NAME
 from runtime.server.v2_messages import OUTPUT_TYPE, Parameters, V2Answer, V2Output, V2Request
 
 _CLASSES_TYPE = "BYTES"
+_END_OF_TIMEOUTS = 1 << 64  # Triton's are of 64 bits
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def wanted_of(request: V2Request) -> Wanted:
     if not isinstance(binary, bool):
         raise UserError(f"binary_data is {str(binary)[:20]}, expected true or false")
     timeout = parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise UserError(f"timeout is {str(timeout)[:20]}, expected a number of microseconds")
+    if type(timeout) is not int or not 0 <= timeout < _END_OF_TIMEOUTS:
+        raise UserError(
+            f"timeout is {str(timeout)[:20]}, expected a number of microseconds below 2**64"
+        )
     return Wanted(classes, binary, timeout / 1e6 if timeout else None)
 
 

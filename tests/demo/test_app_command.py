@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from fastapi.responses import PlainTextResponse
+from live_server import serving
 
 from demo.service.models import Models
 from runtime.model.bundle import read_card, write_card
@@ -126,6 +128,25 @@ def test_programs_need_the_token_and_get_the_same_answer(guarded: Any, pictures:
     assert (model["precision"], model["models"]) == ("fp32", ["colours-toy"])
     assert httpx.get(f"{guarded.url}/v2/health/ready").json() == {"ready": True}
     assert httpx.get(f"{guarded.url}/v1/nothing", headers=headers).status_code == 404
+
+
+def test_programs_may_send_larger_pictures_than_visitors_of_the_page(
+    toy_bundle: Path, pictures: Path
+) -> None:
+    from demo.server import _api_models, with_api
+
+    red = (pictures / "red.png").read_bytes()
+    with ExitStack() as closing:
+        models = Models([toy_bundle])
+        closing.callback(models.close)
+        page = PlainTextResponse("page")
+        application = with_api(page, _api_models(models, closing), token=None)
+        client = closing.enter_context(serving(application))
+        for megabytes, status in ((20, 200), (33, 413)):
+            body = red + bytes(megabytes << 20)
+            headers = {"Content-Type": "image/png"}
+            answer = client.post("/v1/classify", content=body, headers=headers)
+            assert answer.status_code == status, answer.text
 
 
 def test_programs_can_ask_both_models_by_their_names(toy_bundle: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from runtime.server.bounded_http import server_config
+from runtime.server.server_config import server_config
 
 
 @contextmanager

@@ -25,6 +25,23 @@ def test_a_request_that_is_alone_takes_the_sum_of_its_parts() -> None:
     assert np.median(open_latencies(service, rate=0.01, requests=50)) == pytest.approx(0.009)
 
 
+@pytest.mark.parametrize("load", [0.01, 0.001])
+def test_a_clock_that_has_run_for_months_still_ends(load: float) -> None:
+    """At 2/s and a thousandth of that, a step of the clock is larger than 1e-12 s."""
+    capacity, requests = 2.0, 3000
+    work = 0.5 / capacity
+    service = Service(
+        loop=0.0031,
+        decode=1.07 * work,
+        network=tuple(0.93 * work * size for size in range(1, 9)),
+        cores=2,
+        runners=2,
+        max_wait=0.0,
+    )
+    seconds = open_latencies(service, rate=load * capacity, requests=requests)
+    assert np.median(seconds) == pytest.approx(0.0031 + 2.0 * work, rel=1e-6)
+
+
 def test_batches_carry_what_single_images_cannot() -> None:
     """At 1.5 times the rate of batches of one, the queue of the batcher stays short."""
     batched = replace(LONE, network=tuple(0.01 + 0.001 * size for size in range(8)))

@@ -1,6 +1,12 @@
 """`python -m runtime plan`: how many servers answer a load in time."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -43,6 +49,55 @@ def test_a_time_that_no_number_of_servers_keeps_ends_with_3(
     assert finished.stdout.startswith("measuring the server on this machine with ")
     assert finished.stderr.startswith("error: no number of servers answers 99 % within 0.01 ms")
     assert len(finished.stderr.splitlines()) == 1
+
+
+def servers_below(group: int) -> list[int]:
+    """The processes `python -m runtime serve` of a process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"serve" in words and os.getpgid(int(folder.name)) == group:
+                found.append(int(folder.name))
+    return found
+
+
+def has_client(process: int) -> bool:
+    """Whether one of its TCP connections is established (state 01 in /proc/net/tcp)."""
+    open_files = Path(f"/proc/{process}/fd").iterdir()
+    own = {str(file.readlink()) for file in open_files if file.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(row[3] == "01" and f"socket:[{row[9]}]" in own for row in rows)
+
+
+@pytest.mark.parametrize("moment", ["it starts", "it is measured"])
+def test_sigterm_ends_the_server_that_is_measured(
+    toy_bundle: Path, tmp_path: Path, moment: str
+) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    words = [sys.executable, "-m", "runtime", "plan", str(toy_bundle), "--seconds", "60"]
+    with subprocess.Popen(
+        [*words, "--rate", "5", "--p99", "50"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as started:
+        try:
+            while not (servers := servers_below(started.pid)):
+                assert started.poll() is None
+                time.sleep(0.02)
+            while moment == "it is measured" and not has_client(servers[0]):
+                assert started.poll() is None
+                time.sleep(0.02)
+            started.terminate()
+            _, told = started.communicate(timeout=20)
+            assert (started.returncode, told) == (1, "error: interrupted\n")
+            assert servers_below(started.pid) == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

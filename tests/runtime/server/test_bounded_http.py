@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from runtime.server import bounded_http
-from runtime.server.bounded_http import MAX_HEAD_BYTES, GatheredWrites, server_config
+from runtime.server.bounded_http import MAX_HEAD_BYTES
+from runtime.server.server_config import server_config
 
 SECONDS = 0.6  # instead of HEAD_SECONDS
 SLOW = 1.5 * SECONDS
@@ -61,9 +62,8 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
 def everything(connection: socket.socket) -> bytes:
     """What comes until the server closes."""
     found = b""
-    with suppress(ConnectionResetError):  # it closed before it had read all that was sent
-        while piece := connection.recv(1 << 16):
-            found += piece
+    while piece := connection.recv(1 << 16):
+        found += piece
     return found
 
 
@@ -87,9 +87,8 @@ def test_an_endless_head_is_431(connect: Connect, begin: bytes, again: bytes) ->
     connection = connect()
     connection.sendall(begin)
     sent = 0
-    with suppress(ConnectionError):
-        while sent < 64 * MAX_HEAD_BYTES:
-            sent += connection.send(again)
+    while sent < 64 * MAX_HEAD_BYTES:
+        sent += connection.send(again)
     first, _, body = everything(connection).partition(b"\r\n\r\n")
     assert first.startswith(b"HTTP/1.1 431 ")
     assert b"application/problem+json" in first
@@ -252,9 +251,8 @@ def test_an_offer_keeps_the_limits_and_the_end_of_the_connection(connect: Connec
     connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + OFFERS[0] + b"\r\n")
     assert answer(connection)[0].startswith(b"HTTP/1.1 200")
     connection.sendall(b"GET / HTTP/1.1\r\nA: ")
-    with suppress(ConnectionError):
-        for _ in range(2 * MAX_HEAD_BYTES // 4096):
-            connection.sendall(b"a" * 4096)
+    for _ in range(2 * MAX_HEAD_BYTES // 4096):
+        connection.sendall(b"a" * 4096)
     assert everything(connection).startswith(b"HTTP/1.1 431")
 
 
@@ -299,76 +297,3 @@ def test_a_client_that_closes_its_half_gets_its_answers(connect: Connect, offer:
     cut.sendall(request[:-1])
     cut.shutdown(socket.SHUT_WR)
     assert everything(cut) == b""  # its body can never be complete
-
-
-class RecordingTransport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[bytes | str] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.calls.append(bytes(data))
-
-    def close(self) -> None:
-        self.calls.append("close")
-
-
-def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
-    async def calls() -> list[list[bytes | str]]:
-        transport = RecordingTransport()
-        gathered = GatheredWrites(transport, asyncio.get_running_loop())
-        seen = []
-        for turn in ((b"head", b"body"), (b"more",), (b"x" * 20_000, b"y")):
-            for piece in turn:
-                gathered.write(piece)
-            seen.append(list(transport.calls))
-            await asyncio.sleep(0)
-        gathered.write(b"last")
-        gathered.close()
-        await asyncio.sleep(0)
-        return [*seen, transport.calls]
-
-    first, second, third, end = asyncio.run(calls())
-    assert first == []
-    assert second == [b"headbody"]
-    assert third == [b"headbody", b"more", b"x" * 20_000]  # much is passed on at once
-    assert end == [*third, b"y", b"last", "close"]
-
-
-@pytest.mark.parametrize(
-    ("turns", "calls"),
-    [
-        (["pause resume", ""], []),  # a body that is here already
-        (["pause", "resume"], ["pause", "resume"]),  # one that is read later
-        (["pause resume pause", "", "resume"], ["pause", "resume"]),
-        (["pause", "pause", "resume", "resume"], ["pause", "resume"]),
-        (["pause close", ""], ["close"]),
-    ],
-)
-def test_reading_is_paused_at_the_end_of_a_turn(turns: list[str], calls: list[str]) -> None:
-    class Reading(RecordingTransport):
-        def pause_reading(self) -> None:
-            self.calls.append("pause")
-
-        def resume_reading(self) -> None:
-            self.calls.append("resume")
-
-        def is_closing(self) -> bool:
-            return "close" in self.calls
-
-    async def seen() -> list[bytes | str]:
-        transport = Reading()
-        gathered = GatheredWrites(transport, asyncio.get_running_loop())
-        does = {
-            "pause": gathered.pause_reading,
-            "resume": gathered.resume_reading,
-            "close": gathered.close,
-        }
-        for turn in turns:
-            for name in turn.split():
-                does[name]()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        return transport.calls
-
-    assert asyncio.run(seen()) == calls

@@ -53,7 +53,7 @@ def code_digest(function: Callable[..., object]) -> str:
 
 def own_names(kind: type) -> set[str]:
     """The names that a class defines itself, also those that its methods set on `self`."""
-    assigned = re.findall(r"self\.(\w+)(?::[^=\n]+)? = ", inspect.getsource(kind))
+    assigned = re.findall(r"self\.(\w+)(?::[^=\n]+|, \w+)? = ", inspect.getsource(kind))
     return {*vars(kind), *assigned} - {*vars(object), "__module__", "__dict__", "__weakref__"}
 
 
@@ -74,6 +74,7 @@ def test_the_attributes_that_we_read_of_uvicorn_are_there() -> None:
     read = {"transport", "loop", "cycle", "parser", "pipeline", "scope", "url", "headers"}
     assert read | {"_unset_keepalive_if_required"} <= own_names(HttpToolsProtocol)
     read = {"response_complete", "response_started", "more_body", "keep_alive", "disconnected"}
+    read |= {"message_event"}
     assert read <= own_names(RequestResponseCycle)
 
 

@@ -33,8 +33,9 @@ from runtime.base.errors import BackendError
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.bounded_http import server_config
 from runtime.server.listening import listen
+from runtime.server.multipart_form import FormFiles
+from runtime.server.server_config import server_config
 
 PNG = {"Content-Type": "image/png"}
 
@@ -165,6 +166,19 @@ def test_broken_forms_are_refused(client: httpx.Client, red: bytes) -> None:
     is_problem(client.post("/v1/classify", files=five), 413, "4 images")
     thousand = [("images", (f"{i}.png", b"")) for i in range(1000)]
     is_problem(client.post("/v1/classify", files=thousand), 413, "4 images")
+
+
+@pytest.mark.parametrize("preamble", [b"", b"for old readers\r\n\r\n-", b"\r\n--\r\n--\r", b"\n"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_form_may_have_a_preamble_and_an_epilogue(preamble: bytes, size: int, red: bytes) -> None:
+    """RFC 2046, section 5.1.1."""
+    part = b'\r\n--x\r\nContent-Disposition: form-data; name="i"; filename="a"\r\n\r\n%b' % red
+    body = preamble + 2 * part + b"\r\n--x--\r\nan epilogue\r\n--x"
+    body = body if preamble else body[2:]
+    files = FormFiles("multipart/form-data; boundary=x", max_files=2)
+    for start in range(0, len(body), size):
+        files.write(body[start : start + size])
+    assert [image.content for image in files.finish()] == [red, red]
 
 
 @pytest.mark.parametrize(
@@ -514,6 +528,16 @@ def test_the_command_serves_and_stops_cleanly(
     assert process.returncode == 0, errors
     assert errors == ""
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_behind_the_address_ends_the_server(
+    server: tuple[subprocess.Popen[str], str], stop: signal.Signals
+) -> None:
+    process, _ = server
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
 
 
 @pytest.mark.parametrize(

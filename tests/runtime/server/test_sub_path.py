@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from runtime import Batcher, open_classifier
 from runtime.commands.serve import _parser, _with_cors
 from runtime.server.api import build_api
-from runtime.server.bounded_http import server_config
+from runtime.server.server_config import server_config
 from runtime.server.sub_path import SubPath, root_path
 
 PNG = {"Content-Type": "image/png"}

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from live_server import serving
 
 from runtime import Batcher, Classifier, open_classifier
+from runtime.server import v2_routes, v2_tensors
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
 from runtime.server.sub_path import SubPath
@@ -255,11 +257,21 @@ def bad_requests(images: np.ndarray) -> list[tuple[Any, tuple[str, ...]]]:
         ({"inputs": [good | {"data": [0.5, *flat[1:]]}]}, ("0 to 255",)),
         ({"inputs": [good | {"data": [True, *flat[1:]]}]}, ("0 to 255",)),
         ({"inputs": [good | {"data": images.transpose(0, 3, 1, 2).tolist()}]}, ("nested",)),
+        ({"inputs": [good | {"data": [flat]}]}, ("nested",)),
+        (
+            {"inputs": [good | {"data": [*images[:2].tolist(), images[2].ravel().tolist()]}]},
+            ("nested",),
+        ),
+        ({"inputs": [good | {"data": [[[[0.5]]], *flat[1:]]}]}, ("nested",)),
+        ({"inputs": [good | {"data": ["1,1", *flat[2:]]}]}, ("0 to 255",)),
+        ({"inputs": [good | {"data": ["[1", *flat[2:], "]"]}]}, ("nested",)),
         ({"inputs": [tensor(images)]}, ("neither data nor",)),
         ({"inputs": [good | {"parameters": {"shared_memory_region": "x"}}]}, ("memory",)),
         ({"inputs": [good], "outputs": [{"name": "logits"}]}, ("logits", "probabilities")),
         ({"inputs": [good], "outputs": [{"name": "probabilities"}] * 2}, ("2 times",)),
         ({"inputs": [good], "parameters": {"sequence_id": 4}}, ("sequence_id",)),
+        ({"inputs": [good], "parameters": {"timeout": 10**400}}, ("timeout", "microseconds")),
+        ({"inputs": [good], "parameters": {"timeout": -1}}, ("timeout", "microseconds")),
         (
             {
                 "inputs": [good],
@@ -290,6 +302,48 @@ def test_bad_requests_are_errors_of_the_protocol(
     is_error(infer(client, name, {"inputs": [plain]}, b"123"), 400, "3 bytes follow")
     small = tensor(images[:2], parameters={"binary_data_size": images.nbytes})
     is_error(infer(client, name, {"inputs": [small]}, images.tobytes()), 400, "shape needs")
+
+
+@pytest.mark.parametrize("form", ["flat", "nested", "spaced", "gzip", "binary"])
+def test_a_large_body_is_read_beside_the_event_loop(
+    batcher: Batcher,
+    classifier: Classifier,
+    images: np.ndarray,
+    name: str,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop would answer nobody meanwhile; numpy took 3 s for the JSON of 32 images."""
+    readers: list[str] = []
+    read = v2_routes.images_in
+
+    def noted(*arguments: Any, **named: Any) -> np.ndarray:
+        readers.append(threading.current_thread().name)
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(v2_routes, "images_in", noted)
+    monkeypatch.setattr(v2_tensors, "_PIECE", 1000)
+    count = 120
+    many = (
+        np.repeat(images, count // len(images), axis=0)
+        + np.arange(count, dtype=np.uint8)[:, None, None, None]
+    )
+    values = many.tolist() if form in ("nested", "spaced") else many.ravel().tolist()
+    sized = tensor(many, parameters={"binary_data_size": many.nbytes})
+    request = {"inputs": [sized if form == "binary" else tensor(many, data=values)]}
+    text = json.dumps(request, indent=1 if form == "spaced" else None).encode()
+    body, headers = text, {}
+    if form == "binary":
+        body, headers = text + many.tobytes(), {HEADER: str(len(text))}
+    if form == "gzip":
+        body, headers = gzip.compress(text), {"Content-Encoding": "gzip"}
+    with serving(build_api(batcher, settings=ServerSettings(max_images=count))) as client:
+        path = f"/v2/models/{name}/infer"
+        answer = client.post(path, content=body, headers=headers)
+        np.testing.assert_allclose(rows_in(answer), classifier.probabilities(many), atol=1e-6)
+        small = infer(client, name, {"inputs": [tensor(images, data=images.tolist())]})
+        assert small.status_code == 200
+    assert [reader.startswith("v2-bodies") for reader in readers] == [True, False]
 
 
 def test_bad_pictures_are_errors_of_the_protocol(
