@@ -194,7 +194,7 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
 
 def _data(options: argparse.Namespace, recipe: Recipe) -> Dataset:
     # Loaded here, so that a mistake in the data is told once, and not by each trial.
-    loaded = load_stated(options, fit=recipe.fit)
+    loaded = load_stated(options, recipe=recipe)
     checked = checked_data(loaded, options.data, drop=options.drop_leaks, allow=options.allow_leaks)
     return checked.dataset
 

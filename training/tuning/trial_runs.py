@@ -11,6 +11,7 @@ import msgspec
 from runtime.base.errors import UserError
 from training.config.options import Options
 from training.config.recipe import Recipe, laid_on, recipe_from_values
+from training.data import check_crop_of
 from training.records.journal import JOURNAL
 from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
@@ -70,7 +71,7 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
     """The run of a trial with these values of the space.
 
     Raises:
-        UserError: if the values contradict one another.
+        UserError: if the values contradict one another, or do not fit the size of the images.
     """
     of_recipe, of_options = apart(values)
     terms = {name: bool(of_options.get(name, getattr(settings, name))) for name in ("drg", "dsr")}
@@ -81,6 +82,7 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         shared = replace(shared, image_size=int(of_options["image_size"]))
     changed = laid_on(settings.recipe, of_recipe)
     recipe = recipe_from_values(changed, source=f"trial {number}")
+    check_crop_of(shared.data, image_size=shared.image_size, recipe=recipe)
     return StudyRun(
         method=StudyMethod(f"trial-{number:04}", **terms, changes=dict(of_recipe)),
         seed=settings.seed,
