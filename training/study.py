@@ -118,6 +118,7 @@ def _runs(
 ) -> list[StudyRun]:
     stated = without_place(vars(options) | without_paths(vars(options), data=data.name))
     shared = shared_options(options, command=stated_command("training/study.py", stated, _parser()))
+    digest, content_digest = data.digest(), data.content_digest(show=True)
     return [
         StudyRun(
             method=method,
@@ -126,7 +127,8 @@ def _runs(
             recipe=method.recipe_on(recipe),
             parent=_folder(options.study),
             shared=shared,
-            data_digest=data.digest(),
+            data_digest=digest,
+            content_digest=content_digest,
         )
         for method in methods
         for seed in range(options.seeds)

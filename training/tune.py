@@ -161,6 +161,7 @@ def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> Sea
         classes=data.num_classes,
         image_size=data.input.size,
         data_digest=data.digest(),
+        content_digest=data.content_digest(show=True),
     )
 
 
@@ -176,6 +177,7 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
             "width": settings.shared.width,
             "image_size": settings.shared.image_size,
             "data": settings.data_digest,
+            "pictures": settings.content_digest,
             "recipe": settings.recipe,
             "space": space,
             "terms": [settings.drg, settings.dsr],
@@ -188,12 +190,12 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
     path = settings.folder / _FACTS
     if path.exists():
         former = msgspec.json.decode(path.read_bytes())
+        former.setdefault("pictures", settings.content_digest)  # older versions had "data" alone
         if other := [key for key, value in facts.items() if former.get(key) != value]:
             raise UserError(
                 f"{settings.folder} holds another search (its {', '.join(other)} differ); "
                 "remove it, or give this one another --name"
             )
-        return
     write_atomic(path, msgspec.json.encode(facts))
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
@@ -14,6 +15,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from training import tune
+from training.config.options import Options
 from training.config.recipe import load_recipe
 from training.tuning.search_space import Space
 from training.tuning.trial_runs import SearchSettings, run_of_trial
@@ -129,6 +131,40 @@ def test_a_batch_that_no_trial_could_fill_is_told_before_any(
     with pytest.raises(UserError, match=says):
         planned("--space", "space.yaml", "--batch-size", "8")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_does_not_go_on_with_pictures_that_were_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = Options(arch="mobilenetv2")
+    settings = SearchSettings(
+        recipe=load_recipe("digits"),
+        shared=shared,
+        seed=0,
+        folder=tmp_path,
+        drg=True,
+        dsr=True,
+        has_validation=False,
+        classes=10,
+        image_size=32,
+        data_digest="0",
+        content_digest="1",
+    )
+    options = tune._parser().parse_args(STUDENT)
+    tune._keep_facts(settings, {}, options)
+    tune._keep_facts(settings, {}, options)
+    changed = replace(settings, content_digest="2")
+    assert run_of_trial(0, {}, changed).content_digest == "2"
+    with pytest.raises(UserError, match=r"holds another search \(its pictures differ\)"):
+        tune._keep_facts(changed, {}, options)
+    # Older versions kept the digest of some pictures alone: it goes on, and keeps that of all.
+    facts = json.loads((tmp_path / "search.json").read_bytes())
+    del facts["pictures"]
+    (tmp_path / "search.json").write_text(json.dumps(facts))
+    tune._keep_facts(settings, {}, options)
+    with pytest.raises(UserError, match="its pictures differ"):
+        tune._keep_facts(changed, {}, options)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ class SearchSettings:
         has_validation: whether the data have validation images of their own.
         classes: how many.
         image_size: of the data's pictures, in pixels.
-        data_digest: of the data.
+        data_digest: `Dataset.digest()` of the data.
+        content_digest: `Dataset.content_digest()` of them.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class SearchSettings:
     classes: int
     image_size: int
     data_digest: str
+    content_digest: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
     changed = laid_on(settings.recipe, of_recipe)
     recipe = recipe_from_values(changed, source=f"trial {number}")
     check_crop_of(shared.data, image_size=shared.image_size, recipe=recipe)
+    # Of another size or fit the same pictures have other pixels, of which digests may be made.
+    known = not {"image_size", "fit"} & values.keys()
     return StudyRun(
         method=StudyMethod(f"trial-{number:04}", **terms, changes=dict(of_recipe)),
         seed=settings.seed,
@@ -90,7 +94,8 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         recipe=judged_by_validation(recipe, has_validation=settings.has_validation),
         parent=settings.folder,
         shared=shared,
-        data_digest=None if {"image_size", "fit"} & values.keys() else settings.data_digest,
+        data_digest=settings.data_digest if known else None,
+        content_digest=settings.content_digest if known else None,
     )
 
 

@@ -125,6 +125,7 @@ def settings_in(folder: Path) -> SearchSettings:
         classes=10,
         image_size=16,
         data_digest="0" * 64,
+        content_digest="1" * 64,
     )
 
 
