@@ -120,7 +120,7 @@ def _report(trainer: Trainer, answered: Answered, folder: Path, *, error_sheet: 
     """Writes which classes and which pictures fail."""
     dataset, classes = trainer.dataset, len(answered.class_names)
     train, validation = (
-        np.bincount(dataset.train_labels[rows], minlength=classes)
+        np.bincount(trainer.true_labels[rows], minlength=classes)
         for rows in (trainer.train_rows, trainer.validation_rows)
     )
     write_class_report(folder, answered, train=train, validation=validation)

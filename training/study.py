@@ -23,7 +23,7 @@ from training.config.options import (
     shared_options,
 )
 from training.config.recipe import Recipe
-from training.data import Dataset, load_stated
+from training.data import Dataset, check_crop_of, load_stated
 from training.data.data_check import checked_data
 from training.data.splits import check_selection, fit_batch
 from training.records.run_folder import exclusive
@@ -92,13 +92,15 @@ def _planned(options: argparse.Namespace) -> list[StudyRun]:
     methods = without_duplicates(methods_named(options.terms), recipe, say=print)
     # Loaded here, so that a mistake in the data is told once, and not by each run.
     data = checked_data(
-        load_stated(options, fit=recipe.fit),
+        load_stated(options, recipe=recipe),
         options.data,
         drop=options.drop_leaks,
         allow=options.allow_leaks,
     ).dataset
     for method in methods:
-        check_selection(method.recipe_on(recipe), data)
+        own = method.recipe_on(recipe)
+        check_selection(own, data)
+        check_crop_of(options.data, image_size=options.image_size, recipe=own)
     if not names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     return _runs(options, methods, recipe, data)
@@ -128,6 +130,7 @@ def _runs(
 ) -> list[StudyRun]:
     stated = without_place(vars(options) | without_paths(vars(options), data=data.name))
     shared = shared_options(options, command=stated_command("training/study.py", stated, _parser()))
+    digest, content_digest = data.digest(), data.content_digest(show=True)
     return [
         StudyRun(
             method=method,
@@ -136,7 +139,8 @@ def _runs(
             recipe=method.recipe_on(recipe),
             parent=_folder(options.study),
             shared=shared,
-            data_digest=data.digest(),
+            data_digest=digest,
+            content_digest=content_digest,
         )
         for method in methods
         for seed in range(options.seeds)

@@ -32,7 +32,7 @@ from training.config.options import (
 from training.config.recipe import Recipe, default_recipe
 from training.data import Dataset, load_stated
 from training.data.data_check import checked_data
-from training.data.splits import check_selection, fit_batch
+from training.data.splits import check_batch, check_selection, fit_batch
 from training.records.run_folder import exclusive
 from training.records.tracker import check_tracker
 from training.studies.place_options import (
@@ -42,7 +42,7 @@ from training.studies.place_options import (
     without_place,
 )
 from training.studies.pool import fail_runs
-from training.tuning.search_space import SPACES, Space, read_space
+from training.tuning.search_space import SPACES, Choices, Space, ends_of, read_space
 from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
 
 if TYPE_CHECKING:
@@ -93,11 +93,16 @@ def _planned(options: argparse.Namespace) -> tuple[Space, SearchSettings]:
     recipe = recipe_of(options)
     space = read_space(options.space or _space_of(named), arch=options.arch, recipe=recipe)
     data = _data(options, recipe)
-    if not names_batch(options) and "batch_size" not in space:
-        recipe = fit_batch(recipe, data, say=print)
-    settings = _settings(options, recipe, data)
-    check_selection(judged_by_validation(recipe, has_validation=settings.has_validation), data)
-    return space, settings
+    # Trials hold more images out than the recipe may do, so fewer are left to fill a batch.
+    trial = judged_by_validation(recipe, has_validation=bool(data.validation_images))
+    check_selection(trial, data)
+    if names_batch(options) or "batch_size" in space:
+        largest = max([trial.batch_size, *ends_of(space.get("batch_size", Choices(())))])
+        check_batch(msgspec.structs.replace(trial, batch_size=int(largest)), data)
+    else:
+        size = fit_batch(trial, data, say=print).batch_size
+        recipe = msgspec.structs.replace(recipe, batch_size=size)
+    return space, _settings(options, recipe, data)
 
 
 def _tell(search: "Search", settings: SearchSettings) -> bool:
@@ -159,6 +164,7 @@ def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> Sea
         classes=data.num_classes,
         image_size=data.input.size,
         data_digest=data.digest(),
+        content_digest=data.content_digest(show=True),
     )
 
 
@@ -174,6 +180,7 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
             "width": settings.shared.width,
             "image_size": settings.shared.image_size,
             "data": settings.data_digest,
+            "pictures": settings.content_digest,
             "recipe": settings.recipe,
             "space": space,
             "terms": [settings.drg, settings.dsr],
@@ -186,18 +193,18 @@ def _keep_facts(settings: SearchSettings, space: Space, options: argparse.Namesp
     path = settings.folder / _FACTS
     if path.exists():
         former = msgspec.json.decode(path.read_bytes())
+        former.setdefault("pictures", settings.content_digest)  # older versions had "data" alone
         if other := [key for key, value in facts.items() if former.get(key) != value]:
             raise UserError(
                 f"{settings.folder} holds another search (its {', '.join(other)} differ); "
                 "remove it, or give this one another --name"
             )
-        return
     write_atomic(path, msgspec.json.encode(facts))
 
 
 def _data(options: argparse.Namespace, recipe: Recipe) -> Dataset:
     # Loaded here, so that a mistake in the data is told once, and not by each trial.
-    loaded = load_stated(options, fit=recipe.fit)
+    loaded = load_stated(options, recipe=recipe)
     checked = checked_data(loaded, options.data, drop=options.drop_leaks, allow=options.allow_leaks)
     return checked.dataset
 

@@ -21,6 +21,13 @@ HIDDEN = "hidden"
 OF_THE_SYSTEM = "system file or folder"
 DEAD_LINK = "link that leads nowhere"
 READ_ALREADY = "folder read already"
+OF_RUNS = "folder of training runs"
+
+# What training has written, which is no data though its plots are images. `runtime.model.locate`,
+# which lies above this room, has the same names.
+_RUNS, _CHECKPOINT, _JOURNAL, _RESULT = "runs", "checkpoint.pt", "journal.jsonl", "result.json"
+_LOCK = ".lock"  # of a run or study that has just begun
+_DEPTH_OF_RUNS = 3  # runs/studies/NAME/RUN
 
 _SYSTEM_FOLDERS = {
     "@eadir",  # Synology: thumbnails
@@ -89,6 +96,7 @@ class ImageFolders:
         others: how many files are no images, for each format.
         system_folders: how many folders of systems, for each name.
         dead_links: the links that lead nowhere.
+        run_folders: those that training has written its runs to.
         repeated: the linked folders that were read already, or would lead to themselves.
     """
 
@@ -99,6 +107,7 @@ class ImageFolders:
         self.system_folders: Counter[str] = Counter()
         self.dead_links: set[Path] = set()
         self.repeated: set[Path] = set()
+        self.run_folders: set[Path] = set()
         self._above = {self._identity(folder) for folder in (root, *root.resolve().parents)}
         self._read_before: dict[Identity, Path] = {}
         self._listed: dict[Path, Listing] = {}
@@ -161,7 +170,11 @@ class ImageFolders:
             if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                 self.system_folders[entry.name] += 1
         elif _is_folder(path, entry):
-            listing.folders.append(path)
+            if self._is_of_runs(path):
+                self.left_out[OF_RUNS] += 1
+                self.run_folders.add(path)
+            else:
+                listing.folders.append(path)
         elif entry.name.lower().endswith(SUFFIXES):
             listing.images.append(path)  # if it is none, decoding says so by its name
         elif entry.is_symlink() and not path.exists():
@@ -173,6 +186,28 @@ class ImageFolders:
                 listing.images.append(path)
             else:
                 listing.others[foreign] += 1
+
+    def _has(self, file: Path) -> bool:
+        """Whether there is a file of that path."""
+        return file.is_file()
+
+    def _is_of_runs(self, folder: Path) -> bool:
+        """Whether training has written the folder: a run, or `runs`, which holds some."""
+        if self._has(folder / _CHECKPOINT) and self._has(folder / _JOURNAL):
+            return True
+        return folder.name == _RUNS and self._holds_runs(folder, _DEPTH_OF_RUNS)
+
+    def _holds_runs(self, folder: Path, depth: int) -> bool:
+        try:
+            entries = self._entries(folder)
+        except OSError as error:
+            raise _unlisted(folder, error) from error
+        below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return any(
+            any(self._has(path / name) for name in (_CHECKPOINT, _RESULT, _LOCK))
+            or (depth > 1 and self._holds_runs(path, depth - 1))
+            for path in below
+        )
 
     def _read(
         self, folder: Path, above: set[Identity], found: list[tuple[Path, list[Path]]]

@@ -72,5 +72,5 @@ def read_data_report(folder: Path) -> DataReport | None:
         return msgspec.json.decode(path.read_bytes(), type=DataReport)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"{path} cannot be read ({error}); export the run again") from error

@@ -7,7 +7,8 @@ trains twenty steps of every method with both students, once with the code in th
 once with this one, on one thread and not compiled, and compares all loss terms of every step and
 the SHA-256 of the weights. Only the command line of `training/run.py` and the files of a run are
 used, so the folder may be any commit. `--record` writes this tree's figures to
-`recorded_losses.json`, which test_recorded_losses.py compares with.
+`recorded_losses.json`, which test_recorded_losses.py compares with; `--only dlb` does so for one
+case, which says of which machine it is where that is another one than of the others.
 
 The record has each case twice. "moving" is this training. "still" has a learning rate of 1e-30: the
 weights stay, so its losses hold on every machine, while those of a moving network differ by 5 to
@@ -129,8 +130,11 @@ def train_case(
     }
 
 
-def train_all(folder: Path, *, still: bool = False) -> Figures:
-    """The figures of all cases by "method, student", with the code that `training` names here."""
+def train_all(folder: Path, *, still: bool = False, only: str | None = None) -> Figures:
+    """The figures of all cases by "method, student", with the code that `training` names here.
+
+    `only` is the case that is trained; None: all of them.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -138,7 +142,7 @@ def train_all(folder: Path, *, still: bool = False) -> Figures:
     return {
         f"{name}, {arch}": train_case(name, arch, data=data, folder=folder, still=still)
         for arch in STUDENTS
-        for name in CASES
+        for name in ([only] if only else CASES)
     }
 
 
@@ -156,14 +160,16 @@ def capability() -> dict[str, str]:
     return {"torch": torch.__version__, "cpu": " ".join(words)}
 
 
-def _figures_of(tree: Path, folder: Path, *, still: bool = False) -> Figures:
+def _figures_of(
+    tree: Path, folder: Path, *, still: bool = False, only: str | None = None
+) -> Figures:
     """The figures of the code in `tree`, from a process of its own."""
     out = folder / "figures.json"
     program = "import runpy, sys; sys.path.insert(0, sys.argv[1])\n"
     program += "import training; assert training.__file__.startswith(sys.argv[1])\n"
     program += "own = runpy.run_path(sys.argv[2])\n"
     program += "from pathlib import Path; import json\n"
-    program += f"found = own['train_all'](Path(sys.argv[3]), still={still})\n"
+    program += f"found = own['train_all'](Path(sys.argv[3]), still={still}, only={only!r})\n"
     program += "Path(sys.argv[4]).write_text(json.dumps(found))"
     subprocess.run(
         [sys.executable, "-c", program, str(tree), __file__, str(folder / "runs"), str(out)],
@@ -176,25 +182,36 @@ def _figures_of(tree: Path, folder: Path, *, still: bool = False) -> Figures:
     return figures
 
 
+def _recorded(former: dict[str, Any], moving: Figures, still: Figures) -> dict[str, Any]:
+    """The record with new figures. Where the others are another machine's, they say whose."""
+    own = capability()
+    if former and {key: former[key] for key in own} != own:
+        moving = {case: {**own, **figures} for case, figures in moving.items()}
+    kinds = (("moving", moving), ("still", still))
+    return {**own, **former, **{kind: former.get(kind, {}) | new for kind, new in kinds}}
+
+
 def main() -> int:
     """Compares or records; returns 1 where a figure differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("former", type=Path, nargs="?", help="a folder with the former code")
     parser.add_argument("--record", action="store_true", help="write recorded_losses.json")
+    parser.add_argument("--only", choices=CASES, metavar="CASE", help="one case, such as dlb")
     options = parser.parse_args()
+    former: dict[str, Any] = json.loads(RECORDED.read_text()) if options.only else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "own").mkdir()
-        own = _figures_of(ROOT, folder / "own")
+        own = _figures_of(ROOT, folder / "own", only=options.only)
         if options.record:
             (folder / "still").mkdir()
-            found = {"moving": own, "still": _figures_of(ROOT, folder / "still", still=True)}
-            RECORDED.write_text(json.dumps({**capability(), **found}, indent=1) + "\n")
+            still = _figures_of(ROOT, folder / "still", still=True, only=options.only)
+            RECORDED.write_text(json.dumps(_recorded(former, own, still), indent=1) + "\n")
         if options.former is None:
             return 0
         (folder / "former").mkdir()
-        former = _figures_of(options.former.resolve(), folder / "former")
-    differing = [case for case in own if own[case] != former[case]]
+        others = _figures_of(options.former.resolve(), folder / "former", only=options.only)
+    differing = [case for case in own if own[case] != others[case]]
     for case in differing:
         print(f"differs: {case}")
     print(f"{len(own) - len(differing)} of {len(own)} cases are equal to the bit: {capability()}")

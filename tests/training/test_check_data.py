@@ -239,6 +239,7 @@ def test_leaks_of_the_users_splits_stop_a_training(leaky: Path, options: list[st
     assert "\n" not in message
     assert "--drop-leaks" in message
     assert "--allow-leaks" in message
+    assert "out of train and validation" in message
     assert f"python training/check_data.py {leaky} --pairs" in message
     assert not Path("run").exists()
 
@@ -308,6 +309,33 @@ def test_a_class_is_never_dropped_whole(pets: Path) -> None:
     dataset = load_dataset(str(pets), image_size=16, progress=False)
     with pytest.raises(UserError, match="class 'emu' are also held out"):
         checked_data(dataset, str(pets), drop="exact", allow=False)
+
+
+def test_a_validation_split_is_never_dropped_whole(pets: Path) -> None:
+    """A run would hold out some of train in its place, and nobody would know."""
+    shutil.rmtree(pets / "valid")
+    for name in CLASSES:
+        (pets / "valid" / name).mkdir(parents=True)
+        shutil.copy(pets / "test" / name / "00.png", pets / "valid" / name)
+    dataset = load_dataset(str(pets), image_size=16, progress=False)
+    assert dataset.validation_images == 3
+    with pytest.raises(UserError, match="all 3 validation images are also in test"):
+        checked_data(dataset, str(pets), drop="exact", allow=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"no picture", "no image that can be read: .*only.png"), (None, "split has no images")],
+)
+def test_a_validation_split_without_a_picture_is_refused(
+    pets: Path, content: bytes | None, says: str
+) -> None:
+    shutil.rmtree(pets / "valid")
+    (pets / "valid" / "cat").mkdir(parents=True)
+    if content is not None:
+        (pets / "valid" / "cat" / "only.png").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        load_dataset(str(pets), image_size=16, progress=False)
 
 
 def test_a_published_set_is_told_and_never_stopped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,22 @@ def test_a_data_set_smaller_than_the_recipes_batch(
     assert load_trained(here / "run").plan.recipe.batch_size == 45
 
 
+@pytest.mark.parametrize("crop", ["pad", "none"])
+def test_a_crop_that_needs_the_inputs_size_is_refused_before_decoding(
+    here: Path, crop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(here / "cache"))
+    for name in ("cat", "dog"):
+        (here / "pets" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (80, 80), (number, 0, 0)).save(here / f"pets/{name}/{number}.png")
+    words = ["--arch", "mobilenetv2", "--data", "pets", "--set", f"crop={crop}"]
+    with pytest.raises(UserError, match=f"crop '{crop}' needs images of 72 px.* 82 px; use crop"):
+        run.main([*words, "--image-size", "72"])
+    assert not (here / "runs").exists()
+    assert not list((here / "cache").glob("arrays/*"))
+
+
 def test_the_classes_are_printed_before_training(
     here: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
@@ -13,7 +15,10 @@ import pytest
 
 from runtime.base.errors import UserError
 from training import tune
+from training.config.options import Options
 from training.config.recipe import load_recipe
+from training.tuning.search_space import Space
+from training.tuning.trial_runs import SearchSettings, run_of_trial
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = ["--arch", "mobilenetv2", "--width", "0.25", "--image-size", "16"]
@@ -88,6 +93,78 @@ def test_a_mistake_is_told_before_anything_is_trained(
     with pytest.raises(UserError, match=says):
         tune.main([*STUDENT, *words])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> Callable[..., tuple[Space, SearchSettings]]:
+    """Plans a search on 48 training images, of which trials hold out a fifth: 3 of 16 a class."""
+    monkeypatch.chdir(tmp_path)
+
+    def plan(*words: str) -> tuple[Space, SearchSettings]:
+        return tune._planned(
+            tune._parser().parse_args([*STUDENT, "--data", str(tiny_folder), *words])
+        )
+
+    return plan
+
+
+def test_the_default_batch_fits_what_trials_train_on(
+    planned: Callable[..., tuple[Space, SearchSettings]],
+) -> None:
+    """The recipe for folders holds out a twentieth, and a batch of 45 would be too large."""
+    _, settings = planned()
+    assert settings.recipe.batch_size == 39
+    trial = run_of_trial(0, {}, settings).recipe
+    assert (trial.batch_size, trial.validation_fraction) == (39, 0.2)
+    assert settings.recipe.validation_fraction == 0.05
+
+
+def test_a_batch_that_no_trial_could_fill_is_told_before_any(
+    planned: Callable[..., tuple[Space, SearchSettings]], tmp_path: Path
+) -> None:
+    says = "batch size 40 does not fit 39 training images"
+    with pytest.raises(UserError, match=says):
+        planned("--batch-size", "40")
+    (tmp_path / "space.yaml").write_text("batch_size: [8, 40]")
+    with pytest.raises(UserError, match=says):
+        planned("--space", "space.yaml", "--batch-size", "8")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_does_not_go_on_with_pictures_that_were_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = Options(arch="mobilenetv2")
+    settings = SearchSettings(
+        recipe=load_recipe("digits"),
+        shared=shared,
+        seed=0,
+        folder=tmp_path,
+        drg=True,
+        dsr=True,
+        has_validation=False,
+        classes=10,
+        image_size=32,
+        data_digest="0",
+        content_digest="1",
+    )
+    options = tune._parser().parse_args(STUDENT)
+    tune._keep_facts(settings, {}, options)
+    tune._keep_facts(settings, {}, options)
+    changed = replace(settings, content_digest="2")
+    assert run_of_trial(0, {}, changed).content_digest == "2"
+    with pytest.raises(UserError, match=r"holds another search \(its pictures differ\)"):
+        tune._keep_facts(changed, {}, options)
+    # Older versions kept the digest of some pictures alone: it goes on, and keeps that of all.
+    facts = json.loads((tmp_path / "search.json").read_bytes())
+    del facts["pictures"]
+    (tmp_path / "search.json").write_text(json.dumps(facts))
+    tune._keep_facts(settings, {}, options)
+    with pytest.raises(UserError, match="its pictures differ"):
+        tune._keep_facts(changed, {}, options)
 
 
 @pytest.mark.parametrize(

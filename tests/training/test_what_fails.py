@@ -2,14 +2,19 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn import metrics
 
-from training import run
+from training import finish, run
+from training.config.plan import Plan
+from training.data import Dataset
+from training.engine.trainer import Trainer
 
 CLASSES = ("dark", "bright", "striped")
 PLANTED = {"test/dark/03.png": "bright", "test/striped/05.png": "dark"}
@@ -104,6 +109,21 @@ def test_the_sheet_is_written_unless_it_is_not_wanted(
     assert run.main([*options, "--epochs", "1", "--out", str(folder), "--no-error-sheet"]) == 0
     assert not (folder / "errors.png").exists()
     assert (folder / "errors.csv").is_file()
+
+
+def test_classes_are_counted_by_their_true_labels(
+    make_plan: Callable[..., Plan], tiny_data: Dataset, tmp_path: Path
+) -> None:
+    """`label_noise` moves training images to other classes, of which the table knows nothing."""
+    counts = {}
+    for noise in (0.0, 0.5):
+        plan = make_plan("ce", label_noise=noise)
+        trainer = Trainer(plan, tiny_data, device=torch.device("cpu"))
+        logits = np.zeros((len(tiny_data.test_labels), len(CLASSES)), np.float32)
+        answered = finish._answered(trainer.dataset, logits, 1.0)
+        finish._report(trainer, answered, tmp_path, error_sheet=False)
+        counts[noise] = [row["train"] for row in rows_of(tmp_path / "classes.csv")]
+    assert counts[0.5] == counts[0.0] == ["12", "12", "12"]
 
 
 def test_rows_of_arrays_are_named(tiny_options: list[str], tmp_path: Path) -> None:

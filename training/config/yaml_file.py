@@ -13,6 +13,11 @@ import yaml
 
 from runtime.base.errors import UserError
 
+# What PyYAML raises beside its own errors where a text has the form or the tag of a value and is
+# none: the date 2020-13-45, `!!int "a"`, `!!int ""`, `!!bool "x"`, `!!timestamp "x"`, `!!map [1]`;
+# and where lists in lists have no end.
+_OF_VALUES = (ValueError, IndexError, KeyError, AttributeError, TypeError, RecursionError)
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the file `path`.
@@ -42,8 +47,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, *_OF_VALUES) as error:
+        words = " ".join(str(error).split())
+        if not isinstance(error, yaml.YAMLError):
+            words = f"a value is none of its kind ({words})"
+        raise UserError(f"{where} is not valid YAML: {words}") from error
 
 
 class _Loader(yaml.SafeLoader):

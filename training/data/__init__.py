@@ -5,6 +5,6 @@ nothing of training but `config`; importing `training.data` itself loads no torc
 """
 
 from training.data.dataset import Dataset
-from training.data.load import data_names, load_dataset, load_stated
+from training.data.load import check_crop_of, data_names, load_dataset, load_stated
 
-__all__ = ["Dataset", "data_names", "load_dataset", "load_stated"]
+__all__ = ["Dataset", "check_crop_of", "data_names", "load_dataset", "load_stated"]

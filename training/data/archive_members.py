@@ -53,6 +53,9 @@ class ArchiveReader(FolderReader):
         """Whether there is a file of that path."""
         return path in self._members
 
+    def _has(self, file: Path) -> bool:
+        return self.has(file)
+
     def picture(self, path: Path) -> PackedImage:
         """The file of that path, as the picture that it may be."""
         return self._members[path]

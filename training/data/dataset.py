@@ -203,6 +203,21 @@ def fitted(geometry: Geometry, fit: Fit) -> Geometry:
     return Geometry(input=spec, stored=spec)
 
 
+def check_crop(crop: str, geometry: Geometry) -> None:
+    """Checks that the recipe's `crop` can make the input of the images that are stored.
+
+    Raises:
+        UserError: if they have a margin around the input, which only "resized" cuts off.
+    """
+    size, stored = geometry.input.size, geometry.stored.size
+    if crop in ("none", "pad") and stored != size:
+        raise UserError(
+            f"crop {crop!r} needs images of {size} px, and those of fit {geometry.input.fit!r} are "
+            f"kept with a margin, {stored} px; use crop 'resized' or 'auto', fit 'letterbox' or "
+            f"'stretch', or at most {MAX_PADDED_CROP_SIZE} px (--image-size)"
+        )
+
+
 def places_of(pictures: Pictures, spec: InputSpec) -> NDArray[np.int64]:
     """What each picture fills of its prepared image, int64 (N, 4): left, top, right, bottom.
 

@@ -38,9 +38,9 @@ def check_leaks(dataset: Dataset, inspection: Inspection, *, where: str) -> None
         raise UserError(
             f"{dataset.name}: {leaks} of {tested} test images ({leaks / tested:.1%}) are also in "
             "train or validation, equal in every pixel, and their figures would be those of "
-            "learned images; --drop-leaks leaves them out of train, --allow-leaks trains all the "
-            f"same, and `python training/check_data.py {shlex.quote(where)} --pairs pairs.csv` "
-            "lists them"
+            "learned images; --drop-leaks leaves them out of train and validation, --allow-leaks "
+            "trains all the same, and `python training/check_data.py "
+            f"{shlex.quote(where)} --pairs pairs.csv` lists them"
         )
 
 
@@ -56,8 +56,8 @@ def without_leaks(dataset: Dataset, drop: str, *, progress: bool) -> Dataset:
         progress: whether to show how far the work is.
 
     Raises:
-        UserError: if a class would be left without training images, or if the cache cannot be
-            written.
+        UserError: if a class would be left without training images, or a validation split without
+            any, or if the cache cannot be written.
     """
     if drop == KEEP_LEAKS:
         return dataset
@@ -73,6 +73,12 @@ def without_leaks(dataset: Dataset, drop: str, *, progress: bool) -> Dataset:
     kept = np.flatnonzero(~leaks)
     trained = len(dataset.train_labels) - dataset.validation_images
     _check_classes(dataset, dataset.train_labels[kept[kept < trained]], drop)
+    if dataset.validation_images and not (kept >= trained).any():
+        raise UserError(
+            f"{dataset.name}: all {dataset.validation_images} validation images are also in test, "
+            "so that --drop-leaks would leave none; give validation other images, or remove it, "
+            "and a share of train is held out instead"
+        )
     return replace(
         with_rows(dataset, kept),
         validation_images=int((kept >= trained).sum()),

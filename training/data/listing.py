@@ -72,6 +72,9 @@ class FolderReader(ImageFolders):
             if paths:
                 named = _some([str(path.relative_to(self._root)) for path in sorted(paths)])
                 report(f"{self._root}: left out {len(paths)} {words} ({named})")
+        if self.run_folders:
+            named = _some([str(path.relative_to(self._root)) for path in sorted(self.run_folders)])
+            report(f"{self._root}: left out what training has written there ({named})")
         if self.system_folders:
             count, names = self.system_folders.total(), _some(sorted(self.system_folders))
             report(f"{self._root}: left out {count} folders of the system ({names})")

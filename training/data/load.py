@@ -13,12 +13,14 @@ from runtime.model.card import Fit
 from training.config.cache_form import ARRAYS, jpeg_quality
 from training.config.data_columns import Columns, columns_of
 from training.config.options import CLASSES, Options
+from training.config.recipe import Recipe
 from training.data.arrays import is_array_folder, load_arrays
 from training.data.cache import load_cached
 from training.data.class_names import counted_classes
 from training.data.dataset import (
     Dataset,
     Geometry,
+    check_crop,
     check_image_size,
     fitted,
     photographs,
@@ -76,6 +78,7 @@ def load_dataset(
     *,
     image_size: int | None = None,
     fit: Fit = "crop",
+    crop: str = "auto",
     data_root: Path | None = None,
     split_seed: int = 0,
     progress: bool = True,
@@ -92,6 +95,7 @@ def load_dataset(
         data: a name of `data_names()`, or the path of a folder or file. `./digits` is a path.
         image_size: side of the input in pixels; None: the data set's default.
         fit: what becomes of a picture that is no square, as in the recipe.
+        crop: of the recipe; one that cannot work on the stored images is refused before decoding.
         data_root: the folder that holds, or receives, the files of a published data set. Without it
             they are looked for in the cache, and downloaded to it.
         split_seed: draws the test split of data that have none.
@@ -120,10 +124,9 @@ def load_dataset(
         size = check_image_size(DIGITS_SIZE if image_size is None else image_size)
         return load_digits(size, split_seed=split_seed, fit=fit)
     if data in PUBLISHED:
-        published = PUBLISHED[data]
-        size = check_image_size(published.image_size if image_size is None else image_size)
-        source = replace(published.find(data, data_root, split_seed), published=True)
-        geometry = fitted(published.geometry(size), fit)
+        geometry = _geometry(data, image_size, fit)
+        check_crop(crop, geometry)
+        source = replace(PUBLISHED[data].find(data, data_root, split_seed), published=True)
         return load_cached(source, geometry, progress=progress, refresh=refresh, form=cache)
     request = Request(
         split_seed=split_seed,
@@ -133,7 +136,7 @@ def load_dataset(
         allow_leaks=allow_leaks,
         of_a_run=of_a_run,
     )
-    loaded = _load_path(data, image_size, fit, request, refresh=refresh, cache=cache)
+    loaded = _load_path(data, image_size, fit, request, crop=crop, refresh=refresh, cache=cache)
     counts = np.bincount(loaded.test_labels, minlength=loaded.num_classes)
     untested = [loaded.class_names[label] for label in np.flatnonzero(counts == 0)]
     if untested:
@@ -145,20 +148,21 @@ def load_dataset(
 
 
 def load_stated(
-    options: Options | Namespace, *, fit: Fit, progress: bool = True, refresh: bool = False
+    options: Options | Namespace, *, recipe: Recipe, progress: bool = True, refresh: bool = False
 ) -> Dataset:
     """The data set that the options of a training command state; the rest is as in `load_dataset`.
 
     Args:
         options: with the names that `add_shared_options` gives them.
-        fit: of the recipe.
+        recipe: says how pictures become squares, and how these are cropped.
         progress: as in `load_dataset`.
         refresh: as in `load_dataset`.
     """
     return load_dataset(
         options.data,
         image_size=options.image_size,
-        fit=fit,
+        fit=recipe.fit,
+        crop=recipe.crop,
         data_root=options.data_root,
         classes=options.classes,
         columns=options.columns,
@@ -169,12 +173,33 @@ def load_stated(
     )
 
 
+def check_crop_of(data: str, *, image_size: int | None, recipe: Recipe) -> None:
+    """Checks what `load_dataset` does of image size, fit and crop, without a look at the pictures.
+
+    Raises:
+        UserError: if they do not fit together, or the size is out of range.
+    """
+    if data == DIGITS or (data not in PUBLISHED and is_array_folder(Path(data).expanduser())):
+        check_image_size(DIGITS_SIZE if image_size is None else image_size)
+        return  # they are stored as the input is
+    check_crop(recipe.crop, _geometry(data, image_size, recipe.fit))
+
+
+def _geometry(data: str, image_size: int | None, fit: Fit) -> Geometry:
+    """Of a published set, or of pictures at a path."""
+    published = PUBLISHED.get(data)
+    usual = FOLDER_IMAGE_SIZE if published is None else published.image_size
+    size = check_image_size(usual if image_size is None else image_size)
+    return fitted((photographs if published is None else published.geometry)(size), fit)
+
+
 def _load_path(
     data: str,
     image_size: int | None,
     fit: Fit,
     request: Request,
     *,
+    crop: str,
     refresh: bool,
     cache: str,
 ) -> Dataset:
@@ -194,9 +219,9 @@ def _load_path(
         return load_arrays(
             root, image_size=image_size, fit=fit, progress=request.progress, refresh=refresh
         )
-    size = check_image_size(FOLDER_IMAGE_SIZE if image_size is None else image_size)
+    geometry = _geometry("", image_size, fit)
+    check_crop(crop, geometry)
     source = known_source(root, str(request), lambda: open_source(root, request), refresh=refresh)
-    geometry = fitted(photographs(size), fit)
     return load_cached(source, geometry, progress=request.progress, refresh=refresh, form=cache)
 
 

@@ -94,8 +94,8 @@ def decode_contents(
     """Decodes the splits to files in `folder`, and goes on with what a killed process left there.
 
     Raises:
-        UserError: if images and labels do not fit together, if the disk has no room, or if the
-            system ended one of the processes.
+        UserError: if images and labels do not fit together, if the validation split has no image
+            that can be read, if the disk has no room, or if the system ended one of the processes.
     """
     splits = splits_to_decode(contents, geometry)
     train = splits["train"][0]
@@ -105,6 +105,7 @@ def decode_contents(
                 f"{source.name} has {len(split.images)} {word} images and {len(split.labels)} "
                 "labels of them; get its files again"
             )
+    _check_validation(source.name, contents)
     check_labels(source.name, contents.class_names, contents.train.labels, contents.test.labels)
     counts = {word: len(split.labels) for word, (split, _) in splits.items()}
     stores = {
@@ -136,8 +137,27 @@ def decode_contents(
             pass
     for found in decoded.broken.values():
         found.sort(key=lambda image: image.row)
+    _check_validation(source.name, contents, decoded)
     decoded.file_sha256.update(_digests_of_containers(source, decoded.file_sha256))
     return decoded
+
+
+def _check_validation(name: str, contents: Contents, decoded: DecodedSplits | None = None) -> None:
+    """Refuses a validation split without images: a run would take some of train in its place."""
+    if contents.validation is None:
+        return
+    count = len(contents.validation.labels)
+    why = "has no images"
+    if decoded is not None:
+        broken = [each for each in decoded.broken["train"] if each.row >= decoded.trained]
+        count -= len(broken)
+        if broken:
+            why = f"has no image that can be read: {broken[0].message}"
+    if count == 0:
+        raise UserError(
+            f"{name}: the validation split {why}; add images to it, or remove it, and a share of "
+            "train is held out instead"
+        )
 
 
 def _array_steps(folder: Path, decoded: DecodedSplits) -> Iterator[int]:

@@ -191,6 +191,21 @@ def check_selection(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
+def check_batch(recipe: Recipe, dataset: Dataset) -> None:
+    """Checks that the images that the recipe trains on fill one of its batches.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    count = len(rows_of_run(dataset, recipe)[0])
+    if recipe.batch_size > count:
+        raise UserError(
+            f"batch size {recipe.batch_size} does not fit {count} training images (beside "
+            f"{len(dataset.train_labels) - count} that are held out or left out); "
+            f"name one from 2 to {count}, or add images"
+        )
+
+
 def fit_batch(
     recipe: Recipe, dataset: Dataset, *, say: Callable[[str], None], processes: int = 1
 ) -> Recipe:

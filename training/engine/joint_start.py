@@ -27,7 +27,7 @@ def load_data(
 
     def load() -> Dataset:
         refresh = options.refresh and group.is_main
-        return load_stated(options, fit=recipe.fit, progress=group.is_main, refresh=refresh)
+        return load_stated(options, recipe=recipe, progress=group.is_main, refresh=refresh)
 
     drop, allow = options.drop_leaks, options.allow_leaks
     check = group.on_main(lambda: checked_data(load(), options.data, drop=drop, allow=allow))

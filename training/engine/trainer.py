@@ -60,6 +60,7 @@ class Trainer:
         self.group = group = group or ProcessGroup()
         self.train_rows, self.validation_rows = rows, held = rows_of_run(dataset, plan.recipe)
         self.choosing = choosing_images(dataset, held, thresholds=plan.recipe.thresholds)
+        self.true_labels = dataset.train_labels  # before `label_noise`
         self.dataset = dataset = with_label_noise(
             dataset, rows, share=plan.recipe.label_noise, seed=plan.seed
         )

@@ -42,8 +42,11 @@ class Dlb(Method):
         """The cross-entropy of both batches, and the divergence from the former logits."""
         assert batch.partners is not None
         present = self.get_buffer("present")
-        now, current = student(torch.cat([batch.partners, batch.images])).logits.chunk(2)
-        # The first batch of a run has no predecessor and counts for both.
+        # The first batch of a run has no predecessor and is learned alone. It goes through the
+        # network twice, because a captured step has one shape, and not beside the black images of
+        # an empty memory, which would be in the statistics of its BatchNorm.
+        former = torch.where(present > 0, batch.partners, batch.images)
+        now, current = student(torch.cat([former, batch.images])).logits.chunk(2)
         share = 0.5 * present
         entropy = (1 - share) * self.cross_entropy(current, batch.labels)
         entropy = entropy + share * self.cross_entropy(now, self.get_buffer("labels"))

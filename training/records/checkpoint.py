@@ -210,7 +210,7 @@ def _read_result(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         return {}
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # msgspec's errors are ValueErrors
         raise UserError(
             f"{path} is not valid JSON ({error}); delete it and resume the run to rewrite it"
         ) from error

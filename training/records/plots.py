@@ -1,5 +1,6 @@
 """A run's pictures: `curves.png` and `confusion.png`."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,17 @@ from runtime.base.files import atomic_path
 
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
+# Fonts with the letters of Chinese, Japanese, Korean and other scripts, which matplotlib's own font
+# lacks, on Linux, Windows and macOS.
+_FALLBACKS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR"),
+    *("Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "IPAGothic", "TakaoGothic", "NanumGothic"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Meiryo", "MS Gothic", "Malgun Gothic"),
+    *("PingFang SC", "Hiragino Sans", "Heiti TC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Noto Sans Thai", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil"),
+    *("Leelawadee UI", "Nirmala UI", "Noto Emoji", "Segoe UI Emoji", "Unifont"),
+)
 _ABBREVIATIONS = ("drg", "dsr")
 _MAX_NUMBERED = 20  # classes up to which each cell shows its count
 _MAX_NAMED = 120  # classes up to which every row has its name
@@ -95,9 +107,28 @@ def _term_label(term: str) -> str:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes the figure to `path` as a PNG, or leaves the former file as it was."""
-    with atomic_path(path) as temporary:
+    """Writes the figure to `path` as a PNG, or leaves the former file as it was.
+
+    Letters that no known font of this machine has are drawn as boxes.
+    """
+    from matplotlib.text import Text
+
+    families = _families()
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # Each missing letter would be a warning with lines of source code among the results.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _families() -> list[str]:
+    """The usual font, and those of this machine whose letters take the place of missing ones."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [*rcParams["font.family"], *(name for name in _FALLBACKS if name in installed)]
 
 
 def _shortened(name: str, limit: int = 24) -> str:

@@ -1,7 +1,7 @@
 """Runs the missing runs of studies, several at a time, wherever their place starts them."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -34,6 +34,8 @@ def run_all(
     minutes: float | None = None,
     pause: Path | None = None,
     in_step: bool = False,
+    unseen: Collection[str] = (),
+    on_start: Callable[[StudyRun], None] | None = None,
     on_finish: Callable[[StudyRun], None] | None = None,
     place: Place | None = None,
 ) -> PoolResult:
@@ -49,6 +51,8 @@ def run_all(
         pause: while this file is there, no run begins, and those that have begun stand still.
         in_step: whether runs that go on at the same time stay at the same epoch: one that is ahead
             stands still. So the runs of a pair can be compared wherever the time ends.
+        unseen: the studies of whose runs no figure is printed.
+        on_start: called with each run before it begins, or goes on.
         on_finish: called with each run that finishes.
         place: where the runs go on; None: on this machine.
 
@@ -67,6 +71,8 @@ def run_all(
             stop=stop,
             pause=pause,
             in_step=in_step,
+            unseen=unseen,
+            on_start=on_start,
             on_finish=on_finish,
             place=place or LocalRuns(),
         )
@@ -110,6 +116,8 @@ class _Pool:
         stop: StopRequest,
         pause: Path | None,
         in_step: bool,
+        unseen: Collection[str],
+        on_start: Callable[[StudyRun], None] | None,
         on_finish: Callable[[StudyRun], None] | None,
         place: Place,
     ) -> None:
@@ -121,6 +129,8 @@ class _Pool:
         self._deadline = float("inf") if minutes is None else monotonic() + 60 * minutes
         self._stop = stop
         self._stopping_since: float | None = None
+        self._unseen = unseen
+        self._on_start = on_start
         self._on_finish = on_finish
         self._pause = pause
         self._in_step = in_step
@@ -149,6 +159,8 @@ class _Pool:
             self._stand_still(standing=self._pause is not None and self._pause.exists())
         while self._waiting and len(self._running) < self._jobs and not self._standing:
             run = self._waiting.popleft()
+            if self._on_start is not None:
+                self._on_start(run)
             self._place.start(run, self._jobs)
             self._running.append(run)
         for run in list(self._running):
@@ -186,7 +198,8 @@ class _Pool:
         name = f"{run.study}: {run.folder.name}"
         line = run.line() if code == 0 else None
         if line is not None:
-            print(f"{name}: top-1 {line['top1']:.2%}, {line['seconds']:.0f} s", flush=True)  # noqa: T201
+            figure = "" if run.study in self._unseen else f"top-1 {line['top1']:.2%}, "
+            print(f"{name}: {figure}{line['seconds']:.0f} s", flush=True)  # noqa: T201
             if self._on_finish is not None:
                 self._on_finish(run)
         elif self._stopping_since is not None:

@@ -130,7 +130,7 @@ def read_plan(path: Path = PLAN_FILE) -> list[PlanLine]:
     for number, text in enumerate(content.splitlines(), start=1):
         try:
             lines.append(msgspec.json.decode(text, type=PlanLine))
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             raise UserError(f"{path}: line {number} is none of a plan ({error})") from error
         if lines[-1].method not in KNOWN_METHODS:
             raise UserError(f"{path}: line {number}: method {lines[-1].method!r} is unknown")

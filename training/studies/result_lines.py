@@ -46,7 +46,7 @@ def read_lines(path: Path) -> list[Line]:
         return [
             msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines() if line
         ]
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UserError(f"{path} holds a line that is not a JSON object ({error})") from error
 
 

@@ -6,16 +6,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from runtime.base.files import write_atomic
+from runtime.model.locate import CHECKPOINT
 from training.config.plan import MovedData
 from training.records.run_folder import exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
+from training.studies.queue_studies import QUEUE
 from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
 from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
-_COMMIT = "commit.txt"  # beside a finished run's result
+_COMMIT = "commit.txt"  # in a run's folder: the commits that have trained it
+_AND, _UNKNOWN = ", ", "unknown"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +53,16 @@ def run_queue(
         for run in runs:  # of earlier calls: the files of lines may be lost
             if run.line() is not None:
                 keep(run)
-        return run_all(runs, jobs=jobs, minutes=minutes, pause=PAUSE, on_finish=keep)
+        return run_all(
+            runs,
+            jobs=jobs,
+            minutes=minutes,
+            pause=PAUSE,
+            # Whoever sees how they do may stop a study that confirms where it looks best.
+            unseen={study.name for study in QUEUE if study.roles},
+            on_start=note_commit,
+            on_finish=keep,
+        )
 
 
 def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[PlanLine]:
@@ -94,12 +106,23 @@ def _commands_in(files: Iterable[Path]) -> set[object]:
     return {found.get("command") for file in files for found in read_lines(file)}
 
 
+def note_commit(run: StudyRun) -> None:
+    """Adds the present commit to those that have trained the run, before it begins or goes on."""
+    begun = (run.folder / CHECKPOINT).exists()
+    # Older versions noted a run's commit when it had finished, and so not that of its beginning.
+    commits = _commit_of_run(run).split(_AND) if begun or _noted(run) else []
+    if (commit := commit_of(_ROOT)) not in commits:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(run.folder / _COMMIT, _AND.join([*commits, commit]).encode())
+
+
 def _commit_of_run(run: StudyRun) -> str:
-    """The commit that trained the run: the present one when its line is kept for the first time."""
-    file = run.folder / _COMMIT
-    if not file.exists():
-        write_atomic(file, commit_of(_ROOT).encode())
-    return file.read_text(encoding="utf-8")
+    """The commit that trained the run, or those: "first, second"; "unknown" if none was noted."""
+    return (run.folder / _COMMIT).read_text(encoding="utf-8") if _noted(run) else _UNKNOWN
+
+
+def _noted(run: StudyRun) -> bool:
+    return (run.folder / _COMMIT).exists()
 
 
 def commit_of(tree: Path) -> str:
@@ -108,7 +131,7 @@ def commit_of(tree: Path) -> str:
         head = _git(tree, "rev-parse", "--short=12", "HEAD")
         changed = _git(tree, "status", "--porcelain", "--", "training", "runtime")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return _UNKNOWN
     return f"{head}-dirty" if changed else head
 
 

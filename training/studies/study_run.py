@@ -28,6 +28,7 @@ class StudyRun:
         parent: the folder in which the run has its own folder, log and recipe file.
         shared: the options that all runs of the study have in common, with the study's command.
         data_digest: `Dataset.digest()`; None for data that are known by their name.
+        content_digest: `Dataset.content_digest()`, which tells every picture; None as above.
     """
 
     method: StudyMethod
@@ -37,6 +38,7 @@ class StudyRun:
     parent: Path
     shared: Options
     data_digest: str | None = None
+    content_digest: str | None = None
 
     @property
     def arch(self) -> str:
@@ -95,12 +97,17 @@ class StudyRun:
                 f"{self.folder} is a run of another recipe; remove it, or give this study another "
                 "name (--study)"
             )
-        trained_on = result.get("data_digest")  # runs of older versions do not state it
-        if None not in (trained_on, self.data_digest) and trained_on != self.data_digest:
-            raise UserError(
-                f"{self.folder} is a run of other data of that name; remove it, or give this study "
-                "another name (--study)"
-            )
+        # Runs of older versions state the digest of some pictures alone, or none.
+        for name, own in (
+            ("data_digest", self.data_digest),
+            ("content_digest", self.content_digest),
+        ):
+            trained_on = result.get(name)
+            if None not in (trained_on, own) and trained_on != own:
+                raise UserError(
+                    f"{self.folder} is a run of other data of that name, or their images or labels "
+                    "were changed since; remove it, or give this study another name (--study)"
+                )
         # A run of an older version that diverged has NaN as a figure, which JSON writes as null.
         if missing := [name for name in _FIGURES if result[name] is None]:
             raise UserError(

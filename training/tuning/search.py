@@ -173,8 +173,9 @@ class Search:
         """The next trial that is to be trained; others are told to Optuna without a training."""
         reason = ""
         for _ in range(_MOST_REFUSED):
-            # The sampler depends on how many trials there are, and not on what this process has
-            # drawn before, so that a search which was stopped proposes what it would have.
+            # The sampler depends on how many trials there are and how those that have ended did,
+            # and not on what this process has drawn before. So a search of one job that was stopped
+            # proposes what it would have; of several jobs, their speed decides which have ended.
             number = len(self.study.get_trials(deepcopy=False))
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=self._settings.seed * 100_003 + number, multivariate=True

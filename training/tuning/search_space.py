@@ -1,7 +1,7 @@
 """What a search may try: a YAML file with a range or a list of choices for each key.
 
     learning_rate: {low: 0.01, high: 0.2, log: true}
-    crop: [pad, resized]
+    fit: [crop, letterbox]
     width: [0.35, 0.5, 1.0]
 
 Keys are those of a recipe, and `width`, `image_size`, `drg` and `dsr` of the command line.
@@ -64,7 +64,7 @@ def read_space(name: str, *, arch: str, recipe: Recipe) -> Space:
             raise UserError(f"space {name!r} is unknown; expected one of {known}, or a .yaml file")
     values = read_yaml(path)
     if not values:
-        raise UserError(f"space {path} is empty; expected lines such as `crop: [pad, resized]`")
+        raise UserError(f"space {path} is empty; expected lines such as `fit: [crop, letterbox]`")
     space = {key: _dimension(key, value, path) for key, value in values.items()}
     for key, dimension in space.items():
         for value in ends_of(dimension):

@@ -11,6 +11,7 @@ import msgspec
 from runtime.base.errors import UserError
 from training.config.options import Options
 from training.config.recipe import Recipe, laid_on, recipe_from_values
+from training.data import check_crop_of
 from training.records.journal import JOURNAL
 from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
@@ -34,7 +35,8 @@ class SearchSettings:
         has_validation: whether the data have validation images of their own.
         classes: how many.
         image_size: of the data's pictures, in pixels.
-        data_digest: of the data.
+        data_digest: `Dataset.digest()` of the data.
+        content_digest: `Dataset.content_digest()` of them.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class SearchSettings:
     classes: int
     image_size: int
     data_digest: str
+    content_digest: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
     """The run of a trial with these values of the space.
 
     Raises:
-        UserError: if the values contradict one another.
+        UserError: if the values contradict one another, or do not fit the size of the images.
     """
     of_recipe, of_options = apart(values)
     terms = {name: bool(of_options.get(name, getattr(settings, name))) for name in ("drg", "dsr")}
@@ -81,6 +84,9 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         shared = replace(shared, image_size=int(of_options["image_size"]))
     changed = laid_on(settings.recipe, of_recipe)
     recipe = recipe_from_values(changed, source=f"trial {number}")
+    check_crop_of(shared.data, image_size=shared.image_size, recipe=recipe)
+    # Of another size or fit the same pictures have other pixels, of which digests may be made.
+    known = not {"image_size", "fit"} & values.keys()
     return StudyRun(
         method=StudyMethod(f"trial-{number:04}", **terms, changes=dict(of_recipe)),
         seed=settings.seed,
@@ -88,7 +94,8 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
         recipe=judged_by_validation(recipe, has_validation=settings.has_validation),
         parent=settings.folder,
         shared=shared,
-        data_digest=None if {"image_size", "fit"} & values.keys() else settings.data_digest,
+        data_digest=settings.data_digest if known else None,
+        content_digest=settings.content_digest if known else None,
     )
 
 

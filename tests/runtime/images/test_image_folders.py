@@ -11,6 +11,7 @@ from PIL import Image
 from runtime.base.errors import UserError
 from runtime.images.image_folders import ImageFolders, in_order, in_words
 from runtime.images.image_formats import format_of, is_read
+from runtime.model.locate import CHECKPOINT, RESULT, RUNS
 
 
 def encoded(kind: str) -> bytes:
@@ -58,6 +59,35 @@ def test_what_is_no_image_is_counted_by_its_format(tmp_path: Path) -> None:
         "unknown": 2,
         "no file": 1,
     }
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "runs/photos-mobilenetv2-ce-s0/checkpoint.pt",
+        "runs/studies/main/photos-mobilenetv2-ce-s0/result.json",
+        "runs/tune/photos-mobilenetv2/.lock",
+        "cat/mine/checkpoint.pt",
+    ],
+)
+def test_runs_of_training_are_no_images(run: str, tmp_path: Path) -> None:
+    """Who trains in the folder of the pictures would else learn a class of our plots."""
+    assert (CHECKPOINT, RESULT, str(RUNS)) == ("checkpoint.pt", "result.json", "runs")
+    put(tmp_path / run, b"")
+    put((tmp_path / run).with_name("journal.jsonl"), b"")
+    put((tmp_path / run).with_name("curves.png"), encoded("PNG"))
+    put(tmp_path / "cat" / "a.png", encoded("PNG"))
+    found, left_out = names(tmp_path)
+    assert found == ["cat/a.png"]
+    assert left_out["folder of training runs"] == 1
+
+
+def test_a_class_may_be_called_like_the_folder_of_runs(tmp_path: Path) -> None:
+    """A horse that runs, and somebody's weights beside the pictures."""
+    put(tmp_path / "runs" / "fast" / "a.png", encoded("PNG"))
+    put(tmp_path / "walks" / "checkpoint.pt", b"")
+    put(tmp_path / "walks" / "b.png", encoded("PNG"))
+    assert names(tmp_path)[0] == ["runs/fast/a.png", "walks/b.png"]
 
 
 def test_links_are_followed_once_and_loops_are_found(tmp_path: Path) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import UserError
-from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_names
+from training.config.recipe import (
+    Recipe,
+    default_recipe,
+    load_recipe,
+    parsed_settings,
+    recipe_names,
+)
 from training.data import data_names
 from training.engine.optimizers import distillation_scale, learning_rate, mix_share
 
@@ -86,6 +92,26 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, expected: str) -> N
     path.write_text(text)
     with pytest.raises(UserError, match=expected):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2020-13-45", '!!int "a"', '!!int ""', '!!float ""', '!!bool "x"', '!!timestamp "x"'),
+        *("!!map [1]", "!!set 3", "!!omap 3", "!!binary é", 10_000 * "[", "1" * 5000),
+        *("{[1]: 2}", "\x00", "&a [*a]", "!!python/name:os.system", "2020-10-10", "'"),
+    ],
+)
+def test_a_value_that_is_none_is_one_line(value: str, tmp_path: Path) -> None:
+    settings = [f"temperature={value}"]
+    with pytest.raises(UserError) as told:
+        load_recipe("digits", parsed_settings(settings))
+    assert "\n" not in str(told.value)
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"temperature: {value}")
+    with pytest.raises(UserError) as told:
+        load_recipe(str(path))
+    assert "\n" not in str(told.value)
 
 
 def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:

@@ -45,6 +45,22 @@ def test_one_folder_is_split_80_20_within_each_class(class_tree: Path) -> None:
     assert len(train | test) == 15
 
 
+def test_a_second_run_in_the_folder_of_the_pictures_has_the_data_of_the_first(
+    class_tree: Path, write_image: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`--data .` makes `runs/` among the class folders, with a picture of each run's curves."""
+    monkeypatch.chdir(class_tree)
+    first = load(Path(), image_size=32)
+    for name in ("one", "two"):
+        write_image(Path("runs") / name / "curves.png", seed=0)
+        (Path("runs") / name / "checkpoint.pt").touch()
+    (Path("runs") / "latest").symlink_to("one")
+    second = load(Path(), image_size=32)
+    assert second.class_names == first.class_names
+    assert second.content_digest() == first.content_digest()
+    assert "left out what training has written there (runs)" in capsys.readouterr().out
+
+
 def test_the_split_is_the_seeds_and_does_not_depend_on_other_classes(class_tree: Path) -> None:
     files = files_of(class_tree)
     tests = [

@@ -181,6 +181,29 @@ def test_dlb_learns_the_previous_batch_again(setting: Setting) -> None:
     assert found["cross_entropy"] == pytest.approx(np.mean(both), rel=1e-5)
 
 
+def test_the_first_batch_of_dlb_is_normalised_by_itself(setting: Setting) -> None:
+    """As by the source, whose first step is plain cross-entropy. The memory is black then."""
+    norm, alone = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    directions = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(1))
+
+    def student(pixels: Tensor) -> Outputs:
+        return Outputs(norm(pixels).amax(dim=(2, 3)) @ directions, {})
+
+    stored, peer = stored_batch(1), Dlb(setting)
+    partners = augment(setting.labels.new_zeros(COUNT, 2, 2, 3), view=1)
+    batch = stored._replace(images=augment(stored.images, view=0), partners=partners)
+    terms = peer.terms(student, batch)
+    expected = alone(batch.images).amax(dim=(2, 3)) @ directions
+    assert torch.allclose(norm.running_mean, alone.running_mean)  # type: ignore[arg-type]
+    # torch corrects the variance of n values by n / (n - 1), of 24 here and of 48.
+    corrected = 0.9 + (alone.running_var - 0.9) * (23 / 24) * (48 / 47)  # type: ignore[operator]
+    assert torch.allclose(norm.running_var, corrected)  # type: ignore[arg-type]
+    found = terms.values["cross_entropy"].item()
+    logits = expected.detach().double().numpy()
+    assert found == pytest.approx(entropy(logits, stored.labels.numpy()), rel=1e-5)
+    assert terms.values["last_batch"].item() == 0
+
+
 def test_ddgsd_by_numpy(setting: Setting) -> None:
     student = FakeStudent()
     found, batch = step(Ddgsd(setting), student, stored_batch())

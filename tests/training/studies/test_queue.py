@@ -21,6 +21,7 @@ from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
 from training.engine.optimizers import distillation_scale, learning_rate
 from training.evaluation.confidence import read_image_record
+from training.studies import run_queue
 from training.studies.corruptions import SEVERITIES
 from training.studies.pool import epochs_done, run_all
 from training.studies.queue_plan import (
@@ -178,6 +179,75 @@ def queue_folder(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folder, tmp_path / "data" / "tiny")
     return tmp_path
+
+
+class Pretended:
+    """A place whose runs end at once: finished, or failed while `fails`."""
+
+    usual_jobs = 1
+    fails = False
+
+    def start(self, run: StudyRun, jobs: int) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if self.fails:
+            (run.folder / "checkpoint.pt").touch()
+            return
+        stated = {"arch": run.arch, "data": "tiny", "seed": run.seed, "terms": "ce", "epochs": 2}
+        figures = {"top1": 0.4321, "top5": 1.0, "ece": 0.1, "seconds": 7.0, "width": 0.25}
+        recipe = {"recipe": msgspec.to_builtins(run.recipe), "command": run.options.command}
+        result = stated | figures | recipe
+        (run.folder / "result.json").write_bytes(msgspec.json.encode(result))
+        (run.folder / "images.json").write_text("{}")
+
+    def poll(self, run: StudyRun) -> int | None:
+        return 1 if self.fails else 0
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> type[Pretended]:
+    monkeypatch.setattr("training.studies.pool.LocalRuns", Pretended)
+    monkeypatch.setattr(Pretended, "fails", False)
+    return Pretended
+
+
+@pytest.mark.usefixtures("pretended")
+def test_no_accuracy_is_printed_of_runs_of_a_study_that_confirms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever saw it could stop where it looks best."""
+    monkeypatch.chdir(tmp_path)
+    printed = {}
+    for roles in ({}, {"chosen": "drg-multi-a0.5"}):
+        study = replace(SMALL, name=f"small{len(roles)}", roles=roles)
+        monkeypatch.setattr(run_queue, "QUEUE", (study,))
+        run_queue.run_queue(study.lines(), data_root=tmp_path, jobs=1, minutes=None)
+        printed[len(roles)] = capsys.readouterr().out
+    assert printed[0].count("top-1 43.21%, 7 s") == 2
+    assert printed[1].count("-s0: 7 s") == 2
+    assert "43" not in printed[1]
+
+
+def test_a_line_has_the_commits_that_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretended: type[Pretended]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = SMALL.lines()[:1]
+
+    def commits_at(head: str, *, fails: bool = False) -> list[str]:
+        monkeypatch.setattr(run_queue, "commit_of", lambda _tree: head)
+        monkeypatch.setattr(pretended, "fails", fails)
+        run_queue.run_queue(lines, data_root=tmp_path, jobs=1, minutes=None)
+        return [line["commit"] for line in read_lines(Path("results/small.jsonl"))]
+
+    assert commits_at("first", fails=True) == []
+    assert commits_at("first", fails=True) == []
+    assert commits_at("second") == ["first, second"]
+    assert commits_at("third") == ["first, second"]  # it is finished, and its line is kept again
+    # Runs that older versions have begun do not say at which commit.
+    (commit,) = Path("runs").rglob("commit.txt")
+    commit.unlink()
+    (commit.parent / "result.json").unlink()
+    assert commits_at("third") == ["unknown, third"]
 
 
 @pytest.mark.slow

@@ -74,6 +74,50 @@ def test_a_run_of_a_study_is_asked_for_its_own_folder_recipe_and_terms(tmp_path:
     )
 
 
+@pytest.fixture
+def many_pictures(tmp_path: Path) -> Path:
+    """200 training and 9 test pictures as arrays: of the former a quick digest sees 64."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 200), ("test", 9)):
+        pictures = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        np.save(folder / f"{split}_images.npy", pictures)
+        np.save(folder / f"{split}_labels.npy", np.arange(count) % 3)
+    return folder
+
+
+def test_a_finished_run_is_not_taken_for_one_of_pictures_that_were_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many_pictures: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--arch", "mobilenetv2", "--data", str(many_pictures), "--terms", "ce", "--seeds", "1"]
+
+    def planned() -> StudyRun:
+        (run,) = study._planned(study._parser().parse_args(words))
+        return run
+
+    former = planned()
+    former.folder.mkdir(parents=True)
+    result = former.folder / "result.json"
+    digests = {"data_digest": former.data_digest, "content_digest": former.content_digest}
+    figures = {"top1": 0.1, "top5": 0.5, "ece": 0.1, "recipe": msgspec.to_builtins(former.recipe)}
+    result.write_bytes(msgspec.json.encode(figures | digests))
+    assert former.line() is not None
+
+    pictures = np.load(many_pictures / "train_images.npy")
+    pictures[1] = 255 - pictures[1]
+    np.save(many_pictures / "train_images.npy", pictures)
+    changed = planned()
+    assert changed.data_digest == former.data_digest  # it has not looked at that picture
+    with pytest.raises(UserError, match="or their images or labels were changed since"):
+        changed.line()
+    # A run of an older version states no more than the digest of some pictures.
+    del digests["content_digest"]
+    result.write_bytes(msgspec.json.encode(figures | digests))
+    assert changed.line() is not None
+
+
 def test_a_run_that_diverged_has_no_line(tmp_path: Path) -> None:
     """Runs of earlier versions ended with figures that are NaN, which JSON writes as null."""
     run = study_run(tmp_path, METHODS["ce"])

@@ -190,9 +190,10 @@ def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
         (found["seed"], found["recipe"]["epochs"], found["top1"]) for found in read_lines(path)
     ]
     assert found == [(0, 2, 0.5), (1, 2, 0.7), (0, 9, 0.9)]
-    path.write_text("{")
-    with pytest.raises(UserError, match="holds a line that is not a JSON object"):
-        read_lines(path)
+    for broken in (b"{", b'{"arch": "\xff"}', 100_000 * b"["):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="holds a line that is not a JSON object"):
+            read_lines(path)
 
 
 def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:

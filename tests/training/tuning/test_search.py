@@ -125,6 +125,7 @@ def settings_in(folder: Path) -> SearchSettings:
         classes=10,
         image_size=16,
         data_digest="0" * 64,
+        content_digest="1" * 64,
     )
 
 
@@ -314,6 +315,18 @@ def test_values_that_a_recipe_cannot_have_together_are_not_trained(tmp_path: Pat
     search.run(trials=6, jobs=1)
     assert {"class_weights": "balanced", "balanced_sampling": True} not in values_of(search)
     assert len(search.trials()) == 6
+
+
+def test_a_crop_that_cannot_work_on_the_stored_images_is_not_trained(tmp_path: Path) -> None:
+    """Photographs above 64 px are stored with a margin, which `pad` cannot cut off."""
+    space: Space = {"crop": Choices(("auto", "pad")), "image_size": Choices((64, 72))}
+    settings = settings_in(tmp_path)
+    shared = replace(settings.shared, data=str(tmp_path / "photographs"), image_size=None)
+    settings = replace(settings, shared=shared, image_size=224)
+    search = Search(space, settings, NO_BOUNDS, latency=lambda run: 0.0, place=SimulatedPlace())
+    search.run(trials=12, jobs=1)
+    pairs = {(values["crop"], values["image_size"]) for values in values_of(search)}
+    assert pairs == {("auto", 64), ("auto", 72), ("pad", 64)}
 
 
 def test_lists_are_choices_like_others(tmp_path: Path) -> None:

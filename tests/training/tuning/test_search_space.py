@@ -1,12 +1,22 @@
 """Spaces: what a search may try, and what is said of a mistake in one."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from runtime.base.errors import UserError
-from training.config.recipe import load_recipe, recipe_names
-from training.tuning.search_space import SPACES, Choices, Range, apart, is_whole, read_space
+from training.config.recipe import laid_on, load_recipe, recipe_from_values, recipe_names
+from training.data import check_crop_of
+from training.tuning.search_space import (
+    SPACES,
+    Choices,
+    Range,
+    apart,
+    ends_of,
+    is_whole,
+    read_space,
+)
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
@@ -22,6 +32,16 @@ def test_every_recipe_comes_with_a_space(arch: str) -> None:
                 assert value in dimension.values
             else:
                 assert dimension.low <= value <= dimension.high
+
+
+@pytest.mark.parametrize("size", [32, 64, 65, 224, None])
+def test_all_that_the_space_for_folders_proposes_can_be_trained(size: int | None) -> None:
+    recipe = load_recipe("folder")
+    space = read_space("folder", arch="mobilenetv2", recipe=recipe)
+    for values in product(*(ends_of(each) for each in space.values())):
+        tried = laid_on(recipe, dict(zip(space, values, strict=True)))
+        own = recipe_from_values(tried, source="test")
+        check_crop_of("photographs", image_size=size, recipe=own)
 
 
 def test_ranges_and_choices_are_read(tmp_path: Path) -> None:
