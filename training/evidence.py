@@ -44,7 +44,7 @@ from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, re
 from training.studies.queue_studies import plan_lines
 from training.studies.result_lines import merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
-from training.studies.run_queue import run_queue, with_commit, without_line
+from training.studies.run_queue import note_commit, run_queue, with_commit, without_line
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -250,6 +250,7 @@ def _train(
             jobs=jobs,
             minutes=minutes,
             in_step=in_step,
+            on_start=note_commit,
             on_finish=lambda run: _keep_lines([run], scale),
         )
 

@@ -21,6 +21,7 @@ from runtime.base.errors import UserError
 from training import evidence, report
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
+from training.evaluation.confidence import read_image_record
 from training.studies.costs import measure_cost
 from training.studies.evidence_plan import FULL, PLAN, SCALES, STUDIES, TINY, planned_runs
 from training.studies.pool import run_all
@@ -124,6 +125,9 @@ def test_a_tiny_study_is_run_once_and_its_robustness_measured(
     assert {(line["recipe"]["label_noise"], line["width"]) for line in lines} == {
         *((0.2, 0.25), (0.2, 0.5))
     }
+    for line in lines:
+        assert line["commit"] != "unknown"
+        assert read_image_record(line["images"])["right"].mean() == pytest.approx(line["top1"])
     command = "python training/evidence.py --only {} --scale tiny"
     assert {line["command"] for line in lines} == {command.format(name)}
     robust = Path("runs/tiny/label-noise-20-robustness.jsonl")
