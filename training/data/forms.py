@@ -12,15 +12,11 @@ from runtime.base.errors import UserError
 from training.config.data_columns import EXAMPLE, Columns
 from training.data.archive_members import ArchiveReader
 from training.data.brace_patterns import is_pattern, names_of
+from training.data.class_folders import has_class_folders
 from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
 from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
-from training.data.listed_data import (
-    Place,
-    has_class_folders,
-    list_contents,
-    lists_beside,
-    root_of_lists,
-)
+from training.data.list_choice import NAMES_OF_LISTS, lists_beside
+from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
@@ -35,8 +31,6 @@ from training.data.zip_members import zip_members
 _PARQUET, _TAR, _ZIP = ".parquet", ".tar", ".zip"
 _COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 FORMS = "a folder, a list (.csv, .tsv, .jsonl), .parquet, .tar or .zip"
-# A list is often called so, and then its folder has the better name.
-_NAMES_OF_LISTS = {"labels", "label", "metadata", "annotations", "index", "list", "classes"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +104,11 @@ def open_source(path: Path, request: Request) -> Source:
 
 def _folder(root: Path, request: Request) -> Source:
     place = Place(FolderReader(root))
-    lists = lists_beside(root, place, request.columns)
+    packed = {suffix: shards_below(root, suffix, place.reader) for suffix in (_PARQUET, _TAR)}
+    lists = lists_beside(root, place, request.columns, packed=any(packed.values()))
     if lists:
         return _lists(lists, root, request)
-    for suffix in (_PARQUET, _TAR):
-        files = shards_below(root, suffix, place.reader)
+    for suffix, files in packed.items():
         if files and has_class_folders(root, place.reader):
             report(f"{root}: its class folders are read, and not {files[0].name}")
         elif files:
@@ -224,7 +218,7 @@ def _archive(
     reader = ArchiveReader(archive, members)
     reader.left_out += left_out
     place = _ArchivePlace(reader)
-    lists = lists_beside(archive, place, request.columns)
+    lists = lists_beside(archive, place, request.columns, packed=False)
     if lists:
         _refuse_classes(lists[0], request)
         contents = list_contents(
@@ -282,7 +276,7 @@ def data_name(path: Path) -> str:
         return name_of(path)
     ending = path.suffix.lower()
     stem = path.stem if ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP) else path.name
-    general = holds_no_class(stem) or stem.casefold() in _NAMES_OF_LISTS
+    general = holds_no_class(stem) or stem.casefold() in NAMES_OF_LISTS
     if general and ending in (*LIST_SUFFIXES, _PARQUET):
         return name_of(path.parent)
     return name_of(path.with_name(stem))

@@ -1,0 +1,119 @@
+"""Which of the lists beside images are read: one that is meant and cannot be read is an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.base.errors import UserError
+from training.data import Dataset, load_dataset
+
+NAMES = ("ant", "bee")
+SIZES = {"train": 12, "val": 4, "test": 4}
+Change = Callable[[str], bytes]
+
+
+def load(path: Path, **options: Any) -> Dataset:
+    return load_dataset(str(path), image_size=16, progress=True, **options)
+
+
+def text_of(split: str) -> str:
+    first = {"train": 0, "val": 12, "test": 16}[split]
+    numbers = range(first, first + SIZES[split])
+    return "\n".join(["image,label", *(f"im/{n}.png,{NAMES[n % 2]}" for n in numbers), ""])
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, write_image: Any) -> Path:
+    """Twenty images in one folder, with a list for each split beside it."""
+    for number in range(20):
+        write_image(tmp_path / "zoo" / "im" / f"{number}.png", seed=number)
+    for split in SIZES:
+        (tmp_path / "zoo" / f"{split}.csv").write_text(text_of(split))
+    return tmp_path / "zoo"
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "latin-1": (
+        lambda text: text.replace("bee", "käfer").encode("latin-1"),
+        "is not UTF-8 text",
+    ),
+    "a cell too many": (lambda text: (text + "im/1.png,bee,x\n").encode(), "3 cells, and the head"),
+    "a quote left open": (lambda text: (text + 'im/1.png,"bee').encode(), "not readable as a"),
+    "another label column": (
+        lambda text: text.replace("label", "animal").encode(),
+        "has no column whose name says that it holds the label; found 'image', 'animal'",
+    ),
+    "no header": (lambda text: text.partition("\n")[2].encode(), "holds the image or the label"),
+    "images absent": (lambda text: text.replace("im/", "im/x").encode(), "images are missing"),
+    "empty": (lambda text: b"image,label\n", "has no rows"),
+}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_list_of_a_split_is_an_error(zoo: Path, fault: str, split: str) -> None:
+    change, message = FAULTS[fault]
+    file = zoo / f"{split}.csv"
+    file.write_bytes(change(text_of(split)))
+    with pytest.raises(UserError, match=message) as caught:
+        load(zoo)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_a_bad_list_in_the_folder_of_a_split_is_an_error(tmp_path: Path, write_image: Any) -> None:
+    for split in ("train", "test"):
+        rows = []
+        for number in range(6):
+            write_image(tmp_path / "hub" / split / f"{number}.png", seed=number)
+            rows.append(f"{number}.png,{NAMES[number % 2]},é")
+        text = "\n".join(["file_name,label,text", *rows])
+        coding = "latin-1" if split == "train" else "utf-8"
+        (tmp_path / "hub" / split / "metadata.csv").write_text(text, encoding=coding)
+    with pytest.raises(UserError, match=r"train/metadata\.csv is not UTF-8 text"):
+        load(tmp_path / "hub")
+
+
+def test_a_list_to_test_on_is_not_trained_on(zoo: Path) -> None:
+    (zoo / "train.csv").unlink()
+    (zoo / "val.csv").unlink()
+    with pytest.raises(UserError, match=r"list test.csv, whose name says test, and none to train"):
+        load(zoo)
+    assert len(load(zoo / "test.csv").test_labels) == 2  # who names it, means it
+
+
+def test_a_list_that_is_no_table_is_not_replaced_by_the_names_of_folders(zoo: Path) -> None:
+    for split in SIZES:
+        (zoo / f"{split}.csv").unlink()
+    (zoo / "labels.csv").write_bytes(text_of("train").replace("bee", "käfer").encode("latin-1"))
+    (zoo / "other.csv").write_text("date,who\n1,me\n")
+    with pytest.raises(UserError, match=r"labels\.csv is not UTF-8 text"):
+        load(zoo)
+    (zoo / "other.csv").write_text(text_of("train"))
+    with pytest.raises(UserError, match=r"labels\.csv is not UTF-8 text"):
+        load(zoo)
+
+
+def test_lists_that_are_left_out_are_named(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (zoo / "test.csv").write_text("image\nim/16.png\n")
+    (zoo / "sample_submission.csv").write_text("image,label\nim/16.png,ant\n")
+    (zoo / "training_log.csv").write_text("epoch,loss\n1,2\n")
+    (zoo / "notes.csv").write_text("date,who\n1,me\n")
+    (zoo / "latin.csv").write_bytes(b"\xe9")
+    data = load(zoo)
+    assert (len(data.train_labels), len(data.test_labels)) == (12, 4)
+    said = capsys.readouterr().out
+    assert "test.csv is left out: it has no column for the classes" in said
+    assert "sample_submission.csv is left out: its name says that its images have no" in said
+    assert "training_log.csv is left out: " in said
+    assert f"latin.csv is left out: {zoo / 'latin.csv'} is not UTF-8" in said
+    assert "notes.csv" not in said
+
+
+def test_a_bad_list_beside_class_folders_does_not_matter(
+    class_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (class_tree / "train.csv").write_bytes(b"\xe9")
+    assert load(class_tree).class_names == ("cat", "dog", "eel")
+    assert "its class folders are read, and not train.csv" in capsys.readouterr().out
