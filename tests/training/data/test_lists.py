@@ -209,6 +209,17 @@ def test_classes_of_json_lines_that_are_several(photos: Path) -> None:
             load(file)
 
 
+def test_whole_numbers_are_one_class_and_one_group_however_they_are_written(photos: Path) -> None:
+    file = photos.parent / "list.jsonl"
+    labels = ("1", "2", "1.0", "[2.0]")
+    lines = [f'{{"image": "photos/{n}.png", "label": {labels[n % 4]}}}' for n in range(10)]
+    file.write_text("\n".join(lines))
+    assert load(file).class_names == ("1", "2")
+    rows = [f"{row(n)},{('train,7', 'test,7.0')[n // 8]}" for n in range(10)]
+    with pytest.raises(UserError, match=r"1 groups have images in several splits \(7\)"):
+        load(write(photos, "image,label,split,patient", rows))
+
+
 def test_commas_between_classes(photos: Path) -> None:
     """A name with a comma is one class, as in ImageNet, unless its parts are classes."""
     rows = [
