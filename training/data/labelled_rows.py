@@ -226,12 +226,14 @@ def _grouped(contents: Contents, group_of: GroupOf, where: Path, *, allow_leaks:
     if both := groups_on_both_sides(grouped):
         names = [str(name) for name, number in numbers.items() if number in both]
         named = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-        found = f"{where}: {len(names)} groups have images in several splits ({named})"
+        found = f"{len(names)} groups have images in several splits ({named})"
         if not allow_leaks:
             raise UserError(
-                f"{found}; move each group into one split, or --allow-leaks trains all the same"
+                f"{where}: {found}; move each group into one split, or --allow-leaks trains all "
+                "the same"
             )
-        report(found)
+        report(f"{where}: {found}")
+        return replace(grouped, warnings=(*grouped.warnings, found))
     return grouped
 
 

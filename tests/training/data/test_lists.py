@@ -10,6 +10,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from training.data import Dataset, load_dataset
+from training.data.data_check import checked_data
 from training.data.splits import held_out
 
 NAMES = ("ant", "bee")
@@ -342,6 +343,8 @@ def test_groups_on_both_sides_may_be_allowed(
     data = load(file, allow_leaks=True)
     assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
     assert "1 groups have images in several splits (p2)" in capsys.readouterr().out
+    report = checked_data(data, str(file), drop="none", allow=True, progress=False).report
+    assert report.warnings[0] == "1 groups have images in several splits (p2)"
 
 
 def test_a_folder_with_a_list_beside_its_images(
