@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runtime.base.errors import UserError
 from training.config.data_columns import Columns
-from training.data.labelled_rows import Row, contents_of_rows
-from training.data.list_rows import rows_of_list
+from training.data.labelled_rows import contents_of_rows
+from training.data.list_rows import ListRows
 from training.data.listed_images import ListedImages
 from training.data.listing import FolderReader
 from training.data.source import Contents, Picture
@@ -56,21 +56,20 @@ def list_contents(
     Raises:
         UserError: if a list cannot be read, or what it says cannot be used.
     """
-    rows: list[Row] = []
+    where = lists[0] if len(lists) == 1 else root_of_lists(lists)
+    found = ListRows(place.reader, progress=progress, left_out=left_out)
     for file in lists:
-        rows += rows_of_list(
+        found.add(
             table_of_list(file, place, asked),
             ListedImages(file, place.reader, place.has, root=root_of_lists(lists)),
             asked,
             where=file,
             picture=place.picture,
             split=role_of_list(file, root_of_lists(lists)) if len(lists) > 1 else None,
-            progress=progress,
-            left_out=left_out,
         )
-    where = lists[0] if len(lists) == 1 else root_of_lists(lists)
+    found.count_not_listed(where=where)
     return contents_of_rows(
-        rows,
+        found.rows,
         where=where,
         split_seed=split_seed,
         progress=progress,

@@ -83,16 +83,6 @@ class ListedImages:
         inside = file.is_relative_to(self._root)
         return (file.relative_to(self._root) if inside else file).as_posix()
 
-    def not_listed(self, files: Sequence[Path]) -> int:
-        """How many images lie beside those files, in their folders, and are none of them."""
-        listed = set(files)
-        folders = {file.parent for file in files if file.is_relative_to(self.folder)}
-        return sum(
-            image not in listed
-            for folder in sorted(folders)
-            for image in self._reader.listing(folder).images
-        )
-
     def _folders(self) -> list[Path]:
         """The folders beside the list, and those in them."""
         beside = self._reader.listing(self.folder).folders

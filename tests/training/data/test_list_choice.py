@@ -1,5 +1,6 @@
 """Which of the lists beside images are read: one that is meant and cannot be read is an error."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,27 @@ def test_a_bad_list_beside_class_folders_does_not_matter(
     (class_tree / "train.csv").write_bytes(b"\xe9")
     assert load(class_tree).class_names == ("cat", "dog", "eel")
     assert "its class folders are read, and not train.csv" in capsys.readouterr().out
+
+
+def test_images_of_all_lists_together_are_what_is_listed(zoo: Path, write_image: Any) -> None:
+    write_image(zoo / "im" / "odd.png", seed=40)
+    assert load(zoo).left_out == {"not in the list": 1}
+
+
+def test_one_image_with_two_classes_in_two_lists(zoo: Path) -> None:
+    (zoo / "test.csv").write_text(text_of("test") + "im/0.png,bee\n")
+    with pytest.raises(UserError, match=r"'im/0.png' has two classes, .* and 'ant' in line 2") as e:
+        load(zoo)
+    assert f"'bee' in {zoo / 'test.csv'}, line 6" in str(e.value)
+    (zoo / "test.csv").write_text(text_of("test") + "im/0.png,ant\n")
+    data = load(zoo)  # a leak, which the check of the data finds
+    assert "im/0.png" in {*data.test_paths} & {*data.train_paths}
+
+
+def test_a_row_without_class_and_image_in_an_archive(zoo: Path) -> None:
+    text = text_of("train") + "im/gone.png,\n"
+    with zipfile.ZipFile(zoo.parent / "zoo.zip", "w") as archive:
+        archive.writestr("labels.csv", text)
+        for file in (zoo / "im").iterdir():
+            archive.write(file, f"im/{file.name}")
+    assert load(zoo.parent / "zoo.zip").left_out == {"unlabelled": 1, "not in the list": 8}

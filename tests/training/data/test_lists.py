@@ -256,7 +256,7 @@ def test_what_is_left_out_is_counted_and_said(
     said = capsys.readouterr().out
     assert "1 image missing and left out: 'photos/gone.png' in line 14" in said
     assert "2 rows left out that name an image again, with the same class" in said
-    assert "1 images beside them in no row, left out" in said
+    assert "1 images beside the listed ones in no row, left out" in said
     assert "1 image without a class left out" in said
 
 
