@@ -161,21 +161,34 @@ def _images(table: ParquetTable, column: str, root: Path) -> list[tuple[ParquetI
         table.cells(f"{column}.path") if "path" in fields else [None] * table.file.metadata.num_rows
     )
     found: list[tuple[ParquetImage, str]] = []
+    cell = f"{column}.bytes" if fields else column
     for group in range(table.file.num_row_groups):
+        may_lack = _may_lack_bytes(table, group, cell)
         for row in range(table.file.metadata.row_group(group).num_rows):
             number = len(found)
             stored = str(paths[number] or "").replace("\\", "/").lstrip("/")
             image = ParquetImage(
                 path=table.path / (stored or f"#{number}"),
                 file=table.path,
-                column=f"{column}.bytes" if fields else column,
+                column=cell,
                 group=group,
                 row=row,
                 number=number,
-                beside=table.path.parent / stored if stored else None,
+                beside=table.path.parent / stored if stored and may_lack else None,
             )
             found.append((image, stored))
     return found
+
+
+def _may_lack_bytes(table: ParquetTable, group: int, cell: str) -> bool:
+    """Whether a row group has rows without bytes, or does not say that it has none."""
+    columns = table.file.metadata.row_group(group)
+    for number in range(columns.num_columns):
+        chunk = columns.column(number)
+        if chunk.path_in_schema == cell:
+            found = chunk.statistics
+            return found is None or not found.has_null_count or found.null_count > 0
+    return True
 
 
 def _labels(table: ParquetTable, column: str) -> list[Any]:

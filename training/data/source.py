@@ -156,11 +156,18 @@ def source_of_pictures(
     for split in splits:
         facts += [split.labels.tobytes(), b"" if split.groups is None else split.groups.tobytes()]
         facts += [os.fsencode("\0".join(split.paths))]
+    files += _outside(image for split in splits for image in split.images)
     everything = (*containers, *files)
     fingerprint = fingerprint_of(root, everything, *facts)
     return Source(
         name, fingerprint, lambda: contents, left_out, everything, warnings=contents.warnings
     )
+
+
+def _outside(images: Iterable[Picture | NDArray[np.uint8]]) -> list[Path]:
+    """The files that pictures of a table may be in, instead of the table."""
+    packed = (image.outside for image in images if isinstance(image, PackedImage))
+    return [file for file in packed if file is not None]
 
 
 def splits_of(contents: Contents) -> list[Split]:

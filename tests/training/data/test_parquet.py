@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import UserError
+from training.config.data_columns import Columns
 from training.data import Dataset, load_dataset
+from training.data.packed_image import PackedImage
+from training.data.parquet_tables import columns_of_parquet, open_parquet, rows_of_parquet
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet  # noqa: E402
@@ -196,6 +199,33 @@ def test_paths_of_files_and_cells_without_bytes(
     assert (
         f"skipped {missing}/0.png: the cell 'image.bytes' holds no bytes" in capsys.readouterr().out
     )
+
+
+def test_a_replaced_file_that_a_table_names_is_decoded_again(
+    pictures: Any, write: Write, write_image: Any
+) -> None:
+    names = [f"{n}.png" for n in range(8)]
+    table = {"image": cells([None] * 8, names), "label": ["a", "b"] * 4}  # type: ignore[list-item]
+    file = write("a.parquet", table)
+    for number in range(1, 8):
+        write_image(file.parent / f"{number}.png", seed=number)
+    first = load(file)
+    assert first.left_out == {"broken": 1}
+    write_image(file.parent / "0.png", seed=0)
+    second = load(file)
+    assert second.left_out == {}
+    write_image(file.parent / "5.png", seed=50)
+    assert load(file).content_digest() != second.content_digest()
+    inside = write("b.parquet", {"image": cells(pictures(0, 8)), "label": ["a", "b"] * 4})
+    write_image(inside.parent / "5.png", seed=51)  # of a table with its own bytes it is no part
+    assert all(image.outside is None for image in pictures_of(inside))
+
+
+def pictures_of(file: Path) -> list[PackedImage]:
+    table = open_parquet(file)
+    columns = columns_of_parquet(table, Columns())
+    rows = rows_of_parquet(table, columns, root=file.parent, split=None)
+    return [row.picture for row in rows if isinstance(row.picture, PackedImage)]
 
 
 @pytest.mark.parametrize(
