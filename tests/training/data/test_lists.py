@@ -260,6 +260,18 @@ def test_what_is_left_out_is_counted_and_said(
     assert "1 image without a class left out" in said
 
 
+def test_leaks_that_are_dropped_are_counted_beside_doubled_rows(
+    photos: Path, write_image: Any
+) -> None:
+    write_image(photos / "copy.png", seed=0)
+    rows = [f"{row(n)},train" for n in range(10)]
+    rows += ["photos/3.png,bee,train", "photos/4.png,ant,train", "photos/copy.png,ant,test"]
+    data = load(write(photos, "image,label,split", rows))
+    assert data.left_out == {"duplicate": 2}
+    kept = checked_data(data, "list.csv", drop="exact", allow=False, progress=False)
+    assert kept.report.left_out == {"duplicate": 3}
+
+
 def test_one_per_cent_may_be_missing(tmp_path: Path, write_image: Any) -> None:
     for number in range(300):
         write_image(tmp_path / f"{number}.png", width=16, height=16, seed=number)
