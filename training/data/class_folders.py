@@ -1,9 +1,20 @@
-"""Whether a folder that also holds a list has class folders, by which its images are read then."""
+"""Whether a folder that also holds a list, or captions, has class folders, which win then."""
 
 from pathlib import Path
 
 from training.data.listing import FolderReader
 from training.data.split_words import holds_no_class
+from training.data.text_tables import LIST_SUFFIXES
+
+
+def first_with_something(root: Path, reader: FolderReader) -> Path:
+    """The folder itself, or the only one in it, as long as there is nothing else."""
+    folder = root
+    while True:
+        listing = reader.listing(folder)
+        if len(listing.folders) != 1 or listing.images or reader.files(folder, LIST_SUFFIXES):
+            return folder
+        folder = listing.folders[0]
 
 
 def has_class_folders(root: Path, reader: FolderReader) -> bool:

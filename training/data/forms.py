@@ -25,7 +25,7 @@ from training.data.source import Contents, Picture, Source, Split, source_of_pic
 from training.data.split_words import holds_no_class
 from training.data.tar_members import tar_members
 from training.data.text_tables import LIST_SUFFIXES
-from training.data.web_dataset import is_web_dataset, samples_of
+from training.data.web_dataset import has_captions, is_web_dataset, samples_of
 from training.data.zip_members import zip_members
 
 _PARQUET, _TAR, _ZIP = ".parquet", ".tar", ".zip"
@@ -176,6 +176,8 @@ def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
     members = tar_members(files[0], left_out)
     coming = (samples_of(tar_members(file, left_out)) for file in files[1:])  # to save memory
     samples = [samples_of(members)]
+    if len(files) == 1 and has_captions(files[0], members, samples[0]):
+        return _archive(files[0], members, request, left_out)
     while not is_web_dataset(samples[-1]):
         if len(files) == 1:
             return _archive(files[0], members, request, left_out)

@@ -11,6 +11,7 @@ from pathlib import Path
 from runtime.base.errors import UserError
 from training.config.data_columns import EXAMPLE, Columns
 from training.data.class_folders import (
+    first_with_something,
     has_class_folders,
     has_deeper_folders,
     holds_images,
@@ -95,7 +96,7 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> t
         UserError: if there are several lists, and which one is meant is not clear, if there is one
             for a split and none to train on, or if one that is surely meant cannot be read.
     """
-    folder = _first_with_something(root, place.reader)
+    folder = first_with_something(root, place.reader)
     files = place.reader.files(folder, LIST_SUFFIXES)
     if not files:  # Hugging Face has a `metadata.csv` in the folder of each split
         splits = [below for below in place.reader.listing(folder).folders if role_of(below.name)]
@@ -208,13 +209,3 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
 
 def _within(files: Sequence[Path], folder: Path) -> str:
     return ", ".join(file.relative_to(folder).as_posix() for file in files)
-
-
-def _first_with_something(root: Path, reader: FolderReader) -> Path:
-    """The folder itself, or the only one in it, as long as there is nothing else."""
-    folder = root
-    while True:
-        listing = reader.listing(folder)
-        if len(listing.folders) != 1 or listing.images or reader.files(folder, LIST_SUFFIXES):
-            return folder
-        folder = listing.folders[0]
