@@ -97,8 +97,11 @@ class ListedImages:
         for written in _spellings(name):
             # Without "." and "..", so that one image has one path. A link is not resolved.
             path = Path(os.path.normpath(base / written))
-            if self._exists(path):
-                return path
+            try:
+                if self._exists(path):
+                    return path
+            except OSError:  # a part of the name is too long: there is no such file
+                continue
         return None
 
 

@@ -174,10 +174,14 @@ def _images(table: ParquetTable, column: str, root: Path) -> list[tuple[ParquetI
                 group=group,
                 row=row,
                 number=number,
-                beside=table.path.parent / stored if stored and may_lack else None,
+                beside=table.path.parent / stored if may_lack and _is_path(stored) else None,
             )
             found.append((image, stored))
     return found
+
+
+def _is_path(stored: str) -> bool:
+    return bool(stored) and "\0" not in stored
 
 
 def _may_lack_bytes(table: ParquetTable, group: int, cell: str) -> bool:

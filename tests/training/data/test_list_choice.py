@@ -142,3 +142,14 @@ def test_a_row_without_class_and_image_in_an_archive(zoo: Path) -> None:
         for file in (zoo / "im").iterdir():
             archive.write(file, f"im/{file.name}")
     assert load(zoo.parent / "zoo.zip").left_out == {"unlabelled": 1, "not in the list": 8}
+
+
+@pytest.mark.parametrize("length", [400, 5000])
+def test_a_cell_that_is_too_long_for_a_path_is_a_missing_image(
+    class_tree: Path, zoo: Path, length: int
+) -> None:
+    row = f"{'x' * length},cat\n"
+    (class_tree / "notes.csv").write_text(f"image,label\n{row}")
+    assert load(class_tree).class_names == ("cat", "dog", "eel")
+    (zoo / "train.csv").write_text(text_of("train") + row)
+    assert load(zoo).left_out == {"missing": 1}
