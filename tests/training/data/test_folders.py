@@ -60,6 +60,11 @@ def test_the_split_is_the_seeds_and_does_not_depend_on_other_classes(class_tree:
     assert fewer == {member for member in tests[0] if member[0] != "dog"}
 
 
+def test_a_path_that_is_too_long_is_one_line() -> None:
+    with pytest.raises(UserError, match="File name too long; expected a folder, a list"):
+        load_dataset("x" * 400)
+
+
 @pytest.mark.parametrize("held_out", ["test", "val"])
 def test_train_and_test_folders_are_used_as_they_are(
     tmp_path: Path, write_image: Any, held_out: str
