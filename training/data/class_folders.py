@@ -20,11 +20,12 @@ def first_with_something(root: Path, reader: FolderReader) -> Path:
 def has_class_folders(root: Path, reader: FolderReader) -> bool:
     """Whether the folder, or a folder for a split in it, has folders that can only be classes."""
     folders = reader.listing(root).folders
-    splits = [folder for folder in folders if holds_no_class(folder.name)]
-    classes = [
-        folder for folder in folders if folder not in splits and holds_images(folder, reader)
-    ]
-    if len(classes) > 1:
+    numbered = [folder for folder in folders if folder.name.strip().isdecimal()]
+    # `0` alone just holds images; beside `1` it is a class.
+    apart = numbered if len(numbered) > 1 else []
+    splits = [folder for folder in folders if holds_no_class(folder.name) and folder not in apart]
+    others = [folder for folder in folders if folder not in splits]
+    if sum(holds_images(folder, reader) for folder in others) > 1:
         return True
     return any(has_class_folders(folder, reader) for folder in splits)
 

@@ -91,7 +91,7 @@ def open_source(path: Path, request: Request) -> Source:
         raise UserError(f"{path} is no regular file; expected {FORMS}")
     name = path.name.lower()
     if name.endswith(LIST_SUFFIXES):
-        return _lists([path], path.parent, request)
+        return _lists([path], path, request)
     if name.endswith(_PARQUET):
         return _tables([path], path, request)
     if name.endswith((_TAR, *_COMPRESSED_TARS)):
@@ -146,6 +146,7 @@ def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
         progress=request.progress,
         left_out=place.reader.left_out,
         allow_leaks=request.allow_leaks,
+        whole=root if root.is_dir() else None,
     )
     return source_of_pictures(
         data_name(root if len(lists) > 1 else lists[0]),
@@ -231,6 +232,7 @@ def _archive(
             progress=request.progress,
             left_out=reader.left_out,
             allow_leaks=request.allow_leaks,
+            whole=archive,
         )
     else:
         _refuse_columns(archive, request)

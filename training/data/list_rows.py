@@ -110,16 +110,32 @@ class ListRows:
         self.rows += [listed.row for listed in kept.values()]
         self._folders |= {file.parent for file in kept if file.is_relative_to(images.folder)}
 
-    def count_not_listed(self, *, where: Path) -> None:
-        """Counts the images that lie beside those of all lists, and are none of them."""
-        count = sum(
-            image not in self._listed
-            for folder in sorted(self._folders)
-            for image in self._reader.listing(folder).images
-        )
+    def count_not_listed(self, *, where: Path, whole: Path | None) -> None:
+        """Counts the images that lie beside those of all lists, and are none of them.
+
+        Args:
+            where: the data, for messages.
+            whole: the folder that is the data set, all of whose images count; None: the lists are,
+                and only the folders of their images count.
+        """
+        holding = {above for file in self._listed for above in file.parents}
+        if whole in holding:
+            count = self._not_listed_below(whole, holding)
+        else:
+            count = sum(self._not_listed_in(folder) for folder in sorted(self._folders))
         self._left_out[NOT_LISTED] += count
         if count:
             report(f"{where}: {count} images beside the listed ones in no row, left out")
+
+    def _not_listed_in(self, folder: Path) -> int:
+        return sum(image not in self._listed for image in self._reader.listing(folder).images)
+
+    def _not_listed_below(self, folder: Path, holding: set[Path]) -> int:
+        if folder not in holding:
+            return self._reader.count_below(folder)
+        below = self._reader.listing(folder).folders
+        deeper = sum(self._not_listed_below(one, holding) for one in below)
+        return self._not_listed_in(folder) + deeper
 
     def _check_former(self, file: Path, listed: _Listed) -> None:
         """Checks that no list before says otherwise. An image may be in two splits, as a leak."""

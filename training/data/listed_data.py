@@ -50,8 +50,20 @@ def list_contents(
     progress: bool,
     left_out: Counter[str],
     allow_leaks: bool,
+    whole: Path | None,
 ) -> Contents:
     """The splits of the images that the lists name. Of several lists, each is a split.
+
+    Args:
+        lists: the lists.
+        place: where they and their images lie.
+        asked: the columns that the user has named.
+        split_seed: draws the test split of data that have none.
+        progress: whether to say what was taken for what.
+        left_out: counts what is left out.
+        allow_leaks: whether groups may lie on both sides of the splits.
+        whole: the folder or archive that the user gave as data, whose other images are counted;
+            None: the user gave the list.
 
     Raises:
         UserError: if a list cannot be read, or what it says cannot be used.
@@ -67,7 +79,7 @@ def list_contents(
             picture=place.picture,
             split=role_of_list(file, root_of_lists(lists)) if len(lists) > 1 else None,
         )
-    found.count_not_listed(where=where)
+    found.count_not_listed(where=where, whole=whole)
     return contents_of_rows(
         found.rows,
         where=where,

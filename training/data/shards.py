@@ -118,7 +118,7 @@ def rows_of_tables(
             picture=place.picture,
             split=role,
         )
-    listed.count_not_listed(where=root)
+    listed.count_not_listed(where=root, whole=None)
     return with_own_paths(packed, root) + listed.rows
 
 

@@ -153,3 +153,21 @@ def test_a_cell_that_is_too_long_for_a_path_is_a_missing_image(
     assert load(class_tree).class_names == ("cat", "dog", "eel")
     (zoo / "train.csv").write_text(text_of("train") + row)
     assert load(zoo).left_out == {"missing": 1}
+
+
+def test_numbered_class_folders_win_and_other_folders_are_counted(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folders in (("0", "1"), ("photos", "drawings/old")):
+        root = tmp_path / folders[0]
+        for number in range(16):
+            write_image(root / folders[number // 8] / f"{number}.png", seed=number)
+        rows = [f"{folders[0]}/{number}.png,{NAMES[number % 2]}" for number in range(8)]
+        (root / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    assert load(tmp_path / "0").class_names == ("0", "1")
+    assert "its class folders are read, and not labels.csv" in capsys.readouterr().out
+    data = load(tmp_path / "photos")  # `photos` may as well just hold the images of the list
+    assert data.class_names == NAMES
+    assert data.left_out == {"not in the list": 8}
+    assert "8 images beside the listed ones in no row" in capsys.readouterr().out
+    assert load(tmp_path / "photos" / "labels.csv").left_out == {}
