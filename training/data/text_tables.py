@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +15,7 @@ from training.data.table_columns import has_columns
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 _SEPARATORS = (",", ";", "\t", "|")
+_STATED_SEPARATOR = re.compile(r'sep=([^"\r\n])(?=[\r\n])', re.IGNORECASE)  # Excel's first line
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _MAX_WHOLE = 2**53  # from there on, floats are not every whole number
 
@@ -57,7 +59,10 @@ def read_list(content: bytes, suffix: str, asked: Columns, *, where: str) -> Tab
     if suffix.lower() == ".jsonl":
         table = _read_json_lines(text, where)
     else:
-        separators = ("\t",) if suffix.lower() == ".tsv" else _SEPARATORS
+        separators: Sequence[str] = ("\t",) if suffix.lower() == ".tsv" else _SEPARATORS
+        if stated := _STATED_SEPARATOR.match(text):
+            separators = stated[1]
+            text = text[stated.end() :]  # the line stays as an empty one, so that lines are counted
         table = _read_separated(text, separators, asked, where)
     if not table.rows:
         raise UserError(f"{where} has no rows; expected a header and a row for each image")

@@ -195,3 +195,15 @@ def test_a_data_root_is_refused_where_it_means_nothing(class_tree: Path, tmp_pat
     for data in ("digits", str(class_tree)):
         with pytest.raises(UserError, match="leave it out"):
             load_dataset(data, data_root=tmp_path)
+
+
+def test_an_empty_class_folder_beside_those_of_train_is_left_out(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    for number in range(8):
+        split = ("train", "val")[number // 4]
+        write_image(root / split / "ab"[number % 2] / f"{number}.png", seed=number)
+    (root / "val" / "c").mkdir()
+    assert load_dataset(str(root), image_size=32).class_names == ("a", "b")
+    assert f"{root}/val/c is left out: it has no images" in capsys.readouterr().out
