@@ -142,7 +142,7 @@ def _without_copies(
     try:
         contents = contents.redraw(groups_of_copies(np.load(known), both))
     except UserError as error:
-        raise UserError(f"copies of one picture are one group, and {error}") from error
+        raise UserError(f"{source.name}: {error}") from error
     return contents, decode_contents(work, source, contents, geometry, asked)
 
 

@@ -102,6 +102,20 @@ def test_numbers_are_names_in_the_order_of_text(photos: Path) -> None:
     assert load(write(photos, "image,label", rows)).class_names == ("10", "2")
 
 
+def test_a_missing_value_that_was_made_text_is_a_warning(photos: Path) -> None:
+    rows = [
+        f"photos/{n}.png,{'nan' if n < 2 else NAMES[n % 2]},{'None' if n > 7 else n}"
+        for n in range(10)
+    ]
+    file = write(photos, "image,label,patient", rows)
+    data = load(file)
+    assert data.class_names == ("ant", "bee", "nan")
+    assert [warning.partition(",")[0] for warning in data.warnings] == [
+        "2 images in the class 'nan'",
+        "2 images in the group 'None'",
+    ]
+
+
 def test_columns_are_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(photos, "label,where,What", [f"x,{row(number)}" for number in range(10)])
     assert classes_by_path(load(file, columns="image=where,label=what")) == WANTED
