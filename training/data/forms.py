@@ -13,22 +13,21 @@ from training.config.data_columns import EXAMPLE, Columns
 from training.data.archive_members import ArchiveReader
 from training.data.brace_patterns import is_pattern, names_of
 from training.data.class_folders import has_class_folders
-from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
+from training.data.data_name import PARQUET, TAR, ZIP, data_name
+from training.data.folders import FOLDERS, folder_contents, folder_source
 from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
-from training.data.list_choice import NAMES_OF_LISTS, lists_beside
+from training.data.list_choice import lists_beside
 from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
 from training.data.shards import rows_of_shards, rows_of_tables, shards_below
 from training.data.source import Contents, Picture, Source, Split, source_of_pictures
-from training.data.split_words import holds_no_class
 from training.data.tar_members import tar_members
 from training.data.text_tables import LIST_SUFFIXES
 from training.data.web_dataset import has_captions, is_web_dataset, samples_of
 from training.data.zip_members import zip_members
 
-_PARQUET, _TAR, _ZIP = ".parquet", ".tar", ".zip"
 _COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 FORMS = "a folder, a list (.csv, .tsv, .jsonl), .parquet, .tar or .zip"
 
@@ -92,11 +91,11 @@ def open_source(path: Path, request: Request) -> Source:
     name = path.name.lower()
     if name.endswith(LIST_SUFFIXES):
         return _lists([path], path, request)
-    if name.endswith(_PARQUET):
+    if name.endswith(PARQUET):
         return _tables([path], path, request)
-    if name.endswith((_TAR, *_COMPRESSED_TARS)):
+    if name.endswith((TAR, *_COMPRESSED_TARS)):
         return _tars([path], path, request)
-    if name.endswith(_ZIP):
+    if name.endswith(ZIP):
         left_out: Counter[str] = Counter()
         return _archive(path, zip_members(path, left_out), request, left_out)
     raise UserError(f"{path} is none of what data may be: {FORMS}")
@@ -104,21 +103,22 @@ def open_source(path: Path, request: Request) -> Source:
 
 def _folder(root: Path, request: Request) -> Source:
     place = Place(FolderReader(root))
-    packed = {suffix: shards_below(root, suffix, place.reader) for suffix in (_PARQUET, _TAR)}
-    lists = lists_beside(root, place, request.columns, packed=any(packed.values()))
-    if lists:
-        return _lists(lists, root, request)
+    packed = {suffix: shards_below(root, suffix, place.reader) for suffix in (PARQUET, TAR)}
+    chosen = lists_beside(root, place, request.columns, packed=any(packed.values()))
+    if chosen.lists:
+        return _lists(chosen.lists, root, request)
     for suffix, files in packed.items():
         if files and has_class_folders(root, place.reader):
             report(f"{root}: its class folders are read, and not {files[0].name}")
         elif files:
             report(f"{root}: {len(files)} {suffix} files are read")
-            read = _tables if suffix == _PARQUET else _tars
+            read = _tables if suffix == PARQUET else _tars
             return read(files, root, request)
     _refuse_columns(root, request)
-    return folder_source(
+    source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress
     )
+    return replace(source, warnings=(*source.warnings, *chosen.warnings))
 
 
 def _shard_pattern(pattern: Path, request: Request) -> Source:
@@ -129,7 +129,7 @@ def _shard_pattern(pattern: Path, request: Request) -> Source:
             f"{pattern} stands for {len(files)} files, and {len(missing)} of them are not there, "
             f"first {missing[0].name}"
         )
-    for suffix, read in ((_TAR, _tars), (_PARQUET, _tables)):
+    for suffix, read in ((TAR, _tars), (PARQUET, _tables)):
         if all(file.name.lower().endswith(suffix) for file in files):
             return read(files, pattern.parent, request)
     raise UserError(f"{pattern} stands for files of several kinds; expected .tar or .parquet")
@@ -221,11 +221,11 @@ def _archive(
     reader = ArchiveReader(archive, members)
     reader.left_out += left_out
     place = _ArchivePlace(reader)
-    lists = lists_beside(archive, place, request.columns, packed=False)
-    if lists:
-        _refuse_classes(lists[0], request)
+    chosen = lists_beside(archive, place, request.columns, packed=False)
+    if chosen.lists:
+        _refuse_classes(chosen.lists[0], request)
         contents = list_contents(
-            lists,
+            chosen.lists,
             place,
             request.columns,
             split_seed=request.split_seed,
@@ -248,6 +248,7 @@ def _archive(
             ),
             reader,
         )
+    contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings))
     return source_of_pictures(
         data_name(archive), archive, contents, [archive], left_out=+reader.left_out
     )
@@ -269,21 +270,6 @@ def _packed(contents: Contents, reader: ArchiveReader) -> Contents:
         return reader.picture(picture) if isinstance(picture, Path) else picture
 
     return with_changed_splits(contents, packed, changed)
-
-
-def data_name(path: Path) -> str:
-    """What results call the data: the file's name without its ending, or the folder's.
-
-    The folder of a list or a table has the better name where that is called `labels`, or a split.
-    """
-    if path.is_dir():
-        return name_of(path)
-    ending = path.suffix.lower()
-    stem = path.stem if ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP) else path.name
-    general = holds_no_class(stem) or stem.casefold() in NAMES_OF_LISTS
-    if general and ending in (*LIST_SUFFIXES, _PARQUET):
-        return name_of(path.parent)
-    return name_of(path.with_name(stem))
 
 
 def _refuse_columns(path: Path, request: Request) -> None:

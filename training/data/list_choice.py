@@ -17,6 +17,7 @@ from training.data.class_folders import (
     holds_images,
     may_have_classes,
 )
+from training.data.data_name import NAMES_OF_LISTS
 from training.data.listed_data import Place, role_of_list, table_of_list
 from training.data.listed_images import ListedImages
 from training.data.listing import FolderReader
@@ -25,9 +26,16 @@ from training.data.split_words import Role, is_plain, role_of
 from training.data.table_columns import find_columns, has_image_column, has_label_column
 from training.data.text_tables import LIST_SUFFIXES
 
-# What a list is often called. Nobody calls a table of other things so.
-NAMES_OF_LISTS = {"labels", "label", "metadata", "annotations", "index", "list", "classes"}
+_COMPARED = 50  # rows whose classes are compared with the names of folders
 _SPLITS = (Role.TRAIN, Role.VALIDATION, Role.TEST)
+
+
+@dataclass(frozen=True)
+class ListChoice:
+    """The lists that are read, () if class folders are; and warnings of those that are not."""
+
+    lists: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class _Candidate:
         image: whether it has a column for the images.
         label: whether it has a column for their classes.
         there: whether one of the first images that it names is there.
+        agrees: whether the first ones lie in folders that are called as their classes.
     """
 
     file: Path
@@ -51,6 +60,7 @@ class _Candidate:
     image: bool = False
     label: bool = False
     there: bool = False
+    agrees: bool = False
 
     @property
     def is_meant(self) -> bool:
@@ -81,10 +91,11 @@ class _Candidate:
         return "none of its images is there" if self.error is None else str(self.error)
 
 
-def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> tuple[Path, ...]:
-    """The list in `root` that says what its images are, or one for each split; () if there is none.
+def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> ListChoice:
+    """The list in `root` that says what its images are, or one for each split, if there is any.
 
-    Class folders win, and then a line says so. So it does of lists that are left out.
+    Class folders win, and then a line says so, and a warning where a list names other classes. A
+    line also says which lists are left out.
 
     Args:
         root: the folder.
@@ -110,18 +121,29 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> t
                 f"{folder}: its class folders are read, and not {_within(dropped, folder)}; "
                 f"{EXAMPLE} chooses the list"
             )
-        return ()
+        others = [one.file for one in found if one.there and not one.agrees]
+        return ListChoice(warnings=_warning(others, folder))
     if packed and not usable and not holds_images(folder, place.reader):
         for one in found:
             if one.is_meant:
                 report(f"{one.file} is left out: {one.why_not()}")
-        return ()
+        return ListChoice()
     chosen = _chosen(found, folder)
     if not chosen:
-        return _the_only_one(found, folder, place.reader, named_columns=named_columns)
+        only = _the_only_one(found, folder, place.reader, named_columns=named_columns)
+        return ListChoice(only)
     lists = tuple(one.file for one in chosen)
     report(f"{folder}: the classes are those that {' and '.join(map(str, lists))} names")
-    return lists
+    return ListChoice(lists)
+
+
+def _warning(lists: Sequence[Path], folder: Path) -> tuple[str, ...]:
+    if not lists:
+        return ()
+    return (
+        f"classes are folders, and not those that {_within(lists, folder)} names; if the folders "
+        f"only hold parts of the images, move these into one, or choose the list by {EXAMPLE}",
+    )
 
 
 def _chosen(found: Sequence[_Candidate], folder: Path) -> list[_Candidate]:
@@ -201,10 +223,14 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
         columns = find_columns(table.names, asked, where=str(file))
     except UserError as error:
         return _Candidate(file, role, error, image=image, label=label)
-    place_of_image = table.names.index(columns.image)
-    names = [cell for cells in table.rows if isinstance(cell := cells[place_of_image], str)]
-    there = ListedImages(file, place.reader, place.has).some_exist(names)
-    return _Candidate(file, role, image=True, label=True, there=there)
+    at = [table.names.index(name) for name in (columns.image, columns.label)]
+    rows = [(cells[at[0]], cells[at[1]]) for cells in table.rows]
+    labels = {name: label for name, label in rows if isinstance(name, str)}
+    images = ListedImages(file, place.reader, place.has)
+    there = images.some_exist([*labels])
+    first = [(images.find_anywhere(name), labels[name]) for name in [*labels][:_COMPARED]]
+    agrees = all(path is None or label in path.parts for path, label in first)
+    return _Candidate(file, role, image=True, label=True, there=there, agrees=agrees)
 
 
 def _within(files: Sequence[Path], folder: Path) -> str:

@@ -78,6 +78,11 @@ class ListedImages:
         """The file that a name stands for; None if there is none."""
         return self._find(self.base, name)
 
+    def find_anywhere(self, name: str) -> Path | None:
+        """The first file that a name stands for beside the list, or in a folder beside it."""
+        found = (self._find(folder, name) for folder in (self.base, *self._folders()))
+        return next((file for file in found if file is not None), None)
+
     def path_of(self, file: Path) -> str:
         """The file's path relative to the data; an absolute one, if it lies elsewhere."""
         inside = file.is_relative_to(self._root)

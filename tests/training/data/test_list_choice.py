@@ -171,3 +171,28 @@ def test_numbered_class_folders_win_and_other_folders_are_counted(
     assert data.left_out == {"not in the list": 8}
     assert "8 images beside the listed ones in no row" in capsys.readouterr().out
     assert load(tmp_path / "photos" / "labels.csv").left_out == {}
+
+
+def test_class_folders_that_win_over_other_classes_of_a_list_are_a_warning(
+    tmp_path: Path, write_image: Any
+) -> None:
+    """As HAM10000 has them: two folders with parts of the images, and one list of all."""
+    root = tmp_path / "ham"
+    folders = ("part_1", "part_2")
+    for number in range(16):
+        write_image(root / folders[number // 8] / f"{number}.png", seed=number)
+    rows = [f"{number},{NAMES[number % 2]}" for number in range(16)]
+    (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
+    with zipfile.ZipFile(tmp_path / "ham.zip", "w") as archive:
+        for file in root.rglob("*.*"):
+            archive.write(file, file.relative_to(root))
+    for data in (load(root), load(tmp_path / "ham.zip")):
+        assert data.class_names == folders
+        (warning,) = data.warnings
+        assert warning.startswith("classes are folders, and not those that meta.csv names; ")
+    rows = [f"{number},{folders[number // 8]}" for number in range(16)]
+    (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
+    assert load(root).warnings == ()  # the list says what the folders say
+    rows = [f"{folders[number // 8]}/{number},{NAMES[number % 2]}" for number in range(16)]
+    (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
+    assert load(root, columns="image=image_id,label=dx").class_names == NAMES
