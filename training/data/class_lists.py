@@ -56,8 +56,8 @@ def split_classes(
         if flags is None:
             raise UserError(
                 f"class {name!r} cannot be split: its {counted_images(len(classes[name]))} are "
-                f"{groups_are}, or tied to images that other classes need; add images that are "
-                "not, or give the split yourself"
+                f"{groups_are}, or tied to images that other classes need; add other images, or "
+                "give the split yourself"
             )
         test.append(flags)
     train = [~flags for flags in test]
