@@ -125,6 +125,7 @@ def load_cached(
         train_pictures=np.load(folder / "train_pictures.npy"),
         test_pictures=np.load(folder / "test_pictures.npy"),
         jpeg_quality=jpeg_quality(form),
+        warnings=source.warnings,
     )
 
 

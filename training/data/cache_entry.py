@@ -1,6 +1,6 @@
 """A new entry of the cache: decodes both splits to files, and leaves broken images out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +79,8 @@ def build_entry(
         asked: what the cache is asked for.
 
     Raises:
-        UserError: if more than 1 % of the images are broken (but one may always be), if a class is
-            left without training images, or if the disk has no room.
+        UserError: if more than 1 % of the images are broken (but one may always be), if they
+            leave a class without training images or a split empty, or if the disk has no room.
     """
     contents = source.read()
     if contents.redraw is not None and not source.published:
@@ -104,7 +104,7 @@ def build_entry(
     broken_ones = sum(image.row >= decoded.trained for image in decoded.broken["train"])
     validation = len(decoded.splits["train"][0].labels) - decoded.trained - broken_ones
     trained = len(labels["train"]) - validation
-    check_labels(source.name, contents.class_names, labels["train"][:trained], labels["test"])
+    _check_whole(source.name, contents, labels, trained, messages)
     files: dict[str, Path] = {}
     for word, rows in kept.items():
         files |= decoded.stores[word].finish(folder, rows)
@@ -142,7 +142,7 @@ def _without_copies(
     try:
         contents = contents.redraw(groups_of_copies(np.load(known), both))
     except UserError as error:
-        raise UserError(f"copies of one picture are one group, and {error}") from error
+        raise UserError(f"{source.name}: {error}") from error
     return contents, decode_contents(work, source, contents, geometry, asked)
 
 
@@ -155,11 +155,33 @@ def _in_order(files: Sequence[Path], digests: dict[Path, bytes]) -> NDArray[np.u
 def _check_broken(name: str, messages: list[str], total: int) -> None:
     allowed = max(1, int(_MAX_BROKEN_SHARE * total))
     if len(messages) > allowed:
-        named = "; ".join(messages[:_MAX_NAMED]) + ("; ..." if len(messages) > _MAX_NAMED else "")
         raise UserError(
             f"{name}: {len(messages)} of {total} images are broken, at most {allowed} are skipped; "
-            f"mend or remove them: {named}"
+            f"mend or remove them: {_some(messages)}"
         )
+
+
+def _check_whole(
+    name: str,
+    contents: Contents,
+    labels: Mapping[str, NDArray[np.int64]],
+    trained: int,
+    messages: Sequence[str],
+) -> None:
+    """Checks that broken images have left no class without training images, and the test some.
+
+    Raises:
+        UserError: if they have; it names them.
+    """
+    skipped = f"; broken images are skipped: {_some(messages)}" if messages else ""
+    try:
+        check_labels(name, contents.class_names, labels["train"][:trained], labels["test"])
+    except UserError as error:
+        raise UserError(f"{error}{skipped}") from error
+
+
+def _some(messages: Sequence[str]) -> str:
+    return "; ".join(messages[:_MAX_NAMED]) + ("; ..." if len(messages) > _MAX_NAMED else "")
 
 
 def _kept_rows(decoded: DecodedSplits, word: str) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ def split_classes(
     *,
     split_seed: int,
     group_of: GroupOf | None = None,
+    groups_are: str = "in one group",
 ) -> Contents:
     """Takes `num_test[n]` images of class n as test split.
 
@@ -36,6 +37,7 @@ def split_classes(
         group_of: images for which it gives an equal value go to one side together, also those of
             different classes. Then as many images of a class are drawn as is nearest to `num_test`.
             None: the image is in no group.
+        groups_are: what images of one group are, for messages.
 
     Raises:
         UserError: if a class cannot be split, because its images are one group.
@@ -53,9 +55,9 @@ def split_classes(
     for name, flags in zip(names, drawn, strict=True):
         if flags is None:
             raise UserError(
-                f"class {name!r} cannot be split: its {counted_images(len(classes[name]))} are in "
-                "one group, or in groups that other classes need whole; add images of other "
-                "groups, or give the split yourself"
+                f"class {name!r} cannot be split: its {counted_images(len(classes[name]))} are "
+                f"{groups_are}, or tied to images that other classes need; add other images, or "
+                "give the split yourself"
             )
         test.append(flags)
     train = [~flags for flags in test]
@@ -64,7 +66,14 @@ def split_classes(
 
     def redraw(other_groups: GroupOf) -> Contents:
         joined = joined_group_of(pictures, group_of, other_groups)
-        return split_classes(classes, num_test, split_seed=split_seed, group_of=joined)
+        copies = "copies of one picture"
+        return split_classes(
+            classes,
+            num_test,
+            split_seed=split_seed,
+            group_of=joined,
+            groups_are=copies if group_of is None else f"{groups_are}, or joined by {copies}",
+        )
 
     return Contents(tuple(classes), *parts, redraw=redraw)
 

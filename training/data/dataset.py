@@ -62,6 +62,7 @@ class Dataset:
         test_pictures: the same of the test images.
         jpeg_quality: of the JPEGs that the cache has made of the training images, which are not the
             pixels of their files; None: they are.
+        warnings: sentences about what was found while the data were read, before their pictures.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Dataset:
     train_pictures: Pictures | None = None
     test_pictures: Pictures | None = None
     jpeg_quality: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):

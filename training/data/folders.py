@@ -98,9 +98,11 @@ def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Con
     )
     for folder, split in zip(folders[1:], held_out, strict=True):
         for name in split.keys() - train.keys():
-            raise UserError(
-                f"class {name!r} is in {folder} and not in {layout.train}; expected it in both"
-            )
+            if split[name]:
+                raise UserError(
+                    f"class {name!r} is in {folder} and not in {layout.train}; expected it in both"
+                )
+            report(f"{folder / name} is left out: it has no images, and {layout.train} has no such")
     _whole(layout.train, train)
     ordered = sorted(train)
     if layout.validation:

@@ -12,31 +12,24 @@ from runtime.base.errors import UserError
 from training.config.data_columns import EXAMPLE, Columns
 from training.data.archive_members import ArchiveReader
 from training.data.brace_patterns import is_pattern, names_of
-from training.data.folders import FOLDERS, folder_contents, folder_source, name_of
+from training.data.class_folders import has_class_folders
+from training.data.data_name import PARQUET, TAR, ZIP, data_name
+from training.data.folders import FOLDERS, folder_contents, folder_source
 from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
-from training.data.listed_data import (
-    Place,
-    has_class_folders,
-    list_contents,
-    lists_beside,
-    root_of_lists,
-)
+from training.data.list_choice import lists_beside
+from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
 from training.data.shards import rows_of_shards, rows_of_tables, shards_below
 from training.data.source import Contents, Picture, Source, Split, source_of_pictures
-from training.data.split_words import holds_no_class
 from training.data.tar_members import tar_members
 from training.data.text_tables import LIST_SUFFIXES
-from training.data.web_dataset import is_web_dataset, samples_of
+from training.data.web_dataset import has_captions, is_web_dataset, samples_of
 from training.data.zip_members import zip_members
 
-_PARQUET, _TAR, _ZIP = ".parquet", ".tar", ".zip"
 _COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 FORMS = "a folder, a list (.csv, .tsv, .jsonl), .parquet, .tar or .zip"
-# A list is often called so, and then its folder has the better name.
-_NAMES_OF_LISTS = {"labels", "label", "metadata", "annotations", "index", "list", "classes"}
 
 
 @dataclass(frozen=True)
@@ -97,12 +90,12 @@ def open_source(path: Path, request: Request) -> Source:
         raise UserError(f"{path} is no regular file; expected {FORMS}")
     name = path.name.lower()
     if name.endswith(LIST_SUFFIXES):
-        return _lists([path], path.parent, request)
-    if name.endswith(_PARQUET):
+        return _lists([path], path, request)
+    if name.endswith(PARQUET):
         return _tables([path], path, request)
-    if name.endswith((_TAR, *_COMPRESSED_TARS)):
+    if name.endswith((TAR, *_COMPRESSED_TARS)):
         return _tars([path], path, request)
-    if name.endswith(_ZIP):
+    if name.endswith(ZIP):
         left_out: Counter[str] = Counter()
         return _archive(path, zip_members(path, left_out), request, left_out)
     raise UserError(f"{path} is none of what data may be: {FORMS}")
@@ -110,21 +103,22 @@ def open_source(path: Path, request: Request) -> Source:
 
 def _folder(root: Path, request: Request) -> Source:
     place = Place(FolderReader(root))
-    lists = lists_beside(root, place, request.columns)
-    if lists:
-        return _lists(lists, root, request)
-    for suffix in (_PARQUET, _TAR):
-        files = shards_below(root, suffix, place.reader)
+    packed = {suffix: shards_below(root, suffix, place.reader) for suffix in (PARQUET, TAR)}
+    chosen = lists_beside(root, place, request.columns, packed=any(packed.values()))
+    if chosen.lists:
+        return _lists(chosen.lists, root, request)
+    for suffix, files in packed.items():
         if files and has_class_folders(root, place.reader):
             report(f"{root}: its class folders are read, and not {files[0].name}")
         elif files:
             report(f"{root}: {len(files)} {suffix} files are read")
-            read = _tables if suffix == _PARQUET else _tars
+            read = _tables if suffix == PARQUET else _tars
             return read(files, root, request)
     _refuse_columns(root, request)
-    return folder_source(
+    source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress
     )
+    return replace(source, warnings=(*source.warnings, *chosen.warnings))
 
 
 def _shard_pattern(pattern: Path, request: Request) -> Source:
@@ -135,7 +129,7 @@ def _shard_pattern(pattern: Path, request: Request) -> Source:
             f"{pattern} stands for {len(files)} files, and {len(missing)} of them are not there, "
             f"first {missing[0].name}"
         )
-    for suffix, read in ((_TAR, _tars), (_PARQUET, _tables)):
+    for suffix, read in ((TAR, _tars), (PARQUET, _tables)):
         if all(file.name.lower().endswith(suffix) for file in files):
             return read(files, pattern.parent, request)
     raise UserError(f"{pattern} stands for files of several kinds; expected .tar or .parquet")
@@ -152,6 +146,7 @@ def _lists(lists: Sequence[Path], root: Path, request: Request) -> Source:
         progress=request.progress,
         left_out=place.reader.left_out,
         allow_leaks=request.allow_leaks,
+        whole=root if root.is_dir() else None,
     )
     return source_of_pictures(
         data_name(root if len(lists) > 1 else lists[0]),
@@ -182,6 +177,8 @@ def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
     members = tar_members(files[0], left_out)
     coming = (samples_of(tar_members(file, left_out)) for file in files[1:])  # to save memory
     samples = [samples_of(members)]
+    if len(files) == 1 and has_captions(files[0], members, samples[0]):
+        return _archive(files[0], members, request, left_out)
     while not is_web_dataset(samples[-1]):
         if len(files) == 1:
             return _archive(files[0], members, request, left_out)
@@ -224,17 +221,18 @@ def _archive(
     reader = ArchiveReader(archive, members)
     reader.left_out += left_out
     place = _ArchivePlace(reader)
-    lists = lists_beside(archive, place, request.columns)
-    if lists:
-        _refuse_classes(lists[0], request)
+    chosen = lists_beside(archive, place, request.columns, packed=False)
+    if chosen.lists:
+        _refuse_classes(chosen.lists[0], request)
         contents = list_contents(
-            lists,
+            chosen.lists,
             place,
             request.columns,
             split_seed=request.split_seed,
             progress=request.progress,
             left_out=reader.left_out,
             allow_leaks=request.allow_leaks,
+            whole=archive,
         )
     else:
         _refuse_columns(archive, request)
@@ -250,6 +248,7 @@ def _archive(
             ),
             reader,
         )
+    contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings))
     return source_of_pictures(
         data_name(archive), archive, contents, [archive], left_out=+reader.left_out
     )
@@ -271,21 +270,6 @@ def _packed(contents: Contents, reader: ArchiveReader) -> Contents:
         return reader.picture(picture) if isinstance(picture, Path) else picture
 
     return with_changed_splits(contents, packed, changed)
-
-
-def data_name(path: Path) -> str:
-    """What results call the data: the file's name without its ending, or the folder's.
-
-    The folder of a list or a table has the better name where that is called `labels`, or a split.
-    """
-    if path.is_dir():
-        return name_of(path)
-    ending = path.suffix.lower()
-    stem = path.stem if ending in (*LIST_SUFFIXES, _PARQUET, _TAR, _ZIP) else path.name
-    general = holds_no_class(stem) or stem.casefold() in _NAMES_OF_LISTS
-    if general and ending in (*LIST_SUFFIXES, _PARQUET):
-        return name_of(path.parent)
-    return name_of(path.with_name(stem))
 
 
 def _refuse_columns(path: Path, request: Request) -> None:

@@ -38,6 +38,7 @@ class _Known(msgspec.Struct, frozen=True):
     folders: list[bytes]
     states: list[tuple[int, int, int, int]]
     said: list[str]
+    warnings: list[str]
 
 
 def known_source(
@@ -59,7 +60,14 @@ def known_source(
         for line in known.said:
             report(line)
         files = tuple(Path(os.fsdecode(name)) for name in known.files)
-        return Source(known.name, known.fingerprint, _again(read), known.left_out, files)
+        return Source(
+            known.name,
+            known.fingerprint,
+            _again(read),
+            known.left_out,
+            files,
+            warnings=tuple(known.warnings),
+        )
     start = time.time_ns()
     with recorded() as said:
         source = read()
@@ -98,9 +106,15 @@ def _keep(file: Path, path: Path, source: Source, said: list[str], start: int) -
     if any(max(state[1:3]) >= start - _OLD_ENOUGH_NS for state in states):
         return
     count = len(source.files)
-    left_out = dict(source.left_out)
     known = _Known(
-        source.name, source.fingerprint, left_out, names[:count], names[count:], states, said
+        name=source.name,
+        fingerprint=source.fingerprint,
+        left_out=dict(source.left_out),
+        files=names[:count],
+        folders=names[count:],
+        states=states,
+        said=said,
+        warnings=list(source.warnings),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, msgspec.msgpack.encode(known))

@@ -6,7 +6,7 @@ where it is a number, so that "10" comes before "2" as it does among folders.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,8 @@ from training.data.split_words import Role
 from training.data.table_cells import check_single
 
 _MAX_NAMED = 3
+# pandas writes some of them where a column was made text: `astype(str)`.
+_MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT", "None", "null"}
 _WORDS = {
     Role.TRAIN: "trained on",
     Role.VALIDATION: "calibrated with",
@@ -94,7 +96,18 @@ def contents_of_rows(
         contents = _given(parts, classes, where)
         if group_of is not None:
             contents = _grouped(contents, group_of, where, allow_leaks=allow_leaks)
-    return _with_paths(contents, row_of)
+    missing = (*_missing_values(usable, "class"), *_missing_values(usable, "group"))
+    return _with_paths(replace(contents, warnings=(*contents.warnings, *missing)), row_of)
+
+
+def _missing_values(rows: Sequence[Row], what: str) -> Iterator[str]:
+    """Warns of classes or groups that are called as programs write a missing value."""
+    counts = Counter(row.label if what == "class" else row.group for row in rows)
+    for name in sorted(_MISSING_VALUES & counts.keys()):
+        yield (
+            f"{counted_images(counts[name])} in the {what} {name!r}, as programs write a missing "
+            f"value; if they have no {what}, leave the cells empty"
+        )
 
 
 def with_own_paths(rows: Sequence[Row], root: Path) -> list[Row]:
@@ -226,12 +239,14 @@ def _grouped(contents: Contents, group_of: GroupOf, where: Path, *, allow_leaks:
     if both := groups_on_both_sides(grouped):
         names = [str(name) for name, number in numbers.items() if number in both]
         named = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-        found = f"{where}: {len(names)} groups have images in several splits ({named})"
+        found = f"{len(names)} groups have images in several splits ({named})"
         if not allow_leaks:
             raise UserError(
-                f"{found}; move each group into one split, or --allow-leaks trains all the same"
+                f"{where}: {found}; move each group into one split, or --allow-leaks trains all "
+                "the same"
             )
-        report(found)
+        report(f"{where}: {found}")
+        return replace(grouped, warnings=(*grouped.warnings, found))
     return grouped
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from training.data.class_lists import counted_images
 from training.data.class_names import composed
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
+from training.data.source import NO_SPLIT, UNLABELLED
 from training.data.split_words import Role, holds_no_class, is_plain, role_of
 
 TEST_SHARE = 0.2
@@ -152,9 +154,10 @@ def _layout_of(root: Path, splits: _Splits, reader: FolderReader) -> Layout:
     if not reader.listing(train).folders:
         raise UserError(f"{train} has no class folders; {EXPECTED}")
     for folder in splits.of.get(Role.UNLABELLED, []):
-        report(f"{folder} is left out: its name says that its images have no labels")
+        _leave_out(folder, reader, UNLABELLED, "its name says that its images have no labels")
     for folder in splits.others:
-        report(f"{folder} is left out: it is no split, and it lies beside {given[Role.TRAIN]}")
+        why = f"it is no split, and it lies beside {given[Role.TRAIN]}"
+        _leave_out(folder, reader, NO_SPLIT, why)
     labelled = _labelled(given, train, reader)
     layout = Layout(
         train,
@@ -168,6 +171,13 @@ def _layout_of(root: Path, splits: _Splits, reader: FolderReader) -> Layout:
             f"{TEST_SHARE:.0%}"
         )
     return layout
+
+
+def _leave_out(folder: Path, reader: FolderReader, reason: str, why: str) -> None:
+    """Counts the images in a folder that is left out, and says why it is."""
+    count = reader.count_below(folder)
+    reader.left_out[reason] += count
+    report(f"{folder} is left out: {why} ({counted_images(count)})")
 
 
 def _in_words(root: Path, layout: Layout) -> str:
@@ -193,7 +203,8 @@ def _labelled(given: dict[Role, Path], train: Path, reader: FolderReader) -> dic
             if reader.listing(folder).folders:
                 labelled[role] = folder
             else:
-                report(f"{given[role]} is left out: it has no class folders, so no labels")
+                why = "it has no class folders, so no labels"
+                _leave_out(given[role], reader, UNLABELLED, why)
     return labelled
 
 
@@ -208,7 +219,8 @@ def _the_one(folders: Sequence[Path], reader: FolderReader, role: Role) -> Path:
         if len(fitting) == 1:
             for other in folders:
                 if other != fitting[0]:
-                    report(f"{other} is left out: {fitting[0].name}/ is taken for {role.value}/")
+                    why = f"{fitting[0].name}/ is taken for {role.value}/"
+                    _leave_out(other, reader, NO_SPLIT, why)
             return fitting[0]
     names = " and ".join(f"{folder.name}/" for folder in folders)
     raise UserError(

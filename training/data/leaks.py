@@ -82,7 +82,11 @@ def without_leaks(dataset: Dataset, drop: str, *, progress: bool) -> Dataset:
     return replace(
         with_rows(dataset, kept),
         validation_images=int((kept >= trained).sum()),
-        left_out={**dataset.left_out, DUPLICATE: int(leaks.sum())},
+        left_out={
+            **dataset.left_out,
+            # A list's doubled rows are counted by the same word.
+            DUPLICATE: dataset.left_out.get(DUPLICATE, 0) + int(leaks.sum()),
+        },
     )
 
 

@@ -1,7 +1,8 @@
 """From a list of images to labelled rows: the columns, the files, what is missing or doubled."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -9,6 +10,7 @@ from training.config.data_columns import Columns
 from training.data.class_lists import counted_images
 from training.data.labelled_rows import Row
 from training.data.listed_images import ListedImages
+from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.source import DUPLICATE, MISSING, NOT_LISTED, Picture
 from training.data.split_words import Role
@@ -20,65 +22,126 @@ _MAX_MISSING_SHARE = 0.01
 _MAX_NAMED = 5
 
 
-def rows_of_list(
-    table: Table,
-    images: ListedImages,
-    asked: Columns,
-    *,
-    where: Path,
-    picture: Callable[[Path], Picture],
-    split: Role | None,
-    progress: bool,
-    left_out: Counter[str],
-) -> list[Row]:
-    """The rows whose image is there, each image once.
+@dataclass(frozen=True)
+class _Listed:
+    """A row whose image is there, and where it is written."""
 
-    Args:
-        table: of the list.
-        images: finds the files that it names.
-        asked: the columns that the user has named.
-        where: the list, for messages.
-        picture: gives the image in the file of a path.
-        split: what all images are for, where the list does not say; None: nothing does.
-        progress: whether to say which columns are read.
-        left_out: counts rows whose image is missing, doubled rows, and images in no row.
+    row: Row
+    where: Path
+    line: int
 
-    Raises:
-        UserError: if a column is not found, a cell cannot be used, an image has two classes, or
-            more than 1 % of the images are missing (but one may always be).
-    """
-    columns = find_columns(table.names, asked, where=str(where))
-    if progress:
-        report(f"{where}: {said(columns, table.names)}")
-    rows, lines = _read(table, columns, where, split)
-    images.choose_folder([name for name, _ in rows])
-    if progress and images.base != images.folder:
-        report(f"{where}: its images are in {images.base.relative_to(images.folder)}/")
-    kept: dict[Path, tuple[Row, int]] = {}
-    missing: list[str] = []
-    doubled = 0
-    for (name, row), line in zip(rows, lines, strict=True):
-        file = images.find(name)
-        if file is None and (not row.label or row.split is Role.UNLABELLED):
-            file = images.base / name  # never opened; it is counted as an image without a class
-        if file is None:
-            missing.append(f"{name!r} in line {line}")
-        elif file not in kept:
-            found = Row(picture(file), images.path_of(file), row.label, row.split, row.group)
-            kept[file] = (found, line)
+
+class ListRows:
+    """The rows of all lists of one data set whose image is there, each image once in each list."""
+
+    def __init__(self, reader: FolderReader, *, progress: bool, left_out: Counter[str]) -> None:
+        """Prepares for the lists in the folders of `reader`.
+
+        Args:
+            reader: of the folder, or the archive, that the lists lie in.
+            progress: whether to say which columns are read.
+            left_out: counts rows whose image is missing, doubled rows, and images in no row.
+        """
+        self.rows: list[Row] = []
+        self._reader = reader
+        self._progress = progress
+        self._left_out = left_out
+        self._listed: dict[Path, _Listed] = {}
+        self._folders: set[Path] = set()
+
+    def add(
+        self,
+        table: Table,
+        images: ListedImages,
+        asked: Columns,
+        *,
+        where: Path,
+        picture: Callable[[Path], Picture],
+        split: Role | None,
+    ) -> None:
+        """Adds the rows of one list.
+
+        Args:
+            table: of the list.
+            images: finds the files that it names.
+            asked: the columns that the user has named.
+            where: the list, for messages.
+            picture: gives the image in the file of a path.
+            split: what all images are for, where the list does not say; None: nothing does.
+
+        Raises:
+            UserError: if a column is not found, a cell cannot be used, an image has two classes, in
+                this list or in a former one, or more than 1 % of the images are missing (but one
+                may always be).
+        """
+        columns = find_columns(table.names, asked, where=str(where))
+        if self._progress:
+            report(f"{where}: {said(columns, table.names)}")
+        rows, lines = _read(table, columns, where, split)
+        images.choose_folder([name for name, _ in rows])
+        if self._progress and images.base != images.folder:
+            report(f"{where}: its images are in {images.base.relative_to(images.folder)}/")
+        kept: dict[Path, _Listed] = {}
+        missing: list[str] = []
+        doubled = 0
+        for (name, row), line in zip(rows, lines, strict=True):
+            file = images.find(name)
+            found = file is not None
+            if file is None and (not row.label or row.split is Role.UNLABELLED):
+                file = images.base / name  # never opened; it is counted as an image without a class
+            if file is None:
+                missing.append(f"{name!r} in line {line}")
+            elif file not in kept:
+                named = replace(
+                    row, picture=picture(file) if found else file, path=images.path_of(file)
+                )
+                kept[file] = _Listed(named, where, line)
+                self._check_former(file, kept[file])
+            else:
+                _check_same(kept[file], _Listed(row, where, line), ("class", "split", "group"))
+                doubled += 1
+        _check_missing(missing, len(rows), where)
+        self._left_out[MISSING] += len(missing)
+        self._left_out[DUPLICATE] += doubled
+        if doubled:
+            report(
+                f"{where}: {doubled} rows left out that name an image again, with the same class"
+            )
+        self.rows += [listed.row for listed in kept.values()]
+        self._folders |= {file.parent for file in kept if file.is_relative_to(images.folder)}
+
+    def count_not_listed(self, *, where: Path, whole: Path | None) -> None:
+        """Counts the images that lie beside those of all lists, and are none of them.
+
+        Args:
+            where: the data, for messages.
+            whole: the folder that is the data set, all of whose images count; None: the lists are,
+                and only the folders of their images count.
+        """
+        holding = {above for file in self._listed for above in file.parents}
+        if whole in holding:
+            count = self._not_listed_below(whole, holding)
         else:
-            _check_same(kept[file], (row, line), where)
-            doubled += 1
-    _check_missing(missing, len(rows), where)
-    for reason, count, words in (
-        (MISSING, len(missing), ""),
-        (DUPLICATE, doubled, "rows left out that name an image again, with the same class"),
-        (NOT_LISTED, images.not_listed(list(kept)), "images beside them in no row, left out"),
-    ):
-        left_out[reason] += count
-        if count and words:
-            report(f"{where}: {count} {words}")
-    return [row for row, _ in kept.values()]
+            count = sum(self._not_listed_in(folder) for folder in sorted(self._folders))
+        self._left_out[NOT_LISTED] += count
+        if count:
+            report(f"{where}: {count} images beside the listed ones in no row, left out")
+
+    def _not_listed_in(self, folder: Path) -> int:
+        return sum(image not in self._listed for image in self._reader.listing(folder).images)
+
+    def _not_listed_below(self, folder: Path, holding: set[Path]) -> int:
+        if folder not in holding:
+            return self._reader.count_below(folder)
+        below = self._reader.listing(folder).folders
+        deeper = sum(self._not_listed_below(one, holding) for one in below)
+        return self._not_listed_in(folder) + deeper
+
+    def _check_former(self, file: Path, listed: _Listed) -> None:
+        """Checks that no list before says otherwise. An image may be in two splits, as a leak."""
+        former = self._listed.setdefault(file, listed)
+        if former.row.label and listed.row.label:
+            _check_same(former, listed, ("class", "group"))
 
 
 def _read(
@@ -100,17 +163,20 @@ def _read(
     return rows, list(table.lines)
 
 
-def _check_same(former: tuple[Row, int], other: tuple[Row, int], where: Path) -> None:
-    (first, first_line), (second, second_line) = former, other
-    for word, one, two in (
-        ("classes", first.label, second.label),
-        ("splits", first.split and first.split.value, second.split and second.split.value),
-        ("groups", first.group, second.group),
+def _check_same(former: _Listed, other: _Listed, facts: Sequence[str]) -> None:
+    first, second = former.row, other.row
+    at = f"line {former.line}"
+    if former.where != other.where:
+        at = f"{former.where}, {at}"
+    for fact, words, one, two in (
+        ("class", "classes", first.label, second.label),
+        ("split", "splits", first.split and first.split.value, second.split and second.split.value),
+        ("group", "groups", first.group, second.group),
     ):
-        if one != two:
+        if fact in facts and one != two:
             raise UserError(
-                f"{where}: {first.path!r} has two {word}, {one!r} in line {first_line} and {two!r} "
-                f"in line {second_line}; remove one of the rows"
+                f"{other.where}: {first.path!r} has two {words}, {one!r} in {at} and {two!r} "
+                f"in line {other.line}; remove one of the rows"
             )
 
 

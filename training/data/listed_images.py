@@ -78,20 +78,15 @@ class ListedImages:
         """The file that a name stands for; None if there is none."""
         return self._find(self.base, name)
 
+    def find_anywhere(self, name: str) -> Path | None:
+        """The first file that a name stands for beside the list, or in a folder beside it."""
+        found = (self._find(folder, name) for folder in (self.base, *self._folders()))
+        return next((file for file in found if file is not None), None)
+
     def path_of(self, file: Path) -> str:
         """The file's path relative to the data; an absolute one, if it lies elsewhere."""
         inside = file.is_relative_to(self._root)
         return (file.relative_to(self._root) if inside else file).as_posix()
-
-    def not_listed(self, files: Sequence[Path]) -> int:
-        """How many images lie beside those files, in their folders, and are none of them."""
-        listed = set(files)
-        folders = {file.parent for file in files if file.is_relative_to(self.folder)}
-        return sum(
-            image not in listed
-            for folder in sorted(folders)
-            for image in self._reader.listing(folder).images
-        )
 
     def _folders(self) -> list[Path]:
         """The folders beside the list, and those in them."""
@@ -107,8 +102,11 @@ class ListedImages:
         for written in _spellings(name):
             # Without "." and "..", so that one image has one path. A link is not resolved.
             path = Path(os.path.normpath(base / written))
-            if self._exists(path):
-                return path
+            try:
+                if self._exists(path):
+                    return path
+            except OSError:  # a part of the name is too long: there is no such file
+                continue
         return None
 
 

@@ -43,6 +43,21 @@ class FolderReader(ImageFolders):
         self._class = folder
         return super().images_below(folder)
 
+    def count_below(self, folder: Path) -> int:
+        """How many images lie in a folder that is left out; of what cannot be listed, none."""
+        return self._count_below(folder, frozenset(self._above))
+
+    def _count_below(self, folder: Path, above: frozenset[Identity]) -> int:
+        try:
+            identity = self._identity(folder)
+            listing = self.listing(folder)
+        except (OSError, UserError):
+            return 0
+        if identity in above:
+            return 0  # a link that leads back
+        within = above | {identity}
+        return len(listing.images) + sum(self._count_below(one, within) for one in listing.folders)
+
     def met_before(self, folder: Path, identity: Identity) -> Path | None:
         """The path by which `folder` was read before; None: it was not, and is read now.
 

@@ -207,7 +207,11 @@ def _load_path(
         root = Path(data).expanduser()
     except RuntimeError as error:
         raise UserError(f"data {data!r}: {error}; write the whole path") from error
-    if not data or not is_data(root):  # Path("") would be the current folder
+    try:
+        there = data and is_data(root)  # Path("") would be the current folder
+    except OSError as error:
+        raise UserError(f"data {data[:80]!r}: {error.strerror}; expected {FORMS}") from error
+    if not there:
         raise UserError(
             f"data {data!r} is neither a known data set ({', '.join(data_names())}) nor {FORMS}"
         )

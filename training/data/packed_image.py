@@ -34,6 +34,11 @@ class PackedImage(ABC):
     def place(self) -> tuple[str, int]:
         """Where it is stored. Pictures are read in this order, as they lie on the disk."""
 
+    @property
+    def outside(self) -> Path | None:
+        """A file of its own that may have its bytes, instead of the archive; None: none has."""
+        return None
+
     @abstractmethod
     def read(self) -> bytes:
         """The bytes of the picture's own file.

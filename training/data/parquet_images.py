@@ -22,7 +22,7 @@ class ParquetImage(PackedImage):
     """The picture in row `row` of row group `group` of `file`; `column` holds its bytes.
 
     `number` is the row's place in the whole file. Where the cell has no bytes, the picture is the
-    file `beside`, if there is one.
+    file `beside`, if there is one. It is None where all cells of the row group have bytes.
     """
 
     file: Path
@@ -35,6 +35,10 @@ class ParquetImage(PackedImage):
     @property
     def place(self) -> tuple[str, int]:
         return str(self.file), self.number
+
+    @property
+    def outside(self) -> Path | None:
+        return self.beside
 
     def read(self) -> bytes:
         """The bytes of the picture's own file."""

@@ -14,7 +14,7 @@ from training.data.parquet_images import ParquetImage
 from training.data.split_words import Role
 from training.data.table_cells import group_in, label_in, split_in
 from training.data.table_columns import Found, find_columns
-from training.data.text_tables import Table, text_of
+from training.data.text_tables import Cell, Table, text_of
 
 EXTRA = "parquet"
 
@@ -38,6 +38,17 @@ class ParquetTable:
         if field and outer in self.names:
             values = values.field(field)  # type: ignore[attr-defined]
         return list(values.to_pylist())  # type: ignore[attr-defined]
+
+    def texts(self, column: str) -> list[Cell]:
+        """The values of a column as those of a list are.
+
+        Raises:
+            UserError: if a value is no text.
+        """
+        return [
+            text_of(value, where=f"{self.path}, column {column!r}, row {number}")
+            for number, value in enumerate(self.cells(column))
+        ]
 
 
 def open_parquet(path: Path) -> ParquetTable:
@@ -90,7 +101,7 @@ def columns_of_parquet(table: ParquetTable, asked: Columns) -> Found:
 def text_table(table: ParquetTable, columns: Found) -> Table:
     """The columns of a file that holds the paths of its images, as those of a list."""
     names = [name for name in vars(columns).values() if name]
-    cells = [[text_of(value) for value in table.cells(name)] for name in names]
+    cells = [table.texts(name) for name in names]
     if columns.label in table.class_names:
         place = names.index(columns.label)
         cells[place] = list(_labels(table, columns.label))
@@ -119,7 +130,7 @@ def rows_of_parquet(
     count = table.file.metadata.num_rows
     labels = _labels(table, columns.label)
     splits = table.cells(columns.split) if columns.split else [None] * count
-    groups = table.cells(columns.group) if columns.group else [None] * count
+    groups: list[Cell] = table.texts(columns.group) if columns.group else [""] * count
     rows = []
     for number, (image, stored) in enumerate(_images(table, columns.image, root)):
         at = f"{table.path}, row {number}"
@@ -129,8 +140,8 @@ def rows_of_parquet(
             name = table.class_names.get(columns.split)
             if name and isinstance(value, int):
                 value = name[value]
-            role = split_in(text_of(value), column=columns.split, where=at)
-        group = group_in(text_of(groups[number]), where=at)
+            role = split_in(text_of(value, where=at), column=columns.split, where=at)
+        group = group_in(groups[number], where=at)
         rows.append(Row(image, stored, label_in(labels[number], where=at), role, group, stored))
     return rows
 
@@ -150,31 +161,47 @@ def _images(table: ParquetTable, column: str, root: Path) -> list[tuple[ParquetI
         table.cells(f"{column}.path") if "path" in fields else [None] * table.file.metadata.num_rows
     )
     found: list[tuple[ParquetImage, str]] = []
+    cell = f"{column}.bytes" if fields else column
     for group in range(table.file.num_row_groups):
+        may_lack = _may_lack_bytes(table, group, cell)
         for row in range(table.file.metadata.row_group(group).num_rows):
             number = len(found)
             stored = str(paths[number] or "").replace("\\", "/").lstrip("/")
             image = ParquetImage(
                 path=table.path / (stored or f"#{number}"),
                 file=table.path,
-                column=f"{column}.bytes" if fields else column,
+                column=cell,
                 group=group,
                 row=row,
                 number=number,
-                beside=table.path.parent / stored if stored else None,
+                beside=table.path.parent / stored if may_lack and _is_path(stored) else None,
             )
             found.append((image, stored))
     return found
 
 
+def _is_path(stored: str) -> bool:
+    return bool(stored) and "\0" not in stored
+
+
+def _may_lack_bytes(table: ParquetTable, group: int, cell: str) -> bool:
+    """Whether a row group has rows without bytes, or does not say that it has none."""
+    columns = table.file.metadata.row_group(group)
+    for number in range(columns.num_columns):
+        chunk = columns.column(number)
+        if chunk.path_in_schema == cell:
+            found = chunk.statistics
+            return found is None or not found.has_null_count or found.null_count > 0
+    return True
+
+
 def _labels(table: ParquetTable, column: str) -> list[Any]:
     """The class of each row as text; "" for none, which `datasets` writes as -1."""
     names = table.class_names.get(column)
-    values = table.cells(column)
     if names is None:
-        return [text_of(value) for value in values]
+        return table.texts(column)
     labels = []
-    for number, value in enumerate(values):
+    for number, value in enumerate(table.cells(column)):
         if isinstance(value, str) or value is None or value == -1:
             labels.append("" if value in (None, -1) else str(value))
         elif isinstance(value, int) and 0 <= value < len(names):

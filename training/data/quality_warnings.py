@@ -21,6 +21,7 @@ _ADVICE = "--fit letterbox shows pictures whole"
 def warnings_of(dataset: Dataset, inspection: Inspection) -> tuple[str, ...]:
     """The warnings, the gravest first. Names that are not text are shown by their codes."""
     sentences = [
+        *dataset.warnings,
         *_leaks(dataset, inspection),
         *_classes(dataset),
         *_contents(dataset, inspection),

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.base.errors import UserError
 from training.config.data_columns import Columns
 from training.data.labelled_rows import Row, with_own_paths
-from training.data.list_rows import rows_of_list
+from training.data.list_rows import ListRows
 from training.data.listed_data import Place
 from training.data.listed_images import ListedImages
 from training.data.listing import FolderReader
@@ -99,7 +99,7 @@ def rows_of_tables(
         UserError: if pyarrow is not installed, or a file cannot be used.
     """
     packed: list[Row] = []
-    listed: list[Row] = []
+    listed = ListRows(place.reader, progress=False, left_out=left_out)
     roles = roles_of(files, root)
     for number, (file, role) in enumerate(zip(files, roles, strict=True)):
         table = open_parquet(file)
@@ -110,17 +110,16 @@ def rows_of_tables(
         if holds_pictures(table, columns.image):
             packed += rows_of_parquet(table, columns, root=root, split=role)
             continue
-        listed += rows_of_list(
+        listed.add(
             text_table(table, columns),
             ListedImages(file, place.reader, place.has),
             Columns(**vars(columns)),
             where=file,
             picture=place.picture,
             split=role,
-            progress=False,
-            left_out=left_out,
         )
-    return with_own_paths(packed, root) + listed
+    listed.count_not_listed(where=root, whole=None)
+    return with_own_paths(packed, root) + listed.rows
 
 
 def _role(file: Path, root: Path) -> Role | None:

@@ -57,6 +57,7 @@ class Contents:
     Attributes:
         redraw: draws the test split again, so that pictures of one group are on one side; it gets
             a function that gives the group of each picture. None: the split was not drawn here.
+        warnings: as those of a source.
     """
 
     class_names: tuple[str, ...]
@@ -64,6 +65,7 @@ class Contents:
     test: Split
     validation: Split | None = None
     redraw: "Callable[[GroupOf], Contents] | None" = field(default=None, kw_only=True)
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Source:
         files: all files that the contents are made of. The cache finds those that were replaced by
             others of the same name, size and time of modification.
         published: whether results name it. Its splits stay as they are, whatever is in them.
+        warnings: sentences about what was found while the data were read, without their pictures,
+            and may spoil a training.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Source:
     left_out: Mapping[str, int] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     published: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def fingerprint_of(root: Path, files: Iterable[Path], *extra: str | bytes) -> str:
@@ -118,7 +123,14 @@ def source_of_files(
     fingerprint = fingerprint_of(
         root, files, str(len(contents.train.labels)), *labels, "\n".join(contents.class_names)
     )
-    return Source(name, fingerprint, lambda: contents, left_out or {}, tuple(files))
+    return Source(
+        name,
+        fingerprint,
+        lambda: contents,
+        left_out or {},
+        tuple(files),
+        warnings=contents.warnings,
+    )
 
 
 def source_of_pictures(
@@ -144,9 +156,18 @@ def source_of_pictures(
     for split in splits:
         facts += [split.labels.tobytes(), b"" if split.groups is None else split.groups.tobytes()]
         facts += [os.fsencode("\0".join(split.paths))]
+    files += _outside(image for split in splits for image in split.images)
     everything = (*containers, *files)
     fingerprint = fingerprint_of(root, everything, *facts)
-    return Source(name, fingerprint, lambda: contents, left_out, everything)
+    return Source(
+        name, fingerprint, lambda: contents, left_out, everything, warnings=contents.warnings
+    )
+
+
+def _outside(images: Iterable[Picture | NDArray[np.uint8]]) -> list[Path]:
+    """The files that pictures of a table may be in, instead of the table."""
+    packed = (image.outside for image in images if isinstance(image, PackedImage))
+    return [file for file in packed if file is not None]
 
 
 def splits_of(contents: Contents) -> list[Split]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from runtime.base.errors import UserError
 from training.data.split_words import Role, role_of
-from training.data.text_tables import Cell
+from training.data.text_tables import Cell, text_of
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
 _BETWEEN_LABELS = ("|", ";")
 
 
@@ -21,8 +22,8 @@ def label_in(cell: Cell, *, where: str) -> str:
     Raises:
         UserError: if the cell names several classes.
     """
-    if isinstance(cell, list) and len(cell) == 1 and isinstance(cell[0], (str, int)):
-        return str(cell[0])
+    if isinstance(cell, list) and len(cell) == 1 and isinstance(cell[0], (str, int, float)):
+        cell = text_of(cell[0])
     if not isinstance(cell, str):
         raise UserError(f"{where}: the class is {_short(cell)}; expected one class for each image")
     if any(sign in cell for sign in _BETWEEN_LABELS):
@@ -66,12 +67,16 @@ def split_in(cell: Cell, *, column: str, where: str) -> Role:
 def group_in(cell: Cell, *, where: str) -> str:
     """The name of the group; "" for an image that is in none.
 
+    "7.0" is the group "7": pandas writes a column of whole numbers so where one of them is missing,
+    and another list of the same data may have none missing.
+
     Raises:
         UserError: if it is no single value.
     """
     if not isinstance(cell, str):
         raise UserError(f"{where}: the group is {_short(cell)}; expected one for each image")
-    return cell
+    whole = _WHOLE_FLOAT.fullmatch(cell)
+    return whole[1] if whole else cell
 
 
 def image_name_in(cell: Cell, *, where: str) -> str:

@@ -76,6 +76,16 @@ def has_columns(names: Sequence[str], asked: Columns) -> bool:
     return True
 
 
+def has_image_column(names: Sequence[str], asked: Columns) -> bool:
+    """Whether there is a column for the images, named by the user or by a usual name."""
+    return bool(_usual("image", names)) if asked.image is None else asked.image in names
+
+
+def has_label_column(names: Sequence[str], asked: Columns) -> bool:
+    """Whether there is a column for the classes, named by the user or by a usual name."""
+    return bool(_usual("label", names)) if asked.label is None else asked.label in names
+
+
 def said(found: Found, names: Sequence[str]) -> str:
     """What is read, and which other columns could have been meant."""
     words = {"image": "images", "label": "classes", "split": "splits", "group": "groups"}

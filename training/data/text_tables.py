@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import msgspec
 
@@ -13,7 +15,9 @@ from training.data.table_columns import has_columns
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 _SEPARATORS = (",", ";", "\t", "|")
+_STATED_SEPARATOR = re.compile(r'sep=([^"\r\n])(?=[\r\n])', re.IGNORECASE)  # Excel's first line
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MAX_WHOLE = 2**53  # from there on, floats are not every whole number
 
 Cell = str | list[object] | dict[str, object]
 
@@ -55,21 +59,46 @@ def read_list(content: bytes, suffix: str, asked: Columns, *, where: str) -> Tab
     if suffix.lower() == ".jsonl":
         table = _read_json_lines(text, where)
     else:
-        separators = ("\t",) if suffix.lower() == ".tsv" else _SEPARATORS
+        separators: Sequence[str] = ("\t",) if suffix.lower() == ".tsv" else _SEPARATORS
+        if stated := _STATED_SEPARATOR.match(text):
+            separators = stated[1]
+            text = text[stated.end() :]  # the line stays as an empty one, so that lines are counted
         table = _read_separated(text, separators, asked, where)
     if not table.rows:
         raise UserError(f"{where} has no rows; expected a header and a row for each image")
     return table
 
 
-def text_of(value: object) -> Cell:
-    """A value of JSON or of a parquet file as a cell: "" for nothing, numbers as they are read."""
-    if value is None or value != value:
+def text_of(value: object, *, where: str = "") -> Cell:
+    """A value of JSON or of a parquet file as a cell: "" for nothing.
+
+    A whole number is written alike, whatever its type: pandas makes floats of a column of integers
+    as soon as one value is missing. Bytes are text.
+
+    Args:
+        value: any.
+        where: the file and the row, for messages.
+
+    Raises:
+        UserError: if bytes are no UTF-8.
+    """
+    if value is None or value != value:  # the latter is NaN
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, dict)):
         return value
+    if isinstance(value, (float, Decimal)):
+        whole = -_MAX_WHOLE < value < _MAX_WHOLE and value % 1 == 0
+        return str(int(value)) if whole else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode().strip()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}: the cell holds the bytes {value[:20]!r}, which are no UTF-8 text; "
+                "expected text or a number"
+            ) from error
     return str(value).strip()
 
 

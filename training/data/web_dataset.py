@@ -15,6 +15,8 @@ from runtime.base.errors import ImageError, UserError
 from runtime.images.image_folders import NOT_AN_IMAGE, is_of_the_system
 from runtime.images.image_formats import START_BYTES, SUFFIXES, is_read
 from training.config.data_columns import Columns
+from training.data.archive_members import ArchiveReader
+from training.data.class_folders import first_with_something, has_class_folders
 from training.data.labelled_rows import Row
 from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
@@ -57,6 +59,29 @@ def is_web_dataset(samples: Mapping[Path, Sample]) -> bool:
         sample.pictures and any(ending in sample.others for ending in _LABELS)
         for sample in samples.values()
     )
+
+
+def has_captions(
+    archive: Path, members: Mapping[Path, PackedImage], samples: Mapping[Path, Sample]
+) -> bool:
+    """Whether the texts beside the pictures are captions: the pictures lie in class folders.
+
+    A `.cls` or `.json` file beside a picture states its class nevertheless.
+    """
+    labelled = [sample.others for sample in samples.values() if sample.pictures]
+    texts = sum("txt" in others for others in labelled)
+    if not texts or any("cls" in others or "json" in others for others in labelled):
+        return False
+    if all(name.parent == archive for name in samples):
+        return False  # without reading what a million files are, one by one
+    reader = ArchiveReader(archive, members)
+    if not has_class_folders(first_with_something(archive, reader), reader):
+        return False
+    report(
+        f"{archive}: its class folders are read, and not the {texts} .txt files beside "
+        "pictures; as WebDataset, their classes would be in .cls files"
+    )
+    return True
 
 
 def rows_of_shard(

@@ -215,6 +215,26 @@ def test_more_broken_images_are_an_error_that_names_them(class_tree: Path) -> No
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("train/emu/0.png", "class 'emu' has no training images"),
+        ("test/ant/0.png", "has no test images"),
+        ("val/ant/0.png", "has no validation images"),
+    ],
+)
+def test_a_broken_image_that_leaves_a_class_or_split_empty_is_named(
+    tmp_path: Path, write_image: Any, broken: str, message: str
+) -> None:
+    root = tmp_path / "zoo"
+    for seed, path in enumerate(("train/ant/0", "train/ant/1", "train/emu/0", "val/ant/0")):
+        write_image(root / f"{path}.png", seed=seed)
+    write_image(root / "test" / "ant" / "0.png", seed=9)
+    (root / broken).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=f"{message}.*; broken images are skipped: .*{broken}"):
+        load(root)
+
+
 def test_one_per_cent_of_many_may_be_broken(tmp_path: Path, write_image: Any) -> None:
     root = tmp_path / "many"
     for number in range(200):

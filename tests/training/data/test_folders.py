@@ -76,6 +76,11 @@ def test_the_split_is_the_seeds_and_does_not_depend_on_other_classes(class_tree:
     assert fewer == {member for member in tests[0] if member[0] != "dog"}
 
 
+def test_a_path_that_is_too_long_is_one_line() -> None:
+    with pytest.raises(UserError, match="File name too long; expected a folder, a list"):
+        load_dataset("x" * 400)
+
+
 @pytest.mark.parametrize("held_out", ["test", "val"])
 def test_train_and_test_folders_are_used_as_they_are(
     tmp_path: Path, write_image: Any, held_out: str
@@ -206,3 +211,15 @@ def test_a_data_root_is_refused_where_it_means_nothing(class_tree: Path, tmp_pat
     for data in ("digits", str(class_tree)):
         with pytest.raises(UserError, match="leave it out"):
             load_dataset(data, data_root=tmp_path)
+
+
+def test_an_empty_class_folder_beside_those_of_train_is_left_out(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    for number in range(8):
+        split = ("train", "val")[number // 4]
+        write_image(root / split / "ab"[number % 2] / f"{number}.png", seed=number)
+    (root / "val" / "c").mkdir()
+    assert load_dataset(str(root), image_size=32).class_names == ("a", "b")
+    assert f"{root}/val/c is left out: it has no images" in capsys.readouterr().out

@@ -51,6 +51,25 @@ def write_shard(file: Path, shard: int, write_image: Callable[..., Path]) -> Non
     wait_until_old()
 
 
+def test_what_was_warned_of_is_kept(
+    tmp_path: Path, write_image: Callable[..., Path], reads: list[Path]
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for split, count in (("train", 8), ("test", 4)):
+        with tarfile.open(folder / f"{split}.tar", "w") as archive:
+            for number in range(count):
+                seed = len(split) * 10 + number
+                archive.add(write_image(tmp_path / "one.png", seed=seed), f"{number}.png")
+                fields = f'{{"label": "{"ab"[number % 2]}", "patient": {number}}}'
+                (tmp_path / "one.json").write_text(fields)
+                archive.add(tmp_path / "one.json", f"{number}.json")
+    wait_until_old()
+    warned = [read(folder, allow_leaks=True).warnings for _ in range(2)]
+    assert warned == [("4 groups have images in several splits (0, 2, 1, ...)",)] * 2
+    assert reads == [folder]
+
+
 def wait_until_old() -> None:
     time.sleep(1.2 * known_sources._OLD_ENOUGH_NS / 1e9)
 

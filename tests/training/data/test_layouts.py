@@ -170,9 +170,11 @@ def test_images_without_labels_are_left_out_and_val_is_tested_on(
     fill: Fill, capsys: pytest.CaptureFixture[str], flat: str
 ) -> None:
     root = fill("train/cat", "train/dog", "val/cat", "val/dog", flat)
-    found = seen(load(root), root)
+    data = load(root)
+    found = seen(data, root)
     assert found["test"] == of(root, ["val/cat", "val/dog"])
     assert not found["val"]
+    assert data.left_out == {"unlabelled": 2}
     out = capsys.readouterr().out
     assert f"{root}/{flat.split('/')[0]} is left out: " in out
     assert "labels" in out
@@ -211,8 +213,11 @@ def test_two_folders_for_one_split_are_refused(fill: Fill) -> None:
 def test_folders_beside_the_splits_are_named(
     fill: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = fill("Train/cat", "Train/dog", "Test/cat", "Test/dog", "screenshots")
-    assert load(root).class_names == ("cat", "dog")
+    root = fill("Train/cat", "Train/dog", "Test/cat", "Test/dog", "screenshots/old")
+    (root / "screenshots" / "again").symlink_to(root)  # it leads back, and is not counted
+    data = load(root)
+    assert data.class_names == ("cat", "dog")
+    assert data.left_out == {"no split": 2}
     assert f"{root}/screenshots is left out: it is no split" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from training.data import Dataset, load_dataset
+from training.data.data_check import checked_data
 from training.data.splits import held_out
 
 NAMES = ("ant", "bee")
@@ -55,6 +56,8 @@ WANTED = {f"photos/{number}.png": NAMES[number % 2] for number in range(10)}
         '"FILE_NAME","Category"\n' + "\n".join(row(n, '"photos/{}.png","{}"') for n in range(10)),
         "n,fileName, species \n" + "\n".join(row(n, "7, ./photos/{}.png , {} ") for n in range(10)),
         "path\tTarget\n\n" + "\n\n".join(row(n, "photos/{}.png\t{}") for n in range(10)) + "\n\n",
+        "sep=;\r\nimage;label\r\n" + "\r\n".join(row(n, "photos/{}.png;{}") for n in range(10)),
+        "\ufeffSEP=:\nimage:label\n" + "\n".join(row(n, "photos/{}.png:{}") for n in range(10)),
         "img|y\r" + "\r".join(row(n, "photos\\{}.png|{}") for n in range(10)),
         "id,label\n" + "\n".join(row(n, "{},{}") for n in range(10)),
         "id,label\n" + "\n".join(row(n, "photos/{},{}") for n in range(10)),
@@ -97,6 +100,20 @@ def test_a_file_with_a_name_in_another_unicode_form(photos: Path) -> None:
 def test_numbers_are_names_in_the_order_of_text(photos: Path) -> None:
     rows = [f"photos/{number}.png,{(2, 10)[number % 2]}" for number in range(10)]
     assert load(write(photos, "image,label", rows)).class_names == ("10", "2")
+
+
+def test_a_missing_value_that_was_made_text_is_a_warning(photos: Path) -> None:
+    rows = [
+        f"photos/{n}.png,{'nan' if n < 2 else NAMES[n % 2]},{'None' if n > 7 else n}"
+        for n in range(10)
+    ]
+    file = write(photos, "image,label,patient", rows)
+    data = load(file)
+    assert data.class_names == ("ant", "bee", "nan")
+    assert [warning.partition(",")[0] for warning in data.warnings] == [
+        "2 images in the class 'nan'",
+        "2 images in the group 'None'",
+    ]
 
 
 def test_columns_are_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +162,7 @@ def rows_with(*others: str) -> list[str]:
         ("image,label", rows_with("photos/0.png,a,b"), "line 12: 3 cells, and the header has 2"),
         ("image,label", rows_with('photos/0.png,"a"b'), "line 12: not readable as a table"),
         ("image,label", rows_with('photos/0.png,"a'), "line 12: not readable as a table"),
+        ("sep=,\nimage,label", ["photos/0.png,a,b"], "line 3: 3 cells, and the header has 2"),
         ("image,label", [], "has no rows"),
         ("image,label,label", [], "has two columns 'label'"),
         ("image,label", ["photos/0.png,", "photos/1.png,"], "has no image with a class"),
@@ -209,6 +227,17 @@ def test_classes_of_json_lines_that_are_several(photos: Path) -> None:
             load(file)
 
 
+def test_whole_numbers_are_one_class_and_one_group_however_they_are_written(photos: Path) -> None:
+    file = photos.parent / "list.jsonl"
+    labels = ("1", "2", "1.0", "[2.0]")
+    lines = [f'{{"image": "photos/{n}.png", "label": {labels[n % 4]}}}' for n in range(10)]
+    file.write_text("\n".join(lines))
+    assert load(file).class_names == ("1", "2")
+    rows = [f"{row(n)},{('train,7', 'test,7.0')[n // 8]}" for n in range(10)]
+    with pytest.raises(UserError, match=r"1 groups have images in several splits \(7\)"):
+        load(write(photos, "image,label,split,patient", rows))
+
+
 def test_commas_between_classes(photos: Path) -> None:
     """A name with a comma is one class, as in ImageNet, unless its parts are classes."""
     rows = [
@@ -244,8 +273,20 @@ def test_what_is_left_out_is_counted_and_said(
     said = capsys.readouterr().out
     assert "1 image missing and left out: 'photos/gone.png' in line 14" in said
     assert "2 rows left out that name an image again, with the same class" in said
-    assert "1 images beside them in no row, left out" in said
+    assert "1 images beside the listed ones in no row, left out" in said
     assert "1 image without a class left out" in said
+
+
+def test_leaks_that_are_dropped_are_counted_beside_doubled_rows(
+    photos: Path, write_image: Any
+) -> None:
+    write_image(photos / "copy.png", seed=0)
+    rows = [f"{row(n)},train" for n in range(10)]
+    rows += ["photos/3.png,bee,train", "photos/4.png,ant,train", "photos/copy.png,ant,test"]
+    data = load(write(photos, "image,label,split", rows))
+    assert data.left_out == {"duplicate": 2}
+    kept = checked_data(data, "list.csv", drop="exact", allow=False, progress=False)
+    assert kept.report.left_out == {"duplicate": 3}
 
 
 def test_one_per_cent_may_be_missing(tmp_path: Path, write_image: Any) -> None:
@@ -331,6 +372,8 @@ def test_groups_on_both_sides_may_be_allowed(
     data = load(file, allow_leaks=True)
     assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
     assert "1 groups have images in several splits (p2)" in capsys.readouterr().out
+    report = checked_data(data, str(file), drop="none", allow=True, progress=False).report
+    assert report.warnings[0] == "1 groups have images in several splits (p2)"
 
 
 def test_a_folder_with_a_list_beside_its_images(

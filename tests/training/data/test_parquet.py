@@ -3,13 +3,17 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.base.errors import UserError
+from training.config.data_columns import Columns
 from training.data import Dataset, load_dataset
+from training.data.packed_image import PackedImage
+from training.data.parquet_tables import columns_of_parquet, open_parquet, rows_of_parquet
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet  # noqa: E402
@@ -108,6 +112,9 @@ def test_a_configuration_folder_and_a_single_file(pictures: Any, write: Write) -
     [
         ([10, 2] * 4, ("10", "2")),
         ([True, False] * 4, ("false", "true")),
+        ([0.0, 1.5] * 4, ("0", "1.5")),
+        ([Decimal("2.00"), Decimal("10.50")] * 4, ("10.50", "2")),
+        ([b"a", "\u00e9".encode()] * 4, ("a", "\u00e9")),
         (pa.array(["x", "y"] * 4).dictionary_encode(), ("x", "y")),
         ([["x"], ["y"]] * 4, ("x", "y")),
     ],
@@ -148,6 +155,21 @@ def test_groups_and_splits_in_columns(pictures: Any, write: Write) -> None:
         load(write("b.parquet", columns), columns="split=fold")
 
 
+@pytest.mark.parametrize("kinds", [(float, int), (str, float)])
+def test_a_group_that_one_file_writes_as_a_float_is_the_same_group(
+    pictures: Any, write: Write, kinds: tuple[type, type]
+) -> None:
+    for split, kind, count in (("train", kinds[0], 12), ("test", kinds[1], 6)):
+        columns = {
+            "image": pictures(20 * len(split), count),
+            "label": ["a", "b"] * (count // 2),
+            "patient_id": [kind(number // 3) for number in range(count)],
+        }
+        file = write(f"{split}.parquet", columns)
+    with pytest.raises(UserError, match=r"2 groups have images in several splits \(0, 1\)"):
+        load(file.parent)
+
+
 def test_missing_values_of_pandas_are_no_class_and_no_group(pictures: Any, write: Write) -> None:
     columns = {
         "image": cells(pictures(0, 20)),
@@ -155,7 +177,7 @@ def test_missing_values_of_pandas_are_no_class_and_no_group(pictures: Any, write
         "group": [float("nan")] * 10 + [float(number // 4) for number in range(10)],
     }
     data = load(write("a.parquet", columns))
-    assert data.class_names == ("1.0", "2.0")
+    assert data.class_names == ("1", "2")
     assert data.left_out == {"unlabelled": 2}
     assert len({*data.train_groups}) > 5  # the images without a group are not one group
 
@@ -179,12 +201,40 @@ def test_paths_of_files_and_cells_without_bytes(
     )
 
 
+def test_a_replaced_file_that_a_table_names_is_decoded_again(
+    pictures: Any, write: Write, write_image: Any
+) -> None:
+    names = [f"{n}.png" for n in range(8)]
+    table = {"image": cells([None] * 8, names), "label": ["a", "b"] * 4}  # type: ignore[list-item]
+    file = write("a.parquet", table)
+    for number in range(1, 8):
+        write_image(file.parent / f"{number}.png", seed=number)
+    first = load(file)
+    assert first.left_out == {"broken": 1}
+    write_image(file.parent / "0.png", seed=0)
+    second = load(file)
+    assert second.left_out == {}
+    write_image(file.parent / "5.png", seed=50)
+    assert load(file).content_digest() != second.content_digest()
+    inside = write("b.parquet", {"image": cells(pictures(0, 8)), "label": ["a", "b"] * 4})
+    write_image(inside.parent / "5.png", seed=51)  # of a table with its own bytes it is no part
+    assert all(image.outside is None for image in pictures_of(inside))
+
+
+def pictures_of(file: Path) -> list[PackedImage]:
+    table = open_parquet(file)
+    columns = columns_of_parquet(table, Columns())
+    rows = rows_of_parquet(table, columns, root=file.parent, split=None)
+    return [row.picture for row in rows if isinstance(row.picture, PackedImage)]
+
+
 @pytest.mark.parametrize(
     ("columns", "names", "message"),
     [
         ({"text": ["a"], "label": ["b"]}, None, "holds the image; found 'text', 'label'"),
         ({"image": [b"a"], "other": ["b"]}, None, "holds the label; found 'image', 'other'"),
         ({"image": [b"a"], "label": [5]}, ["x", "y"], "row 0: the class is 5; expected 0 to 1"),
+        ({"image": [b"a"], "label": [b"\xff"]}, None, r"'label', row 0: .* are no UTF-8 text"),
         ({"image": [b"a"], "label": [["a", "b"]]}, None, "row 0: the class is \\['a', 'b'\\]"),
         (
             {"image": [{"path": "a"}], "label": ["a"]},

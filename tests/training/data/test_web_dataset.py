@@ -142,3 +142,20 @@ def test_several_tar_files_of_no_samples(shard: Callable[..., Path]) -> None:
     shard("a.tar", "cls", [None, None])
     with pytest.raises(UserError, match="none of its 2 tar files has a picture with its class"):
         load(shard("b.tar", "cls", [None, None]).parent)
+
+
+@pytest.mark.parametrize("wrapper", ["", "pets/"])
+def test_captions_in_class_folders_are_no_classes(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str], wrapper: str
+) -> None:
+    for ending, classes in (("txt", ("cat", "dog")), ("cls", ("x", "y"))):
+        path = tmp_path / f"{ending}.tar"
+        with tarfile.open(path, "w") as archive:
+            for number in range(16):
+                name = f"{wrapper}{('cat', 'dog')[number % 2]}/{number}"
+                archive.add(write_image(tmp_path / "one.png", seed=number), f"{name}.png")
+                (tmp_path / "label").write_text("xy"[number % 2] if ending == "cls" else "outdoors")
+                archive.add(tmp_path / "label", f"{name}.{ending}")
+        assert load(path).class_names == classes
+    said = capsys.readouterr().out
+    assert "its class folders are read, and not the 16 .txt files beside pictures" in said
