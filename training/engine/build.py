@@ -15,11 +15,11 @@ from training.data.dataset import MAX_PADDED_CROP_SIZE
 from training.data.rare_classes import weights_of_classes
 from training.engine.captured_step import CapturedStep
 from training.engine.execution import Execution, execution_of
-from training.engine.group_norm import use_group_norm
 from training.engine.learner import Learner, TrainStep
 from training.engine.optimizers import build_optimizer
 from training.engine.process_group import ProcessGroup
 from training.engine.step import Step, StepParts, TermLog
+from training.engine.sync_batch_norm import use_sync_batch_norm
 from training.engine.weight_average import WeightAverage
 from training.methods.method import FeatureReader, Method, Setting, method_class
 from training.networks.layers import use_cpu_layers, use_fast_layers
@@ -97,7 +97,7 @@ def build_learner(
         use_cpu_layers(student)
     if recipe.sync_batch_norm and group.world_size > 1:
         for network in (student, methods):
-            use_group_norm(network, group.average, group.world_size)
+            use_sync_batch_norm(network, group.average, group.world_size)
     generator = _seed_process(plan.seed, group, device)
     changing = recipe.mix_share < 1 or recipe.unmixed_epochs > 0
     share = torch.ones((), device=device) if changing else None

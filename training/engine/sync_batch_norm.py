@@ -14,7 +14,7 @@ Average = Callable[[list[Tensor]], None]  # replaces tensors by their means over
 _PLACES = (0, 2, 3)  # of (N, C, H, W): what is normalised together
 
 
-class GroupBatchNorm(nn.BatchNorm2d):
+class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of all processes together."""
 
     average: Average
@@ -76,11 +76,11 @@ class _Normalise(torch.autograd.Function):
         return left * inverse.view(shape), None, None
 
 
-def use_group_norm(network: nn.Module, average: Average, world_size: int) -> None:
+def use_sync_batch_norm(network: nn.Module, average: Average, world_size: int) -> None:
     """Makes the batch normalisations of `network` those of all processes, in place."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             # Only the class changes. Hooks, parameters and names stay.
-            module.__class__ = GroupBatchNorm
-            assert isinstance(module, GroupBatchNorm)
+            module.__class__ = SyncBatchNorm
+            assert isinstance(module, SyncBatchNorm)
             module.average, module.world_size = average, world_size

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from training.engine.group_norm import GroupBatchNorm, use_group_norm
+from training.engine.sync_batch_norm import SyncBatchNorm, use_sync_batch_norm
 
 
 class Exchange:
@@ -46,8 +46,8 @@ def test_two_halves_give_what_the_whole_batch_gives() -> None:
 
     def half(rank: int) -> tuple[nn.BatchNorm2d, Tensor]:
         own = norms[rank]
-        use_group_norm(own, exchange.average, 2)
-        assert type(own) is GroupBatchNorm
+        use_sync_batch_norm(own, exchange.average, 2)
+        assert type(own) is SyncBatchNorm
         part = images[4 * rank :][:4].clone().requires_grad_()
         (own(part) * weights[4 * rank :][:4]).sum().backward()
         assert part.grad is not None
