@@ -142,7 +142,7 @@ def _warning(lists: Sequence[Path], folder: Path) -> tuple[str, ...]:
         return ()
     return (
         f"classes are folders, and not those that {_within(lists, folder)} names; if the folders "
-        f"only hold parts of the images, move these into one, or choose the list by {EXAMPLE}",
+        f"only hold parts of the images, choose the list by {EXAMPLE}",
     )
 
 

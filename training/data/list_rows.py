@@ -78,9 +78,10 @@ class ListRows:
         if self._progress:
             report(f"{where}: {said(columns, table.names)}")
         rows, lines = _read(table, columns, where, split)
-        images.choose_folder([name for name, _ in rows])
-        if self._progress and images.base != images.folder:
-            report(f"{where}: its images are in {images.base.relative_to(images.folder)}/")
+        images.choose_folders([name for name, _ in rows])
+        if self._progress and images.bases != (images.folder,):
+            within = [f"{base.relative_to(images.folder)}/" for base in images.bases]
+            report(f"{where}: its images are in {', '.join(within)}")
         kept: dict[Path, _Listed] = {}
         missing: list[str] = []
         doubled = 0
@@ -88,7 +89,9 @@ class ListRows:
             file = images.find(name)
             found = file is not None
             if file is None and (not row.label or row.split is Role.UNLABELLED):
-                file = images.base / name  # never opened; it is counted as an image without a class
+                file = (
+                    images.bases[0] / name
+                )  # never opened; it is counted as an image without a class
             if file is None:
                 missing.append(f"{name!r} in line {line}")
             elif file not in kept:

@@ -1,7 +1,8 @@
-"""Finds the images that a list names: beside it, or in a folder beside it."""
+"""Finds the images that a list names: beside it, or in folders beside it."""
 
 import os.path
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,16 +10,20 @@ from runtime.base.errors import UserError
 from runtime.images.image_formats import SUFFIXES
 from training.data.listing import FolderReader
 
-_TRIED = 50  # rows that decide in which folder the images are
+_TRIED = 50  # rows that decide in which folders the images are
 _MAX_NAME = 4096
 
 
 class ListedImages:
     """The files that the rows of one list name.
 
-    A name is a path relative to the list's folder, or an absolute one. Where none of the first rows
-    is found there, they are looked for in the folders beside the list. A name without an ending
-    stands for the file of that name with an image's ending.
+    A name is a path relative to the list's folder, or an absolute one. Where none of some rows is
+    found there, they are looked for in the folders beside the list: one holds all of them, or each
+    holds a part. A name without an ending stands for the file of that name with an image's ending.
+
+    Attributes:
+        folder: the list's.
+        bases: the folders that relative names are relative to.
     """
 
     def __init__(
@@ -38,55 +43,76 @@ class ListedImages:
             root: the folder that `path_of` is relative to; None: the list's.
         """
         self._root = file.parent if root is None else root
-        self.folder = self.base = file.parent
+        self.folder = file.parent
+        self.bases: tuple[Path, ...] = (file.parent,)
         self._file = file
         self._reader = reader
         self._exists = exists
 
-    def choose_folder(self, names: Sequence[str]) -> None:
-        """Chooses `base`, which relative names are relative to.
+    def choose_folders(self, names: Sequence[str]) -> None:
+        """Chooses `bases`.
 
         Raises:
             UserError: if there is no way to tell.
         """
-        some = [name for name in names if name][:_TRIED]
+        named = [name for name in names if name]
+        some = named[:: max(1, len(named) // _TRIED)][:_TRIED]
         if not some or any(self._find(self.folder, name) for name in some):
             return
-        counts = {
-            below: sum(self._find(below, name) is not None for name in some)
-            for below in self._folders()
+        folders = self._folders()
+        places = {
+            name: [below for below in folders if self._find(below, name) is not None]
+            for name in some
         }
-        best = [below for below, count in counts.items() if count and count == max(counts.values())]
+        counts = Counter(below for found in places.values() for below in found)
+        if not counts:
+            return
+        most = max(counts.values())
+        if most < sum(bool(found) for found in places.values()):  # each folder has a part of them
+            for name, found in places.items():
+                self._check_one(name, found)
+            self.bases = tuple(below for below in folders if counts[below])
+            return
+        best = [below for below in folders if counts[below] == most]
         best = [below for below in best if below.name == self._file.stem] or best
-        if len(best) > 1:
-            found = " and ".join(str(below.relative_to(self.folder)) for below in best[:2])
-            raise UserError(
-                f"{self._file}: image {some[0]!r} is in {found}; write the folder before the names"
-            )
-        if best:
-            self.base = best[0]
+        self._check_one(some[0], best)
+        self.bases = (best[0],)
 
     def some_exist(self, names: Sequence[str]) -> bool:
         """Whether one of the first images is there."""
         try:
-            self.choose_folder(names)
+            self.choose_folders(names)
+            return any(self.find(name) for name in names[:_TRIED])
         except UserError:
             return True  # in more than one folder
-        return any(self.find(name) for name in names[:_TRIED])
 
     def find(self, name: str) -> Path | None:
-        """The file that a name stands for; None if there is none."""
-        return self._find(self.base, name)
+        """The file that a name stands for; None if there is none.
+
+        Raises:
+            UserError: if it is in more than one of `bases`.
+        """
+        found = {base: self._find(base, name) for base in self.bases}
+        files = {file: base for base, file in found.items() if file is not None}
+        self._check_one(name, [*files.values()])
+        return next(iter(files), None)
 
     def find_anywhere(self, name: str) -> Path | None:
         """The first file that a name stands for beside the list, or in a folder beside it."""
-        found = (self._find(folder, name) for folder in (self.base, *self._folders()))
+        found = (self._find(folder, name) for folder in (*self.bases, *self._folders()))
         return next((file for file in found if file is not None), None)
 
     def path_of(self, file: Path) -> str:
         """The file's path relative to the data; an absolute one, if it lies elsewhere."""
         inside = file.is_relative_to(self._root)
         return (file.relative_to(self._root) if inside else file).as_posix()
+
+    def _check_one(self, name: str, folders: Sequence[Path]) -> None:
+        if len(folders) > 1:
+            found = " and ".join(str(below.relative_to(self.folder)) for below in folders[:2])
+            raise UserError(
+                f"{self._file}: image {name!r} is in {found}; write the folder before the names"
+            )
 
     def _folders(self) -> list[Path]:
         """The folders beside the list, and those in them."""

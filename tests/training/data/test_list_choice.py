@@ -190,9 +190,18 @@ def test_class_folders_that_win_over_other_classes_of_a_list_are_a_warning(
         assert data.class_names == folders
         (warning,) = data.warnings
         assert warning.startswith("classes are folders, and not those that meta.csv names; ")
+    for path in (root, tmp_path / "ham.zip"):
+        data = load(path, columns="image=image_id,label=dx")
+        assert data.class_names == NAMES
+        assert len(data.train_labels) + len(data.test_labels) == 16
+        assert data.left_out == {}
     rows = [f"{number},{folders[number // 8]}" for number in range(16)]
     (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
     assert load(root).warnings == ()  # the list says what the folders say
+    (root / "part_2" / "15.png").rename(root / "part_2" / "3.png")
+    with pytest.raises(UserError, match="image '3' is in part_1 and part_2; write the folder"):
+        load(root, columns="image=image_id,label=dx")
+    (root / "part_2" / "3.png").rename(root / "part_2" / "15.png")
     rows = [f"{folders[number // 8]}/{number},{NAMES[number % 2]}" for number in range(16)]
     (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
     assert load(root, columns="image=image_id,label=dx").class_names == NAMES
