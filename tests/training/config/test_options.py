@@ -21,9 +21,9 @@ from training.config.options import (
 from training.config.recipe import Recipe
 
 COUNTS = st.integers(1, 10**6)
-# What a process can be given: no NUL, no half of a surrogate pair.
-TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-ODD_TEXTS = st.sampled_from(["", "-", "--x", "-x", "--drg", "--drg=1", "-1", "-a b", "=", "@f"])
+# What a process can be given: no NUL, no half of a surrogate pair. An empty word is refused.
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+ODD_TEXTS = st.sampled_from(["-", "--x", "-x", "--drg", "--drg=1", "-1", "-a b", "=", "@f"])
 # argparse before Python 3.12 drops a value that is `--`, however it is written.
 WORDS = (TEXTS | ODD_TEXTS).filter(lambda text: text != "--")
 PATHS = WORDS.map(Path)
