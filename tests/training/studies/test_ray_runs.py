@@ -313,10 +313,7 @@ def test_shares_of_a_cluster() -> None:
         ("ray://10.0.0.5:6379", "10.0.0.5:6379"),
         ("ray://head.cluster:6379/", "head.cluster:6379"),
         ("ray://[fd00::2]:6379", "[fd00::2]:6379"),
-        *(
-            (wrong, None)
-            for wrong in ("", "rya", "ray://", "ray://h", "ray://h:0", "ray://h:65536")
-        ),
+        *((wrong, None) for wrong in ("rya", "ray://", "ray://h", "ray://h:0", "ray://h:65536")),
         *((wrong, None) for wrong in ("ray:h:1", "http://h:1", "ray://a b:1", "slurm")),
     ],
 )
