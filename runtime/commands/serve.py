@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -146,17 +147,19 @@ def _serve(
     if is_open_to_others(listener) and token is None:
         _warn_of_everybody(listener, options)
     freeze_loaded()
-    # uvicorn takes SIGTERM over while it runs, and raises it again behind its end, when the model
-    # is not released yet. Before that, whoever has read the address may already send it.
-    signal.signal(signal.SIGTERM, lambda *_: _end(server))
-    try:
-        _print_address(listener, options)
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
+    # uvicorn takes both signals over while it runs, and raises them again behind its end, when the
+    # model is not released yet. Before that, whoever has read the address may already send one.
+    received: list[int] = []
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, partial(_end, server, received))
+    _print_address(listener, options)
+    server.run(sockets=[listener])
+    if signal.SIGINT in received:
         print("stopped")
 
 
-def _end(server: Any) -> None:
+def _end(server: Any, received: list[int], number: int, _: object) -> None:
+    received.append(number)
     server.should_exit = True
 
 
