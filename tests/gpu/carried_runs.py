@@ -16,13 +16,13 @@ from training.records.journal import JOURNAL
 from training.records.run_folder import IMAGES
 from training.studies.evidence_plan import STUDIES, Scale, pairs_of_runs
 from training.studies.result_lines import merge_lines, read_lines
+from training.studies.run_queue import COMMIT_FILE
 from training.studies.study_run import StudyRun
 
 RUN_FILES = "runs"  # the name of their parts
 _LINES = Path("lines")  # in the tar file: so they never come to lie over the lines that are here
-_COMMIT = "commit.txt"
 # A machine that counts a run as finished and writes its line needs these, and nothing large.
-_FACTS = (RESULT, IMAGES, _COMMIT, JOURNAL)
+_FACTS = (RESULT, IMAGES, COMMIT_FILE, JOURNAL)
 _BESIDE = (".log", ".yaml")  # of a run, beside its folder
 _END_OF_TAR = 10_240  # bytes of nothing, at most
 

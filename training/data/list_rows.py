@@ -89,9 +89,8 @@ class ListRows:
             file = images.find(name)
             found = file is not None
             if file is None and (not row.label or row.split is Role.UNLABELLED):
-                file = (
-                    images.bases[0] / name
-                )  # never opened; it is counted as an image without a class
+                # It is never opened, and counted as an image without a class.
+                file = images.bases[0] / name
             if file is None:
                 missing.append(f"{name!r} in line {line}")
             elif file not in kept:

@@ -17,7 +17,7 @@ from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
-_COMMIT = "commit.txt"  # in a run's folder: the commits that have trained it
+COMMIT_FILE = "commit.txt"  # in a run's folder: the commits that have trained it
 _AND, _UNKNOWN = ", ", "unknown"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,16 +113,16 @@ def note_commit(run: StudyRun) -> None:
     commits = _commit_of_run(run).split(_AND) if begun or _noted(run) else []
     if (commit := commit_of(_ROOT)) not in commits:
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.folder / _COMMIT, _AND.join([*commits, commit]).encode())
+        write_atomic(run.folder / COMMIT_FILE, _AND.join([*commits, commit]).encode())
 
 
 def _commit_of_run(run: StudyRun) -> str:
     """The commit that trained the run, or those: "first, second"; "unknown" if none was noted."""
-    return (run.folder / _COMMIT).read_text(encoding="utf-8") if _noted(run) else _UNKNOWN
+    return (run.folder / COMMIT_FILE).read_text(encoding="utf-8") if _noted(run) else _UNKNOWN
 
 
 def _noted(run: StudyRun) -> bool:
-    return (run.folder / _COMMIT).exists()
+    return (run.folder / COMMIT_FILE).exists()
 
 
 def commit_of(tree: Path) -> str:

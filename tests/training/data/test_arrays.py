@@ -10,6 +10,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from runtime.model.preprocess import preprocess
+from tests.support.noise_arrays import write_noise_arrays
 from training.data import Dataset, load_dataset
 from training.data.arrays import channel_statistics
 
@@ -17,13 +18,8 @@ from training.data.arrays import channel_statistics
 @pytest.fixture
 def arrays(tmp_path: Path) -> Path:
     """12 + 6 random images of 20 px in three classes."""
-    root = tmp_path / "my set"
-    root.mkdir()
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 6)):
-        images = generator.integers(0, 256, (count, 20, 20, 3), dtype=np.uint8)
-        np.save(root / f"{split}_images.npy", images)
-        np.save(root / f"{split}_labels.npy", np.arange(count, dtype=np.int32) % 3)
+    counts = {"train": 12, "test": 6}
+    root = write_noise_arrays(tmp_path / "my set", counts, size=20, classes=3, labels=np.int32)
     (root / "classes.txt").write_text("red\ngreen\nblue sky\n")
     return root
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from runtime.base.errors import UserError
+from tests.support.noise_arrays import write_noise_arrays
 from tests.support.study_lines import line
 from training import study
 from training.config.options import Options, option_parser, recipe_of
@@ -77,14 +78,7 @@ def test_a_run_of_a_study_is_asked_for_its_own_folder_recipe_and_terms(tmp_path:
 @pytest.fixture
 def many_pictures(tmp_path: Path) -> Path:
     """200 training and 9 test pictures as arrays: of the former a quick digest sees 64."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 200), ("test", 9)):
-        pictures = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-        np.save(folder / f"{split}_images.npy", pictures)
-        np.save(folder / f"{split}_labels.npy", np.arange(count) % 3)
-    return folder
+    return write_noise_arrays(tmp_path / "many", {"train": 200, "test": 9}, size=16, classes=3)
 
 
 def test_a_finished_run_is_not_taken_for_one_of_pictures_that_were_changed(
