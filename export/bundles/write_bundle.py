@@ -13,7 +13,8 @@ it. Then it is told that the file is not the one that the card lists.
 import io
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,17 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundles.card_lock import locked_place
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
     check_writable,
+    locked,
     remove_abandoned,
     temporaries,
     write_atomic,
 )
 from runtime.evaluation.gate import complaint
-from runtime.model.bundle import read_card, write_card
+from runtime.model.bundle import locked_card, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
     ENGINE_FOLDER,
@@ -123,8 +124,26 @@ def write_bundle(
         OSError: the system refused; the former bundle is still there.
     """
     check_place(folder)
-    with locked_place(folder):
+    with _locked_place(folder):
         return _write(folder, card, files, test, refused=refused, reports=reports)
+
+
+@contextmanager
+def _locked_place(bundle: Path) -> Iterator[None]:
+    """Holds the locks under which the whole folder `bundle` may be replaced or made.
+
+    A file beside the folder is the lock of those who write whole bundles, also where there is no
+    card yet.
+    """
+    place = bundle.resolve()  # of a link: the folder that it points to
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_name(f".{place.name}.lock")
+    with locked(beside, create=True):
+        try:
+            with locked_card(place):
+                yield
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _write(

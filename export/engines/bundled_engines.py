@@ -1,32 +1,28 @@
 """The engines of a bundle: built, verified if they can run here, and listed in its card."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from export.bundles.file_threshold import Fitted, fitted
 from export.engines.build_engine import BuildRequest, BuiltEngine, build_engine
-from export.engines.engine_records import list_engine, replace_record
+from export.engines.engine_answers import engine_answers, verify_engine
 from export.engines.flavors import EngineFlavor, Target
 from runtime.backends import choice as backends
-from runtime.backends.engine_session import EngineSession
 from runtime.backends.preflight import engine_problem, this_machine, this_platform
-from runtime.backends.tensorrt_library import LoadedEngine
 from runtime.base.errors import BackendError, BundleError, VerificationError
-from runtime.base.files import sha256_of_bytes
+from runtime.base.files import sha256_of_bytes, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.evaluation import gate
 from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
-from runtime.model.bundle import Bundle
+from runtime.model.bundle import Bundle, locked_card, read_card, write_card
 from runtime.model.card import (
     ENGINE_FOLDER,
     FLAVORS,
     EnginePrecision,
     EngineRecord,
-    Parity,
     Profile,
 )
 from runtime.model.holdout import (
@@ -171,58 +167,43 @@ def why_not_here(record: EngineRecord) -> str | None:
     return None
 
 
-def verify_engine(
-    plan: bytes,
-    record: EngineRecord,
-    holdout: Labelled,
-    class_names: Sequence[str],
-    *,
-    loaded: LoadedEngine | None = None,
-) -> Parity:
-    """Compares an engine with torch's probabilities, with the session that a user gets.
-
-    `loaded` is the engine if `plan` has been deserialised already.
+def list_engine(folder: Path, record: EngineRecord, plan: bytes) -> None:
+    """Writes `plan` into the bundle `folder` and lists it, in place of the engine of its path.
 
     Raises:
-        BackendError: TensorRT or CUDA is missing, or a call of theirs failed.
-        BundleError: TensorRT refuses the plan, or it is not one of this project's networks.
+        BundleError: the bundle no longer has the ONNX file from which the engine was built. Then
+            nothing is written.
     """
-    found = engine_answers(plan, record, holdout.images, loaded=loaded)
-    return gate.compare(found, holdout.probabilities, holdout.labels, class_names)
+    with locked_card(folder):
+        card = read_card(folder)
+        if record.onnx_sha256 not in {file.sha256 for file in card.files}:
+            raise BundleError(
+                f"{folder / record.path} not kept: the ONNX file of {record.precision} that it is "
+                "of was replaced meanwhile; build it again"
+            )
+        others = [engine for engine in card.engines if engine.path != record.path]
+        write_atomic(folder / record.path, plan)
+        write_card(folder, msgspec.structs.replace(card, engines=(*others, record)))
 
 
-def engine_answers(
-    plan: bytes,
-    record: EngineRecord,
-    images: NDArray[np.uint8],
-    *,
-    loaded: LoadedEngine | None = None,
-) -> NDArray[np.float32]:
-    """The engine's probabilities (N, K) of uint8 images (N, S, S, 3), as `verify_engine` runs it.
+def replace_record(folder: Path, former: EngineRecord, record: EngineRecord | None) -> None:
+    """Lists `record` in place of `former`, of the same file; None removes record and file.
 
     Raises:
-        BackendError, BundleError: as `verify_engine`.
+        BundleError: another process has replaced the engine meanwhile. Then nothing is changed.
     """
-    with EngineSession(
-        plan, source=record.path, flavor=record.flavor, profile=record.profile, loaded=loaded
-    ) as session:
-        return np.concatenate([session.run(b) for b in _batches(images, record)])
-
-
-def _batches(images: NDArray[np.uint8], record: EngineRecord) -> list[NDArray[np.uint8]]:
-    """Cuts `images` into batches of the profile's three sizes in turn.
-
-    The last one may be smaller than the profile allows; the session fills it up.
-    """
-    profile = record.profile
-    sizes = (profile.min, profile.opt, profile.max)
-    batches: list[NDArray[np.uint8]] = []
-    start = 0
-    while start < len(images):
-        batch = images[start : start + sizes[len(batches) % len(sizes)]]
-        batches.append(batch)
-        start += len(batch)
-    return batches
+    with locked_card(folder):
+        card = read_card(folder)
+        others = [engine for engine in card.engines if engine.path != former.path]
+        listed = {(engine.path, engine.sha256) for engine in card.engines}
+        if (former.path, former.sha256) not in listed:
+            raise BundleError(
+                f"{folder / former.path} was replaced while it was run; run the command again"
+            )
+        engines = others if record is None else [*others, record]
+        write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
+        if record is None:
+            (folder / former.path).unlink(missing_ok=True)
 
 
 def _verified(

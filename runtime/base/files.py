@@ -1,10 +1,11 @@
-"""Files that are either whole or absent, and the folder in which caches are kept.
+"""Files that are either whole or absent, their locks, and the folder in which caches are kept.
 
 A file or folder is written under a temporary name, forced onto the disk (fsync) and then renamed.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import glob
 import hashlib
 import os
@@ -152,6 +153,56 @@ def remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, create: bool = False) -> Iterator[None]:
+    """Holds the lock of the file `path` while the block runs, and waits for it.
+
+    Whoever holds it may replace or remove the file; the next one locks the file that is there then.
+    The system frees the lock of a process that dies.
+
+    Args:
+        path: the file.
+        create: whether an empty file is made where there is none.
+
+    Raises:
+        UserError: the file system has no locks.
+        OSError: the file cannot be opened or made.
+    """
+    while True:
+        descriptor = _opened(path, os.O_RDWR | (os.O_CREAT if create else 0))
+        try:
+            _lock(descriptor, path)
+            if not _is_file_at(descriptor, path):
+                continue  # those who come now lock the new file, and so must this process
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _opened(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o666)
+    except PermissionError:  # it may only be read; then NFS has no lock of it, and others have one
+        return os.open(path, os.O_RDONLY)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror}); keep it on a file system that has locks"
+        ) from error
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def temporaries(folder: Path) -> Iterator[Path]:

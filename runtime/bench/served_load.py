@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -77,9 +78,37 @@ def open_loop(address: str, bodies: Sequence[bytes], *, rate: float, seconds: fl
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. SIGINT and SIGTERM cancel it, and then KeyboardInterrupt is raised.
+
+    Python raises KeyboardInterrupt in whatever runs. In a callback of the loop it would be printed
+    as the loop's own failure.
+    """
     import uvloop  # of the extra `serve`, without which there is no server to measure
 
-    done: T = uvloop.run(work)
+    interrupted = False
+
+    async def cancelled_by_signals() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # a coroutine that runs is of a task
+
+        def interrupt(*_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            loop.call_soon_threadsafe(task.cancel)
+
+        former = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return await work
+        finally:
+            for name, handler in former.items():
+                signal.signal(name, handler)
+
+    try:
+        done: T = uvloop.run(cancelled_by_signals())
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
     return done
 
 

@@ -1,10 +1,12 @@
-"""A bundle on disk: its card, and its files. Each file is checked against the card when read."""
+"""A bundle on disk: its card with its lock, and its files, each checked against the card."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import BundleError
-from runtime.base.files import sha256_of_bytes, write_atomic
+from runtime.base.files import locked, sha256_of_bytes, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.model.card import CARD_FILE, Card, EngineRecord, ModelFile
 from runtime.model.card_json import card_from_json, json_from_card
@@ -75,6 +77,23 @@ def read_card(bundle: Path) -> Card:
 def write_card(bundle: Path, card: Card) -> None:
     """Writes `card.json` into the folder `bundle`: completely, or not at all."""
     write_atomic(bundle / CARD_FILE, json_from_card(card))
+
+
+@contextmanager
+def locked_card(bundle: Path) -> Iterator[None]:
+    """Holds the lock of the card in the folder `bundle` while the block runs, and waits for it.
+
+    Whoever changes a bundle reads its card, adds to it and writes it. Two processes that did so at
+    a time would each write a card without the other's file or engine. The card itself is the lock,
+    because a bundle may lie in a folder in which no other file can be made. Nothing is locked if
+    there is no card.
+
+    Raises:
+        UserError: the card's file system has no locks.
+    """
+    file = bundle / CARD_FILE
+    with locked(file) if file.exists() else nullcontext():
+        yield
 
 
 def rebuild_command(bundle: Bundle, record: ModelFile | EngineRecord) -> str:

@@ -13,7 +13,7 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import CLASSES, SIZE, FakeTrt, batch, expected, install, open_session
 
-from export.engines.bundled_engines import verify_engine
+from export.engines.engine_answers import verify_engine
 from runtime import (
     BackendError,
     BundleError,

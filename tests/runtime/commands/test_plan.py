@@ -64,8 +64,10 @@ def servers_below(group: int) -> list[int]:
 
 def has_client(process: int) -> bool:
     """Whether one of its TCP connections is established (state 01 in /proc/net/tcp)."""
-    open_files = Path(f"/proc/{process}/fd").iterdir()
-    own = {str(file.readlink()) for file in open_files if file.is_symlink()}
+    own = set()
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            own.add(str(file.readlink()))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     return any(row[3] == "01" and f"socket:[{row[9]}]" in own for row in rows)
 

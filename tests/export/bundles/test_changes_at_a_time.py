@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from export.bundles import card_lock
 from export.bundles import write_bundle as bundle_module
 from export.bundles.write_bundle import write_bundle
-from export.engines import engine_records
-from export.engines.engine_records import list_engine, replace_record
+from export.engines import bundled_engines
+from export.engines.bundled_engines import list_engine, replace_record
+from runtime.base import files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of_bytes
 from runtime.model.bundle import open_bundle, read_card
@@ -67,7 +67,7 @@ def test_two_engines_that_are_listed_at_a_time_are_both_in_the_card(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = threading.Event()
-    begun = wait_within(monkeypatch, engine_records, "write_card", ended)
+    begun = wait_within(monkeypatch, bundled_engines, "write_card", ended)
 
     def second() -> None:
         begun.wait()
@@ -145,6 +145,6 @@ def test_a_file_system_without_locks_is_named(
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(card_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"card.json cannot be locked \(Operation not supported\)"):
         list_engine(bundle, *record_of(bundle, "a"))
