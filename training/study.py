@@ -25,7 +25,7 @@ from training.config.options import (
 from training.config.recipe import Recipe
 from training.data import Dataset, check_crop_of, load_stated
 from training.data.data_check import checked_data
-from training.data.splits import check_selection, fit_batch
+from training.data.splits import check_batch, check_selection, fit_batch
 from training.records.run_folder import exclusive
 from training.records.tracker import check_tracker
 from training.studies.evidence_tables import differences_table
@@ -101,6 +101,8 @@ def _planned(options: argparse.Namespace) -> list[StudyRun]:
         own = method.recipe_on(recipe)
         check_selection(own, data)
         check_crop_of(options.data, image_size=options.image_size, recipe=own)
+        if names_batch(options):
+            check_batch(own, data)
     if not names_batch(options):
         recipe = fit_batch(recipe, data, say=print)
     return _runs(options, methods, recipe, data)

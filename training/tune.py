@@ -42,7 +42,7 @@ from training.studies.place_options import (
     without_place,
 )
 from training.studies.pool import fail_runs
-from training.tuning.search_space import SPACES, Choices, Space, ends_of, read_space
+from training.tuning.search_space import SPACES, Space, ends_of, read_space
 from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _planned(options: argparse.Namespace) -> tuple[Space, SearchSettings]:
     trial = judged_by_validation(recipe, has_validation=bool(data.validation_images))
     check_selection(trial, data)
     if names_batch(options) or "batch_size" in space:
-        largest = max([trial.batch_size, *ends_of(space.get("batch_size", Choices(())))])
-        check_batch(msgspec.structs.replace(trial, batch_size=int(largest)), data)
+        tried = ends_of(space["batch_size"]) if "batch_size" in space else [trial.batch_size]
+        check_batch(msgspec.structs.replace(trial, batch_size=int(max(tried))), data)
     else:
         size = fit_batch(trial, data, say=print).batch_size
         recipe = msgspec.structs.replace(recipe, batch_size=size)

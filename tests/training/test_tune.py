@@ -17,7 +17,7 @@ from runtime.base.errors import UserError
 from training import tune
 from training.config.options import Options
 from training.config.recipe import load_recipe
-from training.tuning.search_space import Space
+from training.tuning.search_space import Space, ends_of
 from training.tuning.trial_runs import SearchSettings, run_of_trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +130,9 @@ def test_a_batch_that_no_trial_could_fill_is_told_before_any(
     (tmp_path / "space.yaml").write_text("batch_size: [8, 40]")
     with pytest.raises(UserError, match=says):
         planned("--space", "space.yaml", "--batch-size", "8")
+    (tmp_path / "space.yaml").write_text("batch_size: [8, 16]")
+    space, _ = planned("--space", "space.yaml")  # no trial has the recipe's batch size of 128
+    assert ends_of(space["batch_size"]) == (8, 16)
     assert not (tmp_path / "runs").exists()
 
 

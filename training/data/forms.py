@@ -25,7 +25,7 @@ from training.data.shards import rows_of_shards, rows_of_tables, shards_below
 from training.data.source import Contents, Picture, Source, Split, source_of_pictures
 from training.data.tar_members import tar_members
 from training.data.text_tables import LIST_SUFFIXES
-from training.data.web_dataset import has_captions, is_web_dataset, samples_of
+from training.data.web_dataset import Captions, captions_of, is_web_dataset, samples_of
 from training.data.zip_members import zip_members
 
 _COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
@@ -177,8 +177,14 @@ def _tars(files: Sequence[Path], root: Path, request: Request) -> Source:
     members = tar_members(files[0], left_out)
     coming = (samples_of(tar_members(file, left_out)) for file in files[1:])  # to save memory
     samples = [samples_of(members)]
-    if len(files) == 1 and has_captions(files[0], members, samples[0]):
-        return _archive(files[0], members, request, left_out)
+    if captions := captions_of(files[0], members, samples[0]):
+        if len(files) > 1:
+            raise UserError(
+                f"{files[0]} has class folders with .txt files beside the pictures that name other "
+                f"classes, or none; expected one tar file of folders instead of {len(files)}, or "
+                "WebDataset with the classes in .cls files"
+            )
+        return _archive(files[0], members, request, left_out, captions)
     while not is_web_dataset(samples[-1]):
         if len(files) == 1:
             return _archive(files[0], members, request, left_out)
@@ -215,9 +221,16 @@ def _source_of_rows(
 
 
 def _archive(
-    archive: Path, members: dict[Path, PackedImage], request: Request, left_out: Counter[str]
+    archive: Path,
+    members: dict[Path, PackedImage],
+    request: Request,
+    left_out: Counter[str],
+    captions: Captions | None = None,
 ) -> Source:
     """The class folders in an archive, or the images that a list in it names."""
+    doubts = [captions.said] if captions is not None and captions.doubtful else []
+    if captions is not None and not captions.doubtful:
+        report(f"{archive}: its {captions.said}")
     reader = ArchiveReader(archive, members)
     reader.left_out += left_out
     place = _ArchivePlace(reader)
@@ -248,7 +261,7 @@ def _archive(
             ),
             reader,
         )
-    contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings))
+    contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings, *doubts))
     return source_of_pictures(
         data_name(archive), archive, contents, [archive], left_out=+reader.left_out
     )

@@ -20,7 +20,7 @@ from training.data.loading_progress import report
 from training.data.packed_image import PackedImage
 from training.data.source import UNLABELLED, Contents, GroupOf, Picture, Split, splits_of
 from training.data.split_words import Role
-from training.data.table_cells import check_single
+from training.data.table_cells import check_single, names_of_labels
 
 _MAX_NAMED = 3
 # pandas writes some of them where a column was made text: `astype(str)`.
@@ -77,6 +77,8 @@ def contents_of_rows(
             a group lies on both sides and may not.
     """
     usable = [row for row in rows if row.label and row.split is not Role.UNLABELLED]
+    name_of = names_of_labels({row.label for row in usable})
+    usable = [replace(row, label=name_of[row.label]) for row in usable]
     if unlabelled := len(rows) - len(usable):
         left_out[UNLABELLED] += unlabelled
         report(f"{where}: {counted_images(unlabelled)} without a class left out")

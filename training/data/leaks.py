@@ -74,10 +74,11 @@ def without_leaks(dataset: Dataset, drop: str, *, progress: bool) -> Dataset:
     trained = len(dataset.train_labels) - dataset.validation_images
     _check_classes(dataset, dataset.train_labels[kept[kept < trained]], drop)
     if dataset.validation_images and not (kept >= trained).any():
+        also = "also in test" if drop == DROP_EXACT else "also in test, or nearly"
         raise UserError(
-            f"{dataset.name}: all {dataset.validation_images} validation images are also in test, "
-            "so that --drop-leaks would leave none; give validation other images, or remove it, "
-            "and a share of train is held out instead"
+            f"{dataset.name}: all {dataset.validation_images} validation images are {also}, "
+            f"so that {_option(drop)} would leave none; give validation other images, or remove "
+            "it, and a share of train is held out instead"
         )
     return replace(
         with_rows(dataset, kept),
@@ -94,8 +95,12 @@ def _check_classes(dataset: Dataset, labels: NDArray[np.int64], drop: str) -> No
     counts = np.bincount(labels, minlength=dataset.num_classes)
     if not counts.all():
         name = dataset.class_names[int(np.argmin(counts))]
-        option = "--drop-leaks" if drop == DROP_EXACT else f"--drop-leaks {drop}"
         raise UserError(
             f"{dataset.name}: all training images of class {name!r} are also held out, so that "
-            f"{option} would leave it without any; add others, or split the images anew"
+            f"{_option(drop)} would leave it without any; add others, or split the images anew"
         )
+
+
+def _option(drop: str) -> str:
+    """The words of the command that ask for it."""
+    return "--drop-leaks" if drop == DROP_EXACT else f"--drop-leaks {drop}"

@@ -72,6 +72,11 @@ class _Candidate:
         return self.unreadable and self.file.stem.casefold() in NAMES_OF_LISTS
 
     @property
+    def is_other_table(self) -> bool:
+        """Whether it can be read and is no list: a log of a training, boxes around objects."""
+        return not self.unreadable and not (self.image and self.label)
+
+    @property
     def is_without_labels(self) -> bool:
         """Whether it lists the images to be predicted, as competitions have them in `test.csv`."""
         return self.role is Role.TEST and self.image and not self.label
@@ -114,14 +119,15 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> L
         files = [file for below in splits for file in place.reader.files(below, LIST_SUFFIXES)]
     found = [_judged(file, folder, place, asked) for file in files]
     usable = [one for one in found if one.there]
+    labelled = [one for one in found if one.role is not Role.UNLABELLED]
     named_columns = asked != Columns()
     if not named_columns and has_class_folders(folder, place.reader):
-        if dropped := [one.file for one in found if one.there or one.is_meant]:
+        if dropped := [one.file for one in labelled if one.there or one.is_meant]:
             report(
                 f"{folder}: its class folders are read, and not {_within(dropped, folder)}; "
                 f"{EXAMPLE} chooses the list"
             )
-        others = [one.file for one in found if one.there and not one.agrees]
+        others = [one.file for one in labelled if one.there and not one.agrees]
         return ListChoice(warnings=_warning(others, folder))
     if packed and not usable and not holds_images(folder, place.reader):
         for one in found:
@@ -152,10 +158,14 @@ def _chosen(found: Sequence[_Candidate], folder: Path) -> list[_Candidate]:
     Raises:
         UserError: if one that is surely meant cannot be read, or there is none to train on.
     """
-    for one in found:
-        if one.is_meant and one.error is not None:
+    whole = any(one.there and one.role is None for one in found)  # such as `labels.csv`
+    meant = [one for one in found if one.is_meant and not (whole and one.is_other_table)]
+    for one in meant:
+        if one.error is not None and len(found) > 1:
+            raise UserError(f"{one.error}; or name the list to read: --data FILE") from one.error
+        if one.error is not None:
             raise one.error
-    chosen = [one for one in found if one.there or one.is_meant]
+    chosen = [one for one in found if one.there or one in meant]
     if len(chosen) > 1:
         chosen = [one for one in chosen if one.role is not Role.UNLABELLED]
     others = [one for one in found if one not in chosen] if chosen else []

@@ -79,15 +79,15 @@ class ListRows:
             report(f"{where}: {said(columns, table.names)}")
         rows, lines = _read(table, columns, where, split)
         images.choose_folders([name for name, _ in rows])
-        if self._progress and images.bases != (images.folder,):
-            within = [f"{base.relative_to(images.folder)}/" for base in images.bases]
-            report(f"{where}: its images are in {', '.join(within)}")
         kept: dict[Path, _Listed] = {}
+        folders: set[Path] = set()
         missing: list[str] = []
         doubled = 0
         for (name, row), line in zip(rows, lines, strict=True):
-            file = images.find(name)
+            file = images.find(name, elsewhere=bool(row.label))
             found = file is not None
+            if file is not None and file.is_relative_to(images.folder):
+                folders.add(file.parent)
             if file is None and (not row.label or row.split is Role.UNLABELLED):
                 # It is never opened, and counted as an image without a class.
                 file = images.bases[0] / name
@@ -102,6 +102,9 @@ class ListRows:
             else:
                 _check_same(kept[file], _Listed(row, where, line), ("class", "split", "group"))
                 doubled += 1
+        if self._progress and images.bases != (images.folder,):
+            within = [f"{base.relative_to(images.folder)}/" for base in images.bases]
+            report(f"{where}: its images are in {', '.join(within)}")
         _check_missing(missing, len(rows), where)
         self._left_out[MISSING] += len(missing)
         self._left_out[DUPLICATE] += doubled
@@ -110,7 +113,7 @@ class ListRows:
                 f"{where}: {doubled} rows left out that name an image again, with the same class"
             )
         self.rows += [listed.row for listed in kept.values()]
-        self._folders |= {file.parent for file in kept if file.is_relative_to(images.folder)}
+        self._folders |= folders
 
     def count_not_listed(self, *, where: Path, whole: Path | None) -> None:
         """Counts the images that lie beside those of all lists, and are none of them.

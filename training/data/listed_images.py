@@ -4,6 +4,7 @@ import os.path
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -19,7 +20,8 @@ class ListedImages:
 
     A name is a path relative to the list's folder, or an absolute one. Where none of some rows is
     found there, they are looked for in the folders beside the list: one holds all of them, or each
-    holds a part. A name without an ending stands for the file of that name with an image's ending.
+    holds a part. A folder with a part that those rows do not tell of is found by its first image.
+    A name without an ending stands for the file of that name with an image's ending.
 
     Attributes:
         folder: the list's.
@@ -48,6 +50,9 @@ class ListedImages:
         self._file = file
         self._reader = reader
         self._exists = exists
+        self._known: list[str] = []  # some names that are found in `bases`
+        self._nowhere = 0
+        self._most_nowhere = 0
 
     def choose_folders(self, names: Sequence[str]) -> None:
         """Chooses `bases`.
@@ -57,6 +62,12 @@ class ListedImages:
         """
         named = [name for name in names if name]
         some = named[:: max(1, len(named) // _TRIED)][:_TRIED]
+        # With more of them the list is refused, and the search of all folders for each can end.
+        self._most_nowhere = max(1, len(named) // 100)
+        self._choose(some)
+        self._known = [name for name in some if any(self._find(base, name) for base in self.bases)]
+
+    def _choose(self, some: Sequence[str]) -> None:
         if not some or any(self._find(self.folder, name) for name in some):
             return
         folders = self._folders()
@@ -86,16 +97,37 @@ class ListedImages:
         except UserError:
             return True  # in more than one folder
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str, *, elsewhere: bool = True) -> Path | None:
         """The file that a name stands for; None if there is none.
 
+        Args:
+            name: a cell of the list.
+            elsewhere: whether an image outside `bases` is looked for; its folder becomes one then.
+
         Raises:
-            UserError: if it is in more than one of `bases`.
+            UserError: if it is in more than one folder.
         """
-        found = {base: self._find(base, name) for base in self.bases}
-        files = {file: base for base, file in found.items() if file is not None}
+        files = self._in(self.bases, name)
+        if not files and elsewhere and self._nowhere <= self._most_nowhere:
+            files = self._in([base for base in self._parts if base not in self.bases], name)
+            self.bases = (*self.bases, *files.values())
+            self._nowhere += not files
         self._check_one(name, [*files.values()])
         return next(iter(files), None)
+
+    def _in(self, bases: Sequence[Path], name: str) -> dict[Path, Path]:
+        """The files that a name stands for, and the folder of each."""
+        found = {base: self._find(base, name) for base in bases}
+        return {file: base for base, file in found.items() if file is not None}
+
+    @cached_property
+    def _parts(self) -> list[Path]:
+        """The folders that may hold images which `bases` lack.
+
+        One that has the same names may hold their masks, or smaller copies of all of them.
+        """
+        folders = [folder for folder in self._folders() if folder not in self.bases]
+        return [folder for folder in folders if not any(self._in([folder], n) for n in self._known)]
 
     def find_anywhere(self, name: str) -> Path | None:
         """The first file that a name stands for beside the list, or in a folder beside it."""

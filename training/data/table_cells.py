@@ -1,14 +1,14 @@
 """What the cells of a table say: a class, a split, a group. What is no single value is refused."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from runtime.base.errors import UserError
 from training.data.split_words import Role, role_of
 from training.data.text_tables import Cell, text_of
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
+_WHOLE_NUMBER = re.compile(r"(-?\d+)(?:\.0+)?")
 _BETWEEN_LABELS = ("|", ";")
 
 
@@ -75,8 +75,22 @@ def group_in(cell: Cell, *, where: str) -> str:
     """
     if not isinstance(cell, str):
         raise UserError(f"{where}: the group is {_short(cell)}; expected one for each image")
-    whole = _WHOLE_FLOAT.fullmatch(cell)
-    return whole[1] if whole else cell
+    return _whole_number_of(cell) or cell
+
+
+def names_of_labels(labels: Collection[str]) -> dict[str, str]:
+    """The name of the class of each label: "7" for "7.0" where all are whole numbers, or itself.
+
+    Such a column may be written with and without ".0" as that of the groups.
+    """
+    numbers = {label: number for label in labels if (number := _whole_number_of(label))}
+    return numbers if len(numbers) == len(labels) else {label: label for label in labels}
+
+
+def _whole_number_of(text: str) -> str | None:
+    """The digits of a whole number: "7" of "7" and "7.0". None for any other text."""
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return whole[1] if whole else None
 
 
 def image_name_in(cell: Cell, *, where: str) -> str:

@@ -27,6 +27,7 @@ from training.data.text_tables import Cell, text_of
 
 _LABELS = ("cls", "json", "txt")  # the surest first
 _MAX_LABEL_BYTES = 1 << 20
+_COMPARED = 50  # texts that are compared with the names of folders
 
 
 @dataclass
@@ -61,27 +62,49 @@ def is_web_dataset(samples: Mapping[Path, Sample]) -> bool:
     )
 
 
-def has_captions(
-    archive: Path, members: Mapping[Path, PackedImage], samples: Mapping[Path, Sample]
-) -> bool:
-    """Whether the texts beside the pictures are captions: the pictures lie in class folders.
+@dataclass(frozen=True)
+class Captions:
+    """Texts beside pictures in class folders, which do not state the classes.
 
-    A `.cls` or `.json` file beside a picture states its class nevertheless.
+    Attributes:
+        said: that the folders are read and not the texts, and why.
+        doubtful: whether the same texts come again and again, as classes do.
     """
-    labelled = [sample.others for sample in samples.values() if sample.pictures]
-    texts = sum("txt" in others for others in labelled)
-    if not texts or any("cls" in others or "json" in others for others in labelled):
-        return False
+
+    said: str
+    doubtful: bool
+
+
+def captions_of(
+    archive: Path, members: Mapping[Path, PackedImage], samples: Mapping[Path, Sample]
+) -> Captions | None:
+    """What the texts beside the pictures are, if they are captions: class folders hold them.
+
+    They state the classes if there is a `.cls` or `.json` file beside a picture, too, if they name
+    the folders, or if few different ones lie in numbered folders, which are parts of the data then.
+    """
+    labelled = {name: sample.others for name, sample in samples.items() if sample.pictures}
+    texts = {name: others["txt"] for name, others in labelled.items() if "txt" in others}
+    if not texts or any("cls" in others or "json" in others for others in labelled.values()):
+        return None
     if all(name.parent == archive for name in samples):
-        return False  # without reading what a million files are, one by one
+        return None  # without reading what a million files are, one by one
     reader = ArchiveReader(archive, members)
-    if not has_class_folders(first_with_something(archive, reader), reader):
-        return False
-    report(
-        f"{archive}: its class folders are read, and not the {texts} .txt files beside "
-        "pictures; as WebDataset, their classes would be in .cls files"
+    root = first_with_something(archive, reader)
+    if not has_class_folders(root, reader):
+        return None
+    some = [*texts][:: max(1, len(texts) // _COMPARED)][:_COMPARED]
+    found = {name: _text(texts[name]).strip() for name in some}
+    if all(text in name.relative_to(archive).parts for name, text in found.items()):
+        return None
+    repeated = 1 < len({*found.values()}) <= len(found) / 2
+    if repeated and all(folder.name.isdecimal() for folder in reader.listing(root).folders):
+        return None
+    said = (
+        f"class folders are read, and not the {len(texts)} .txt files beside pictures; as "
+        "WebDataset, their classes would be in .cls files"
     )
-    return True
+    return Captions(said, doubtful=repeated)
 
 
 def rows_of_shard(

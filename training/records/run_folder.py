@@ -64,7 +64,7 @@ def check_out(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, which may not exist yet")
     if not resume:
-        check_writable(out)
+        check_writable(choose_folder(out.name, out=out, resume=False).path)
 
 
 def check_latest() -> None:

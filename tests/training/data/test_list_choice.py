@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,73 @@ def test_class_folders_that_win_over_other_classes_of_a_list_are_a_warning(
     rows = [f"{folders[number // 8]}/{number},{NAMES[number % 2]}" for number in range(16)]
     (root / "meta.csv").write_text("\n".join(["image_id,dx", *rows]))
     assert load(root, columns="image=image_id,label=dx").class_names == NAMES
+
+
+def test_tables_of_another_kind_do_not_stop_a_list_of_all(
+    zoo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keras' CSVLogger writes `training.csv`, and detectors have `train_boxes.csv`."""
+    rows = [text_of(split).partition("\n")[2] for split in SIZES]
+    for split in SIZES:
+        (zoo / f"{split}.csv").unlink()
+    (zoo / "training.csv").write_text("epoch,loss\n1,2.3\n")
+    (zoo / "train_boxes.csv").write_text("image,xmin\nim/0.png,3\n")
+    with pytest.raises(UserError, match=r"train.*\.csv has no column whose name says that it"):
+        load(zoo)
+    (zoo / "labels.csv").write_text("image,label\n" + "".join(rows))
+    data = load(zoo)
+    assert len(data.train_labels) + len(data.test_labels) == 20
+    said = capsys.readouterr().out
+    for name in ("training.csv", "train_boxes.csv"):
+        assert f"{name} is left out: " in said
+    (zoo / "train.csv").write_bytes(b"image,label\nim/1.png,b\xe9e\n")  # it is surely meant
+    with pytest.raises(UserError, match=r"is not UTF-8 text.*; or name the list .* --data FILE"):
+        load(zoo)
+
+
+def test_rows_without_a_class_tell_of_no_folder(tmp_path: Path, write_image: Any) -> None:
+    """A row of an image that is not there, in a folder that is not there; and an empty one."""
+    rows = ["image,label,note"]
+    for number in range(16):
+        write_image(tmp_path / "zoo" / "im" / f"{number}.png", seed=number)
+        rows.append(f"im/{number}.png,{NAMES[number % 2]},")
+    write_image(tmp_path / "zoo" / "stray.png", seed=16)  # beside the list, not beside its images
+    file = tmp_path / "zoo" / "labels.csv"
+    file.write_text("\n".join([*rows, "unseen/99.png,,", ",,hello"]))
+    assert load(file).left_out == {"unlabelled": 2}
+
+
+def test_the_form_of_a_submission_does_not_name_classes(tmp_path: Path, write_image: Any) -> None:
+    for part, (split, name) in enumerate(product(("train", "val"), NAMES)):
+        for number in range(8):
+            write_image(tmp_path / split / name / f"{number}.png", seed=10 * part + number)
+    for number in range(4):
+        write_image(tmp_path / "test" / f"{100 + number}.png", seed=100 + number)
+    rows = [f"{100 + number},ant" for number in range(4)]
+    (tmp_path / "sampleSubmission.csv").write_text("\n".join(["id,label", *rows]))
+    data = load(tmp_path)
+    assert data.class_names == NAMES
+    assert [warning for warning in data.warnings if "sampleSubmission" in warning] == []
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_with_few_of_the_images_is_found(
+    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str], beside: bool
+) -> None:
+    """The rows that are tried tell of the folder with most images only, and of no other one."""
+    rows = []
+    for number in range(300):
+        first = "." if beside else "a"
+        folder = "c" if number in (7, 8, 9, 10, 11) else first
+        write_image(tmp_path / folder / f"{number}.png", width=8, height=8, seed=number)
+        rows.append(f"{number}.png,{NAMES[number % 2]}")
+    write_image(tmp_path / "masks" / "3.png", width=8, height=8, seed=3)
+    write_image(tmp_path / "masks" / "0.png", width=8, height=8, seed=0)
+    (tmp_path / "list.csv").write_text("\n".join(["image,label", *rows]))
+    data = load(tmp_path / "list.csv")
+    assert len(data.train_labels) + len(data.test_labels) == 300
+    assert "missing" not in data.left_out
+    assert "c/" in capsys.readouterr().out
+    (tmp_path / ("." if beside else "a") / "3.png").unlink()
+    data = load(tmp_path / "list.csv")  # the mask of an image does not take its place
+    assert data.left_out["missing"] == 1

@@ -233,6 +233,9 @@ def test_whole_numbers_are_one_class_and_one_group_however_they_are_written(phot
     lines = [f'{{"image": "photos/{n}.png", "label": {labels[n % 4]}}}' for n in range(10)]
     file.write_text("\n".join(lines))
     assert load(file).class_names == ("1", "2")
+    for labels, names in ((("0.0", "1.0"), ("0", "1")), (("1.0", "1.5"), ("1.0", "1.5"))):
+        rows = [f"photos/{n}.png,{labels[n % 2]}" for n in range(10)]
+        assert load(write(photos, "image,label", rows)).class_names == names
     rows = [f"{row(n)},{('train,7', 'test,7.0')[n // 8]}" for n in range(10)]
     with pytest.raises(UserError, match=r"1 groups have images in several splits \(7\)"):
         load(write(photos, "image,label,split,patient", rows))

@@ -159,3 +159,46 @@ def test_captions_in_class_folders_are_no_classes(
         assert load(path).class_names == classes
     said = capsys.readouterr().out
     assert "its class folders are read, and not the 16 .txt files beside pictures" in said
+
+
+@pytest.mark.parametrize(
+    ("folders", "texts", "classes", "warned"),
+    [
+        (("00000", "00001"), ("cat", "dog"), ("cat", "dog"), False),  # parts of the data
+        (("cat", "dog"), ("cat", "dog"), ("cat", "dog"), False),
+        (("0", "1"), (), ("0", "1"), False),  # each picture has a caption of its own
+        (("cat", "dog"), ("indoors", "outdoors"), ("cat", "dog"), True),
+    ],
+)
+def test_texts_in_folders_mean_the_same_in_one_shard_and_in_two(
+    tmp_path: Path,
+    write_image: Any,
+    folders: tuple[str, ...],
+    texts: tuple[str, ...],
+    classes: tuple[str, ...],
+    warned: bool,
+) -> None:
+    (tmp_path / "two").mkdir()
+    names = [tmp_path / "two" / f"{number}.tar" for number in range(2)]
+    with (
+        tarfile.open(tmp_path / "one.tar", "w") as whole,
+        tarfile.open(names[0], "w") as first,
+        tarfile.open(names[1], "w") as second,
+    ):
+        for number in range(16):
+            name = f"{folders[number % 2]}/{number}"
+            text = texts[number // 2 % 2 if warned else number % 2] if texts else f"it is {number}"
+            (tmp_path / "label").write_text(text)
+            picture = write_image(tmp_path / "one.png", seed=number)
+            for archive in (whole, first if number < 8 else second):
+                archive.add(picture, f"{name}.png")
+                archive.add(tmp_path / "label", f"{name}.txt")
+    data = load(tmp_path / "one.tar")
+    assert data.class_names == classes
+    said = [warning for warning in data.warnings if "and not the 16 .txt files" in warning]
+    assert len(said) == warned
+    if classes == folders != texts:
+        with pytest.raises(UserError, match="expected one tar file of folders instead of 2, or"):
+            load(tmp_path / "two")
+    else:
+        assert load(tmp_path / "two").class_names == classes

@@ -9,7 +9,9 @@ import pytest
 from filelock import FileLock
 
 from runtime.base.errors import UserError
-from training.records.run_folder import choose_folder, exclusive
+from runtime.model.locate import CHECKPOINT
+from training.records import run_folder
+from training.records.run_folder import check_out, choose_folder, exclusive
 
 HOLD = """
 import sys, time
@@ -57,3 +59,17 @@ def test_a_process_that_only_looks_leaves_no_lock_behind(tmp_path: Path) -> None
     folder.mkdir()
     assert choose_folder("run", out=folder, resume=False).path == folder
     assert not list(folder.iterdir())
+
+
+def test_out_is_checked_where_the_run_will_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that holds a run stays as it is, and the new run lies beside it."""
+    checked: list[Path] = []
+    monkeypatch.setattr(run_folder, "check_writable", checked.append)
+    check_out(tmp_path / "run", resume=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CHECKPOINT).touch()
+    check_out(tmp_path / "run", resume=False)
+    check_out(tmp_path / "run", resume=True)
+    assert checked == [tmp_path / "run", tmp_path / "run-2"]

@@ -368,7 +368,7 @@ def _wait_for_text(file: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "batch_size"),
-    [([], 45), (["--batch-size", "64"], 64), (["--set", "batch_size=64"], 64)],
+    [([], 45), (["--batch-size", "32"], 32), (["--set", "batch_size=32"], 32)],
 )
 def test_a_data_set_smaller_than_the_default_batch(
     tmp_path: Path,
@@ -378,7 +378,7 @@ def test_a_data_set_smaller_than_the_default_batch(
     chosen: list[str],
     batch_size: int,
 ) -> None:
-    """A default batch size is lowered, as by `training/run.py`; a chosen one is not."""
+    """A default batch size is lowered, as by `training/run.py`; a chosen one must fit."""
     asked: list[StudyRun] = []
 
     def run_none(runs: list[StudyRun], **_others: object) -> study_pool.PoolResult:
@@ -391,6 +391,9 @@ def test_a_data_set_smaller_than_the_default_batch(
     assert study.main([*options, *chosen]) == 0
     assert {run.recipe.batch_size for run in asked} == {batch_size}
     assert ("batch size 45: there are 45" in capsys.readouterr().out) == (batch_size == 45)
+    if chosen:
+        with pytest.raises(UserError, match="batch size 64 does not fit 45 training images"):
+            study.main([*options, *(word.replace("32", "64") for word in chosen)])
 
 
 def test_printed_commands_are_all_that_stdout_has(
