@@ -1,4 +1,4 @@
-"""What the documents list is what the code has: extras, rooms, formats, and routes without token."""
+"""What the documents list is what the code has: extras, rooms, formats, routes without a token."""
 
 import re
 from importlib.metadata import metadata
