@@ -57,6 +57,10 @@ def test_kubernetes(commands: Path) -> None:
     spec = job["spec"]
     assert spec["completionMode"] == "Indexed"  # which gives each pod its number
     assert 1 <= spec["parallelism"] <= spec["completions"]
+    printed = re.search(r"study\.py (.*) --print-commands > commands\.txt", TEXT)
+    assert printed is not None
+    asked = study._parser().parse_args(printed[1].split())
+    assert spec["completions"] == len(asked.terms.split(",")) * asked.seeds
     pod = spec["template"]["spec"]
     assert pod["restartPolicy"] == "Never"  # what backoffLimitPerIndex needs
     (container,) = pod["containers"]
@@ -65,6 +69,9 @@ def test_kubernetes(commands: Path) -> None:
     assert all(isinstance(variable["value"], str) for variable in container["env"])
     limits, requests = (container["resources"][name] for name in ("limits", "requests"))
     assert limits["memory"] == requests["memory"]
+    mounted = {Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    for used in (asked.data, container["workingDir"]):
+        assert mounted & set(Path(used).parents), f"{used} is in no volume"
     words = [*container["command"], *container["args"]]
     for index in range(3):
         said = output_of(words, commands, JOB_COMPLETION_INDEX=str(index))

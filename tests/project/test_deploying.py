@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from live_server import running
 
+from export import build_trt
 from runtime.commands.serve_options import serve_parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,16 @@ def address(toy_bundle: Path, pages: tuple[Path, str]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def picture(toy_bundle: Path) -> Path:
     return toy_bundle / "examples" / "green.png"
+
+
+def test_curl(address: str, picture: Path, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (tmp_path / "photo.jpg").write_bytes(picture.read_bytes())  # the content counts
+    line = blocks("console")[0].replace("http://127.0.0.1:8000", address)
+    command = ["bash", "-c", f"{line.strip()} --fail"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown)["results"][0]["predictions"][0]["label"] == "green"
 
 
 def test_python(address: str, picture: Path, tmp_path: Path) -> None:
@@ -209,6 +220,18 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["deploying.md", "docker/Dockerfile.jetson"])
+def test_the_command_that_builds_engines_in_a_container_exists(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    built = re.search(rf"--entrypoint {INSTALLED}/bin/(\S+) \S+ (.*?)(?:  +#|\n)", text)
+    assert built is not None
+    scripts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'{built[1]} = "export.build_trt:command"' in scripts
+    options = build_trt._parser().parse_args(built[2].split())
+    assert options.model == Path("/model")
+    build_trt.parse_profile(options.batch)
 
 
 def test_the_container_files_name_folders_that_are_sent_to_docker() -> None:

@@ -257,10 +257,8 @@ def raw_numbers(commands: list[str]) -> list[float]:
     entries = []
     for file in (ROOT / "results").glob("*.json"):
         entries += json.loads(file.read_text(encoding="utf-8"))
-    starts = tuple(commands)
-    found = [
-        e for e in entries if (e["command"].startswith(starts) if starts else not e["command"])
-    ]
+    # The commands stand whole in the documents, but for the folder that --out names.
+    found = [e for e in entries if e["command"].partition(" --out ")[0] in (commands or [""])]
     if USER_TRAINS in commands:
         lines = (ROOT / "results" / "digits.jsonl").read_text(encoding="utf-8").splitlines()
         found.append(json.loads(lines[-1]))
