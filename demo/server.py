@@ -71,10 +71,10 @@ def serve(paths: Sequence[Path], listener: socket.socket, access: Access, *, upl
                 application, root=access.root, trust_header=access.trust_forwarded_prefix
             )
         print(models.first.classifier.describe())  # noqa: T201
-        print(_address(listener, access), flush=True)  # noqa: T201
         config = server_config(application, timeout_graceful_shutdown=_SHUTDOWN_S)
         freeze_loaded()
-        with suppress(KeyboardInterrupt):  # the usual way to end it
+        with suppress(KeyboardInterrupt):  # the usual way to end it, from its address on
+            print(_address(listener, access), flush=True)  # noqa: T201
             uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         bundle = found
     if flavor is None:
         raise BackendError(f"{place.bundle} has its ONNX files, and no engine was built: {missing}")
-    from export.engines.bundled_engines import EngineOptions
+    from export.engines.bundled_engines import EngineOptions, raise_together
 
     wanted = EngineOptions(
         profile=profile,
@@ -86,8 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     if records:
         say("")
         _show(bundle, records)
-    if refused:
-        raise VerificationError("; ".join(str(error) for error in refused))
+    raise_together(refused)
     return 0
 
 
@@ -159,19 +158,19 @@ def _build_all(
     targets: "Sequence[Target]",
     precisions: Sequence[Request],
     options: "EngineOptions",
-) -> tuple[list[EngineRecord], list[VerificationError]]:
+) -> tuple[list[EngineRecord], list[UserError | VerificationError]]:
     """The engines that are in the bundle now, and the reasons why others are not."""
     from export.engines.bundled_engines import add_engine
 
     capabilities = "; ".join(", ".join(target) for target in targets)
     say(f"{flavor.name} {flavor.version} for compute capability {capabilities}")
     records: list[EngineRecord] = []
-    refused: list[VerificationError] = []
+    refused: list[UserError | VerificationError] = []
     for precision in precisions:
         for target in targets:
             try:
                 record = add_engine(bundle, flavor, precision, target, options, _progress)
-            except VerificationError as error:
+            except (UserError, VerificationError) as error:
                 refused.append(error)
             else:
                 records.append(record)

@@ -1,6 +1,6 @@
 """The engines of a bundle: built, verified if they can run here, and listed in its card."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from export.engines.engine_answers import engine_answers, verify_engine
 from export.engines.flavors import EngineFlavor, Target
 from runtime.backends import choice as backends
 from runtime.backends.preflight import engine_problem, this_machine, this_platform
-from runtime.base.errors import BackendError, BundleError, VerificationError
+from runtime.base.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.base.files import sha256_of_bytes, write_atomic
 from runtime.base.shown_text import pasted
 from runtime.evaluation import gate
@@ -118,12 +118,12 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
     """Runs the listed engines that fit this machine, and enters the results in the card.
 
     It is for engines that were built where no GPU could run them. An engine outside its tolerance
-    is no longer listed and its file is removed, after all engines have been run.
+    is removed with its record as soon as it has been run. Errors are raised behind the last engine.
 
     Raises:
         VerificationError: some engines are outside their tolerance.
         BackendError: no engine runs here.
-        BundleError: a file of the bundle is missing or damaged.
+        UserError: a file of the bundle is missing or damaged, or an engine cannot be run.
     """
     problems = {
         option.record.path: option.problem
@@ -142,19 +142,36 @@ def verify_listed(bundle: Bundle, *, allow_drop: bool, say: Callable[[str], None
             f"`python export/build_trt.py {pasted(bundle.path)}`"
         )
     images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
-    failed: list[VerificationError] = []
+    errors: list[UserError | VerificationError] = []
     for record in fitting:
         say(f"running {record.path}")
-        plan = BuiltEngine(bundle.read(record), seconds=0)
         try:
-            verified = _verified(plan, record, bundle, *images, allow_drop=allow_drop)
-        except VerificationError as error:
-            failed.append(error)
-            replace_record(bundle.path, record, None)
-        else:
+            plan = BuiltEngine(bundle.read(record), seconds=0)
+            try:
+                verified = _verified(plan, record, bundle, *images, allow_drop=allow_drop)
+            except VerificationError as error:
+                errors.append(error)
+                verified = None
             replace_record(bundle.path, record, verified)
-    if failed:
-        raise VerificationError("; ".join(map(str, failed)))
+        except UserError as error:
+            errors.append(error)
+    raise_together(errors)
+
+
+def raise_together(errors: Sequence[UserError | VerificationError]) -> None:
+    """Raises the errors of several engines as one, if there are any.
+
+    Raises:
+        VerificationError: one of them is of this kind.
+        UserError: all of them are of this kind. A single error is raised as it is.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    words = "; ".join(dict.fromkeys(map(str, errors)))
+    if any(isinstance(error, VerificationError) for error in errors):
+        raise VerificationError(words)
+    if errors:
+        raise UserError(words)
 
 
 def why_not_here(record: EngineRecord) -> str | None:
@@ -201,9 +218,9 @@ def replace_record(folder: Path, former: EngineRecord, record: EngineRecord | No
                 f"{folder / former.path} was replaced while it was run; run the command again"
             )
         engines = others if record is None else [*others, record]
-        write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
-        if record is None:
+        if record is None:  # before the new card, which others can lock and list a new engine in
             (folder / former.path).unlink(missing_ok=True)
+        write_card(folder, msgspec.structs.replace(card, engines=tuple(engines)))
 
 
 def _verified(

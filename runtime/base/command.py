@@ -49,7 +49,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # argparse's overloads say no more than this
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """What argparse gives; every other way to parse goes through here.
+        """What argparse gives, without empty words.
 
         Raises:
             UserError: a mistake in the arguments; an empty word is one.
@@ -57,6 +57,18 @@ class CommandParser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else args
         self.refuse_empty(words)
         return super().parse_known_args(words, namespace)
+
+    def parse_known_intermixed_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As `parse_known_args`, by which argparse of Python 3.13.1 and newer does not go.
+
+        Raises:
+            UserError: a mistake in the arguments; an empty word is one.
+        """
+        words = sys.argv[1:] if args is None else args
+        self.refuse_empty(words)
+        return super().parse_known_intermixed_args(words, namespace)
 
     def refuse_empty(self, words: Sequence[str]) -> None:
         """Refuses empty words, which a script passes on whose variable was not set.

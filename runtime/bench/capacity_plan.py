@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.base.errors import BackendError
 from runtime.bench.load_model import Service, fitted, open_latencies
 from runtime.bench.served_load import closed_loop, open_loop, served
 from runtime.inference.classifier import Classifier
@@ -95,7 +97,7 @@ def measure_server(
         seconds: for each measurement of the server, and in all five times as long under load.
 
     Raises:
-        BackendError: the server does not start or refuses a picture.
+        BackendError: the server does not start, refuses a picture, answers nothing in time or ends.
     """
     largest = min(max_batch, classifier.session.max_batch or max_batch)
     decoding = [_seconds_of(partial(classifier.prepare, body)) for body in bodies[:_DECODED]]
@@ -111,8 +113,10 @@ def measure_server(
     classifier.close()
     with served(model, options, token_variable=token_variable) as address:
         closed_loop(address, bodies, clients=CLIENTS, seconds=seconds / 4)  # it is warm then
-        _, capacity = closed_loop(address, bodies, clients=CLIENTS, seconds=seconds)
+        times, capacity = closed_loop(address, bodies, clients=CLIENTS, seconds=seconds)
+        _check_answered(times, seconds)
         alone, _ = closed_loop(address, bodies, clients=1, seconds=seconds)
+        _check_answered(alone, seconds)
         # In turns and in short slices, so that other work of the machine spoils few of them.
         slices = [
             [
@@ -121,6 +125,8 @@ def measure_server(
             ]
             for _ in range(_SLICES)
         ]
+    for part in chain(*slices):
+        _check_answered(part, seconds / 2)
     service = fitted(service, rate=capacity, clients=CLIENTS)
     measured = Measured(service=service, capacity=capacity, alone=tuple(alone))
     factors = [
@@ -128,6 +134,14 @@ def measure_server(
         for load, times in zip(_PROBED, zip(*slices, strict=True), strict=True)
     ]
     return replace(measured, unevenness=tuple(factors))
+
+
+def _check_answered(times: Sequence[float], seconds: float) -> None:
+    """Raises BackendError if there is no time of an answer: all that follows divides by them."""
+    if not times:
+        raise BackendError(
+            f"the server gave no answer that counts within {seconds:g} s; give a longer --seconds"
+        )
 
 
 def _unevenness(measured: Measured, slices: Sequence[list[float]], *, rate: float) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 from runtime.base.errors import BackendError
@@ -22,6 +22,7 @@ _NICENESS = 5  # real clients run on other machines: here they must not be late
 _WARM_SHARE = 0.2  # of the time
 _TICK = 0.001  # seconds between two looks at the clock
 _SEED = 2
+_LOST = (ConnectionError, asyncio.IncompleteReadError)  # a connection that the server has closed
 T = TypeVar("T")
 
 
@@ -30,7 +31,7 @@ def served(model: Path, options: Sequence[str], *, token_variable: str) -> Itera
     """The address of `python -m runtime serve` on the model while the block runs.
 
     Raises:
-        BackendError: the server does not start; the message is its own.
+        BackendError: the server does not start, or ends before the block; the words are its own.
     """
     command = [sys.executable, "-m", "runtime", "serve", str(model.resolve()), "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if name != token_variable}
@@ -47,12 +48,22 @@ def served(model: Path, options: Sequence[str], *, token_variable: str) -> Itera
             lines = (line for line in process.stdout if line.startswith(_LISTENING))
             found = next(lines, None)
             if found is None:
-                reason = process.stderr.read().strip().splitlines() or ["it ended"]
-                raise BackendError(f"the server does not start: {reason[-1]}")
-            yield found.removeprefix(_LISTENING).split()[0]
+                raise BackendError(f"the server does not start: {_last_words(process.stderr)}")
+            try:
+                yield found.removeprefix(_LISTENING).split()[0]
+            except _LOST:
+                process.kill()  # if it has only closed a connection, its words end now
+                words = _last_words(process.stderr)
+                raise BackendError(
+                    f"the server ended while it was measured: {words}; run the command again"
+                ) from None
         finally:
             process.kill()  # nothing that it has is needed any more
             process.wait()
+
+
+def _last_words(stderr: IO[str]) -> str:
+    return (stderr.read().strip().splitlines() or ["it said nothing"])[-1]
 
 
 def closed_loop(
@@ -105,10 +116,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
     try:
         done: T = uvloop.run(cancelled_by_signals())
-    except asyncio.CancelledError:
-        if interrupted:
+    finally:
+        if interrupted:  # `work` may have ended before it was cancelled, or with another error
             raise KeyboardInterrupt from None
-        raise
     return done
 
 
@@ -143,9 +153,17 @@ async def _open_loop(
     generator = random.Random(_SEED)
 
     async def one(body: bytes) -> None:
-        streams = idle.pop() if idle else await asyncio.open_connection(parts.hostname, parts.port)
-        sent = time.perf_counter()
-        answered = await _post(*streams, parts.netloc, body)
+        while idle:
+            streams, sent = idle.pop(), time.perf_counter()
+            try:
+                answered = await _post(*streams, parts.netloc, body)
+                break
+            except _LOST:  # the server closes a connection on which nothing has come for a while
+                streams[1].close()
+        else:
+            streams = await asyncio.open_connection(parts.hostname, parts.port)
+            sent = time.perf_counter()
+            answered = await _post(*streams, parts.netloc, body)
         times.append(time.perf_counter() - sent if answered else math.inf)
         idle.append(streams)
 

@@ -12,12 +12,12 @@ from runtime.base.errors import ImageError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend, model_or_latest
-from runtime.images.image_folders import ImageFolders, in_order, in_words
+from runtime.images.image_folders import ImageFolders, in_order, in_words, is_run
 from runtime.images.image_formats import READABLE
 from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
 from runtime.inference.open_classifier import open_classifier
 from runtime.inference.video import Frame, Video
-from runtime.model.locate import CHECKPOINT, is_model, looks_like_model
+from runtime.model.locate import is_model, looks_like_model
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -212,7 +212,7 @@ def _no_model_among(images: list[Path]) -> list[Path]:
     A bundle and a run hold pictures, too: examples, curves, a sheet of errors.
     """
     for path in images:
-        if is_model(path) or (path / CHECKPOINT).is_file():
+        if is_model(path) or is_run(path):
             raise UserError(
                 f"{path} is a model; one model answers, which stands before the images, or behind "
                 "--model"

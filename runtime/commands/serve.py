@@ -14,6 +14,7 @@ from typing import Any
 
 from runtime.backends.registry import backend_named
 from runtime.backends.session import Threads
+from runtime.base.command import interrupt_on_sigterm
 from runtime.base.errors import UserError
 from runtime.base.parallel import usable_cores
 from runtime.base.shown_text import on_terminal
@@ -154,6 +155,9 @@ def _serve(
         signal.signal(stop, partial(_end, server, received))
     _print_address(listener, options)
     server.run(sockets=[listener])
+    # What closes now may wait for a thread that hangs. Another signal ends that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt_on_sigterm()
     if signal.SIGINT in received:
         print("stopped")
 

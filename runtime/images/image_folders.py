@@ -7,7 +7,7 @@ reached twice is read once.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +55,14 @@ def is_of_the_system(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or kept by a system for itself."""
     folded = name.casefold()
     return name.startswith(".") or folded in _SYSTEM_FOLDERS or folded in _SYSTEM_FILES
+
+
+def is_run(folder: Path, has: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether training has written the folder; a checkpoint alone may be somebody's weights.
+
+    `has` says whether there is a file of a path.
+    """
+    return has(folder / _CHECKPOINT) and has(folder / _JOURNAL)
 
 
 @dataclass
@@ -189,11 +197,14 @@ class ImageFolders:
 
     def _has(self, file: Path) -> bool:
         """Whether there is a file of that path."""
-        return file.is_file()
+        try:
+            return file.is_file()
+        except OSError:  # a folder that may not be looked into is named when it is listed
+            return False
 
     def _is_of_runs(self, folder: Path) -> bool:
         """Whether training has written the folder: a run, or `runs`, which holds some."""
-        if self._has(folder / _CHECKPOINT) and self._has(folder / _JOURNAL):
+        if is_run(folder, self._has):
             return True
         return folder.name == _RUNS and self._holds_runs(folder, _DEPTH_OF_RUNS)
 

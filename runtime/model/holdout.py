@@ -153,5 +153,5 @@ def _read(path: Path, take: Callable[[np.lib.npyio.NpzFile], T], remedy: str = _
         zipfile.ZipFile(file).close()  # a file that is no zip: np.load would call it a pickle
         with np.load(file, allow_pickle=False) as arrays:
             return take(arrays)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy have errors of many classes for damage
         raise BundleError(f"{path} cannot be read ({error}); {remedy}") from error

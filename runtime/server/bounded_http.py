@@ -7,8 +7,6 @@ that are not documented. So pyproject.toml bounds its version, and a test fails 
 """
 
 import asyncio
-import http
-import json
 import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -18,49 +16,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.server.ignored_offer import parser_behind_head
 from runtime.server.lingering_close import LingeringClose
+from runtime.server.unseen_refusal import refusal
 
 MAX_HEAD_BYTES = 64 << 10  # of a request line with all its headers; browsers send under 16 kB
 HEAD_SECONDS = 20.0  # from the connection, or the first byte after an answer, to the whole head
-
-LEFT = 499  # nginx's number for a client that has closed the connection before its answer
-
 _GATHERED_BYTES = 16 << 10
-_CYCLE = "skd_edge.cycle"  # in the scope: a weak reference to uvicorn's record of the request
-_REFUSAL = "skd_edge.refusal"  # in the scope: the status that was sent instead of the answer
-
-
-def _refusal(status: int, detail: str) -> bytes:
-    """A whole answer with a problem (RFC 9457), for requests that no application sees."""
-    title = http.HTTPStatus(status).phrase
-    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    body = json.dumps(problem).encode()
-    head = (
-        f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-_TOO_LARGE = _refusal(
+CYCLE = "skd_edge.cycle"  # in the scope: a weak reference to uvicorn's record of the request
+REFUSAL = "skd_edge.refusal"  # in the scope: the status that was sent instead of the answer
+_TOO_LARGE = refusal(
     431, f"the head of the request has over {MAX_HEAD_BYTES} bytes, the limit; send fewer headers"
 )
 
 
-def sent_status(scope: MutableMapping[str, Any], status: int) -> int:
-    """The status that the client really got, where the application has answered `status`.
-
-    It is LEFT if nothing was sent, because the client had left.
-    """
-    cycle = scope[_CYCLE]() if _CYCLE in scope else None
-    if cycle is None or not cycle.disconnected:
-        return status
-    refusal: int = scope.get(_REFUSAL, LEFT)
-    return refusal
-
-
 def is_received(scope: MutableMapping[str, Any]) -> bool:
     """Whether all of a request is here, so that nothing waits for its client any more."""
-    cycle = scope[_CYCLE]() if _CYCLE in scope else None
+    cycle = scope[CYCLE]() if CYCLE in scope else None
     return cycle is not None and not cycle.more_body
 
 
@@ -178,7 +148,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Starts the time limit of the first head."""
         self._pending_bytes = 0  # since a head was complete, or a piece of a body came
         self._deadline: asyncio.TimerHandle | None = None
-        self._is_receiving = False  # whether a part of a request is still to come
+        self._is_receiving = False  # whether the client still sends
+        self._is_ending = False  # whether nothing is parsed any more, and answers are still owed
         gathered: Any = GatheredWrites(transport, self.loop, lambda: self._is_receiving)
         super().connection_made(gathered)
         self._limit_time()
@@ -191,11 +162,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses data, at most as much as a head may still have."""
-        if self.transport.is_closing():
+        if self._parses_nothing():
             self.transport.drop(len(data))
             return
         rest = memoryview(data)  # its slices are no copies
-        while rest and not self.transport.is_closing():
+        while rest and not self._parses_nothing():
             room = MAX_HEAD_BYTES - self._pending_bytes
             if room == 0:
                 self._refuse()
@@ -204,21 +175,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._pending_bytes += len(piece)
             self._unset_keepalive_if_required()
             self._parse(piece)
-        if self._deadline is None and self._owes_no_answer() and not self.transport.is_closing():
+        if self._deadline is None and self._owes_no_answer() and not self._parses_nothing():
             self._limit_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keeps the connection until the answer is sent, if the client has sent a whole request.
 
         Such a client has closed only its own half (`shutdown(SHUT_WR)`), and waits for the answer.
+        An answer that has begun ends, because it may be a stream without an end.
         """
-        cycle = self.cycle
+        self._is_receiving = False
+        if not self._owes_no_answer() and self.cycle.response_started:
+            self.transport.end()
         if self.transport.is_closing():
             return None
-        if self._owes_no_answer() or cycle.more_body or cycle.response_started:
-            return None
-        cycle.keep_alive = False  # uvicorn closes the connection behind the answer
-        return True
+        return self._end_behind_answers() or None
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is not HTTP, and closes the connection."""
@@ -227,21 +198,30 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.cycle.more_body and not self.cycle.response_started and not self.pipeline
         )
         if not concerns_this_request:
-            self.transport.end()
+            self._drop_what_follows()
             return
         if self.scope is not None:
-            self.scope[_REFUSAL] = 400  # type: ignore[literal-required]
-        self._answer_and_linger(_refusal(400, msg))
+            self.scope[REFUSAL] = 400  # type: ignore[literal-required]
+        self._answer_and_linger(refusal(400, msg))
 
     def on_headers_complete(self) -> None:
-        """Ends the limits of a head that is complete."""
+        """Ends the limits of a head that is complete.
+
+        Raises:
+            ValueError: the method is CONNECT. The parser would take the body for another protocol.
+        """
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("CONNECT is for proxies, and this is none")
         self._pending_bytes = 0
         self._is_receiving = True
         self._lift_time_limit()
+        former = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._former = former  # an answer to it is owed
         # The record knows the scope. If the scope also kept the record, only Python's search for
         # garbage could free what a request leaves.
-        self.scope[_CYCLE] = weakref.ref(self.cycle)  # type: ignore[literal-required]
+        self.scope[CYCLE] = weakref.ref(self.cycle)  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         """Starts to count anew: a piece of a body is no part of a head."""
@@ -255,20 +235,45 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _parse(self, data: memoryview) -> None:
-        while data:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError as error:
-                self.send_400_response(f"the request is not valid HTTP/1.1: {error}")
-            except httptools.HttpParserUpgrade as offer:
-                data = data[offer.args[0] :]
-                self.parser, tell_head = parser_behind_head(self, self.parser.get_method())
-                tell_head()
-                continue
-            return
+        try:
+            while data:
+                data = self._behind_offer(data)
+        except httptools.HttpParserError as error:
+            reason = error.__context__ or error  # what a callback has raised is the context
+            self.send_400_response(f"the request is not valid HTTP/1.1: {reason}")
+
+    def _behind_offer(self, data: memoryview) -> memoryview:
+        """Parses data; what follows a head with an offer is returned instead."""
+        try:
+            self.parser.feed_data(data)
+            return data[:0]
+        except httptools.HttpParserUpgrade as offer:
+            behind = data[offer.args[0] :]
+        self.parser, tell_head = parser_behind_head(self, self.parser.get_method())
+        tell_head()  # it fails behind a method of RTSP, whose version the parser does not tell
+        return behind
 
     def _owes_no_answer(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def _parses_nothing(self) -> bool:
+        return self._is_ending or self.transport.is_closing()
+
+    def _end_behind_answers(self) -> bool:
+        """Closes as soon as all whole requests are answered; False: it has closed now."""
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()  # its rest never comes, and nobody has begun with it
+            self.cycle = self._former
+        if self._owes_no_answer() or self.cycle.more_body:
+            self.transport.end()
+            return False
+        self.cycle.keep_alive = False  # uvicorn closes the connection behind the answer
+        self._is_ending = True
+        return True
+
+    def _drop_what_follows(self) -> None:
+        self._is_receiving = True
+        self._end_behind_answers()
 
     def _limit_time(self) -> None:
         self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.end)
@@ -283,7 +288,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._owes_no_answer():
             self._answer_and_linger(_TOO_LARGE)
         else:
-            self.transport.end()
+            self._drop_what_follows()
 
     def _answer_and_linger(self, answer: bytes) -> None:
         self._is_receiving = True

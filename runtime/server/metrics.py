@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.inference.batcher import Batcher
 from runtime.server.admission import is_inference
-from runtime.server.bounded_http import sent_status
+from runtime.server.bounded_http import CYCLE, REFUSAL
 from runtime.server.served_models import ServedModel, ServedModels
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_LEFT = 499  # nginx's number for a client that has closed the connection before its answer
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -142,4 +143,16 @@ class MeasuredRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            self._metrics.count(sent_status(scope, status), time.perf_counter() - started)
+            self._metrics.count(_sent_status(scope, status), time.perf_counter() - started)
+
+
+def _sent_status(scope: Scope, status: int) -> int:
+    """The status that the client really got, where the application has answered `status`.
+
+    It is _LEFT if nothing was sent, because the client had left.
+    """
+    cycle = scope[CYCLE]() if CYCLE in scope else None
+    if cycle is None or not cycle.disconnected:
+        return status
+    sent: int = scope.get(REFUSAL, _LEFT)
+    return sent

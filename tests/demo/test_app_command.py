@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import uvicorn
 from fastapi.responses import PlainTextResponse
 from live_server import serving
 
+from demo import server as page_server
 from demo.service.models import Models
 from runtime.model.bundle import read_card, write_card
 
@@ -174,3 +176,29 @@ def test_help_names_every_option_and_imports_no_gradio(command: Callable[..., An
         "import demo.app, sys; sys.exit(any(m in sys.modules for m in ('gradio', 'onnxruntime')))"
     )
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", probe]) == 0
+
+
+@pytest.mark.parametrize("moment", ["the address", "the server"])
+def test_ctrl_c_from_the_address_on_is_the_usual_end(
+    moment: str,
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What takes time is done before the address is printed, behind which anybody may end it."""
+    done: list[str] = []
+
+    def pressed(*_: object, **__: object) -> None:
+        done.append("pressed")
+        raise KeyboardInterrupt
+
+    place = (page_server, "_address") if moment == "the address" else (uvicorn.Server, "run")
+    monkeypatch.setattr(*place, pressed)
+    monkeypatch.setattr(page_server, "freeze_loaded", lambda: done.append("frozen"))
+    monkeypatch.setattr(page_server, "build_page_application", lambda *_, **__: None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        try:
+            page_server.serve([toy_bundle], listener, page_server.Access(), uploads=tmp_path)
+        except KeyboardInterrupt:  # it would end all tests
+            pytest.fail("it is an error")
+    assert done == ["frozen", "pressed"]

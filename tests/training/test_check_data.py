@@ -194,6 +194,18 @@ def test_the_second_check_compares_nothing(
     assert report(capsys, str(leaky)) == first
 
 
+def test_what_was_kept_and_is_damaged_is_compared_again(
+    leaky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file names a compression that zipfile does not know: NotImplementedError."""
+    first = report(capsys, str(leaky))
+    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    content = bytearray(kept.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 10] = 99
+    kept.write_bytes(content)
+    assert report(capsys, str(leaky)) == first
+
+
 def test_refresh_decodes_again(
     leaky: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

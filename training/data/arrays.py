@@ -5,6 +5,7 @@ input's size are mapped where they lie. Others are resized, and the result goes 
 """
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ CLASSES_FILE = "classes.txt"
 _TRAIN_IMAGES = "train_images.npy"
 _SPLITS = ("train", "test")
 _IMAGE_DIMENSIONS = 4
+_OF_DAMAGE = (ValueError, EOFError, TypeError, SyntaxError, TokenError)  # as numpy raises them
 _STATISTICS_IMAGES = 10_000
 _MIN_STD = 1 / 255  # images that are all alike would have a deviation of 0
 _DECIMALS = 4
@@ -140,7 +142,7 @@ def _load(file: Path) -> NDArray[Any]:
             f"{file} does not exist; expected train_images.npy, train_labels.npy, "
             "test_images.npy and test_labels.npy in one folder"
         ) from None
-    except (ValueError, EOFError, IsADirectoryError) as error:
+    except (*_OF_DAMAGE, IsADirectoryError) as error:
         raise UserError(f"{file} is not a whole .npy file of numbers ({error})") from error
 
 

@@ -126,7 +126,7 @@ def _checked(name: str, folder: Path, split: str, facts: ArrayFacts) -> Split:
         images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
         labels = np.load(folder / f"{split}_labels.npy").astype(np.int64)
         found = facts_of(images, labels, len(facts.class_names))
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:  # numpy has errors of many classes for a damaged head
         raise _others(name, folder, f"the {split} arrays: {error}") from error
     if found != facts.splits[split]:
         raise _others(name, folder, f"the {split} pictures are others, by their sums")

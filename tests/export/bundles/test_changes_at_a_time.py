@@ -16,7 +16,7 @@ from runtime.base import files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import sha256_of_bytes
 from runtime.model.bundle import open_bundle, read_card
-from runtime.model.card import EngineRecord
+from runtime.model.card import Card, EngineRecord
 from runtime.model.holdout import read_holdout
 
 BUNDLE = Path(__file__).parents[2] / "runtime" / "data" / "bundle_of_schema_1"
@@ -137,6 +137,24 @@ def test_an_engine_that_was_replaced_while_it_ran_keeps_its_new_record(bundle: P
     replace_record(bundle, newer, None)
     assert not (bundle / newer.path).exists()
     assert len(read_card(bundle).engines) == 1
+
+
+def test_an_engine_that_is_built_again_while_the_former_one_is_removed_stays(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the lock may have it as soon as there is a new card, which is its lock."""
+    former, plan = record_of(bundle, "a")
+    list_engine(bundle, former, plan)
+    real = bundled_engines.write_card
+
+    def write_and_let_others_in(folder: Path, card: Card) -> None:
+        real(folder, card)
+        monkeypatch.setattr(bundled_engines, "write_card", real)
+        list_engine(folder, former, plan)
+
+    monkeypatch.setattr(bundled_engines, "write_card", write_and_let_others_in)
+    replace_record(bundle, former, None)
+    assert open_bundle(bundle).read(former) == plan
 
 
 def test_a_file_system_without_locks_is_named(

@@ -36,7 +36,13 @@ from runtime.model.card import (
     Provenance,
     example_names,
 )
-from runtime.model.holdout import Labelled, read_holdout
+from runtime.model.holdout import (
+    KeptApart,
+    Labelled,
+    read_holdout,
+    read_validation,
+    validation_bytes,
+)
 from runtime.model.preprocess import preprocess
 
 SIZE = 8
@@ -271,7 +277,7 @@ def test_a_file_that_was_let_through_goes_when_its_precision_fails(
         shutil.rmtree(engine.parent)
 
 
-@pytest.mark.parametrize("damage", ["holdout", "examples"])
+@pytest.mark.parametrize("damage", ["holdout", "its kind", "examples"])
 def test_exporting_again_mends_what_was_held_out(
     damage: str, folder: Path, test_split: Labelled
 ) -> None:
@@ -279,6 +285,8 @@ def test_exporting_again_mends_what_was_held_out(
     whole = (folder / "holdout.npz").read_bytes()
     if damage == "holdout":
         (folder / "holdout.npz").write_bytes(whole[:100])
+    elif damage == "its kind":
+        np.savez(folder / "holdout.npz", images=1, labels=1, probabilities=1)
     else:
         shutil.rmtree(folder / "examples")
     write_bundle(folder, card(), [model("fp32", b"single")], test_split)
@@ -391,3 +399,49 @@ def test_a_damaged_holdout_is_named(content: bytes | None, tmp_path: Path) -> No
         (tmp_path / "holdout.npz").write_bytes(content)
     with pytest.raises(BundleError, match=r"holdout\.npz cannot be read"):
         read_holdout(tmp_path, card())
+
+
+def write_with_byte(file: Path, *, place: int, value: int) -> None:
+    """Replaces one byte of a file."""
+    content = bytearray(file.read_bytes())
+    content[place] = value
+    file.write_bytes(content)
+
+
+def test_damaged_bytes_of_held_out_arrays_are_named(folder: Path, tmp_path: Path) -> None:
+    """zipfile, zlib and numpy have errors of many classes for them."""
+    few = np.arange(4)
+    kept = KeptApart(few.astype(np.uint8), few, few, few / 4, few > 1)
+    (tmp_path / "validation.npz").write_bytes(validation_bytes(kept))
+    model_card = read_card(folder)
+    readings: list[tuple[Path, Callable[[], object]]] = [
+        (folder / "holdout.npz", lambda: read_holdout(folder, model_card)),
+        (tmp_path / "validation.npz", lambda: read_validation(tmp_path)),
+    ]
+    for file, read in readings:
+        whole = file.read_bytes()
+        places = range(0, len(whole), len(whole) // 100)
+        refused = 0
+        for place in places:
+            write_with_byte(file, place=place, value=whole[place] ^ 255)
+            try:
+                read()
+            except BundleError as error:
+                assert str(error).startswith(f"{file} cannot be read (")  # noqa: PT017
+                refused += 1
+            file.write_bytes(whole)
+        assert refused > len(places) / 2  # not all bytes are checked, such as those of the time
+        read()
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1)])
+def test_held_out_arrays_of_other_shapes_are_named(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.zeros(shape, np.uint8)
+    names = ("images", "labels", "probabilities", *KeptApart.__dataclass_fields__)
+    for file in ("holdout.npz", "validation.npz"):
+        np.savez(tmp_path / file, **dict.fromkeys(names, array))
+    with pytest.raises(BundleError, match=r"holdout\.npz cannot be read"):
+        read_holdout(tmp_path, card())
+    if shape == ():
+        with pytest.raises(BundleError, match=r"validation\.npz cannot be read"):
+            read_validation(tmp_path)

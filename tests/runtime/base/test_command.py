@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from runtime.__main__ import COMMANDS as COMMANDS_OF_RUNTIME
 from runtime.base.command import folder_path, run_command
 from runtime.base.errors import UserError
-from runtime.commands import classify
+from runtime.commands import classify, evaluate
 from training.config.options import option_parser
 
 
@@ -93,6 +94,17 @@ def test_an_empty_word_is_refused_by_every_command(
         with pytest.raises(UserError, match=f"^{named}: received '', expected a value") as caught:
             main(words)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [classify, evaluate])
+def test_an_empty_word_between_options_is_refused_by_every_argparse(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.13.1 on, `parse_known_intermixed_args` calls no `parse_known_args` of ours."""
+    parser = argparse.ArgumentParser
+    monkeypatch.setattr(parser, "parse_known_intermixed_args", parser.parse_known_args)
+    with pytest.raises(UserError, match=r"^an argument: received '', expected a value"):
+        command.main(["x", ""])
 
 
 def test_an_empty_word_behind_two_dashes_is_refused(tmp_path: Path) -> None:

@@ -236,11 +236,21 @@ def test_a_second_model_is_no_folder_of_pictures(
     red = toy_bundle / "examples" / "red.png"
     shutil.copy(red, tmp_path / "run" / "curves.png")
     (tmp_path / "run-without-bundle").mkdir()
-    (tmp_path / "run-without-bundle" / "checkpoint.pt").touch()
+    for file in ("checkpoint.pt", "journal.jsonl"):
+        (tmp_path / "run-without-bundle" / file).touch()
     shutil.copy(red, tmp_path / "run-without-bundle" / "curves.png")
     finished = cli("classify", *option, toy_bundle, red, second, "--json")
     one_error(finished, f"{second} is a model; one model answers")
     assert finished.stdout == ""
+
+
+def test_pictures_may_lie_beside_somebodys_weights(
+    cli: Run, toy_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_bundle / "examples", tmp_path / "walks")
+    (tmp_path / "walks" / "checkpoint.pt").touch()
+    answered = records(cli("classify", toy_bundle, "walks", "--json"))
+    assert [answer["predictions"][0]["label"] for answer in answered] == ["blue", "green", "red"]
 
 
 @pytest.mark.parametrize("name", ["info", "verify", "bench", "serve", "compare", "evaluate"])

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,14 +125,20 @@ def test_a_folder_that_cannot_be_read_is_an_error(
     shut = tmp_path / "a" / "shut"
     put(shut / "a.png", encoded("PNG"))
     if os.geteuid() == 0:  # whom no mode keeps out
-        real = os.scandir
+        real, real_stat = os.scandir, os.stat
 
         def refuse(folder: Path) -> object:
             if Path(folder) == shut:
                 raise PermissionError(13, "Permission denied", str(folder))
             return real(folder)
 
+        def refuse_file(path: Any, **options: Any) -> os.stat_result:
+            if not isinstance(path, int) and Path(path).parent == shut:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real_stat(path, **options)
+
         monkeypatch.setattr(os, "scandir", refuse)
+        monkeypatch.setattr(os, "stat", refuse_file)
     shut.chmod(mode)
     try:
         with pytest.raises(UserError, match=r"shut cannot be listed \(Permission denied\)"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -18,10 +19,12 @@ from runtime.server.server_config import server_config
 SECONDS = 0.6  # instead of HEAD_SECONDS
 SLOW = 1.5 * SECONDS
 Connect = Callable[[], socket.socket]
+SEEN: list[str] = []  # the paths that the application was asked for
 
 
 async def application(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """Answers before it reads (/early), or late (/slow), or with the body of the request."""
+    """Answers before it reads (/early), or late (/slow), or at once, with the request's body."""
+    SEEN.append(scope["path"])
     body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
@@ -266,6 +269,9 @@ def test_an_offer_keeps_the_limits_and_the_end_of_the_connection(connect: Connec
         b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
         b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n",
+        b"CONNECT /path HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+        b"DESCRIBE / RTSP/1.0\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",  # a client that speaks TLS
     ],
 )
@@ -279,21 +285,50 @@ def test_what_is_not_http_is_a_problem(connect: Connect, request_bytes: bytes) -
     assert json.loads(body)["detail"].startswith("the request is not valid HTTP/1.1: ")
 
 
-def test_no_error_takes_the_place_of_an_answer_that_is_owed(connect: Connect) -> None:
+def test_a_tunnel_is_refused_before_the_application_sees_it(connect: Connect) -> None:
     connection = connect()
-    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
-    assert b"400" not in everything(connection)
+    SEEN.clear()
+    connection.sendall(b"CONNECT /path HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+    assert b"CONNECT is for proxies" in everything(connection)
+    assert not SEEN
 
 
+NO_REQUESTS = {
+    "nonsense": b"nonsense\r\n\r\n",
+    "a tunnel": b"CONNECT /path HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no chunks": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+    "an endless head": b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * (4 * MAX_HEAD_BYTES),
+}
+
+
+@pytest.mark.parametrize("path", [b"/slow", b"/"])
+@pytest.mark.parametrize("follows", NO_REQUESTS.values(), ids=NO_REQUESTS)
+@pytest.mark.parametrize("whole", [1, 2])
+def test_no_error_takes_the_place_of_an_answer_that_is_owed(
+    connect: Connect, path: bytes, follows: bytes, whole: int
+) -> None:
+    connection = connect()
+    connection.sendall(whole * (b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path) + follows)
+    found = re.findall(rb"HTTP/1.1 (\d+)", everything(connection))
+    assert found[:whole] == [b"200"] * whole
+    if path == b"/slow":  # otherwise all may be answered before the rest comes, which is refused
+        assert len(found) == whole
+
+
+@pytest.mark.parametrize("path", [b"/slow", b"/"])
 @pytest.mark.parametrize("offer", [b"", OFFERS[0]])
-def test_a_client_that_closes_its_half_gets_its_answers(connect: Connect, offer: bytes) -> None:
-    request = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n%b\r\nabc" % offer
-    connection = connect()
-    connection.sendall(2 * request)
-    connection.shutdown(socket.SHUT_WR)
-    found = everything(connection)  # the server closes behind the last answer
-    assert found.count(b"HTTP/1.1 200") == found.count(b"abc") == 2
-    cut = connect()
-    cut.sendall(request[:-1])
-    cut.shutdown(socket.SHUT_WR)
-    assert everything(cut) == b""  # its body can never be complete
+def test_a_client_that_closes_its_half_gets_its_answers(
+    connect: Connect, offer: bytes, path: bytes
+) -> None:
+    request = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n%b\r\nabc" % (path, offer)
+    for whole in (1, 2):
+        connection = connect()
+        connection.sendall(whole * request)
+        connection.shutdown(socket.SHUT_WR)
+        found = everything(connection)  # the server closes behind the last answer
+        assert found.count(b"HTTP/1.1 200") == found.count(b"abc") == whole
+        cut = connect()
+        cut.sendall((whole - 1) * request + request[:-1])
+        cut.shutdown(socket.SHUT_WR)
+        found = everything(cut)  # the last body can never be complete
+        assert found.count(b"HTTP/1.1 200") == found.count(b"abc") == whole - 1

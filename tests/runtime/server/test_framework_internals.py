@@ -62,12 +62,13 @@ def test_the_overridden_methods_of_uvicorn_are_the_known_ones() -> None:
     assert found == OVERRIDDEN
     head = inspect.getsource(getattr(HttpToolsProtocol, ALSO_OVERRIDDEN))
     assert "self.cycle = RequestResponseCycle(" in head
+    assert "self.pipeline.appendleft((self.cycle, app))" in head
     assert [*inspect.signature(HttpToolsProtocol.on_headers_complete).parameters] == ["self"]
 
 
 def test_nothing_else_of_uvicorns_protocol_is_overridden() -> None:
     overridden = own_names(BoundedHttpProtocol) & own_names(HttpToolsProtocol)
-    assert overridden == {*OVERRIDDEN, ALSO_OVERRIDDEN, "parser"}
+    assert overridden == {*OVERRIDDEN, ALSO_OVERRIDDEN, "parser", "cycle"}
 
 
 def test_the_attributes_that_we_read_of_uvicorn_are_there() -> None:

@@ -30,11 +30,13 @@ from PIL import Image
 from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError
+from runtime.commands import serve
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
 from runtime.server.listening import listen
 from runtime.server.multipart_form import FormFiles
+from runtime.server.reloading import Reloader
 from runtime.server.server_config import server_config
 
 PNG = {"Content-Type": "image/png"}
@@ -538,6 +540,25 @@ def test_a_signal_right_behind_the_address_ends_the_server(
     process.send_signal(stop)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_another_signal_ends_what_hangs_while_the_server_closes(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
+) -> None:
+    def close(_: Reloader) -> None:
+        signal.raise_signal(stop)  # as if it waited for a thread that hangs
+
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "freeze_loaded", lambda: None)
+    monkeypatch.setattr(Reloader, "close", close)
+    before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            serve.main([str(toy_bundle), "--port", "0"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

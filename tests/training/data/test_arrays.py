@@ -101,6 +101,7 @@ def save(name: str, array: np.ndarray) -> Callable[[Path], None]:
 
 
 IMAGES = np.zeros((12, 20, 20, 3), dtype=np.uint8)
+DAMAGED_HEAD = b"\x93NUMPY\x01\x00\x0d\x00{'descr': (((\n"
 MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no labels": (lambda root: (root / "train_labels.npy").unlink(), "does not exist"),
     "no test images": (lambda root: (root / "test_images.npy").unlink(), "does not exist"),
@@ -127,6 +128,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     "text": (lambda root: (root / "test_images.npy").write_text("text") and None, "not a whole"),
     "empty file": (
         lambda root: (root / "test_images.npy").write_bytes(b"") and None,
+        "not a whole",
+    ),
+    "a damaged head": (
+        lambda root: (root / "test_labels.npy").write_bytes(DAMAGED_HEAD) and None,
         "not a whole",
     ),
     "truncated": (lambda root: _truncate(root / "train_images.npy"), "not a whole"),

@@ -102,6 +102,14 @@ def test_a_replaced_array_is_resized_again(tmp_path: Path, kind: str) -> None:
         assert same is (name != kind)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00\x0d\x00{'descr': (((\n"])
+def test_states_that_cannot_be_read_are_all_others(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "states.npy").write_bytes(content)
+    states = np.zeros((3, 4), np.int64)
+    assert file_states.other_states(tmp_path / "states.npy", states).tolist() == [0, 1, 2]
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was decoded ("decoded") and which files were read to compare them, from now on."""

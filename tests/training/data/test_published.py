@@ -237,6 +237,7 @@ def test_published_pictures_are_the_same_data_set_as_arrays(both_forms: tuple[Pa
         ("label", "the test arrays: classes have 0 to 2 images"),
         ("class", "classes.txt names other classes"),
         ("broken", "the test arrays: "),
+        ("head", "the test arrays: "),
     ],
 )
 def test_other_arrays_are_not_taken_for_the_published_ones(
@@ -254,7 +255,9 @@ def test_other_arrays_are_not_taken_for_the_published_ones(
         text = (folder / "classes.txt").read_text()
         (folder / "classes.txt").write_text(text.replace("kind_99", "kind_100"))
     else:
-        (folder / "test_images.npy").write_bytes(b"no array")
+        head = b"\x93NUMPY\x01\x00\x0d\x00{'descr': (((\n"
+        damaged = b"no array" if change == "broken" else head
+        (folder / "test_images.npy").write_bytes(damaged)
     with pytest.raises(UserError, match=f"not cifar100 as it was published.*{why}") as error:
         load("cifar100", both_forms[1])
     assert "\n" not in str(error.value)
