@@ -15,7 +15,6 @@ from training.studies.evidence_plan import (
     evidence_command,
     planned_runs,
 )
-from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import QUEUED, plan_lines
 from training.studies.result_lines import Line, read_lines
 from training.studies.robustness_lines import lines_file
@@ -59,19 +58,9 @@ def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
     return len(wanted & found), len(wanted)
 
 
-def waits_for_all(study: QueueStudy, lines: Sequence[Line]) -> str | None:
-    """Why a study that confirms shows no figure yet; None if it does.
-
-    Its answers are made once, of all runs that were planned. Whoever looks earlier may stop at a
-    moment that suits them.
-    """
-    done, planned = runs_of_queue(study.name, lines)
-    if not study.roles or done == planned:
-        return None
-    return (
-        f"{done} of {planned} runs are there. Figures are made when all are, so that nobody can "
-        "stop where they look best."
-    )
+def seeds_of_queue(study: str) -> int:
+    """How many seeds this study of the queue has."""
+    return len({line.seed for line in plan_lines() if line.study == study})
 
 
 def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:

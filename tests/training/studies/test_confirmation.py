@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.study_lines import IMAGES, cells, line
 from training.studies.confirmation import (
+    LEAST_SEEDS,
     answer_in_sentences,
     confirmed_parts,
     deviations_table,
@@ -26,12 +27,12 @@ SEEDS = 10  # the fewest of which an interval is made
 OTHERS = {"last_weights": {"top1": 0.45}, "train_images": 10, "validation_images": 5}
 
 
-def lines_of(arch: str, gain: float) -> list[Line]:
+def lines_of(arch: str, gain: float, *, seeds: int = SEEDS) -> list[Line]:
     figures = {"ce": 0.5, "ce-13-epochs": 0.52, "drg+dsr-fade": 0.5 + gain}
     return [
         line(method, seed, accuracy, arch=arch, top1=accuracy, **OTHERS)
         for method, accuracy in figures.items()
-        for seed in range(SEEDS)
+        for seed in range(seeds)
     ]
 
 
@@ -132,35 +133,74 @@ def test_the_first_six_pairs_say_how_many_seeds_are_wanted() -> None:
     assert seeds_asked_for({"a": student(calm), "b": []}, ASKED, ROLES) is None
 
 
+def planned(patch: pytest.MonkeyPatch, seeds: int) -> None:
+    """The plan has one study, "it", that confirms."""
+    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(seeds), 2, roles=ROLES)
+    patch.setattr("training.studies.plan_state.plan_lines", study.lines)
+    patch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+
+
+STATED = {
+    **{"study": "it", "command": "c", "device": "d", "versions": {}, "seconds": 1.0},
+    **{"top5": 0.9, "ece": 0.05, "params": 10, "auxiliary_params": 2},
+}
+
+
 def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(SEEDS), 2, roles=ROLES)
-    monkeypatch.setattr("training.studies.plan_state.plan_lines", study.lines)
-    monkeypatch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+    planned(monkeypatch, LEAST_SEEDS)
     lines = [
-        {**line, "study": "it", "command": "c", "device": "d", "versions": {}}
-        for line in [*lines_of("mobilenetv2", 0.1), *lines_of("shufflenetv2", 0.1)]
+        {**line, **STATED}
+        for arch in ("mobilenetv2", "shufflenetv2")
+        for line in lines_of(arch, 0.1, seeds=LEAST_SEEDS)
         if line["method"] != "ce-13-epochs"
     ]
     merge_lines(tmp_path / "it.jsonl", lines[:-1])
     for text in (block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
-        assert "39 of 40 runs are there. Figures are made when all are" in str(text)
+        assert "47 of 48 runs are there. Figures are made when all are" in str(text)
         assert "60.00" not in str(text)
     assert draw_plots(tmp_path) == []
     merge_lines(tmp_path / "it.jsonl", lines[-1:])
     assert "60.00" in str(block_text("it", tmp_path))
+    page = page_texts(tmp_path)["it.md"]  # says for good what the rule said
+    assert "By the plan's rule, its first pairs ask for 12 seeds." in page
+    assert "| deviation of mobilenetv2 x0.5 |" in page
+
+
+def test_no_figure_is_shown_while_the_rule_asks_for_more_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All planned runs are there; the first pairs deviate so much that they ask for 14 seeds."""
+    gains = [0.1, 0.1, 0.15, 0.1, 0.15, 0.125, *8 * [0.1]]
+    lines = [
+        line(method, seed, accuracy, arch=arch, top1=accuracy, **OTHERS, **STATED)
+        for arch in ("mobilenetv2", "shufflenetv2")
+        for seed, gain in enumerate(gains)
+        for method, accuracy in (("ce", 0.5), ("drg+dsr-fade", 0.5 + gain))
+    ]
+    planned(monkeypatch, 12)
+    merge_lines(tmp_path / "it.jsonl", [line for line in lines if line["seed"] < 12])
+    answer = block_text("answer", tmp_path)
+    for text in (answer, block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
+        said = " ".join(str(text).split())
+        assert "48 of 48 runs are there. They are of 12 seeds, and the first pairs ask for 14" in said
+        assert "over cross-entropy" not in said
+        assert "50.00" not in said
+    assert draw_plots(tmp_path) == []
+    planned(monkeypatch, 14)
+    assert "48 of 56 runs are there." in str(block_text("it", tmp_path))
+    merge_lines(tmp_path / "it.jsonl", lines)
+    assert "50.00" in str(block_text("it", tmp_path))
+    assert "its first pairs ask for 14 seeds" in page_texts(tmp_path)["it.md"]
 
 
 def test_the_page_says_how_many_seeds_its_first_pairs_ask_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(7), 2, roles=ROLES)
-    monkeypatch.setattr("training.studies.plan_state.plan_lines", study.lines)
-    monkeypatch.setattr("training.studies.report_pages.QUEUED", {"it": study})
-    stated = {"study": "it", "command": "c", "device": "d", "versions": {}}
+    planned(monkeypatch, 7)
     lines = [
-        line(method, seed, accuracy, arch=arch, **stated)
+        line(method, seed, accuracy, arch=arch, **STATED)
         for arch in ("mobilenetv2", "shufflenetv2")
         for method, accuracy in (("ce", 0.5), ("drg+dsr-fade", 0.6))
         for seed in range(6)
