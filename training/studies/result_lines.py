@@ -50,6 +50,38 @@ def read_lines(path: Path) -> list[Line]:
         raise UserError(f"{path} holds a line that is not a JSON object ({error})") from error
 
 
+def are_of_one_data(lines: Sequence[Line]) -> bool:
+    """Whether no two lines state that they are of other images or labels.
+
+    Newer lines state `content_digest`, which tells every image and does not depend on its size.
+    Older ones state `data_digest`, or nothing: then nothing is known.
+    """
+    contents = {line["content_digest"] for line in lines if line.get("content_digest")}
+    newer = {line.get("data_digest") for line in lines if line.get("content_digest")} - {None}
+    older = {line.get("data_digest") for line in lines if not line.get("content_digest")} - {None}
+    return len(contents) <= 1 and len(older) <= 1 and (not newer or older <= newer)
+
+
+def refuse_other_data(path: Path, data: str, content_digest: str | None) -> None:
+    """Refuses images that are not those of the lines in `path` on data of that name.
+
+    Args:
+        path: a file of lines.
+        data: the data's name.
+        content_digest: `Dataset.content_digest()`; None: not known.
+
+    Raises:
+        UserError: if a line states another digest.
+    """
+    known = {x.get("content_digest") for x in read_lines(path) if x["data"] == data} - {None}
+    if content_digest is not None and known - {content_digest}:
+        raise UserError(
+            f"{data} has the content_digest {content_digest}, but the lines of {path} are of "
+            f"{', '.join(map(str, known))}: other images or labels; use the data of these lines "
+            "(docs/evidence.md says which), or keep other lines elsewhere"
+        )
+
+
 def whole_recipe(line: Line) -> dict[str, Any]:
     """The line's recipe as JSON has it. Keys that are younger than the line have their defaults."""
     fields = msgspec.structs.fields(Recipe)

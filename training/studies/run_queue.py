@@ -12,7 +12,13 @@ from training.records.run_folder import exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.queue_studies import QUEUE
-from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
+from training.studies.result_lines import (
+    RESULTS,
+    Line,
+    merge_lines,
+    read_lines,
+    refuse_other_data,
+)
 from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
 
@@ -53,6 +59,7 @@ def run_queue(
         for run in runs:  # of earlier calls: the files of lines may be lost
             if run.line() is not None:
                 keep(run)
+        _refuse_other_data([run for run in runs if run.line() is None], results)
         return run_all(
             runs,
             jobs=jobs,
@@ -81,10 +88,30 @@ def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[Pla
 
 
 def keep_line(run: StudyRun, results: Path) -> None:
-    """Writes the line of a finished run, with its commit and the record of its test images."""
-    line = run.recorded_line()
+    """Writes the line of a finished run, with its commit and the record of its test images.
+
+    Raises:
+        UserError: if the file has lines of other images under this name.
+    """
+    line, file = run.recorded_line(), results / f"{run.study}.jsonl"
     assert line is not None
-    merge_lines(results / f"{run.study}.jsonl", [with_commit(line, run)])
+    refuse_other_data(file, line["data"], line.get("content_digest"))
+    merge_lines(file, [with_commit(line, run)])
+
+
+def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:
+    """Refuses data that are not those of the lines, before a run is trained on them in vain.
+
+    Where no line states its images there is nothing to compare, and the data are not read.
+    """
+    firsts = {(run.study, run.options.data): run for run in reversed(runs)}
+    for run in firsts.values():
+        file, name = results / f"{run.study}.jsonl", Path(run.options.data).name
+        if any(line["data"] == name and line.get("content_digest") for line in read_lines(file)):
+            from training.data import load_stated  # takes seconds to import
+
+            dataset = load_stated(run.options, recipe=run.recipe)
+            refuse_other_data(file, dataset.name, dataset.content_digest(show=True))
 
 
 def with_commit(line: Line, run: StudyRun) -> Line:

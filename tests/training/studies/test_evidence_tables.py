@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from runtime.base.errors import UserError
 from tests.support.study_lines import cells, line
 from training.studies.evidence_tables import (
     Question,
@@ -15,7 +16,8 @@ from training.studies.evidence_tables import (
 from training.studies.paired_tests import Interval, mean_of
 from training.studies.plan_state import open_table
 from training.studies.queue_studies import ASKED, QUEUE, plan_lines
-from training.studies.result_lines import merge_lines
+from training.studies.result_lines import are_of_one_data, merge_lines
+from training.studies.study_table import short_table
 
 ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-13-epochs"}
 
@@ -57,6 +59,36 @@ def test_lines_without_a_record_of_their_images_have_no_intervals() -> None:
     assert differences_table(lines) is not None
     del lines[0]["images"]
     assert differences_table(lines) is None
+
+
+def test_runs_that_state_other_images_are_not_compared() -> None:
+    """400 images each, but not the same ones: a pair of them says nothing."""
+    one, other = {"content_digest": "a", "data_digest": "x"}, {"content_digest": "b"}
+    lines = [line(method, seed, 0.5, **one) for method in ("ce", "drg") for seed in range(3)]
+    assert differences_table(lines) is not None
+    lines[5] |= other
+    with pytest.raises(UserError, match=r"^runs of drg and ce on digits are of other images .*file"):
+        differences_table(lines)
+    with_top1 = [{**each, "top1": 0.5, "ece": 0.1} for each in lines]
+    with pytest.raises(UserError, match="of other images"):
+        short_table(with_top1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alike"),
+    [
+        ({"content_digest": "a", "data_digest": "x"}, {"data_digest": "x"}, True),
+        ({"content_digest": "a", "data_digest": "x"}, {"data_digest": "y"}, False),
+        ({"content_digest": "a", "data_digest": "x"}, {"content_digest": "a"}, True),
+        ({"data_digest": "x"}, {"data_digest": "y"}, False),
+        ({"content_digest": "a", "data_digest": "x"}, {}, True),  # of an old one nothing is known
+    ],
+)
+def test_the_older_digest_counts_where_a_line_has_no_newer_one(
+    first: dict[str, str], second: dict[str, str], alike: bool
+) -> None:
+    assert are_of_one_data([first, second]) is alike
+    assert are_of_one_data([second, first]) is alike
 
 
 def test_the_questions_are_those_of_the_plan() -> None:

@@ -186,6 +186,7 @@ class Pretended:
 
     usual_jobs = 1
     fails = False
+    digest: dict[str, str] = {}  # noqa: RUF012
 
     def start(self, run: StudyRun, jobs: int) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ class Pretended:
         stated = {"arch": run.arch, "data": "tiny", "seed": run.seed, "terms": "ce", "epochs": 2}
         figures = {"top1": 0.4321, "top5": 1.0, "ece": 0.1, "seconds": 7.0, "width": 0.25}
         recipe = {"recipe": msgspec.to_builtins(run.recipe), "command": run.options.command}
-        result = stated | figures | recipe
+        result = stated | figures | recipe | self.digest
         (run.folder / "result.json").write_bytes(msgspec.json.encode(result))
         (run.folder / "images.json").write_text("{}")
 
@@ -248,6 +249,31 @@ def test_a_line_has_the_commits_that_trained_it(
     commit.unlink()
     (commit.parent / "result.json").unlink()
     assert commits_at("third") == ["unknown, third"]
+
+
+def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
+    queue_folder: Path, monkeypatch: pytest.MonkeyPatch, pretended: type[Pretended]
+) -> None:
+    """Their runs could not be compared; it is told before they are trained."""
+    lines, file = SMALL.lines(), Path("results/small.jsonl")
+
+    def run(count: int) -> None:
+        run_queue.run_queue(lines[:count], data_root=Path("data"), jobs=1, minutes=None)
+
+    digest = load_dataset("data/tiny", image_size=16, progress=False).content_digest()
+    monkeypatch.setattr(pretended, "digest", {"content_digest": digest})
+    run(1)
+    images = np.load(queue_folder / "data/tiny/test_images.npy")
+    images[0, 0, 0] ^= 1  # one value of one picture
+    np.save(queue_folder / "data/tiny/test_images.npy", images)
+    with pytest.raises(UserError, match=r"^tiny has the content_digest \w+, but the lines of .*use"):
+        run(2)
+    assert len(list(Path("runs").rglob("result.json"))) == 1  # nothing was trained
+    monkeypatch.setattr(pretended, "digest", {"content_digest": "another"})
+    monkeypatch.setattr(run_queue, "_refuse_other_data", lambda *_: None)  # they change meanwhile
+    with pytest.raises(UserError, match="tiny has the content_digest another, but"):
+        run(2)
+    assert len(read_lines(file)) == 1
 
 
 @pytest.mark.slow
