@@ -24,9 +24,19 @@ from typing import NoReturn
 
 from carried import join, pack_files, pack_pictures, split, unpack_files, unpack_pictures
 from carried_runs import RUN_FILES, give_back, logs_of_runs, members_to_go_on, take_in
-from gpu_parts import PAIRS, Part, chosen_parts, parts
+from gpu_parts import PAIRS, TESTS, Part, chosen_parts, parts
 from minutes_left import print_plan
-from minutes_record import KEPT, RECORD, done_parts, keep_record, note, record_of, tries
+from minutes_record import (
+    KEPT,
+    RECORD,
+    done_parts,
+    keep_record,
+    note,
+    place,
+    record_of,
+    skipped_tests,
+    tries,
+)
 from part_process import run_limited, words
 
 from runtime.base.command import CommandParser, folder_path, positive_float, run_command
@@ -170,10 +180,12 @@ def _do(out: Path, scale: Scale, part: Part, every: Sequence[Part], end: float) 
 def _limited(out: Path, scale: Scale, part: Part, seconds: float) -> None:
     """Runs a part's command for at most `seconds`, and notes how it ended."""
     start = monotonic()
-    code = run_limited(part.command, LOGS / f"{part.name}.log", seconds=seconds)
+    log = LOGS / f"{part.name}.log"
+    code = run_limited(part.command, log, seconds=seconds)
     took = monotonic() - start
     facts = {"part": part.name, "scale": scale.name, "exit_code": code, "seconds": round(took, 1)}
-    facts |= {"limit": round(seconds, 1), "command": words(part.command)}
+    facts |= {"limit": round(seconds, 1), "command": words(part.command), **place()}
+    facts |= {"skipped": skipped_tests(log)} if part.name == TESTS else {}
     note(out, facts | ({"not_in_it": part.note} if part.note else {}))
 
 
