@@ -29,6 +29,7 @@ from minutes_left import print_plan
 from minutes_record import (
     KEPT,
     RECORD,
+    ROOT,
     done_parts,
     keep_record,
     note,
@@ -44,6 +45,7 @@ from runtime.base.errors import UserError
 from training.data.published_arrays import ARRAY_FOLDERS
 from training.studies.evidence_plan import FULL, SCALES, Scale
 from training.studies.pool import GRACE_SECONDS
+from training.studies.run_queue import COMMIT_VARIABLE, commit_of
 
 MIB = 2**20
 # A call carries 64 MiB at most, and the files of this tree are among them (a test adds them up).
@@ -73,6 +75,7 @@ def _pack(options: argparse.Namespace) -> int:
     members = members_to_go_on(SCALES[options.scale])
     # What was packed before is removed also where no run is begun any more.
     _in_folders(pack_files(members) if members else b"", to, RUN_FILES, before="runs-")
+    print(f"there, where this tree has no .git: export {COMMIT_VARIABLE}={commit_of(ROOT)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from training.studies.result_lines import Line, read_lines
 from training.studies.run_queue import commit_of
 
 RECORD = "minutes.jsonl"
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = RUNS / RECORD  # of all calls before this one, wherever they were
 
 
@@ -54,7 +54,7 @@ def place() -> Line:
     """What a line says of the code and the machine: the commit, and whether CUDA was there."""
     import torch  # takes seconds
 
-    return {"commit": commit_of(_ROOT), "cuda": torch.cuda.is_available()}
+    return {"commit": commit_of(ROOT), "cuda": torch.cuda.is_available()}
 
 
 def skipped_tests(log: Path) -> int:

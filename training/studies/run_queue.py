@@ -1,5 +1,6 @@
 """Runs the queue of `results/plan.jsonl`, resumably, and keeps a line of each run that finishes."""
 
+import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
+COMMIT_VARIABLE = "SKD_EDGE_COMMIT"  # of the environment, where the tree has no .git
 COMMIT_FILE = "commit.txt"  # in a run's folder: the commits that have trained it
 _AND, _UNKNOWN = ", ", "unknown"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -153,12 +155,17 @@ def _noted(run: StudyRun) -> bool:
 
 
 def commit_of(tree: Path) -> str:
-    """The commit of the code in `tree`, with "-dirty" where the code differs; or "unknown"."""
+    """The commit of the code in `tree`, with "-dirty" where the code differs; or "unknown".
+
+    A tree that was carried to another machine without `.git` has the one that COMMIT_VARIABLE says.
+    """
     try:
+        if Path(_git(tree, "rev-parse", "--show-toplevel")).resolve() != tree.resolve():
+            raise FileNotFoundError  # the repository of a folder above knows nothing of this code
         head = _git(tree, "rev-parse", "--short=12", "HEAD")
         changed = _git(tree, "status", "--porcelain", "--", "training", "runtime")
     except (OSError, subprocess.CalledProcessError):
-        return _UNKNOWN
+        return os.environ.get(COMMIT_VARIABLE) or _UNKNOWN
     return f"{head}-dirty" if changed else head
 
 

@@ -1,6 +1,7 @@
 """The queue: its plan on file, pairs of runs, pausing, and the lines that it keeps."""
 
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -274,6 +275,26 @@ def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
     with pytest.raises(UserError, match="tiny has the content_digest another, but"):
         run(2)
     assert len(read_lines(file)) == 1
+
+
+def test_a_tree_that_was_carried_without_git_has_the_commit_that_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        author = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        command = ["git", "-C", str(tmp_path), *author, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.delenv("SKD_EDGE_COMMIT", raising=False)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    assert run_queue.commit_of(tree) == "unknown"
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "of a folder above")
+    assert run_queue.commit_of(tree) == "unknown"
+    monkeypatch.setenv("SKD_EDGE_COMMIT", "carried")
+    assert run_queue.commit_of(tree) == "carried"
+    assert run_queue.commit_of(tmp_path) == git("rev-parse", "--short=12", "HEAD")
 
 
 @pytest.mark.slow
