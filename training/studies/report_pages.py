@@ -161,7 +161,7 @@ def _study_page(file: Path) -> str:
     parts = [f"*{known.question}*"] if known else []
     if queued:
         if waits := why_it_waits(queued, file.parent):
-            parts += [paragraph(waits), *_deviations(queued, lines)]
+            parts += [paragraph(waits), *(_deviations(queued, lines) if queued.roles else [])]
             return _page(file.stem, file, [*parts, *_where_from(file.stem, lines)])
         parts += _of_queue(queued, lines)
     for group in groups(lines):
@@ -245,6 +245,9 @@ def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None
 def _robustness(file: Path) -> list[str]:
     lines = read_lines(file)
     study = file.stem.removesuffix(LINES_SUFFIX)
+    queued = QUEUED.get(study)
+    if queued and (waits := why_it_waits(queued, file.parent)):
+        return [paragraph(waits), *_where_from(file.stem, lines)]
     about = f"Runs of [{study}]({study}.md), {recipe_and_settings(lines)}; top-1 in %:"
     return [paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
 

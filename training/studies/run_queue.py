@@ -12,7 +12,6 @@ from training.config.plan import MovedData
 from training.records.run_folder import exclusive
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
-from training.studies.queue_studies import QUEUE
 from training.studies.result_lines import (
     RESULTS,
     Line,
@@ -22,6 +21,7 @@ from training.studies.result_lines import (
 )
 from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
+from training.studies.waiting import unseen_studies
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
 COMMIT_VARIABLE = "SKD_EDGE_COMMIT"  # of the environment, where the tree has no .git
@@ -68,7 +68,7 @@ def run_queue(
             minutes=minutes,
             pause=PAUSE,
             # Whoever sees how they do may stop a study that confirms where it looks best.
-            unseen={study.name for study in QUEUE if study.roles},
+            unseen=unseen_studies(results),
             on_start=note_commit,
             on_finish=keep,
         )

@@ -1,5 +1,6 @@
 """The tables of a study that confirms."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,10 +135,15 @@ def test_the_first_six_pairs_say_how_many_seeds_are_wanted() -> None:
 
 
 def planned(patch: pytest.MonkeyPatch, seeds: int) -> None:
-    """The plan has one study, "it", that confirms."""
+    """The plan has "it", a study that confirms, and "again", which trains one of its runs anew."""
     study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(seeds), 2, roles=ROLES)
-    patch.setattr("training.studies.plan_state.plan_lines", study.lines)
-    patch.setattr("training.studies.report_pages.QUEUED", {"it": study})
+    again = replace(study, name="again", methods=("ce",), seeds=range(1), roles={}, corrupted=True)
+    for module in ("plan_state", "waiting"):
+        patch.setattr(
+            f"training.studies.{module}.plan_lines", lambda: [*study.lines(), *again.lines()]
+        )
+    for module in ("report_pages", "waiting"):
+        patch.setattr(f"training.studies.{module}.QUEUED", {"it": study, "again": again})
 
 
 STATED = {
@@ -166,6 +172,34 @@ def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     page = page_texts(tmp_path)["it.md"]  # says for good what the rule said
     assert "By the plan's rule, its first pairs ask for 12 seeds." in page
     assert "| deviation of mobilenetv2 x0.5 |" in page
+
+
+def test_a_study_that_trains_runs_of_the_confirmation_again_waits_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(monkeypatch, LEAST_SEEDS)
+    own = {"top1": 0.5, **OTHERS, **STATED, "study": "again"}
+    merge_lines(tmp_path / "again.jsonl", [line("ce", 0, 0.5, **own)])
+    figures = {"top1": 0.5, "ece": 0.1}
+    tested = {"clean": figures, "corrupted": {"noise": 5 * [figures]}}
+    merge_lines(tmp_path / "again-robustness.jsonl", [line("ce", 0, 0.5, **own, **tested)])
+    waits = "2 of its runs are runs of it, too, which is not complete."
+
+    def texts() -> list[str]:
+        pages = page_texts(tmp_path)
+        of_block = str(block_text("again", tmp_path))
+        return [of_block, pages["again.md"], pages["again-robustness.md"]]
+
+    assert all(waits in text and "50.00" not in text for text in texts())
+    lines = [
+        line(method, seed, 0.5, arch=arch, **OTHERS, **STATED)
+        for arch in ("mobilenetv2", "shufflenetv2")
+        for seed in range(LEAST_SEEDS)
+        for method in ("ce", "drg+dsr-fade")
+    ]
+    monkeypatch.setattr("training.studies.waiting.wanted_seeds", lambda *_: LEAST_SEEDS)
+    monkeypatch.setattr("training.studies.waiting.read_lines", lambda _: lines)
+    assert all(waits not in text and "50.00" in text for text in texts())
 
 
 def test_no_figure_is_shown_while_the_rule_asks_for_more_seeds(

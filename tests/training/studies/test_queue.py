@@ -22,7 +22,7 @@ from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
 from training.engine.optimizers import distillation_scale, learning_rate
 from training.evaluation.confidence import read_image_record
-from training.studies import run_queue
+from training.studies import run_queue, waiting
 from training.studies.corruptions import SEVERITIES
 from training.studies.pool import epochs_done, run_all
 from training.studies.queue_plan import (
@@ -33,7 +33,7 @@ from training.studies.queue_plan import (
     read_plan,
     run_of,
 )
-from training.studies.queue_studies import QUEUE, plan_lines
+from training.studies.queue_studies import QUEUE, QUEUED, plan_lines
 from training.studies.result_lines import read_lines
 from training.studies.study_methods import METHODS
 from training.studies.study_run import StudyRun
@@ -221,12 +221,29 @@ def test_no_accuracy_is_printed_of_runs_of_a_study_that_confirms(
     printed = {}
     for roles in ({}, {"chosen": "drg-multi-a0.5"}):
         study = replace(SMALL, name=f"small{len(roles)}", roles=roles)
-        monkeypatch.setattr(run_queue, "QUEUE", (study,))
+        monkeypatch.setattr(waiting, "QUEUED", {study.name: study})
         run_queue.run_queue(study.lines(), data_root=tmp_path, jobs=1, minutes=None)
         printed[len(roles)] = capsys.readouterr().out
     assert printed[0].count("top-1 43.21%, 7 s") == 2
     assert printed[1].count("-s0: 7 s") == 2
     assert "43" not in printed[1]
+
+
+def test_runs_that_a_confirming_study_has_as_well_are_as_unseen_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the same to the bit, so they would tell its figures one by one."""
+    waits = waiting.unseen_studies(tmp_path)
+    assert waits == {"imagenette-confirm", "imagenette-corruptions", "imagenette-dsr-alone"}
+    # With all lines of the confirmation it stays unseen, and they do not.
+    study = QUEUED["imagenette-confirm"]
+    confirmed = [x for x in plan_lines() if x.study == study.name]
+    done = [{"arch": x.arch, "method": x.method, "seed": x.seed} for x in confirmed]
+    monkeypatch.setattr(waiting, "read_lines", lambda _: done)
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 12)
+    assert waiting.unseen_studies(tmp_path) == {study.name}
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 13)
+    assert waiting.unseen_studies(tmp_path) == waits
 
 
 def test_a_line_has_the_commits_that_trained_it(
