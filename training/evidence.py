@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
+from pathlib import Path
 from subprocess import CalledProcessError
 from time import monotonic
 from typing import NoReturn
@@ -39,10 +40,11 @@ from training.studies.evidence_plan import (
     pairs_of_runs,
     planned_runs,
 )
+from training.studies.kept_lines import add_lines
 from training.studies.pool import PoolResult, fail_runs, run_all
 from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, read_plan, run_of
 from training.studies.queue_studies import plan_lines
-from training.studies.result_lines import merge_lines
+from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
 from training.studies.run_queue import note_commit, run_queue, with_commit, without_line
 from training.studies.study_run import StudyRun
@@ -58,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     _refuse_unused(parser, options)
     if options.write_plan:
         print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
+        return 0
+    if options.keep:
+        added, there = add_lines(options.keep, RESULTS)
+        print(f"lines added to {RESULTS / options.keep.name}: {added}; there before: {there}")  # noqa: T201
         return 0
     if options.queue or options.pairs:
         return _queue(options) if options.queue else _pairs(options)
@@ -95,9 +101,11 @@ def _refuse_unused(parser: CommandParser, options: argparse.Namespace) -> None:
     Raises:
         UserError: there is such an option.
     """
-    if options.write_plan:
-        beside = ("only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root")
-        parser.refuse_unused(options, (*beside, "dry_run", "scale"), "beside --write-plan")
+    every = ("only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root", "dry_run")
+    for name in ("write_plan", "keep"):
+        if getattr(options, name):
+            beside = {*every, "scale", "write_plan", "keep"} - {name}
+            parser.refuse_unused(options, sorted(beside), f"beside --{name.replace('_', '-')}")
     if options.queue:
         parser.refuse_unused(options, ("only", "pairs", "data", "scale"), "beside --queue")
     else:
@@ -192,12 +200,20 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--repeat",
         action="store_true",
-        help="with --queue: also runs that have a line, unless they are finished here",
+        help="with --queue: also runs that have a line, unless they are finished here; says "
+        "whether they are equal to it",
     )
     parser.add_argument(
         "--write-plan",
         action="store_true",
         help="add what is new in training/studies/queue_studies.py to results/plan.jsonl",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="add the lines of FILE, which a clone has made, to those in results/; a line that is "
+        "there stays",
     )
     parser.add_argument(
         "--pairs",

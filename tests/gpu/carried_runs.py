@@ -15,6 +15,7 @@ from runtime.model.locate import CHECKPOINT, RESULT
 from training.records.journal import JOURNAL
 from training.records.run_folder import IMAGES
 from training.studies.evidence_plan import STUDIES, Scale, pairs_of_runs
+from training.studies.kept_lines import differing_figures, former_line
 from training.studies.result_lines import merge_lines, read_lines
 from training.studies.run_queue import COMMIT_FILE
 from training.studies.study_run import StudyRun
@@ -90,7 +91,7 @@ def take_in(content: bytes) -> list[str]:
 
     Lines are those of studies and those of the record of parts.
 
-    A run that is further here than in the tar file stays as it is.
+    A run that is further here than in the tar file stays as it is, and so does a line of a run.
 
     Returns:
         A sentence for each file of lines and each run that stays.
@@ -102,7 +103,13 @@ def take_in(content: bytes) -> list[str]:
         lines = root / _LINES
         for file in sorted(lines.rglob("*.jsonl")):
             here = file.relative_to(lines)
-            merge_lines(here, read_lines(file))
+            for line in read_lines(file):
+                former = former_line(here, line)
+                if former is None:
+                    merge_lines(here, [line])
+                elif names := differing_figures(former, line):
+                    run = f"{line['method']}, {line['arch']}, seed {line['seed']}"
+                    said.append(f"{here} has another line of {run}, which stays: {', '.join(names)}")
             said.append(f"lines of {here.stem} are added to {here}")
         keep_record(root / KEPT)
         journals = [path.parent for path in root.rglob(JOURNAL)]

@@ -79,7 +79,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 
 
 def test_lines_that_came_back_are_added_and_none_that_is_here_is_lost(
-    place: Callable[[str], Path],
+    place: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place("there")
     one, other = pairs_of_runs(FULL)[0]
@@ -98,7 +98,13 @@ def test_lines_that_came_back_are_added_and_none_that_is_here_is_lost(
     merge_lines(Path("results/main.jsonl"), [meanwhile])
     Path("results/peers.jsonl").write_text(before := '{"study":"peers"}\n')
     assert minutes.main(["keep", "../there/back"]) == 0
-    assert [kept["method"] for kept in read_lines(Path("results/main.jsonl"))] == ["drg", "ce"]
+    kept = read_lines(Path("results/main.jsonl"))
+    assert [line["method"] for line in kept] == ["drg", "ce"]
+    kept[1]["top1"] = 0.1  # a line that is here stays, and the other one is told
+    Path("results/main.jsonl").write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in kept))
+    assert minutes.main(["keep", "../there/back"]) == 0
+    assert read_lines(Path("results/main.jsonl")) == kept
+    assert "another line of ce, shufflenetv2, seed 0, which stays: top1" in capsys.readouterr().out
     assert Path("results/peers.jsonl").read_text() == before
 
 

@@ -19,7 +19,7 @@ from training.studies.grids import changes_of
 Line = dict[str, Any]
 RESULTS = Path("results")
 # What tells runs apart, next to the recipe. A line without the last two has their defaults.
-_IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
+IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
 _DEFAULTS = {"weights": "random", "noise_seed": 0}
 _OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
 _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
@@ -28,8 +28,8 @@ _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
 def merge_lines(path: Path, lines: Sequence[Line]) -> None:
     """Adds `lines` to the JSON lines of `path`; they replace lines of the same runs."""
     former = read_lines(path)
-    new = [_identity(line) for line in lines]
-    kept = [line for line in former if _identity(line) not in new]
+    new = [identity_of(line) for line in lines]
+    kept = [line for line in former if identity_of(line) not in new]
     content = b"".join(msgspec.json.encode(line) + b"\n" for line in [*kept, *lines])
     write_atomic(path, content)
 
@@ -48,6 +48,12 @@ def read_lines(path: Path) -> list[Line]:
         ]
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UserError(f"{path} holds a line that is not a JSON object ({error})") from error
+
+
+def identity_of(line: Line) -> tuple[object, ...]:
+    """What tells its run apart from others; equal for two lines of one run."""
+    values = [line.get(key) for key in IDENTITY]
+    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
 
 
 def are_of_one_data(lines: Sequence[Line]) -> bool:
@@ -173,11 +179,6 @@ def _row_options(line: Line, lines: Sequence[Line]) -> str:
 def _settings(line: Line) -> dict[str, Any]:
     """What differs in the line's recipe from its data's own, apart from what its method changes."""
     return changed_settings(line, apart_from=changes_of(line.get("method", "")))
-
-
-def _identity(line: Line) -> tuple[object, ...]:
-    values = [line.get(key) for key in _IDENTITY]
-    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
 
 
 def _different(words: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from runtime.base.files import write_atomic
 from runtime.model.locate import CHECKPOINT
 from training.config.plan import MovedData
 from training.records.run_folder import exclusive
+from training.studies.kept_lines import differing_figures, former_line
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.result_lines import (
@@ -92,13 +93,21 @@ def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[Pla
 def keep_line(run: StudyRun, results: Path) -> None:
     """Writes the line of a finished run, with its commit and the record of its test images.
 
+    A line that is there stays. Of a run that was trained again it is said whether it is equal.
+
     Raises:
         UserError: if the file has lines of other images under this name.
     """
     line, file = run.recorded_line(), results / f"{run.study}.jsonl"
     assert line is not None
     refuse_other_data(file, line["data"], line.get("content_digest"))
-    merge_lines(file, [with_commit(line, run)])
+    former = former_line(file, line)
+    if former is None:
+        merge_lines(file, [with_commit(line, run)])
+        return
+    names = ", ".join(differing_figures(former, line))
+    found = f"differs in {names}" if names else "equal in all figures"
+    print(f"{run.study}: {run.folder.name}: {found}; its line stays", flush=True)  # noqa: T201
 
 
 def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:

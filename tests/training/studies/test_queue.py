@@ -13,6 +13,7 @@ import torch
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
+from tests.support.study_lines import line
 from training import evidence
 from training.config.options import Options
 from training.config.plan import Plan
@@ -34,7 +35,7 @@ from training.studies.queue_plan import (
     run_of,
 )
 from training.studies.queue_studies import QUEUE, QUEUED, plan_lines
-from training.studies.result_lines import read_lines
+from training.studies.result_lines import merge_lines, read_lines
 from training.studies.study_methods import METHODS
 from training.studies.study_run import StudyRun
 
@@ -187,7 +188,7 @@ class Pretended:
 
     usual_jobs = 1
     fails = False
-    digest: dict[str, str] = {}  # noqa: RUF012
+    digest: dict[str, object] = {}  # noqa: RUF012
 
     def start(self, run: StudyRun, jobs: int) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -266,7 +267,56 @@ def test_a_line_has_the_commits_that_trained_it(
     (commit,) = Path("runs").rglob("commit.txt")
     commit.unlink()
     (commit.parent / "result.json").unlink()
+    Path("results/small.jsonl").unlink()
     assert commits_at("third") == ["unknown, third"]
+
+
+def test_a_run_that_is_trained_again_is_compared_with_its_line_which_stays(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pretended: type[Pretended],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("results/small.jsonl")
+
+    def trained(**others: object) -> str:
+        shutil.rmtree("runs", ignore_errors=True)
+        monkeypatch.setattr(pretended, "digest", others)
+        run_queue.run_queue(SMALL.lines()[:1], data_root=tmp_path, jobs=1, minutes=None)
+        return capsys.readouterr().out.splitlines()[-1].partition("-s0: ")[2]
+
+    assert trained() == "top-1 43.21%, 7 s"
+    before = file.read_bytes()
+    # Another machine and a newer version, but the same figures.
+    assert trained(seconds=9.0, device="other", newer=1) == "equal in all figures; its line stays"
+    said = trained(top1=0.5, top5=0.9)
+    assert said == "differs in top1, top5; its line stays"
+    assert file.read_bytes() == before
+
+
+def test_lines_of_a_clone_are_added_and_replace_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, clone = Path("results/it.jsonl"), Path("clone/it.jsonl")
+    own = [line("ce", seed, 0.5, study="it", content_digest="a", commit="x") for seed in range(3)]
+    merge_lines(here, own[:2])
+    merge_lines(clone, [{**own[1], "commit": "y"}, own[2]])
+    assert evidence.main(["--keep", str(clone)]) == 0
+    assert capsys.readouterr().out == "lines added to results/it.jsonl: 1; there before: 1\n"
+    assert [(each["seed"], each["commit"]) for each in read_lines(here)] == [(0, "x"), (1, "x"), (2, "x")]
+    before = here.read_bytes()
+    one = {**line("ce", 3, 0.5), "study": "it"}
+    for wrong, words in (
+        ({**own[0], "images": line("ce", 0, 0.6)["images"]}, r"line 2 \(ce, .*seed 0\) .*: images d"),
+        ({**own[0], "seed": 7, "content_digest": "b"}, "digits has the content_digest b, but"),
+        ({"study": "it"}, "line 2 has no method; expected lines of runs"),
+    ):
+        clone.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (one, wrong)))
+        with pytest.raises(UserError, match=words):
+            evidence.main(["--keep", str(clone)])
+        assert here.read_bytes() == before
 
 
 def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
