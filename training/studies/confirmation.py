@@ -103,7 +103,7 @@ def deviations_table(
         cells = []
         for rows in found.values():
             gaps = _gaps(rows, question, roles)
-            if gaps is None or len(gaps) < _FIRST_PAIRS:
+            if gaps is None or len(gaps) < _FIRST_PAIRS or np.isnan(gaps).any():
                 cells.append("")
             else:
                 cells.append(f"{np.std(gaps, ddof=1):.3g} {question.unit}")

@@ -1,5 +1,6 @@
 """Differences with intervals, and answers to the plan's questions."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from runtime.base.errors import UserError
 from tests.support.study_lines import cells, line
+from training.studies.confirmation import deviations_table
 from training.studies.evidence_tables import (
     Question,
     answers_table,
@@ -52,6 +54,31 @@ def test_few_pairs_have_the_interval_of_a_paired_t_test() -> None:
     assert top1 == f"{100 * np.mean(gains):+.2f} [{low:+.2f} to {high:+.2f}]"
     assert low < 0 < high
     assert p_value == f"{found.pvalue:.3f}"
+
+
+@pytest.mark.parametrize(("seeds", "p_value"), [(3, ""), (10, "0.001")])
+def test_what_is_not_known_is_an_empty_cell_or_a_word(seeds: int, p_value: str) -> None:
+    """All three pairs are alike, and DRG is right on all images, so it has no AUROC."""
+    lines = [line("ce", seed, 0.7) for seed in range(seeds)]
+    lines += [line("drg", seed, 1.0) for seed in range(seeds)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ((_, pairs, by, top1, p, nll, auroc),) = cells(differences_table(lines))
+    assert (pairs, by) == (str(seeds), "paired t" if seeds == 3 else "bootstrap")
+    assert (p, auroc) == (p_value, "")
+    for cell, difference in ((top1, "+30.00"), (nll, "-0.300")):
+        assert cell.startswith(f"{difference} [")
+        assert ("all pairs alike" in cell) == (seeds == 3)
+
+
+def test_a_question_without_a_figure_is_open() -> None:
+    lines = [line("ce", seed, 0.7) for seed in range(10)]
+    lines += [line("drg+dsr-below-first", seed, 1.0) for seed in range(10)]
+    rows = cells(answers_table(lines, ASKED, ROLES))
+    assert [row[3] for row in rows] == ["yes", "open", "open", "yes", "open", "open"]
+    assert rows[0][5] == "+30.00 [all pairs alike]"
+    row = cells(deviations_table({"a": lines}, ASKED, ROLES))[2]
+    assert row == ["Does it rank its answers as well? (drg+dsr-below-first - ce)", ""]
 
 
 def test_lines_without_a_record_of_their_images_have_no_intervals() -> None:
