@@ -133,8 +133,8 @@ def answers_table(
 ) -> str:
     """The answers to the questions of the plan, each with its interval, for one student.
 
-    The bootstrap decides. The interval of a paired t-test over the seeds stands beside it. A
-    question whose runs are missing is listed as open.
+    The bootstrap decides. The interval of a paired t-test over the seeds stands beside it, and the
+    answer says where it does not agree with a yes. A question whose runs are missing is open.
 
     Args:
         lines: of one student on one data set.
@@ -155,6 +155,8 @@ def answers_table(
         else:
             digits = 2 if question.scale == _POINTS else 3
             answer = "yes" if question.answer(each) else "no"
+            if answer == "yes" and not question.answer(by_t):
+                answer = "yes, not by the paired t-test"
             cells = [f"{shown(each, digits)} {question.unit}", question.counts, answer, _p(p_value)]
             table.append(table_line([asks, *cells, shown(by_t, digits)]))
     return "\n".join(table)
