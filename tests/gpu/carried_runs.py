@@ -109,7 +109,9 @@ def take_in(content: bytes) -> list[str]:
                     merge_lines(here, [line])
                 elif names := differing_figures(former, line):
                     run = f"{line['method']}, {line['arch']}, seed {line['seed']}"
-                    said.append(f"{here} has another line of {run}, which stays: {', '.join(names)}")
+                    said.append(
+                        f"{here} has another line of {run}, which stays: {', '.join(names)}"
+                    )
             said.append(f"lines of {here.stem} are added to {here}")
         keep_record(root / KEPT)
         journals = [path.parent for path in root.rglob(JOURNAL)]

@@ -46,7 +46,9 @@ def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
     done, planned = runs_of_queue(study.name, lines)
     there = f"{done} of {planned} runs are there."
     if done < planned:
-        return f"{there} Figures are made when all are, so that nobody can stop where they look best."
+        return (
+            f"{there} Figures are made when all are, so that nobody can stop where they look best."
+        )
     asked, seeds = wanted_seeds(study, lines), seeds_of_queue(study.name)
     if asked is None or asked <= seeds:
         return None

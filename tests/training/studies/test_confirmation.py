@@ -237,7 +237,9 @@ def test_no_figure_is_shown_while_the_rule_asks_for_more_seeds(
     answer = block_text("answer", tmp_path)
     for text in (answer, block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
         said = " ".join(str(text).split())
-        assert "48 of 48 runs are there. They are of 12 seeds, and the first pairs ask for 14" in said
+        assert (
+            "48 of 48 runs are there. They are of 12 seeds, and the first pairs ask for 14" in said
+        )
         assert "over cross-entropy" not in said
         assert "50.00" not in said
     assert draw_plots(tmp_path) == []

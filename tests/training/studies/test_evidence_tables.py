@@ -94,7 +94,9 @@ def test_runs_that_state_other_images_are_not_compared() -> None:
     lines = [line(method, seed, 0.5, **one) for method in ("ce", "drg") for seed in range(3)]
     assert differences_table(lines) is not None
     lines[5] |= other
-    with pytest.raises(UserError, match=r"^runs of drg and ce on digits are of other images .*file"):
+    with pytest.raises(
+        UserError, match=r"^runs of drg and ce on digits are of other images .*file"
+    ):
         differences_table(lines)
     with_top1 = [{**each, "top1": 0.5, "ece": 0.1} for each in lines]
     with pytest.raises(UserError, match="of other images"):

@@ -305,11 +305,18 @@ def test_lines_of_a_clone_are_added_and_replace_none(
     merge_lines(clone, [{**own[1], "commit": "y"}, own[2]])
     assert evidence.main(["--keep", str(clone)]) == 0
     assert capsys.readouterr().out == "lines added to results/it.jsonl: 1; there before: 1\n"
-    assert [(each["seed"], each["commit"]) for each in read_lines(here)] == [(0, "x"), (1, "x"), (2, "x")]
+    assert [(each["seed"], each["commit"]) for each in read_lines(here)] == [
+        (0, "x"),
+        (1, "x"),
+        (2, "x"),
+    ]
     before = here.read_bytes()
     one = {**line("ce", 3, 0.5), "study": "it"}
     for wrong, words in (
-        ({**own[0], "images": line("ce", 0, 0.6)["images"]}, r"line 2 \(ce, .*seed 0\) .*: images d"),
+        (
+            {**own[0], "images": line("ce", 0, 0.6)["images"]},
+            r"line 2 \(ce, .*seed 0\) .*: images d",
+        ),
         ({**own[0], "seed": 7, "content_digest": "b"}, "digits has the content_digest b, but"),
         ({"study": "it"}, "line 2 has no method; expected lines of runs"),
     ):
@@ -334,7 +341,9 @@ def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
     images = np.load(queue_folder / "data/tiny/test_images.npy")
     images[0, 0, 0] ^= 1  # one value of one picture
     np.save(queue_folder / "data/tiny/test_images.npy", images)
-    with pytest.raises(UserError, match=r"^tiny has the content_digest \w+, but the lines of .*use"):
+    with pytest.raises(
+        UserError, match=r"^tiny has the content_digest \w+, but the lines of .*use"
+    ):
         run(2)
     assert len(list(Path("runs").rglob("result.json"))) == 1  # nothing was trained
     monkeypatch.setattr(pretended, "digest", {"content_digest": "another"})
