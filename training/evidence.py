@@ -58,13 +58,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     _refuse_unused(parser, options)
-    if options.write_plan:
-        print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
-        return 0
-    if options.keep:
-        added, there = add_lines(options.keep, RESULTS)
-        print(f"lines added to {RESULTS / options.keep.name}: {added}; there before: {there}")  # noqa: T201
-        return 0
+    if options.write_plan or options.keep:
+        return _add(options.keep)
     if options.queue or options.pairs:
         return _queue(options) if options.queue else _pairs(options)
     scale = SCALES[options.scale]
@@ -101,17 +96,27 @@ def _refuse_unused(parser: CommandParser, options: argparse.Namespace) -> None:
     Raises:
         UserError: there is such an option.
     """
-    every = ("only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root", "dry_run")
+    every = {"only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root", "scale"}
     for name in ("write_plan", "keep"):
         if getattr(options, name):
-            beside = {*every, "scale", "write_plan", "keep"} - {name}
-            parser.refuse_unused(options, sorted(beside), f"beside --{name.replace('_', '-')}")
+            beside = sorted({*every, "dry_run", "write_plan", "keep"} - {name})
+            parser.refuse_unused(options, beside, f"beside --{name.replace('_', '-')}")
     if options.queue:
         parser.refuse_unused(options, ("only", "pairs", "data", "scale"), "beside --queue")
     else:
         parser.refuse_unused(options, ("repeat",), "without --queue")
     if options.pairs:
         parser.refuse_unused(options, ("only", "jobs"), "beside --pairs")
+
+
+def _add(file: Path | None) -> int:
+    """Adds the lines of `file` to those in results/; without one, new runs to the plan."""
+    if file is None:
+        print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
+    else:
+        added, there = add_lines(file, RESULTS)
+        print(f"lines added to {RESULTS / file.name}: {added}; there before: {there}")  # noqa: T201
+    return 0
 
 
 def _pairs(options: argparse.Namespace) -> int:
@@ -187,9 +192,8 @@ def _parser() -> CommandParser:
         metavar="DIR",
         help="where a known data set lies, or goes",
     )
-    parser.add_argument(
-        "--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU"
-    )
+    scales = tuple(SCALES)
+    parser.add_argument("--scale", choices=scales, default="full", help="tiny: digits on a CPU")
     parser.add_argument(
         "--queue",
         action="append",
@@ -200,8 +204,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--repeat",
         action="store_true",
-        help="with --queue: also runs that have a line, unless they are finished here; says "
-        "whether they are equal to it",
+        help="with --queue: also runs with a line that are not finished here; compares with it",
     )
     parser.add_argument(
         "--write-plan",
@@ -212,8 +215,7 @@ def _parser() -> CommandParser:
         "--keep",
         type=Path,
         metavar="FILE",
-        help="add the lines of FILE, which a clone has made, to those in results/; a line that is "
-        "there stays",
+        help="add the lines of FILE, made by a clone, to those in results/, which stay",
     )
     parser.add_argument(
         "--pairs",

@@ -75,9 +75,10 @@ def give_back(out: Path, scale: Scale, *, most_bytes: int, most_of_part: int) ->
             for _, own in of_pair:
                 members |= own
         else:
+            sizes = f"its pair {size / 1e6:.1f} MB, and {max(0, room) / 1e6:.1f} MB are left"
             left_out += [
-                f"{_name(run)} has {packed_size(own) / 1e6:.1f} MB, its pair {size / 1e6:.1f} MB, and "
-                f"{max(0, room) / 1e6:.1f} MB are left; it is only in {run.folder} of this machine"
+                f"{_name(run)} has {packed_size(own) / 1e6:.1f} MB, {sizes}; "
+                f"it is only in {run.folder} of this machine"
                 for run, own in of_pair
                 if own
             ]

@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_named_and_the_newest_pair_comes_back(
 def test_runs_that_came_from_home_take_no_room_from_a_pair_that_goes_on(
     place: Callable[[str], Path],
 ) -> None:
-    """26 runs are finished at home; a pair has to fit into what comes back, as with none of them."""
+    """26 runs are finished at home; a pair has to fit into what comes back, as with none."""
     home = place("home")
     pairs = pairs_of_runs(FULL)
     finished, (first, second) = [run for pair in pairs[:13] for run in pair], pairs[13]

@@ -115,13 +115,8 @@ def block_text(name: str, results: Path) -> str | None:
     lines = read_lines(results / f"{name}.jsonl")
     if name not in STUDIES and not lines:
         return None
-    queued = QUEUED.get(name)
-    if queued and (waits := why_it_waits(queued, results)):
-        return _of_page(name, [paragraph(waits)], results)
-    if queued and queued.roles:
-        return _of_page(name, confirmed_parts(lines, ASKED, queued.roles), results)
-    if queued and (chosen := _chosen(queued, by_student(lines))):
-        return _of_page(name, chosen, results)
+    if (queued := QUEUED.get(name)) and (parts := _of_block(queued, lines, results)):
+        return _of_page(name, parts, results)
     parts = []
     for group in groups(lines):
         parts += [paragraph(f"{caption(group)}: {data_and_recipe(group)}."), short_table(group)]
@@ -190,6 +185,15 @@ def _of_queue(queued: QueueStudy, lines: Sequence[Line]) -> list[str]:
             parts.append(weights_table(own))
         parts += ["## The number of seeds", *_deviations(queued, lines)]
     return parts
+
+
+def _of_block(queued: QueueStudy, lines: Sequence[Line], results: Path) -> list[str]:
+    """What a block says of a study of the queue instead of its short tables; nothing for most."""
+    if waits := why_it_waits(queued, results):
+        return [paragraph(waits)]
+    if queued.roles:
+        return confirmed_parts(lines, ASKED, queued.roles)
+    return _chosen(queued, by_student(lines))
 
 
 def _deviations(queued: QueueStudy, lines: Sequence[Line]) -> list[str]:

@@ -53,8 +53,8 @@ def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
     if asked is None or asked <= seeds:
         return None
     return (
-        f"{there} They are of {seeds} seeds, and the first pairs ask for {asked} by the plan's rule. "
-        "Figures are made when the runs of all these seeds are there."
+        f"{there} They are of {seeds} seeds, and the first pairs ask for {asked} by the plan's "
+        "rule. Figures are made when the runs of all these seeds are there."
     )
 
 

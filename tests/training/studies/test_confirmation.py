@@ -166,8 +166,15 @@ def planned(patch: pytest.MonkeyPatch, seeds: int) -> None:
 
 
 STATED = {
-    **{"study": "it", "command": "c", "device": "d", "versions": {}, "seconds": 1.0},
-    **{"top5": 0.9, "ece": 0.05, "params": 10, "auxiliary_params": 2},
+    "study": "it",
+    "command": "c",
+    "device": "d",
+    "versions": {},
+    "seconds": 1.0,
+    "top5": 0.9,
+    "ece": 0.05,
+    "params": 10,
+    "auxiliary_params": 2,
 }
 
 

@@ -1,5 +1,6 @@
 """Differences with intervals, and answers to the plan's questions."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -126,10 +127,12 @@ def test_the_questions_are_those_of_the_plan() -> None:
     rows = [row for row in text.splitlines() if row.startswith(tuple(f"| {n} |" for n in "123456"))]
     assert len(rows) == len(ASKED) == 6
     for row, question in zip(rows, ASKED, strict=True):
-        stated = row.split("|")[4].replace("the 95 % interval ", "")
-        assert f"{question.bar:g}" in stated
-        assert ("lower end" in stated) == question.lower
-        assert (question.at_least is not None) == ("mean at least" in stated)
+        stated = row.split("|")[4]
+        ((end, side, bar),) = re.findall(r"(lower|upper) end[^,]* (above|below) (-?[\d.]+)", stated)
+        assert (end, side) == (("lower", "above") if question.lower else ("upper", "below"))
+        assert float(bar) == question.bar
+        least = re.findall(r"mean at least \+([\d.]+)", stated)
+        assert list(map(float, least)) == [question.at_least] * (question.at_least is not None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
-from tests.support.study_lines import line
+from tests.support import study_lines
 from training import evidence
 from training.config.options import Options
 from training.config.plan import Plan
@@ -300,7 +300,8 @@ def test_lines_of_a_clone_are_added_and_replace_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     here, clone = Path("results/it.jsonl"), Path("clone/it.jsonl")
-    own = [line("ce", seed, 0.5, study="it", content_digest="a", commit="x") for seed in range(3)]
+    facts = {"study": "it", "content_digest": "a", "commit": "x"}
+    own = [study_lines.line("ce", seed, 0.5, **facts) for seed in range(3)]
     merge_lines(here, own[:2])
     merge_lines(clone, [{**own[1], "commit": "y"}, own[2]])
     assert evidence.main(["--keep", str(clone)]) == 0
@@ -311,10 +312,10 @@ def test_lines_of_a_clone_are_added_and_replace_none(
         (2, "x"),
     ]
     before = here.read_bytes()
-    one = {**line("ce", 3, 0.5), "study": "it"}
+    one = study_lines.line("ce", 3, 0.5, study="it")
     for wrong, words in (
         (
-            {**own[0], "images": line("ce", 0, 0.6)["images"]},
+            {**own[0], "images": study_lines.line("ce", 0, 0.6)["images"]},
             r"line 2 \(ce, .*seed 0\) .*: images d",
         ),
         ({**own[0], "seed": 7, "content_digest": "b"}, "digits has the content_digest b, but"),
