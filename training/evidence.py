@@ -43,7 +43,7 @@ from training.studies.evidence_plan import (
 from training.studies.kept_lines import add_lines
 from training.studies.pool import PoolResult, fail_runs, run_all
 from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, read_plan, run_of
-from training.studies.queue_studies import plan_lines
+from training.studies.queue_studies import NOT_IN_ALL, plan_lines
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
 from training.studies.run_queue import note_commit, run_queue, with_commit, without_line
@@ -154,7 +154,7 @@ def _queue(options: argparse.Namespace) -> int:
             "--queue needs --data-root DIR, the folder with the data folders of the plan; "
             "docs/evidence.md says how to make them"
         )
-    chosen = chosen_lines(read_plan(), options.queue)
+    chosen = chosen_lines(read_plan(), options.queue, not_in_all=NOT_IN_ALL)
     lines = chosen if options.repeat else without_line(chosen)
     if kept := len(chosen) - len(lines):
         print(f"{kept} of {len(chosen)} runs have their line in results/; --repeat takes them, too")  # noqa: T201
@@ -192,14 +192,13 @@ def _parser() -> CommandParser:
         metavar="DIR",
         help="where a known data set lies, or goes",
     )
-    scales = tuple(SCALES)
-    parser.add_argument("--scale", choices=scales, default="full", help="tiny: digits on a CPU")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="tiny: digits on a CPU")
     parser.add_argument(
         "--queue",
         action="append",
         metavar="NAME",
         help="instead of the studies, these runs of results/plan.jsonl: a study of it, a run, or "
-        "all (repeatable; docs/evidence.md)",
+        "all that is open, apart from what confirms (repeatable; docs/evidence.md)",
     )
     parser.add_argument(
         "--repeat",

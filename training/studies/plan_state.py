@@ -23,7 +23,13 @@ from training.studies.table_rows import method_name
 
 
 def open_table(results: Path, *, links: str) -> str:
-    """The plan as a table: what is measured of it, and by which command the rest will be."""
+    """The plan as a table: what is measured of it, and by which command the rest will be.
+
+    Args:
+        results: the folder of the lines.
+        links: what leads from the page to `results`: "results/", or "" for a page in it.
+    """
+    plan = "docs/evidence.md" if links else "../docs/evidence.md"
     table = table_head(["study", "question", "runs measured", "command"])
     for study in PLAN:
         lines = read_lines(results / study.lines_file)
@@ -35,8 +41,15 @@ def open_table(results: Path, *, links: str) -> str:
     for queued in reversed(QUEUED.values()):
         lines = read_lines(results / f"{queued.name}.jsonl")
         name = f"[{queued.name}]({links}{queued.name}.md)" if lines else queued.name
-        state = "{} of {}".format(*runs_of_queue(queued.name, lines))
+        done, of = runs_of_queue(queued.name, lines)
+        state = f"{done} of {of}"
         command = f"`python training/evidence.py --queue {queued.name} --data-root DIR`"
+        if done == of:
+            command = ""
+        elif queued.closed:
+            state, command = f"{state}; the others were dropped ([amendments]({plan}))", ""
+        elif queued.roles:  # at its own commit
+            command = f"[Running it]({plan}#running-it)"
         table.append(table_line([name, queued.question, state, command]))
     afterwards: Mapping[str, tuple[str, Path]] = {
         ROBUSTNESS: (

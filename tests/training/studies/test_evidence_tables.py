@@ -186,5 +186,16 @@ def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:
     known = [planned for planned in study.lines() if planned.method in ("ce", "ds")][:3]
     lines = [{**line(x.method, x.seed, 0.5), "arch": x.arch, "study": study.name} for x in known]
     merge_lines(tmp_path / f"{study.name}.jsonl", lines)
-    row = next(row for row in cells(open_table(tmp_path, links="")) if study.name in row[0])
-    assert row[2] == f"3 of {sum(planned.study == study.name for planned in plan_lines())}"
+    rows = {row[0].split("]")[0].strip("["): row for row in cells(open_table(tmp_path, links=""))}
+    count = sum(planned.study == study.name for planned in plan_lines())
+    dropped = "the others were dropped ([amendments](../docs/evidence.md))"
+    assert rows[study.name][2:] == [f"3 of {count}; {dropped}", ""]
+    assert rows["imagenette-confirm"][2:] == [
+        *("0 of 192", "[Running it](../docs/evidence.md#running-it)")
+    ]
+    assert "--queue imagenette-peers" in rows["imagenette-peers"][3]
+    done = [x for x in plan_lines() if x.study == "imagenette-peers"]
+    lines = [{**line(x.method, x.seed, 0.5), "arch": x.arch} for x in done]
+    merge_lines(tmp_path / "imagenette-peers.jsonl", lines)
+    rows = {row[0].split("]")[0].strip("["): row for row in cells(open_table(tmp_path, links=""))}
+    assert rows["imagenette-peers"][2:] == ["66 of 66", ""]

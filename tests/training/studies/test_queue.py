@@ -126,10 +126,28 @@ def test_runs_are_named_by_study_or_one_by_one() -> None:
     lines = SMALL.lines()
     assert chosen_lines(lines, ["all"]) == chosen_lines(lines, ["small"]) == lines
     assert chosen_lines(lines, ["small/mobilenetv2-ce-s0"]) == lines[:1]
+    assert chosen_lines(lines, ["all"], not_in_all={"small"}) == []
+    assert chosen_lines(lines, ["all", "small"], not_in_all={"small"}) == lines
     with pytest.raises(UserError, match="--queue 'smal' is neither a study nor a run of the plan"):
         chosen_lines(lines, ["smal"])
     with pytest.raises(UserError, match="--queue needs --data-root DIR"):
         evidence.main(["--queue", "all"])
+
+
+def test_all_trains_neither_dropped_runs_nor_a_study_that_confirms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The confirmation is trained at its own commit, and filters have chosen."""
+    monkeypatch.chdir(tmp_path)
+    add_to_plan(plan_lines())
+    assert evidence.main(["--queue", "all", "--data-root", "d", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    studies = {line.split()[3].split("/")[0] for line in printed.splitlines()[:-1]}
+    others = {"imagenette-filter", "cifar100-filter-full", "cifar100-filter-few"}
+    others |= {"imagenette-confirm", "cifar100-filter-memorised"}
+    assert studies == set(QUEUED) - others
+    assert evidence.main(["--queue", "imagenette-confirm", "--data-root", "d", "--dry-run"]) == 0
+    assert "192 runs: 0 finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
