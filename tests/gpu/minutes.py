@@ -255,7 +255,8 @@ def _parser() -> CommandParser:
         own.add_argument("--scale", choices=tuple(SCALES), default="full", help="tiny: on a CPU")
         return own
 
-    pack = verb("pack", _pack, "pictures and begun runs in folders that may travel")
+    most = f"folders of at most {MOST_THERE / 1e6:.0f} MB"
+    pack = verb("pack", _pack, f"pictures and begun runs in {most}, which may travel one by one")
     pack.add_argument(
         "data",
         type=Path,
@@ -273,7 +274,13 @@ def _parser() -> CommandParser:
     run.add_argument(
         "--parts", metavar="NAME,...", help="these alone, done before or not; pairs is one, too"
     )
-    run.add_argument("--out", type=Path, required=True, help="what is to come back")
+    run.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=f"what is to come back: runs of at most {MOST_RUNS_BACK // MIB} MiB, logs of "
+        f"{MOST_REPORTS // MIB} MiB, in files of {MOST_OF_PART // MIB} MiB, and the record",
+    )
     keep = verb("keep", _keep, "the runs that came back")
     keep.add_argument("out", type=Path)
     plan = verb("plan", _plan, "what is left")

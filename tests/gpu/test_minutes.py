@@ -197,6 +197,18 @@ def test_what_may_come_back_fits_eight_files_and_64_mib() -> None:
     assert minutes.MOST_RUNS_BACK + minutes.MOST_REPORTS + small < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("verb", "sizes"),
+    [("pack", f"at most {minutes.MOST_THERE // 10**6} MB"), ("run", "60 MiB, logs of 2 MiB")],
+)
+def test_the_help_says_how_large_parts_are(
+    verb: str, sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        minutes.main([verb, "--help"])
+    assert sizes in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_long_log_comes_back_by_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(minutes, "MOST_REPORTS", 200)
