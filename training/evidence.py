@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
+from pathlib import Path
 from subprocess import CalledProcessError
 from time import monotonic
 from typing import NoReturn
@@ -39,10 +40,11 @@ from training.studies.evidence_plan import (
     pairs_of_runs,
     planned_runs,
 )
+from training.studies.kept_lines import add_lines
 from training.studies.pool import PoolResult, fail_runs, run_all
 from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, read_plan, run_of
-from training.studies.queue_studies import plan_lines
-from training.studies.result_lines import merge_lines
+from training.studies.queue_studies import NOT_IN_ALL, plan_lines
+from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
 from training.studies.run_queue import note_commit, run_queue, with_commit, without_line
 from training.studies.study_run import StudyRun
@@ -56,9 +58,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     _refuse_unused(parser, options)
-    if options.write_plan:
-        print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
-        return 0
+    if options.write_plan or options.keep:
+        return _add(options.keep)
     if options.queue or options.pairs:
         return _queue(options) if options.queue else _pairs(options)
     scale = SCALES[options.scale]
@@ -95,15 +96,27 @@ def _refuse_unused(parser: CommandParser, options: argparse.Namespace) -> None:
     Raises:
         UserError: there is such an option.
     """
-    if options.write_plan:
-        beside = ("only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root")
-        parser.refuse_unused(options, (*beside, "dry_run", "scale"), "beside --write-plan")
+    every = {"only", "queue", "pairs", "repeat", "jobs", "minutes", "data", "data_root", "scale"}
+    for name in ("write_plan", "keep"):
+        if getattr(options, name):
+            beside = sorted({*every, "dry_run", "write_plan", "keep"} - {name})
+            parser.refuse_unused(options, beside, f"beside --{name.replace('_', '-')}")
     if options.queue:
         parser.refuse_unused(options, ("only", "pairs", "data", "scale"), "beside --queue")
     else:
         parser.refuse_unused(options, ("repeat",), "without --queue")
     if options.pairs:
         parser.refuse_unused(options, ("only", "jobs"), "beside --pairs")
+
+
+def _add(file: Path | None) -> int:
+    """Adds the lines of `file` to those in results/; without one, new runs to the plan."""
+    if file is None:
+        print(f"{add_to_plan(plan_lines())} runs added to {PLAN_FILE}")  # noqa: T201
+    else:
+        added, there = add_lines(file, RESULTS)
+        print(f"lines added to {RESULTS / file.name}: {added}; there before: {there}")  # noqa: T201
+    return 0
 
 
 def _pairs(options: argparse.Namespace) -> int:
@@ -141,7 +154,7 @@ def _queue(options: argparse.Namespace) -> int:
             "--queue needs --data-root DIR, the folder with the data folders of the plan; "
             "docs/evidence.md says how to make them"
         )
-    chosen = chosen_lines(read_plan(), options.queue)
+    chosen = chosen_lines(read_plan(), options.queue, not_in_all=NOT_IN_ALL)
     lines = chosen if options.repeat else without_line(chosen)
     if kept := len(chosen) - len(lines):
         print(f"{kept} of {len(chosen)} runs have their line in results/; --repeat takes them, too")  # noqa: T201
@@ -179,25 +192,29 @@ def _parser() -> CommandParser:
         metavar="DIR",
         help="where a known data set lies, or goes",
     )
-    parser.add_argument(
-        "--scale", choices=tuple(SCALES), default="full", help="tiny: digits on a CPU"
-    )
+    parser.add_argument("--scale", choices=SCALES, default="full", help="tiny: digits on a CPU")
     parser.add_argument(
         "--queue",
         action="append",
         metavar="NAME",
         help="instead of the studies, these runs of results/plan.jsonl: a study of it, a run, or "
-        "all (repeatable; docs/evidence.md)",
+        "all that is open, apart from what confirms (repeatable; docs/evidence.md)",
     )
     parser.add_argument(
         "--repeat",
         action="store_true",
-        help="with --queue: also runs that have a line, unless they are finished here",
+        help="with --queue: also runs with a line that are not finished here; compares with it",
     )
     parser.add_argument(
         "--write-plan",
         action="store_true",
         help="add what is new in training/studies/queue_studies.py to results/plan.jsonl",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="add the lines of FILE, made by a clone, to those in results/, which stay",
     )
     parser.add_argument(
         "--pairs",

@@ -8,6 +8,7 @@ import errno
 import io
 import math
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
 EXIT_USER = 2
 EXIT_VERIFICATION = 3
 _OWN = {"demo", "export", "runtime", "training"}
+_PROJECT = "pyproject.toml"  # lies in a checkout, and not where packages are installed
 _MAY_BE_EMPTY = {"--columns"}  # an empty text names no column
 # A full disk or a forbidden file is not a fault of the program: the user can mend it.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
@@ -195,6 +197,7 @@ def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _refuse_other_checkout()
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
@@ -212,6 +215,34 @@ def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn
     except OSError as error:
         code = _fail_of_system(error)
     sys.exit(code)
+
+
+def _refuse_other_checkout() -> None:
+    """Refuses a script of one checkout that runs the packages of another one.
+
+    An editable installation points to one checkout, for the scripts of all checkouts.
+
+    Raises:
+        UserError: script and packages lie in two checkouts.
+    """
+    packages = Path(__file__).resolve().parents[2]
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or not (packages / _PROJECT).is_file():  # not started from a file; installed
+        return
+    path = Path(script).resolve()
+    if path.is_relative_to(Path(sys.prefix).resolve()):  # an environment may lie in a checkout
+        return
+    own = next((folder for folder in path.parents if _is_checkout(folder)), packages)
+    if own != packages:
+        raise UserError(
+            f"{script} is of the checkout {own}, but Python loads the packages of {packages}; "
+            f"expected one checkout; `make install` in {own} makes an environment of its own, or "
+            f"set PYTHONPATH={shlex.quote(str(own))}"
+        )
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / _PROJECT).is_file() and (folder / "runtime/base/command.py").is_file()
 
 
 def interrupt_on_sigterm() -> None:

@@ -6,6 +6,7 @@ lossless WebP (104 MB for CIFAR-100 instead of 184), trained runs as a tar file.
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,61 @@ def split(content: bytes, folder: Path, name: str, *, most_bytes: int) -> list[P
     path = folder / f"{name}{_MANIFEST}"
     write_atomic(path, msgspec.json.encode(manifest))
     return [path, *paths]
+
+
+def split_into_folders(
+    content: bytes, to: Path, name: str, *, before: str, most_bytes: int
+) -> None:
+    """Writes the content in parts, each with the manifest in a folder that may travel alone.
+
+    Args:
+        content: nothing, b"", removes what was written before.
+        to: where the folders come to lie: `before` and a number.
+        name: of the content.
+        before: of the folders' names.
+        most_bytes: of a part.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    for former in [path.parent for path in to.glob(f"*/{name}{_MANIFEST}")]:
+        shutil.rmtree(former)
+    if not content:
+        return
+    whole = to / "all"
+    manifest, *pieces = split(content, whole, name, most_bytes=most_bytes)
+    for number, piece in enumerate(pieces, start=1):
+        folder = to / f"{before}{number}"
+        folder.mkdir()
+        shutil.copyfile(manifest, folder / manifest.name)
+        moved = piece.replace(folder / piece.name)
+        print(f"{folder}  {piece.name}, {moved.stat().st_size / 1e6:.1f} MB")
+    shutil.rmtree(whole)
+
+
+def receive(folder: Path, kept: Path, name: str) -> bool:
+    """Copies what came of `name` in `folder` to those parts that are kept; whether anything came.
+
+    Where another manifest comes, parts of an earlier content that it does not have are removed.
+    """
+    files = sorted(folder.glob(f"{name}.*"))
+    for manifest in folder.glob(f"{name}{_MANIFEST}"):
+        wanted = msgspec.json.decode(manifest.read_bytes(), type=Manifest)
+        names = {f"{name}.{number:03}": digest for number, digest in enumerate(wanted.parts)}
+        for former in kept.glob(f"{name}.[0-9]*"):
+            if names.get(former.name) != _digest(former.read_bytes()):
+                former.unlink()
+    for file in files:
+        shutil.copyfile(file, kept / file.name)
+    return bool(files)
+
+
+def missing_parts(folder: Path, name: str) -> list[str]:
+    """The files of the parts of `name` that its manifest has and the folder does not."""
+    path = folder / f"{name}{_MANIFEST}"
+    if not path.exists():
+        return [path.name]
+    parts = msgspec.json.decode(path.read_bytes(), type=Manifest).parts
+    names = [f"{name}.{number:03}" for number in range(len(parts))]
+    return [each for each in names if not (folder / each).exists()]
 
 
 def join(folders: Iterable[Path], name: str) -> bytes:

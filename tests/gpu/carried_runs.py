@@ -15,6 +15,7 @@ from runtime.model.locate import CHECKPOINT, RESULT
 from training.records.journal import JOURNAL
 from training.records.run_folder import IMAGES
 from training.studies.evidence_plan import STUDIES, Scale, pairs_of_runs
+from training.studies.kept_lines import differing_figures, former_line
 from training.studies.result_lines import merge_lines, read_lines
 from training.studies.run_queue import COMMIT_FILE
 from training.studies.study_run import StudyRun
@@ -43,8 +44,9 @@ def members_to_go_on(scale: Scale) -> Members:
 def give_back(out: Path, scale: Scale, *, most_bytes: int, most_of_part: int) -> list[str]:
     """Writes what is new of the runs into `out`, in parts that may travel.
 
-    Results and lines of finished runs come first. Then come, pair by pair from the newest one on,
-    begun runs to go on with, and the students of finished runs as they are deployed.
+    Results and lines of runs that were finished here come first: home knows the others. Then come,
+    pair by pair from the newest one on, begun runs to go on with, and the students of finished runs
+    as they are deployed. A pair comes back as a whole or not at all.
 
     Args:
         out: the folder.
@@ -57,26 +59,29 @@ def give_back(out: Path, scale: Scale, *, most_bytes: int, most_of_part: int) ->
     """
     members = _lines(scale)
     for run in _runs(scale):
-        if is_finished(run):
+        if _is_finished_here(run):
             members |= _facts(run)
     left_out: list[str] = []
     for pair in reversed(pairs_of_runs(scale)):
+        of_pair: list[tuple[StudyRun, Members]] = []
         for run in pair:
-            name = f"{run.study}/{run.folder.name}"
             try:
-                own = _deployed(run) if is_finished(run) else _whole(run)
+                of_pair.append((run, _deployed(run) if is_finished(run) else _whole(run)))
             except UserError as error:
-                left_out.append(f"{name}: {error}")
-                continue
-            size = packed_size(own)
-            room = most_bytes - _END_OF_TAR - packed_size(members)
-            if size <= room:
+                left_out.append(f"{_name(run)}: {error}")
+        size = sum(packed_size(own) for _, own in of_pair)
+        room = most_bytes - _END_OF_TAR - packed_size(members)
+        if size <= room:
+            for _, own in of_pair:
                 members |= own
-            else:
-                left_out.append(
-                    f"{name} has {size / 1e6:.1f} MB, and {max(0, room) / 1e6:.1f} MB are left; "
-                    f"it is only in {run.folder} of this machine"
-                )
+        else:
+            sizes = f"its pair {size / 1e6:.1f} MB, and {max(0, room) / 1e6:.1f} MB are left"
+            left_out += [
+                f"{_name(run)} has {packed_size(own) / 1e6:.1f} MB, {sizes}; "
+                f"it is only in {run.folder} of this machine"
+                for run, own in of_pair
+                if own
+            ]
     if members:
         split(pack_files(members), out, RUN_FILES, most_bytes=most_of_part)
     return left_out
@@ -87,7 +92,7 @@ def take_in(content: bytes) -> list[str]:
 
     Lines are those of studies and those of the record of parts.
 
-    A run that is further here than in the tar file stays as it is.
+    A run that is further here than in the tar file stays as it is, and so does a line of a run.
 
     Returns:
         A sentence for each file of lines and each run that stays.
@@ -99,7 +104,15 @@ def take_in(content: bytes) -> list[str]:
         lines = root / _LINES
         for file in sorted(lines.rglob("*.jsonl")):
             here = file.relative_to(lines)
-            merge_lines(here, read_lines(file))
+            for line in read_lines(file):
+                former = former_line(here, line)
+                if former is None:
+                    merge_lines(here, [line])
+                elif names := differing_figures(former, line):
+                    run = f"{line['method']}, {line['arch']}, seed {line['seed']}"
+                    said.append(
+                        f"{here} has another line of {run}, which stays: {', '.join(names)}"
+                    )
             said.append(f"lines of {here.stem} are added to {here}")
         keep_record(root / KEPT)
         journals = [path.parent for path in root.rglob(JOURNAL)]
@@ -126,6 +139,15 @@ def _runs(scale: Scale) -> Iterator[StudyRun]:
         yield from pair
 
 
+def _name(run: StudyRun) -> str:
+    return f"{run.study}/{run.folder.name}"
+
+
+def _is_finished_here(run: StudyRun) -> bool:
+    """Whether this machine has finished it: of runs that others finished, no checkpoint came."""
+    return is_finished(run) and (run.folder / CHECKPOINT).is_file()
+
+
 def _named(files: Iterable[Path]) -> Members:
     return {str(file): file for file in files if file.is_file()}
 
@@ -146,6 +168,9 @@ def _deployed(run: StudyRun) -> Members:
     """All files of a finished run, with a checkpoint that holds the student alone.
 
     A run that was finished elsewhere has no checkpoint here, and nothing that is new.
+
+    Raises:
+        UserError: if its checkpoint cannot be read, or is older than its result.
     """
     if not (run.folder / CHECKPOINT).is_file():
         return {}
@@ -157,7 +182,13 @@ def _deployed(run: StudyRun) -> Members:
 
     with tempfile.TemporaryDirectory() as temporary:
         small = Path(temporary) / CHECKPOINT
-        save_checkpoint(small, without_training(read_checkpoint(run.folder / CHECKPOINT)))
+        checkpoint = read_checkpoint(run.folder / CHECKPOINT)
+        if not checkpoint.finished:
+            raise UserError(
+                f"{run.folder} has a result beside a checkpoint from before its end; expected the "
+                "last one; it is with whoever finished the run, remove this one"
+            )
+        save_checkpoint(small, without_training(checkpoint))
         content = small.read_bytes()
     return {**_whole(run), str(run.folder / CHECKPOINT): content}
 
@@ -167,10 +198,11 @@ def _travels(path: Path) -> bool:
 
 
 def _lines(scale: Scale) -> Members:
-    """The lines of the pairs' studies: of the runs of pairs alone, which may be new here."""
+    """The lines of the pairs' runs that were finished here; all others are not new."""
     members: Members = {}
-    wanted = {(run.study, run.arch, run.method.name, run.seed) for run in _runs(scale)}
-    for name in dict.fromkeys(run.study for run in _runs(scale)):
+    finished = [run for run in _runs(scale) if _is_finished_here(run)]
+    wanted = {(run.study, run.arch, run.method.name, run.seed) for run in finished}
+    for name in dict.fromkeys(run.study for run in finished):
         file = scale.results / STUDIES[name].lines_file
         own = [line for line in read_lines(file) if _key(name, line) in wanted]
         if own:

@@ -12,7 +12,7 @@ from gpu_test_files import gpu_test_files, missing_packages
 from runtime.base.errors import UserError
 from training.studies.evidence_plan import FULL, Scale
 
-PAIRS = "pairs"
+PAIRS, TESTS = "pairs", "tests"
 _ROOT = Path(__file__).resolve().parents[2]
 _RUN = Path("runs/minutes")
 _TENSORRT = ("tensorrt_rtx", "tensorrt")
@@ -98,8 +98,9 @@ def _tests() -> Part:
         if missing
     ]
     note = "; ".join(left_out)
-    command = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files)
-    return Part("tests", command, 20, 150, lacks="" if files else note, note=note)
+    command = (sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider")
+    command += tuple(files)
+    return Part(TESTS, command, 20, 150, lacks="" if files else note, note=note)
 
 
 def chosen_parts(

@@ -14,19 +14,38 @@ that were not tried yet:
 """
 
 import argparse
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
-from carried import join, pack_files, pack_pictures, split, unpack_files, unpack_pictures
+from carried import (
+    join,
+    missing_parts,
+    pack_files,
+    pack_pictures,
+    receive,
+    split,
+    split_into_folders,
+    unpack_files,
+    unpack_pictures,
+)
 from carried_runs import RUN_FILES, give_back, logs_of_runs, members_to_go_on, take_in
-from gpu_parts import PAIRS, Part, chosen_parts, parts
+from gpu_parts import PAIRS, TESTS, Part, chosen_parts, parts
 from minutes_left import print_plan
-from minutes_record import KEPT, RECORD, done_parts, keep_record, note, record_of, tries
+from minutes_record import (
+    KEPT,
+    RECORD,
+    ROOT,
+    done_parts,
+    keep_record,
+    note,
+    place,
+    record_of,
+    skipped_tests,
+    tries,
+)
 from part_process import run_limited, words
 
 from runtime.base.command import CommandParser, folder_path, positive_float, run_command
@@ -34,6 +53,7 @@ from runtime.base.errors import UserError
 from training.data.published_arrays import ARRAY_FOLDERS
 from training.studies.evidence_plan import FULL, SCALES, Scale
 from training.studies.pool import GRACE_SECONDS
+from training.studies.run_queue import COMMIT_VARIABLE, commit_of
 
 MIB = 2**20
 # A call carries 64 MiB at most, and the files of this tree are among them (a test adds them up).
@@ -59,50 +79,39 @@ def _pack(options: argparse.Namespace) -> int:
     """Pictures in folders 1, 2, ... of at most MOST_THERE bytes, begun runs in runs-1, ..."""
     to: Path = options.to
     if options.data is not None:
-        _in_folders(pack_pictures(options.data), to, _PICTURES, before="")
+        split_into_folders(
+            pack_pictures(options.data), to, _PICTURES, before="", most_bytes=MOST_THERE
+        )
     members = members_to_go_on(SCALES[options.scale])
     # What was packed before is removed also where no run is begun any more.
-    _in_folders(pack_files(members) if members else b"", to, RUN_FILES, before="runs-")
+    content = pack_files(members) if members else b""
+    split_into_folders(content, to, RUN_FILES, before="runs-", most_bytes=MOST_THERE)
+    print(f"there, where this tree has no .git: export {COMMIT_VARIABLE}={commit_of(ROOT)}")
     return 0
 
 
-def _in_folders(content: bytes, to: Path, name: str, *, before: str) -> None:
-    """Writes the content in parts, each with the manifest in a folder that may travel alone."""
-    to.mkdir(parents=True, exist_ok=True)
-    for former in [path.parent for path in to.glob(f"*/{name}.parts.json")]:
-        shutil.rmtree(former)
-    if not content:
-        return
-    whole = to / "all"
-    manifest, *pieces = split(content, whole, name, most_bytes=MOST_THERE)
-    for number, piece in enumerate(pieces, start=1):
-        folder = to / f"{before}{number}"
-        folder.mkdir()
-        shutil.copyfile(manifest, folder / manifest.name)
-        moved = piece.replace(folder / piece.name)
-        print(f"{folder}  {piece.name}, {moved.stat().st_size / 1e6:.1f} MB")
-    shutil.rmtree(whole)
-
-
 def _unpack(options: argparse.Namespace) -> int:
-    """Keeps what came; puts it together when all of it is there."""
+    """Keeps what came; puts together what came now, when all of it is there."""
     kept: Path = options.to / "parts"
     kept.mkdir(parents=True, exist_ok=True)
+    came = set[str]()
     for folder in options.folders:
-        files = [*folder.glob(f"{_PICTURES}.*"), *folder.glob(f"{RUN_FILES}.*")]
-        if not files:
+        names = {name for name in (_PICTURES, RUN_FILES) if receive(folder, kept, name)}
+        if not names:
             raise UserError(
                 f"{folder} has no {_PICTURES}.parts.json; carry a folder that `pack` wrote"
             )
-        for file in files:
-            shutil.copyfile(file, kept / file.name)
-    if _is_whole(kept, _PICTURES):
-        to = options.to / ARRAY_FOLDERS[FULL.data]
-        unpack_pictures(join([kept], _PICTURES), to)
-        print(f"pictures in {to}")
-    if _is_whole(kept, RUN_FILES):
-        _say(take_in(join([kept], RUN_FILES)))
-        print("begun runs in runs/")
+        came |= names
+    for name in sorted(came):
+        if missing := missing_parts(kept, name):
+            print(f"{len(missing)} parts of the {name} are still to come: {', '.join(missing)}")
+        elif name == _PICTURES:
+            to = options.to / ARRAY_FOLDERS[FULL.data]
+            unpack_pictures(join([kept], _PICTURES), to)
+            print(f"pictures in {to}")
+        else:
+            _say(take_in(join([kept], RUN_FILES)))
+            print("begun runs in runs/")
     return 0
 
 
@@ -170,10 +179,12 @@ def _do(out: Path, scale: Scale, part: Part, every: Sequence[Part], end: float) 
 def _limited(out: Path, scale: Scale, part: Part, seconds: float) -> None:
     """Runs a part's command for at most `seconds`, and notes how it ended."""
     start = monotonic()
-    code = run_limited(part.command, LOGS / f"{part.name}.log", seconds=seconds)
+    log = LOGS / f"{part.name}.log"
+    code = run_limited(part.command, log, seconds=seconds)
     took = monotonic() - start
     facts = {"part": part.name, "scale": scale.name, "exit_code": code, "seconds": round(took, 1)}
-    facts |= {"limit": round(seconds, 1), "command": words(part.command)}
+    facts |= {"limit": round(seconds, 1), "command": words(part.command), **place()}
+    facts |= {"skipped": skipped_tests(log)} if part.name == TESTS else {}
     note(out, facts | ({"not_in_it": part.note} if part.note else {}))
 
 
@@ -234,19 +245,6 @@ def _say(sentences: Sequence[str]) -> None:
         print(sentence)
 
 
-def _is_whole(folder: Path, name: str) -> bool:
-    """Whether all parts are there; those that are not are printed. False if nothing came of it."""
-    manifest = folder / f"{name}.parts.json"
-    if not manifest.exists():
-        return False
-    count = len(json.loads(manifest.read_bytes())["parts"])
-    names = [f"{name}.{number:03}" for number in range(count)]
-    missing = [each for each in names if not (folder / each).exists()]
-    if missing:
-        print(f"{len(missing)} parts of the {name} are still to come: {', '.join(missing)}")
-    return not missing
-
-
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python tests/gpu/minutes.py", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -257,7 +255,8 @@ def _parser() -> CommandParser:
         own.add_argument("--scale", choices=tuple(SCALES), default="full", help="tiny: on a CPU")
         return own
 
-    pack = verb("pack", _pack, "pictures and begun runs in folders that may travel")
+    most = f"folders of at most {MOST_THERE / 1e6:.0f} MB"
+    pack = verb("pack", _pack, f"pictures and begun runs in {most}, which may travel one by one")
     pack.add_argument(
         "data",
         type=Path,
@@ -275,7 +274,13 @@ def _parser() -> CommandParser:
     run.add_argument(
         "--parts", metavar="NAME,...", help="these alone, done before or not; pairs is one, too"
     )
-    run.add_argument("--out", type=Path, required=True, help="what is to come back")
+    run.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=f"what is to come back: runs of at most {MOST_RUNS_BACK // MIB} MiB, logs of "
+        f"{MOST_REPORTS // MIB} MiB, in files of {MOST_OF_PART // MIB} MiB, and the record",
+    )
     keep = verb("keep", _keep, "the runs that came back")
     keep.add_argument("out", type=Path)
     plan = verb("plan", _plan, "what is left")

@@ -1,10 +1,11 @@
 """`minutes.jsonl`: a line for each part of a run of minutes. It goes with the runs to each machine.
 
-So a part that has ended well anywhere is not done again, and those that were ended by their limits
-come after those that have not been tried.
+So a part that has ended well anywhere, with nothing left out, is not done again, and those that
+were ended by their limits come after those that have not been tried.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -15,8 +16,10 @@ import msgspec
 from runtime.base.files import write_atomic
 from runtime.model.locate import RUNS
 from training.studies.result_lines import Line, read_lines
+from training.studies.run_queue import commit_of
 
 RECORD = "minutes.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = RUNS / RECORD  # of all calls before this one, wherever they were
 
 
@@ -47,11 +50,31 @@ def keep_record(file: Path) -> int:
     return len(new)
 
 
+def place() -> Line:
+    """What a line says of the code and the machine: the commit, and whether CUDA was there."""
+    import torch  # takes seconds
+
+    return {"commit": commit_of(ROOT), "cuda": torch.cuda.is_available()}
+
+
+def skipped_tests(log: Path) -> int:
+    """How many tests pytest has skipped, by the last line of what it printed."""
+    *_, last = ["", *log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    found = re.search(r"\b(\d+) skipped\b", last)
+    return int(found[1]) if found else 0
+
+
 def done_parts(lines: Iterable[Line]) -> set[str]:
-    """The parts that have ended well."""
-    return {line["part"] for line in lines if line.get("exit_code") == 0}
+    """The parts that have ended well, and whole."""
+    return {line["part"] for line in lines if _is_done(line)}
 
 
 def tries(lines: Iterable[Line]) -> Counter[str]:
-    """How often each part was begun and did not end well."""
-    return Counter(line["part"] for line in lines if line.get("exit_code", 0) != 0)
+    """How often each part was begun and did not end well, or not whole."""
+    return Counter(line["part"] for line in lines if "exit_code" in line and not _is_done(line))
+
+
+def _is_done(line: Line) -> bool:
+    """Tests that were left out or skipped are to be run where there is what they lacked."""
+    whole = not line.get("not_in_it") and not line.get("skipped")
+    return line.get("exit_code") == 0 and whole

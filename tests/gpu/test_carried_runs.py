@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import minutes
@@ -20,7 +21,7 @@ from training.config.plan import MovedData
 from training.data import load_dataset
 from training.records.checkpoint import load_trained
 from training.records.run_folder import IMAGES
-from training.studies.evidence_plan import FULL, TINY, pairs_of_runs
+from training.studies.evidence_plan import FULL, STUDIES, TINY, pairs_of_runs
 from training.studies.local_runs import command_of, write_recipe
 from training.studies.plan_state import open_table
 from training.studies.pool import epochs_done
@@ -78,7 +79,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 
 
 def test_lines_that_came_back_are_added_and_none_that_is_here_is_lost(
-    place: Callable[[str], Path],
+    place: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place("there")
     one, other = pairs_of_runs(FULL)[0]
@@ -88,8 +89,8 @@ def test_lines_that_came_back_are_added_and_none_that_is_here_is_lost(
     of_no_pair = {**line, "method": "ls", "study": "main-ls"}
     merge_lines(Path("results/main.jsonl"), [line, of_no_pair])
     merge_lines(Path("results/peers.jsonl"), [{**line, "study": "peers"}])
-    shutil.rmtree(one.folder)  # its checkpoint is none
-    assert give_back(Path("back"), FULL, **MANY) == []
+    (sentence,) = give_back(Path("back"), FULL, **MANY)
+    assert sentence.startswith(f"main/{one.folder.name}: ")  # its checkpoint is none
 
     place("here")
     recipe = msgspec.to_builtins(other.recipe)
@@ -97,7 +98,13 @@ def test_lines_that_came_back_are_added_and_none_that_is_here_is_lost(
     merge_lines(Path("results/main.jsonl"), [meanwhile])
     Path("results/peers.jsonl").write_text(before := '{"study":"peers"}\n')
     assert minutes.main(["keep", "../there/back"]) == 0
-    assert [kept["method"] for kept in read_lines(Path("results/main.jsonl"))] == ["drg", "ce"]
+    kept = read_lines(Path("results/main.jsonl"))
+    assert [line["method"] for line in kept] == ["drg", "ce"]
+    kept[1]["top1"] = 0.1  # a line that is here stays, and the other one is told
+    Path("results/main.jsonl").write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in kept))
+    assert minutes.main(["keep", "../there/back"]) == 0
+    assert read_lines(Path("results/main.jsonl")) == kept
+    assert "another line of ce, shufflenetv2, seed 0, which stays: top1" in capsys.readouterr().out
     assert Path("results/peers.jsonl").read_text() == before
 
 
@@ -168,7 +175,7 @@ def test_what_does_not_fit_is_named_and_the_newest_pair_comes_back(
     assert [sentence.split()[0] for sentence in left_out] == [
         f"main/{run.folder.name}" for run in old
     ]
-    assert "has 0.0 MB" in left_out[0]
+    assert "has 0.0 MB, its pair 0.1 MB, and 0.0 MB are left" in left_out[0]
     back = list(Path("back").glob("runs.0*"))
     assert len(back) <= 3
     assert sum(path.stat().st_size for path in back) <= 75_000
@@ -176,6 +183,61 @@ def test_what_does_not_fit_is_named_and_the_newest_pair_comes_back(
     assert minutes.main(["keep", "../there/back"]) == 0
     assert all((run.folder / "checkpoint.pt").is_file() for run in new)
     assert not any(run.folder.exists() for run in old)
+
+
+def test_runs_that_came_from_home_take_no_room_from_a_pair_that_goes_on(
+    place: Callable[[str], Path],
+) -> None:
+    """26 runs are finished at home; a pair has to fit into what comes back, as with none."""
+    home = place("home")
+    pairs = pairs_of_runs(FULL)
+    finished, (first, second) = [run for pair in pairs[:13] for run in pair], pairs[13]
+    for run in finished:
+        finish(run)
+        line = run.line()
+        assert line is not None
+        merge_lines(FULL.results / STUDIES[run.study].lines_file, [line])
+        (run.folder / IMAGES).write_bytes(bytes(20_000))  # of 10,000 test images it is larger
+    assert minutes.main(["pack", "--to", ".gpu"]) == 0
+
+    place("there")
+    assert minutes.main(["unpack", str(home / ".gpu/runs-1"), "--to", "in"]) == 0
+    shutil.copytree(home / "results", "results")  # what this tree had when it was carried
+    for run in (first, second):
+        begin(run, size=50_000)
+    small = {"most_bytes": 130_000, "most_of_part": 30_000}
+    assert give_back(Path("back"), FULL, **small) == []
+    place("later")
+    assert minutes.main(["keep", "../there/back"]) == 0
+    assert all((run.folder / "checkpoint.pt").is_file() for run in (first, second))
+    assert not any(run.folder.exists() for run in finished)
+    assert not Path("results").exists()
+
+    # Where one of a pair alone would fit, none comes back: it could not be compared.
+    place("there")
+    begin(second, size=90_000)
+    left_out = give_back(Path("again"), FULL, **small)
+    assert [sentence.split()[0] for sentence in left_out] == [
+        f"{run.study}/{run.folder.name}" for run in (first, second)
+    ]
+    assert not Path("again").exists()
+
+
+def test_a_result_beside_an_older_checkpoint_does_not_keep_other_runs_from_coming_back(
+    place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result came from a machine whose student did not fit; the checkpoint was here before."""
+    place("there")
+    finished, begun = pairs_of_runs(FULL)[0]
+    finish(finished)
+    begin(begun)
+    older = SimpleNamespace(finished=False)
+    monkeypatch.setattr("training.records.checkpoint.read_checkpoint", lambda _: older)
+    (sentence,) = give_back(Path("back"), FULL, **MANY)
+    assert "has a result beside a checkpoint from before its end" in sentence
+    place("here")
+    minutes.main(["keep", "../there/back"])
+    assert (begun.folder / "checkpoint.pt").is_file()
 
 
 def test_a_run_that_is_further_here_stays(
@@ -234,7 +296,6 @@ def test_lines_of_a_stand_in_of_cifar100_count_as_measured(
     dataset = load_dataset(FULL.data, data_root=Path("in"), progress=False)
     for run in pairs_of_runs(FULL, data_root=Path("in"))[0]:
         finish(run, data=dataset.name, content_digest=dataset.content_digest())
-        (run.folder / "checkpoint.pt").unlink()
     evidence._keep_lines(pairs_of_runs(FULL, data_root=Path("in"))[0], FULL)
     give_back(Path("back"), FULL, **MANY)
     place("home")

@@ -1,18 +1,24 @@
 """Which parts a run of minutes has left, in which order, and which test files it names."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import gpu_parts
 import gpu_test_files
+import minutes
 import pytest
+import torch
 from gpu_parts import Part, chosen_parts
 from gpu_test_files import missing_packages
 from minutes_record import KEPT, done_parts, keep_record, note, record_of, tries
 
 from training.studies.evidence_plan import FULL, TINY, Scale
+from training.studies.result_lines import Line, read_lines
+from training.studies.run_queue import commit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +84,31 @@ def test_the_record_tells_what_ended_well_and_how_often_the_others_began(
     assert done_parts(lines) == {"tests"}
     assert tries(lines) == {"tests": 1, "cost": 1}
     assert len(KEPT.read_text().splitlines()) == 5
+
+
+def test_tests_are_not_done_while_some_of_them_were_skipped_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a GPU or TensorRT skips them, and pytest ends well."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "test_it.py"
+
+    def record(text: str, part: Part) -> list[Line]:
+        file.write_text(f"import pytest\ndef test_one(): ...\n{text}")
+        minutes._limited(tmp_path, TINY, part, 60)
+        return read_lines(tmp_path / "minutes.jsonl")
+
+    command = (sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(file))
+    tests = Part("tests", command, 0, 60)
+    lines = record("def test_two(): pytest.skip('needs a CUDA device')\n", tests)
+    assert [line["skipped"] for line in lines] == [1]
+    lines = record("", replace(tests, note="x needs torchvision"))
+    assert (done_parts(lines), tries(lines)) == (set(), {"tests": 2})
+    lines = record("", tests)
+    assert done_parts(lines) == {"tests"}
+    assert {line["exit_code"] for line in lines} == {0}
+    assert {line["cuda"] for line in lines} == {torch.cuda.is_available()}
+    assert {line["commit"] for line in lines} == {commit_of(ROOT)}
 
 
 @pytest.mark.parametrize("scale", [FULL, TINY], ids=["full", "tiny"])

@@ -197,6 +197,18 @@ def test_what_may_come_back_fits_eight_files_and_64_mib() -> None:
     assert minutes.MOST_RUNS_BACK + minutes.MOST_REPORTS + small < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("verb", "sizes"),
+    [("pack", f"at most {minutes.MOST_THERE // 10**6} MB"), ("run", "60 MiB, logs of 2 MiB")],
+)
+def test_the_help_says_how_large_parts_are(
+    verb: str, sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        minutes.main([verb, "--help"])
+    assert sizes in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_long_log_comes_back_by_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(minutes, "MOST_REPORTS", 200)
@@ -229,3 +241,42 @@ def test_what_is_packed_comes_in_folders_that_may_travel(
     assert minutes.main(["unpack", ".gpu/2", "--to", "in"]) == 0
     before, after = (np.load(f / "test_images.npy") for f in (arrays, Path("in/cifar100-arrays")))
     np.testing.assert_array_equal(before, after)
+
+    # Runs that come later do not make the pictures anew.
+    run = pairs_of_runs(FULL)[0][0]
+    run.folder.mkdir(parents=True)
+    checkpoint = run.folder / "checkpoint.pt"
+    for size, count in ((40_000, 2), (10_000, 1)):
+        checkpoint.write_bytes(content := os.urandom(size))
+        assert minutes.main(["pack", "--to", ".gpu"]) == 0
+        checkpoint.unlink()
+        folders = sorted(map(str, Path(".gpu").glob("runs-*")))
+        assert len(folders) == count
+        capsys.readouterr()
+        # Of the first content both parts came, of the second one its only one.
+        assert minutes.main(["unpack", *folders, "--to", "in"]) == 0
+        assert capsys.readouterr().out == "begun runs in runs/\n"
+        assert checkpoint.read_bytes() == content
+    assert not list(Path("in/parts").glob("runs.001"))
+
+
+def test_parts_of_an_earlier_content_do_not_stand_for_those_that_are_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second part of the new runs came, the first one is still that of the runs before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minutes, "MOST_THERE", 30_000)
+    run = pairs_of_runs(FULL)[0][0]
+    run.folder.mkdir(parents=True)
+    checkpoint = run.folder / "checkpoint.pt"
+    for folders in (["runs-1", "runs-2"], ["runs-2"]):
+        checkpoint.write_bytes(os.urandom(40_000))
+        assert minutes.main(["pack", "--to", ".gpu"]) == 0
+        capsys.readouterr()
+        paths = [f".gpu/{folder}" for folder in folders]
+        assert minutes.main(["unpack", *paths, "--to", "in"]) == 0
+    assert "1 parts of the runs are still to come: runs.000" in capsys.readouterr().out
+    content = checkpoint.read_bytes()
+    checkpoint.unlink()
+    assert minutes.main(["unpack", ".gpu/runs-1", "--to", "in"]) == 0
+    assert checkpoint.read_bytes() == content

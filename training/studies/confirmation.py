@@ -18,7 +18,13 @@ from training.studies.evidence_tables import (
     shown,
 )
 from training.studies.line_groups import data_and_recipe, groups
-from training.studies.paired_tests import crossed_bootstrap, mean_of, seeds_needed
+from training.studies.paired_tests import (
+    Interval,
+    crossed_bootstrap,
+    mean_of,
+    paired_t,
+    seeds_needed,
+)
 from training.studies.plan_state import paragraph
 from training.studies.result_lines import Line
 from training.studies.study_table import mean_and_deviation, table_head, table_line
@@ -103,7 +109,7 @@ def deviations_table(
         cells = []
         for rows in found.values():
             gaps = _gaps(rows, question, roles)
-            if gaps is None or len(gaps) < _FIRST_PAIRS:
+            if gaps is None or len(gaps) < _FIRST_PAIRS or np.isnan(gaps).any():
                 cells.append("")
             else:
                 cells.append(f"{np.std(gaps, ddof=1):.3g} {question.unit}")
@@ -137,20 +143,24 @@ def seeds_asked_for(
 def answer_in_sentences(
     students: Mapping[str, Sequence[Line]], questions: Sequence[Question], roles: Mapping[str, str]
 ) -> str:
-    """The answer of a confirming study in three sentences.
+    """The answer of a confirming study in three sentences, or four.
 
     They say what the chosen variant gains over cross-entropy, what each of its parts adds, and
-    which of the questions are answered by yes with every student.
+    which of the questions are answered by yes with every student; and for which of these a paired
+    t-test does not agree, if there are such.
 
     Args:
         students: the lines of each student.
         questions: of the plan.
         roles: the methods that stand for a role.
     """
-    found = {
-        name: dict(zip(questions, intervals_of(own, questions, roles), strict=True))
-        for name, own in students.items()
-    }
+    found, found_by_t = (
+        {
+            name: dict(zip(questions, intervals_of(own, questions, roles, by=by), strict=True))
+            for name, own in students.items()
+        }
+        for by in (crossed_bootstrap, paired_t)
+    )
 
     def gains(first: str, second: str) -> str:
         (asked,) = (each for each in questions if _compares(each, first, second))
@@ -159,14 +169,17 @@ def answer_in_sentences(
             f"{shown(each, 2) if each else 'not measured'} with {name}" for name, each in cells
         )
 
-    def by_yes(question: Question) -> bool:
-        answers = [own[question] for own in found.values()]
+    def by_yes(
+        question: Question, of: Mapping[str, Mapping[Question, Interval | None]] = found
+    ) -> bool:
+        answers = [own[question] for own in of.values()]
         return all(each is not None and question.answer(each) for each in answers)
 
     lines = next(iter(students.values()))
     seeds = len({line["seed"] for line in lines})
     yes = [each.asks for each in questions if by_yes(each)]
     no = [each.asks for each in questions if not by_yes(each)]
+    unsafe = [each.asks for each in questions if by_yes(each) and not by_yes(each, found_by_t)]
     return " ".join(
         [
             f"In points of top-1, with 95 % intervals over {seeds} seeds and the test images, "
@@ -175,6 +188,7 @@ def answer_in_sentences(
             f"{gains('drg', 'ds')} to the cross-entropy of its heads.",
             f"Of the plan's {len(questions)} questions {_listed(yes)} answered by yes with every "
             f"student; {_listed(no)} not.",
+            *([f"By the paired t-test {_listed(unsafe)} not."] if unsafe else []),
         ]
     )
 

@@ -5,6 +5,7 @@ docs/evidence.md says which questions were asked, and what counts as an answer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Protocol
 
 import numpy as np
@@ -132,8 +133,8 @@ def answers_table(
 ) -> str:
     """The answers to the questions of the plan, each with its interval, for one student.
 
-    The bootstrap decides. The interval of a paired t-test over the seeds stands beside it. A
-    question whose runs are missing is listed as open.
+    The bootstrap decides. The interval of a paired t-test over the seeds stands beside it, and the
+    answer says where it does not agree with a yes. A question whose runs are missing is open.
 
     Args:
         lines: of one student on one data set.
@@ -154,6 +155,8 @@ def answers_table(
         else:
             digits = 2 if question.scale == _POINTS else 3
             answer = "yes" if question.answer(each) else "no"
+            if answer == "yes" and not question.answer(by_t):
+                answer = "yes, not by the paired t-test"
             cells = [f"{shown(each, digits)} {question.unit}", question.counts, answer, _p(p_value)]
             table.append(table_line([asks, *cells, shown(by_t, digits)]))
     return "\n".join(table)
@@ -166,7 +169,7 @@ def intervals_of(
     *,
     by: PairedInterval = crossed_bootstrap,
 ) -> list[Interval | None]:
-    """The interval of each question; None with fewer than FEWEST_TO_DRAW pairs.
+    """The interval of each question; None with fewer than FEWEST_TO_DRAW pairs, or no figure.
 
     Args:
         lines: of one student on one data set.
@@ -175,13 +178,14 @@ def intervals_of(
         by: what makes an interval of two methods' columns.
     """
     rows = rows_of(lines)
-    found = [asked_columns(rows, question, roles) for question in questions]
-    return [
-        question.interval(pairs[0], pairs[1], by=by)
-        if pairs is not None and pairs[2] >= FEWEST_TO_DRAW
-        else None
-        for question, pairs in zip(questions, found, strict=True)
-    ]
+    found: list[Interval | None] = []
+    for question in questions:
+        pairs = asked_columns(rows, question, roles)
+        own = None
+        if pairs is not None and pairs[2] >= FEWEST_TO_DRAW:
+            own = question.interval(pairs[0], pairs[1], by=by)
+        found.append(None if own is None or isnan(own.difference) else own)
+    return found
 
 
 def asked_columns(
@@ -227,10 +231,18 @@ def columns_of(lines: Sequence[Line]) -> Columns:
 
 
 def shown(found: Interval, digits: int) -> str:
-    """The interval as a cell: "+1.20 [+0.40 to +2.00]"."""
+    """The interval as a cell: "+1.20 [+0.40 to +2.00]"; empty where there is no difference.
+
+    A paired t-test of pairs that are all alike has no interval.
+    """
+    if isnan(found.difference):
+        return ""
+    difference = f"{round(found.difference, digits) + 0.0:+.{digits}f}"
+    if isnan(found.low):
+        return f"{difference} [all pairs alike]"
     ends = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
-    return f"{round(found.difference, digits) + 0.0:+.{digits}f} [{ends}]"
+    return f"{difference} [{ends}]"
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}"
+    return "" if isnan(value) else f"{value:.3f}"

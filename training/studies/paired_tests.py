@@ -6,7 +6,7 @@ ways: other seeds, and other test images, would give another one. The bootstrap 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
+from math import isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,15 @@ Columns = Mapping[str, NDArray[np.float64]]
 Statistic = Callable[[Columns, NDArray[np.float64]], NDArray[np.float64]]
 _DRAWS = 2000
 _LEVEL = 0.95
+_ALIKE = 1e-9  # of figures between 0 and 1: rounding, and far below one test image
 
 
 class Interval(NamedTuple):
-    """A difference of means over seeds, the ends of its interval, and a two-sided p-value."""
+    """A difference of means over seeds, the ends of its interval, and a two-sided p-value.
+
+    What is not known is NaN: the ends and the p-value of a paired t-test whose pairs are all alike,
+    and all four where a figure of a run is (AUROC, if all answers are right).
+    """
 
     difference: float
     low: float
@@ -76,10 +81,13 @@ def crossed_bootstrap(
         return statistic(first, weights) - statistic(second, weights)
 
     drawn = (differences(of_images.astype(np.float64)) * of_seeds).sum(axis=1)
-    low, high = np.nanquantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    below, above = int((drawn <= against).sum()), int((drawn >= against).sum())
-    p_value = min(1.0, 2 * (min(below, above) + 1) / (draws + 1))
+    drawn = drawn[np.isfinite(drawn)]
     point = float(differences(np.ones((1, images))).mean())
+    if isnan(point) or not len(drawn):
+        return Interval(nan, nan, nan, nan)
+    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    below, above = int((drawn <= against).sum()), int((drawn >= against).sum())
+    p_value = min(1.0, 2 * (min(below, above) + 1) / (len(drawn) + 1))
     return Interval(point, float(low), float(high), p_value)
 
 
@@ -89,7 +97,8 @@ def paired_t(
     """The mean difference as above, with the interval of a paired t-test over the seeds.
 
     It says how the mean would differ with other seeds on these test images. With few pairs it is
-    wide, as it has to be: nothing is known of how much seeds differ.
+    wide, as it has to be: nothing is known of how much seeds differ. Pairs that are all alike tell
+    nothing of it, so they have no interval.
     """
     from scipy import stats
 
@@ -97,16 +106,22 @@ def paired_t(
     weights = np.ones((1, images))
     gaps = (statistic(first, weights) - statistic(second, weights))[0]
     point, error = float(gaps.mean()), float(stats.sem(gaps))
+    if isnan(point) or np.ptp(gaps) < _ALIKE:
+        return Interval(point, nan, nan, nan)
     freedom = len(gaps) - 1
     half = float(stats.t.ppf((1 + _LEVEL) / 2, freedom)) * error
-    # Where no two seeds differ, the test knows of no other difference.
-    away = abs(point - against) / error if error else inf
-    p_value = 1.0 if point == against else 2 * float(stats.t.sf(away, freedom))
+    p_value = 2 * float(stats.t.sf(abs(point - against) / error, freedom))
     return Interval(point, point - half, point + half, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for how many questions were asked (Holm 1979), in their order."""
+    """The p-values adjusted for how many questions were asked (Holm 1979), in their order.
+
+    One that is NaN counts as the worst one for the others, and stays.
+    """
+    if any(map(isnan, p_values)):
+        known = holm([1.0 if isnan(value) else value for value in p_values])
+        return [nan if isnan(own) else value for own, value in zip(p_values, known, strict=True)]
     order = np.argsort(p_values)
     steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -124,7 +139,7 @@ def seeds_needed(effect: float, deviation: float, *, power: float = 0.8) -> int:
     """
     from scipy import stats
 
-    if deviation == 0:  # then two pairs show it
+    if deviation < _ALIKE:  # then two pairs show it
         return 2
     for count in range(2, 10_000):
         freedom, shift = count - 1, effect / deviation * count**0.5

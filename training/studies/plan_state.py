@@ -15,7 +15,6 @@ from training.studies.evidence_plan import (
     evidence_command,
     planned_runs,
 )
-from training.studies.queue_plan import QueueStudy
 from training.studies.queue_studies import QUEUED, plan_lines
 from training.studies.result_lines import Line, read_lines
 from training.studies.robustness_lines import lines_file
@@ -24,7 +23,13 @@ from training.studies.table_rows import method_name
 
 
 def open_table(results: Path, *, links: str) -> str:
-    """The plan as a table: what is measured of it, and by which command the rest will be."""
+    """The plan as a table: what is measured of it, and by which command the rest will be.
+
+    Args:
+        results: the folder of the lines.
+        links: what leads from the page to `results`: "results/", or "" for a page in it.
+    """
+    plan = "docs/evidence.md" if links else "../docs/evidence.md"
     table = table_head(["study", "question", "runs measured", "command"])
     for study in PLAN:
         lines = read_lines(results / study.lines_file)
@@ -36,8 +41,15 @@ def open_table(results: Path, *, links: str) -> str:
     for queued in reversed(QUEUED.values()):
         lines = read_lines(results / f"{queued.name}.jsonl")
         name = f"[{queued.name}]({links}{queued.name}.md)" if lines else queued.name
-        state = "{} of {}".format(*runs_of_queue(queued.name, lines))
+        done, of = runs_of_queue(queued.name, lines)
+        state = f"{done} of {of}"
         command = f"`python training/evidence.py --queue {queued.name} --data-root DIR`"
+        if done == of:
+            command = ""
+        elif queued.closed:
+            state, command = f"{state}; the others were dropped ([amendments]({plan}))", ""
+        elif queued.roles:  # at its own commit
+            command = f"[Running it]({plan}#running-it)"
         table.append(table_line([name, queued.question, state, command]))
     afterwards: Mapping[str, tuple[str, Path]] = {
         ROBUSTNESS: (
@@ -59,19 +71,9 @@ def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
     return len(wanted & found), len(wanted)
 
 
-def waits_for_all(study: QueueStudy, lines: Sequence[Line]) -> str | None:
-    """Why a study that confirms shows no figure yet; None if it does.
-
-    Its answers are made once, of all runs that were planned. Whoever looks earlier may stop at a
-    moment that suits them.
-    """
-    done, planned = runs_of_queue(study.name, lines)
-    if not study.roles or done == planned:
-        return None
-    return (
-        f"{done} of {planned} runs are there. Figures are made when all are, so that nobody can "
-        "stop where they look best."
-    )
+def seeds_of_queue(study: str) -> int:
+    """How many seeds this study of the queue has."""
+    return len({line.seed for line in plan_lines() if line.study == study})
 
 
 def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:

@@ -4,7 +4,7 @@
 line that stands there keeps its meaning, and amendments add lines (docs/evidence.md).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class QueueStudy:
         reference: of a filter, the method that no variant may be worse than.
         roles: of a study that confirms, which method stands for "chosen", "drg" and so on.
         corrupted: whether finished runs are also tested on corrupted images.
+        closed: whether amendments of docs/evidence.md have dropped the runs that have no line.
     """
 
     name: str
@@ -85,6 +86,7 @@ class QueueStudy:
     reference: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     corrupted: bool = False
+    closed: bool = False
 
     def lines(self) -> list[PlanLine]:
         """Its runs: all methods of a student and a seed before the next seed."""
@@ -156,8 +158,15 @@ def add_to_plan(lines: Sequence[PlanLine], path: Path = PLAN_FILE) -> int:
     return len(added)
 
 
-def chosen_lines(lines: Sequence[PlanLine], names: Sequence[str]) -> list[PlanLine]:
-    """The lines of the runs and studies that are named; "all" names every line.
+def chosen_lines(
+    lines: Sequence[PlanLine], names: Sequence[str], *, not_in_all: Collection[str] = ()
+) -> list[PlanLine]:
+    """The lines of the runs and studies that are named.
+
+    Args:
+        lines: of the plan.
+        names: of studies or runs; "all" names every study.
+        not_in_all: the studies that "all" does not name.
 
     Raises:
         UserError: if a name is neither a run nor a study of the plan.
@@ -170,7 +179,12 @@ def chosen_lines(lines: Sequence[PlanLine], names: Sequence[str]) -> list[PlanLi
                 f"--queue {name!r} is neither a study nor a run of the plan; "
                 f"expected all, one of {studies}, or the name of a run"
             )
-    return [line for line in lines if {"all", line.study, line.name} & set(names)]
+
+    def is_named(line: PlanLine) -> bool:
+        by_all = "all" in names and line.study not in not_in_all
+        return by_all or line.study in names or line.name in names
+
+    return [line for line in lines if is_named(line)]
 
 
 def run_of(line: PlanLine, *, data_root: Path) -> StudyRun:

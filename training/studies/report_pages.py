@@ -9,7 +9,6 @@ from training.studies.confirmation import (
     answer_in_sentences,
     confirmed_parts,
     deviations_table,
-    seeds_asked_for,
     weights_table,
 )
 from training.studies.costs import cost_table
@@ -22,12 +21,7 @@ from training.studies.evidence_plan import (
 )
 from training.studies.evidence_tables import answers_table, differences_table
 from training.studies.line_groups import caption, data_and_recipe, groups, recipe_and_settings
-from training.studies.plan_state import (
-    missing_sentence,
-    open_table,
-    paragraph,
-    waits_for_all,
-)
+from training.studies.plan_state import missing_sentence, open_table, paragraph
 from training.studies.queue_plan import PLAN_FILE, QueueStudy
 from training.studies.queue_studies import ASKED, QUEUED
 from training.studies.result_lines import (
@@ -48,6 +42,7 @@ from training.studies.study_table import (
 )
 from training.studies.table_rows import by_student, rows_of
 from training.studies.variant_choice import choice_table, filter_table
+from training.studies.waiting import wanted_seeds, why_it_waits
 
 INDEX = "README.md"
 OPEN = "open"
@@ -120,13 +115,8 @@ def block_text(name: str, results: Path) -> str | None:
     lines = read_lines(results / f"{name}.jsonl")
     if name not in STUDIES and not lines:
         return None
-    queued = QUEUED.get(name)
-    if queued and queued.roles:
-        waits = waits_for_all(queued, lines)
-        confirmed = [waits] if waits else confirmed_parts(lines, ASKED, queued.roles)
-        return _of_page(name, confirmed, results)
-    if queued and (chosen := _chosen(queued, by_student(lines))):
-        return _of_page(name, chosen, results)
+    if (queued := QUEUED.get(name)) and (parts := _of_block(queued, lines, results)):
+        return _of_page(name, parts, results)
     parts = []
     for group in groups(lines):
         parts += [paragraph(f"{caption(group)}: {data_and_recipe(group)}."), short_table(group)]
@@ -143,10 +133,10 @@ def draw_plots(results: Path) -> list[Path]:
     """Writes a plot for every group of lines that compares methods; their paths."""
     plots = []
     for file in study_files(results):
-        lines, queued = read_lines(file), QUEUED.get(file.stem)
-        if queued and waits_for_all(queued, lines):
+        queued = QUEUED.get(file.stem)
+        if queued and why_it_waits(queued, results):
             continue
-        for group in groups(lines):
+        for group in groups(read_lines(file)):
             if _is_comparison(group):
                 plots.append(results / plot_name(file.stem, group[0]))
                 plot_study(plots[-1], group)
@@ -165,10 +155,10 @@ def _study_page(file: Path) -> str:
     known = study or queued
     parts = [f"*{known.question}*"] if known else []
     if queued:
-        if waits := waits_for_all(queued, lines):
-            parts += [waits, *_deviations(queued, by_student(lines))]
+        if waits := why_it_waits(queued, file.parent):
+            parts += [paragraph(waits), *(_deviations(queued, lines) if queued.roles else [])]
             return _page(file.stem, file, [*parts, *_where_from(file.stem, lines)])
-        parts += _of_queue(queued, by_student(lines))
+        parts += _of_queue(queued, lines)
     for group in groups(lines):
         parts += [f"## {caption(group)}", paragraph(f"{data_and_recipe(group)}.")]
         parts.append(study_table(group))
@@ -184,26 +174,32 @@ def _study_page(file: Path) -> str:
     return _page(file.stem, file, [*parts, *(missing_sentence(study, lines) if study else [])])
 
 
-def _of_queue(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
+def _of_queue(queued: QueueStudy, lines: Sequence[Line]) -> list[str]:
     """What a page of the queue begins with: the choice of a filter, or the answers of the plan."""
+    students = by_student(lines)
     chosen = _chosen(queued, students)
     parts = ["## The choice", *chosen] if chosen else []
     if queued.roles:
         for name, own in students.items():
             parts += [f"## The answers for {name}", answers_table(own, ASKED, queued.roles)]
             parts.append(weights_table(own))
+        parts += ["## The number of seeds", *_deviations(queued, lines)]
     return parts
 
 
-def _deviations(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:
-    """What a study that confirms shows while it runs: deviations, and the seeds that they ask for.
+def _of_block(queued: QueueStudy, lines: Sequence[Line], results: Path) -> list[str]:
+    """What a block says of a study of the queue instead of its short tables; nothing for most."""
+    if waits := why_it_waits(queued, results):
+        return [paragraph(waits)]
+    if queued.roles:
+        return confirmed_parts(lines, ASKED, queued.roles)
+    return _chosen(queued, by_student(lines))
 
-    A student without a line has no pairs.
-    """
-    none: dict[str, Sequence[Line]] = {f"{arch} x{width:g}": [] for arch, width in queued.students}
-    every = none | dict(students)
-    asked = seeds_asked_for(every, ASKED, queued.roles)
-    table = deviations_table(students, ASKED, queued.roles)
+
+def _deviations(queued: QueueStudy, lines: Sequence[Line]) -> list[str]:
+    """The deviations between seeds of a study that confirms, and how many seeds they ask for."""
+    asked = wanted_seeds(queued, lines)
+    table = deviations_table(by_student(lines), ASKED, queued.roles)
     return (
         [table, f"By the plan's rule, its first pairs ask for {asked} seeds."] if asked else [table]
     )
@@ -212,9 +208,9 @@ def _deviations(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> l
 def _answer(results: Path) -> str:
     """What the confirming study says in three sentences, or that its runs are not all there."""
     (study,) = (each for each in QUEUED.values() if each.roles)
-    lines = read_lines(results / f"{study.name}.jsonl")
-    if waits := waits_for_all(study, lines):
+    if waits := why_it_waits(study, results):
         return paragraph(f"{study.question} {waits}")
+    lines = read_lines(results / f"{study.name}.jsonl")
     return paragraph(answer_in_sentences(by_student(lines), ASKED, study.roles))
 
 
@@ -253,6 +249,9 @@ def _of_page(name: str, parts: Sequence[str], results: Path, *, page: str | None
 def _robustness(file: Path) -> list[str]:
     lines = read_lines(file)
     study = file.stem.removesuffix(LINES_SUFFIX)
+    queued = QUEUED.get(study)
+    if queued and (waits := why_it_waits(queued, file.parent)):
+        return [paragraph(waits), *_where_from(file.stem, lines)]
     about = f"Runs of [{study}]({study}.md), {recipe_and_settings(lines)}; top-1 in %:"
     return [paragraph(about), robustness_table(lines), *_where_from(file.stem, lines)]
 

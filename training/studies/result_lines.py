@@ -19,7 +19,7 @@ from training.studies.grids import changes_of
 Line = dict[str, Any]
 RESULTS = Path("results")
 # What tells runs apart, next to the recipe. A line without the last two has their defaults.
-_IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
+IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
 _DEFAULTS = {"weights": "random", "noise_seed": 0}
 _OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
 _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
@@ -28,8 +28,8 @@ _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
 def merge_lines(path: Path, lines: Sequence[Line]) -> None:
     """Adds `lines` to the JSON lines of `path`; they replace lines of the same runs."""
     former = read_lines(path)
-    new = [_identity(line) for line in lines]
-    kept = [line for line in former if _identity(line) not in new]
+    new = [identity_of(line) for line in lines]
+    kept = [line for line in former if identity_of(line) not in new]
     content = b"".join(msgspec.json.encode(line) + b"\n" for line in [*kept, *lines])
     write_atomic(path, content)
 
@@ -48,6 +48,44 @@ def read_lines(path: Path) -> list[Line]:
         ]
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UserError(f"{path} holds a line that is not a JSON object ({error})") from error
+
+
+def identity_of(line: Line) -> tuple[object, ...]:
+    """What tells its run apart from others; equal for two lines of one run."""
+    values = [line.get(key) for key in IDENTITY]
+    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
+
+
+def are_of_one_data(lines: Sequence[Line]) -> bool:
+    """Whether no two lines state that they are of other images or labels.
+
+    Newer lines state `content_digest`, which tells every image and does not depend on its size.
+    Older ones state `data_digest`, or nothing: then nothing is known.
+    """
+    contents = {line["content_digest"] for line in lines if line.get("content_digest")}
+    newer = {line.get("data_digest") for line in lines if line.get("content_digest")} - {None}
+    older = {line.get("data_digest") for line in lines if not line.get("content_digest")} - {None}
+    return len(contents) <= 1 and len(older) <= 1 and (not newer or older <= newer)
+
+
+def refuse_other_data(path: Path, data: str, content_digest: str | None) -> None:
+    """Refuses images that are not those of the lines in `path` on data of that name.
+
+    Args:
+        path: a file of lines.
+        data: the data's name.
+        content_digest: `Dataset.content_digest()`; None: not known.
+
+    Raises:
+        UserError: if a line states another digest.
+    """
+    known = {x.get("content_digest") for x in read_lines(path) if x["data"] == data} - {None}
+    if content_digest is not None and known - {content_digest}:
+        raise UserError(
+            f"{data} has the content_digest {content_digest}, but the lines of {path} are of "
+            f"{', '.join(map(str, known))}: other images or labels; use the data of these lines "
+            "(docs/evidence.md says which), or keep other lines elsewhere"
+        )
 
 
 def whole_recipe(line: Line) -> dict[str, Any]:
@@ -141,11 +179,6 @@ def _row_options(line: Line, lines: Sequence[Line]) -> str:
 def _settings(line: Line) -> dict[str, Any]:
     """What differs in the line's recipe from its data's own, apart from what its method changes."""
     return changed_settings(line, apart_from=changes_of(line.get("method", "")))
-
-
-def _identity(line: Line) -> tuple[object, ...]:
-    values = [line.get(key) for key in _IDENTITY]
-    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
 
 
 def _different(words: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Runs the queue of `results/plan.jsonl`, resumably, and keeps a line of each run that finishes."""
 
+import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -9,14 +10,22 @@ from runtime.base.files import write_atomic
 from runtime.model.locate import CHECKPOINT
 from training.config.plan import MovedData
 from training.records.run_folder import exclusive
+from training.studies.kept_lines import differing_figures, former_line
 from training.studies.pool import PoolResult, run_all
 from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
-from training.studies.queue_studies import QUEUE
-from training.studies.result_lines import RESULTS, Line, merge_lines, read_lines
+from training.studies.result_lines import (
+    RESULTS,
+    Line,
+    merge_lines,
+    read_lines,
+    refuse_other_data,
+)
 from training.studies.robustness_lines import keep_robustness, lines_file
 from training.studies.study_run import StudyRun
+from training.studies.waiting import unseen_studies
 
 PAUSE = QUEUE_RUNS / "pause"  # while this file is there, the runs of the queue stand still
+COMMIT_VARIABLE = "SKD_EDGE_COMMIT"  # of the environment, where the tree has no .git
 COMMIT_FILE = "commit.txt"  # in a run's folder: the commits that have trained it
 _AND, _UNKNOWN = ", ", "unknown"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +62,14 @@ def run_queue(
         for run in runs:  # of earlier calls: the files of lines may be lost
             if run.line() is not None:
                 keep(run)
+        _refuse_other_data([run for run in runs if run.line() is None], results)
         return run_all(
             runs,
             jobs=jobs,
             minutes=minutes,
             pause=PAUSE,
             # Whoever sees how they do may stop a study that confirms where it looks best.
-            unseen={study.name for study in QUEUE if study.roles},
+            unseen=unseen_studies(results),
             on_start=note_commit,
             on_finish=keep,
         )
@@ -81,10 +91,38 @@ def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[Pla
 
 
 def keep_line(run: StudyRun, results: Path) -> None:
-    """Writes the line of a finished run, with its commit and the record of its test images."""
-    line = run.recorded_line()
+    """Writes the line of a finished run, with its commit and the record of its test images.
+
+    A line that is there stays. Of a run that was trained again it is said whether it is equal.
+
+    Raises:
+        UserError: if the file has lines of other images under this name.
+    """
+    line, file = run.recorded_line(), results / f"{run.study}.jsonl"
     assert line is not None
-    merge_lines(results / f"{run.study}.jsonl", [with_commit(line, run)])
+    refuse_other_data(file, line["data"], line.get("content_digest"))
+    former = former_line(file, line)
+    if former is None:
+        merge_lines(file, [with_commit(line, run)])
+        return
+    names = ", ".join(differing_figures(former, line))
+    found = f"differs in {names}" if names else "equal in all figures"
+    print(f"{run.study}: {run.folder.name}: {found}; its line stays", flush=True)  # noqa: T201
+
+
+def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:
+    """Refuses data that are not those of the lines, before a run is trained on them in vain.
+
+    Where no line states its images there is nothing to compare, and the data are not read.
+    """
+    firsts = {(run.study, run.options.data): run for run in reversed(runs)}
+    for run in firsts.values():
+        file, name = results / f"{run.study}.jsonl", Path(run.options.data).name
+        if any(line["data"] == name and line.get("content_digest") for line in read_lines(file)):
+            from training.data import load_stated  # takes seconds to import
+
+            dataset = load_stated(run.options, recipe=run.recipe)
+            refuse_other_data(file, dataset.name, dataset.content_digest(show=True))
 
 
 def with_commit(line: Line, run: StudyRun) -> Line:
@@ -126,12 +164,17 @@ def _noted(run: StudyRun) -> bool:
 
 
 def commit_of(tree: Path) -> str:
-    """The commit of the code in `tree`, with "-dirty" where the code differs; or "unknown"."""
+    """The commit of the code in `tree`, with "-dirty" where the code differs; or "unknown".
+
+    A tree that was carried to another machine without `.git` has the one that COMMIT_VARIABLE says.
+    """
     try:
+        if Path(_git(tree, "rev-parse", "--show-toplevel")).resolve() != tree.resolve():
+            raise FileNotFoundError  # the repository of a folder above knows nothing of this code
         head = _git(tree, "rev-parse", "--short=12", "HEAD")
         changed = _git(tree, "status", "--porcelain", "--", "training", "runtime")
     except (OSError, subprocess.CalledProcessError):
-        return _UNKNOWN
+        return os.environ.get(COMMIT_VARIABLE) or _UNKNOWN
     return f"{head}-dirty" if changed else head
 
 

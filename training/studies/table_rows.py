@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runtime.base.errors import UserError
 from training.studies.grids import changes_of
-from training.studies.result_lines import Line, changed_settings, whole_recipe
+from training.studies.result_lines import Line, are_of_one_data, changed_settings, whole_recipe
 from training.studies.study_methods import (
     BASELINE,
     DISTILLATION_KEYS,
@@ -118,9 +119,20 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def paired_lines(row: Row, other: Row) -> list[tuple[Line, Line]]:
-    """The runs of both that have the same seed, in the order of the seeds."""
+    """The runs of both that have the same seed, in the order of the seeds.
+
+    Raises:
+        UserError: if they are not all of the same images.
+    """
     of_seed = {line["seed"]: line for line in other.lines}
-    return [(line, of_seed[line["seed"]]) for line in row.lines if line["seed"] in of_seed]
+    pairs = [(line, of_seed[line["seed"]]) for line in row.lines if line["seed"] in of_seed]
+    if not are_of_one_data([line for pair in pairs for line in pair]):
+        raise UserError(
+            f"runs of {row.name} and {other.name} on {row.lines[0]['data']} are of other images or "
+            "labels: their content_digest or data_digest differs; expected those of one data set; "
+            "keep the others in a file of their own"
+        )
+    return pairs
 
 
 def _settings(line: Line) -> dict[str, Any]:

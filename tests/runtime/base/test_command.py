@@ -5,6 +5,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from runtime.base.command import folder_path, run_command
 from runtime.base.errors import UserError
 from runtime.commands import classify, evaluate
 from training.config.options import option_parser
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("name", ["file/folder", "x" * 300])
@@ -174,3 +177,60 @@ def test_a_missing_package_is_named_with_its_extra(
         f"error: the package {missing} is not installed; `pip install '.[{extra}]'` in SKD Edge's "
         "folder brings all that this command needs"
     )
+
+
+def checkout(folder: Path) -> Path:
+    """What makes a checkout: its project file, one script, and the package that it needs."""
+    (folder / "training").mkdir(parents=True)
+    (folder / "pyproject.toml").touch()
+    script = "from runtime.base.command import run_command\nrun_command(lambda _: 0, extra='x')\n"
+    (folder / "training/script.py").write_text(script)
+    shutil.copytree(ROOT / "runtime/base", folder / "runtime/base")
+    shutil.copy(ROOT / "runtime/__init__.py", folder / "runtime")
+    return folder
+
+
+def test_a_script_never_runs_the_packages_of_another_checkout(tmp_path: Path) -> None:
+    """An editable installation points to one checkout, also when scripts of another one run."""
+    one, other = (checkout(tmp_path / name) for name in ("one", "the other"))
+
+    def ended(script: Path, packages: Path) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, "PYTHONPATH": str(packages)},
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stderr
+
+    script = other / "training/script.py"
+    assert ended(script, other) == (0, "")
+    code, said = ended(script, one)
+    assert code == 2
+    assert said == (
+        f"error: {script} is of the checkout {other}, but Python loads the packages of {one}; "
+        f"expected one checkout; `make install` in {other} makes an environment of its own, or "
+        f"set PYTHONPATH='{other}'\n"
+    )
+    # Installed packages lie beside no project file, and a script may be of no checkout.
+    (one / "pyproject.toml").unlink()
+    assert ended(script, one) == (0, "")
+    assert ended(one / "training/script.py", other) == (0, "")
+    # Links lead to what they name.
+    (tmp_path / "link").symlink_to(other)
+    assert ended(tmp_path / "link/training/script.py", other) == (0, "")
+    assert ended(script, tmp_path / "link") == (0, "")
+
+
+def test_a_program_of_an_environment_within_a_checkout_is_of_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`.venv/bin/skd-edge` of one checkout may serve another one by PYTHONPATH."""
+    folder = checkout(tmp_path / "one")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / ".venv/bin/program"))
+    for prefix, code in ((folder / ".venv", 0), (tmp_path, 0), (tmp_path / "elsewhere", 2)):
+        monkeypatch.setattr(sys, "prefix", str(prefix))
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda _: 0, extra="serve")
+        assert ended.value.code == code
+    assert "is of the checkout" in capsys.readouterr().err

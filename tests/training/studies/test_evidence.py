@@ -101,6 +101,9 @@ def test_the_full_plan_is_not_begun_on_a_cpu(monkeypatch: pytest.MonkeyPatch) ->
         (["--queue", "all", "--data-root", "d", "--scale", "tiny"], "--scale .* beside --queue"),
         (["--pairs", "--jobs", "2"], "--jobs does nothing beside --pairs"),
         (["--write-plan", "--only", "main"], "--only does nothing beside --write-plan"),
+        (["--keep", "x.jsonl", "--queue", "all"], "--queue does nothing beside --keep"),
+        (["--keep", "x.jsonl", "--write-plan"], "--(keep|write-plan) does nothing beside --"),
+        (["--keep", "x.jsonl"], "^x.jsonl is not a file; name one of"),
     ):
         with pytest.raises(UserError, match=words):
             evidence.main(arguments)

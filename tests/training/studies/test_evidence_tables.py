@@ -1,12 +1,16 @@
 """Differences with intervals, and answers to the plan's questions."""
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from runtime.base.errors import UserError
 from tests.support.study_lines import cells, line
+from training.studies.confirmation import deviations_table
 from training.studies.evidence_tables import (
     Question,
     answers_table,
@@ -15,7 +19,8 @@ from training.studies.evidence_tables import (
 from training.studies.paired_tests import Interval, mean_of
 from training.studies.plan_state import open_table
 from training.studies.queue_studies import ASKED, QUEUE, plan_lines
-from training.studies.result_lines import merge_lines
+from training.studies.result_lines import are_of_one_data, merge_lines
+from training.studies.study_table import short_table
 
 ROLES = {"chosen": "drg+dsr-below-first", "drg": "drg-a0.2", "ce-as-long": "ce-13-epochs"}
 
@@ -52,11 +57,68 @@ def test_few_pairs_have_the_interval_of_a_paired_t_test() -> None:
     assert p_value == f"{found.pvalue:.3f}"
 
 
+@pytest.mark.parametrize(("seeds", "p_value"), [(3, ""), (10, "0.001")])
+def test_what_is_not_known_is_an_empty_cell_or_a_word(seeds: int, p_value: str) -> None:
+    """All three pairs are alike, and DRG is right on all images, so it has no AUROC."""
+    lines = [line("ce", seed, 0.7) for seed in range(seeds)]
+    lines += [line("drg", seed, 1.0) for seed in range(seeds)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ((_, pairs, by, top1, p, nll, auroc),) = cells(differences_table(lines))
+    assert (pairs, by) == (str(seeds), "paired t" if seeds == 3 else "bootstrap")
+    assert (p, auroc) == (p_value, "")
+    for cell, difference in ((top1, "+30.00"), (nll, "-0.300")):
+        assert cell.startswith(f"{difference} [")
+        assert ("all pairs alike" in cell) == (seeds == 3)
+
+
+def test_a_question_without_a_figure_is_open() -> None:
+    lines = [line("ce", seed, 0.7) for seed in range(10)]
+    lines += [line("drg+dsr-below-first", seed, 1.0) for seed in range(10)]
+    rows = cells(answers_table(lines, ASKED, ROLES))
+    assert [row[3] for row in rows] == ["yes", "open", "open", "yes", "open", "open"]
+    assert rows[0][5] == "+30.00 [all pairs alike]"
+    row = cells(deviations_table({"a": lines}, ASKED, ROLES))[2]
+    assert row == ["Does it rank its answers as well? (drg+dsr-below-first - ce)", ""]
+
+
 def test_lines_without_a_record_of_their_images_have_no_intervals() -> None:
     lines = [line(method, seed, 0.5) for method in ("ce", "drg") for seed in range(3)]
     assert differences_table(lines) is not None
     del lines[0]["images"]
     assert differences_table(lines) is None
+
+
+def test_runs_that_state_other_images_are_not_compared() -> None:
+    """400 images each, but not the same ones: a pair of them says nothing."""
+    one, other = {"content_digest": "a", "data_digest": "x"}, {"content_digest": "b"}
+    lines = [line(method, seed, 0.5, **one) for method in ("ce", "drg") for seed in range(3)]
+    assert differences_table(lines) is not None
+    lines[5] |= other
+    with pytest.raises(
+        UserError, match=r"^runs of drg and ce on digits are of other images .*file"
+    ):
+        differences_table(lines)
+    with_top1 = [{**each, "top1": 0.5, "ece": 0.1} for each in lines]
+    with pytest.raises(UserError, match="of other images"):
+        short_table(with_top1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alike"),
+    [
+        ({"content_digest": "a", "data_digest": "x"}, {"data_digest": "x"}, True),
+        ({"content_digest": "a", "data_digest": "x"}, {"data_digest": "y"}, False),
+        ({"content_digest": "a", "data_digest": "x"}, {"content_digest": "a"}, True),
+        ({"data_digest": "x"}, {"data_digest": "y"}, False),
+        ({"content_digest": "a", "data_digest": "x"}, {}, True),  # of an old one nothing is known
+    ],
+)
+def test_the_older_digest_counts_where_a_line_has_no_newer_one(
+    first: dict[str, str], second: dict[str, str], alike: bool
+) -> None:
+    assert are_of_one_data([first, second]) is alike
+    assert are_of_one_data([second, first]) is alike
 
 
 def test_the_questions_are_those_of_the_plan() -> None:
@@ -65,10 +127,12 @@ def test_the_questions_are_those_of_the_plan() -> None:
     rows = [row for row in text.splitlines() if row.startswith(tuple(f"| {n} |" for n in "123456"))]
     assert len(rows) == len(ASKED) == 6
     for row, question in zip(rows, ASKED, strict=True):
-        stated = row.split("|")[4].replace("the 95 % interval ", "")
-        assert f"{question.bar:g}" in stated
-        assert ("lower end" in stated) == question.lower
-        assert (question.at_least is not None) == ("mean at least" in stated)
+        stated = row.split("|")[4]
+        ((end, side, bar),) = re.findall(r"(lower|upper) end[^,]* (above|below) (-?[\d.]+)", stated)
+        assert (end, side) == (("lower", "above") if question.lower else ("upper", "below"))
+        assert float(bar) == question.bar
+        least = re.findall(r"mean at least \+([\d.]+)", stated)
+        assert list(map(float, least)) == [question.at_least] * (question.at_least is not None)
 
 
 @pytest.mark.parametrize(
@@ -122,5 +186,16 @@ def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:
     known = [planned for planned in study.lines() if planned.method in ("ce", "ds")][:3]
     lines = [{**line(x.method, x.seed, 0.5), "arch": x.arch, "study": study.name} for x in known]
     merge_lines(tmp_path / f"{study.name}.jsonl", lines)
-    row = next(row for row in cells(open_table(tmp_path, links="")) if study.name in row[0])
-    assert row[2] == f"3 of {sum(planned.study == study.name for planned in plan_lines())}"
+    rows = {row[0].split("]")[0].strip("["): row for row in cells(open_table(tmp_path, links=""))}
+    count = sum(planned.study == study.name for planned in plan_lines())
+    dropped = "the others were dropped ([amendments](../docs/evidence.md))"
+    assert rows[study.name][2:] == [f"3 of {count}; {dropped}", ""]
+    assert rows["imagenette-confirm"][2:] == [
+        *("0 of 192", "[Running it](../docs/evidence.md#running-it)")
+    ]
+    assert "--queue imagenette-peers" in rows["imagenette-peers"][3]
+    done = [x for x in plan_lines() if x.study == "imagenette-peers"]
+    lines = [{**line(x.method, x.seed, 0.5), "arch": x.arch} for x in done]
+    merge_lines(tmp_path / "imagenette-peers.jsonl", lines)
+    rows = {row[0].split("]")[0].strip("["): row for row in cells(open_table(tmp_path, links=""))}
+    assert rows["imagenette-peers"][2:] == ["66 of 66", ""]

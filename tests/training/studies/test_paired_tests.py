@@ -1,5 +1,7 @@
 """The crossed bootstrap, Holm's correction and the number of seeds, against other software."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -58,6 +60,44 @@ def test_a_paired_t_test_is_scipys() -> None:
     assert found.difference == pytest.approx(gaps.mean())
 
 
+def test_pairs_that_are_all_alike_claim_nothing() -> None:
+    """A difference of one image with each of three seeds; their deviation is rounding alone."""
+    second = {"right": np.zeros((3, 10))}
+    second["right"][[0, 1, 2], [0, 1, 2]] = 1
+    first = {"right": np.zeros((3, 10))}
+    first["right"][:, 5:7] = 1
+    found = paired_t(first, second, mean_of("right"))
+    assert found.difference == pytest.approx(0.1)
+    assert np.isnan(found[1:]).all()
+    first["right"][0, 8] = 1  # one image more with one seed is a deviation
+    assert np.isfinite(paired_t(first, second, mean_of("right"))).all()
+
+
+def test_a_figure_that_a_run_does_not_have_has_no_interval_and_no_warning() -> None:
+    """AUROC of runs that are right on all images, or on all but one."""
+    columns = runs(0.6, seeds=10, images=40, hard=np.zeros(40), seed=7)
+    right = {"right": np.ones((10, 40)), "confidence": columns["confidence"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for by in (crossed_bootstrap, paired_t):
+            assert np.isnan(by(right, columns, area)).all()
+        # Of the draws of images, 36 % lack this one, and count neither for nor against.
+        right["right"][:, 0] = 0
+        found = crossed_bootstrap(right, right, area)
+        assert found == (0, 0, 0, 1)
+        right["confidence"] = np.ones((10, 40))
+        right["confidence"][:, 0] = 0  # the wrong answer is the least sure one: an area of 1
+        columns["right"], columns["confidence"] = right["right"], np.ones((10, 40))  # 1/2
+        found = crossed_bootstrap(right, columns, area, against=0.5)
+    assert tuple(found) == pytest.approx((0.5, 0.5, 0.5, 1))
+
+
+def test_holm_counts_what_is_not_known_as_the_worst() -> None:
+    first, unknown, last = holm([0.01, float("nan"), 0.03])
+    assert (first, last) == (pytest.approx(0.03), pytest.approx(0.06))
+    assert np.isnan(unknown)
+
+
 def test_images_that_all_seeds_share_widen_the_interval() -> None:
     """With many seeds on few images, seeds alone would claim far too much."""
     generator = np.random.default_rng(0)
@@ -111,7 +151,7 @@ def test_the_number_of_seeds_is_the_t_tests() -> None:
     # 33 and 10 are known from tables: effect over deviation 0.5 and 1.
     assert seeds_needed(0.5, 1.0) == 34
     assert seeds_needed(1.0, 1.0) == 10
-    assert seeds_needed(1.0, 0.0) == 2
+    assert seeds_needed(1.0, 0.0) == seeds_needed(1.0, 1e-15) == 2
     generator = np.random.default_rng(0)
     samples = generator.normal(loc=0.5, size=(4000, 34))
     shown = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05

@@ -1,6 +1,7 @@
 """The queue: its plan on file, pairs of runs, pausing, and the lines that it keeps."""
 
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -12,6 +13,7 @@ import torch
 
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
+from tests.support import study_lines
 from training import evidence
 from training.config.options import Options
 from training.config.plan import Plan
@@ -21,7 +23,7 @@ from training.data.splits import rows_of_run
 from training.engine.build import build_batches, build_learner
 from training.engine.optimizers import distillation_scale, learning_rate
 from training.evaluation.confidence import read_image_record
-from training.studies import run_queue
+from training.studies import run_queue, waiting
 from training.studies.corruptions import SEVERITIES
 from training.studies.pool import epochs_done, run_all
 from training.studies.queue_plan import (
@@ -32,8 +34,8 @@ from training.studies.queue_plan import (
     read_plan,
     run_of,
 )
-from training.studies.queue_studies import QUEUE, plan_lines
-from training.studies.result_lines import read_lines
+from training.studies.queue_studies import QUEUE, QUEUED, plan_lines
+from training.studies.result_lines import merge_lines, read_lines
 from training.studies.study_methods import METHODS
 from training.studies.study_run import StudyRun
 
@@ -124,10 +126,28 @@ def test_runs_are_named_by_study_or_one_by_one() -> None:
     lines = SMALL.lines()
     assert chosen_lines(lines, ["all"]) == chosen_lines(lines, ["small"]) == lines
     assert chosen_lines(lines, ["small/mobilenetv2-ce-s0"]) == lines[:1]
+    assert chosen_lines(lines, ["all"], not_in_all={"small"}) == []
+    assert chosen_lines(lines, ["all", "small"], not_in_all={"small"}) == lines
     with pytest.raises(UserError, match="--queue 'smal' is neither a study nor a run of the plan"):
         chosen_lines(lines, ["smal"])
     with pytest.raises(UserError, match="--queue needs --data-root DIR"):
         evidence.main(["--queue", "all"])
+
+
+def test_all_trains_neither_dropped_runs_nor_a_study_that_confirms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The confirmation is trained at its own commit, and filters have chosen."""
+    monkeypatch.chdir(tmp_path)
+    add_to_plan(plan_lines())
+    assert evidence.main(["--queue", "all", "--data-root", "d", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    studies = {line.split()[3].split("/")[0] for line in printed.splitlines()[:-1]}
+    others = {"imagenette-filter", "cifar100-filter-full", "cifar100-filter-few"}
+    others |= {"imagenette-confirm", "cifar100-filter-memorised"}
+    assert studies == set(QUEUED) - others
+    assert evidence.main(["--queue", "imagenette-confirm", "--data-root", "d", "--dry-run"]) == 0
+    assert "192 runs: 0 finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
@@ -186,6 +206,7 @@ class Pretended:
 
     usual_jobs = 1
     fails = False
+    digest: dict[str, object] = {}  # noqa: RUF012
 
     def start(self, run: StudyRun, jobs: int) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +216,7 @@ class Pretended:
         stated = {"arch": run.arch, "data": "tiny", "seed": run.seed, "terms": "ce", "epochs": 2}
         figures = {"top1": 0.4321, "top5": 1.0, "ece": 0.1, "seconds": 7.0, "width": 0.25}
         recipe = {"recipe": msgspec.to_builtins(run.recipe), "command": run.options.command}
-        result = stated | figures | recipe
+        result = stated | figures | recipe | self.digest
         (run.folder / "result.json").write_bytes(msgspec.json.encode(result))
         (run.folder / "images.json").write_text("{}")
 
@@ -219,12 +240,29 @@ def test_no_accuracy_is_printed_of_runs_of_a_study_that_confirms(
     printed = {}
     for roles in ({}, {"chosen": "drg-multi-a0.5"}):
         study = replace(SMALL, name=f"small{len(roles)}", roles=roles)
-        monkeypatch.setattr(run_queue, "QUEUE", (study,))
+        monkeypatch.setattr(waiting, "QUEUED", {study.name: study})
         run_queue.run_queue(study.lines(), data_root=tmp_path, jobs=1, minutes=None)
         printed[len(roles)] = capsys.readouterr().out
     assert printed[0].count("top-1 43.21%, 7 s") == 2
     assert printed[1].count("-s0: 7 s") == 2
     assert "43" not in printed[1]
+
+
+def test_runs_that_a_confirming_study_has_as_well_are_as_unseen_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the same to the bit, so they would tell its figures one by one."""
+    waits = waiting.unseen_studies(tmp_path)
+    assert waits == {"imagenette-confirm", "imagenette-corruptions", "imagenette-dsr-alone"}
+    # With all lines of the confirmation it stays unseen, and they do not.
+    study = QUEUED["imagenette-confirm"]
+    confirmed = [x for x in plan_lines() if x.study == study.name]
+    done = [{"arch": x.arch, "method": x.method, "seed": x.seed} for x in confirmed]
+    monkeypatch.setattr(waiting, "read_lines", lambda _: done)
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 12)
+    assert waiting.unseen_studies(tmp_path) == {study.name}
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 13)
+    assert waiting.unseen_studies(tmp_path) == waits
 
 
 def test_a_line_has_the_commits_that_trained_it(
@@ -247,7 +285,111 @@ def test_a_line_has_the_commits_that_trained_it(
     (commit,) = Path("runs").rglob("commit.txt")
     commit.unlink()
     (commit.parent / "result.json").unlink()
+    Path("results/small.jsonl").unlink()
     assert commits_at("third") == ["unknown, third"]
+
+
+def test_a_run_that_is_trained_again_is_compared_with_its_line_which_stays(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pretended: type[Pretended],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("results/small.jsonl")
+
+    def trained(**others: object) -> str:
+        shutil.rmtree("runs", ignore_errors=True)
+        monkeypatch.setattr(pretended, "digest", others)
+        run_queue.run_queue(SMALL.lines()[:1], data_root=tmp_path, jobs=1, minutes=None)
+        return capsys.readouterr().out.splitlines()[-1].partition("-s0: ")[2]
+
+    assert trained() == "top-1 43.21%, 7 s"
+    before = file.read_bytes()
+    # Another machine and a newer version, but the same figures.
+    assert trained(seconds=9.0, device="other", newer=1) == "equal in all figures; its line stays"
+    said = trained(top1=0.5, top5=0.9)
+    assert said == "differs in top1, top5; its line stays"
+    assert file.read_bytes() == before
+
+
+def test_lines_of_a_clone_are_added_and_replace_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, clone = Path("results/it.jsonl"), Path("clone/it.jsonl")
+    facts = {"study": "it", "content_digest": "a", "commit": "x"}
+    own = [study_lines.line("ce", seed, 0.5, **facts) for seed in range(3)]
+    merge_lines(here, own[:2])
+    merge_lines(clone, [{**own[1], "commit": "y"}, own[2]])
+    assert evidence.main(["--keep", str(clone)]) == 0
+    assert capsys.readouterr().out == "lines added to results/it.jsonl: 1; there before: 1\n"
+    assert [(each["seed"], each["commit"]) for each in read_lines(here)] == [
+        (0, "x"),
+        (1, "x"),
+        (2, "x"),
+    ]
+    before = here.read_bytes()
+    one = study_lines.line("ce", 3, 0.5, study="it")
+    for wrong, words in (
+        (
+            {**own[0], "images": study_lines.line("ce", 0, 0.6)["images"]},
+            r"line 2 \(ce, .*seed 0\) .*: images d",
+        ),
+        ({**own[0], "seed": 7, "content_digest": "b"}, "digits has the content_digest b, but"),
+        ({"study": "it"}, "line 2 has no method; expected lines of runs"),
+    ):
+        clone.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (one, wrong)))
+        with pytest.raises(UserError, match=words):
+            evidence.main(["--keep", str(clone)])
+        assert here.read_bytes() == before
+
+
+def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
+    queue_folder: Path, monkeypatch: pytest.MonkeyPatch, pretended: type[Pretended]
+) -> None:
+    """Their runs could not be compared; it is told before they are trained."""
+    lines, file = SMALL.lines(), Path("results/small.jsonl")
+
+    def run(count: int) -> None:
+        run_queue.run_queue(lines[:count], data_root=Path("data"), jobs=1, minutes=None)
+
+    digest = load_dataset("data/tiny", image_size=16, progress=False).content_digest()
+    monkeypatch.setattr(pretended, "digest", {"content_digest": digest})
+    run(1)
+    images = np.load(queue_folder / "data/tiny/test_images.npy")
+    images[0, 0, 0] ^= 1  # one value of one picture
+    np.save(queue_folder / "data/tiny/test_images.npy", images)
+    with pytest.raises(
+        UserError, match=r"^tiny has the content_digest \w+, but the lines of .*use"
+    ):
+        run(2)
+    assert len(list(Path("runs").rglob("result.json"))) == 1  # nothing was trained
+    monkeypatch.setattr(pretended, "digest", {"content_digest": "another"})
+    monkeypatch.setattr(run_queue, "_refuse_other_data", lambda *_: None)  # they change meanwhile
+    with pytest.raises(UserError, match="tiny has the content_digest another, but"):
+        run(2)
+    assert len(read_lines(file)) == 1
+
+
+def test_a_tree_that_was_carried_without_git_has_the_commit_that_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        author = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        command = ["git", "-C", str(tmp_path), *author, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.delenv("SKD_EDGE_COMMIT", raising=False)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    assert run_queue.commit_of(tree) == "unknown"
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "of a folder above")
+    assert run_queue.commit_of(tree) == "unknown"
+    monkeypatch.setenv("SKD_EDGE_COMMIT", "carried")
+    assert run_queue.commit_of(tree) == "carried"
+    assert run_queue.commit_of(tmp_path) == git("rev-parse", "--short=12", "HEAD")
 
 
 @pytest.mark.slow
