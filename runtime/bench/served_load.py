@@ -107,7 +107,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
             interrupted = True
             loop.call_soon_threadsafe(task.cancel)
 
-        former = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+        both = (signal.SIGINT, signal.SIGTERM)
+        heard = [name for name in both if signal.getsignal(name) != signal.SIG_IGN]
+        former = {name: signal.signal(name, interrupt) for name in heard}
         try:
             return await work
         finally:
@@ -159,7 +161,7 @@ async def _open_loop(
                 answered = await _post(*streams, parts.netloc, body)
                 break
             except _LOST:  # the server closes a connection on which nothing has come for a while
-                streams[1].close()
+                continue
         else:
             streams = await asyncio.open_connection(parts.hostname, parts.port)
             sent = time.perf_counter()
@@ -169,21 +171,33 @@ async def _open_loop(
 
     running: list[asyncio.Task[None]] = []
     started, due = time.perf_counter(), 0.0
-    while (elapsed := time.perf_counter() - started) < seconds:
-        while due < elapsed:
-            due += generator.expovariate(rate)
-            running.append(asyncio.ensure_future(one(bodies[len(running) % len(bodies)])))
-        await asyncio.sleep(_TICK)
-    await asyncio.gather(*running)
-    for _, writer in idle:
-        writer.close()
+    try:
+        while (elapsed := time.perf_counter() - started) < seconds:
+            while due < elapsed:
+                due += generator.expovariate(rate)
+                running.append(asyncio.ensure_future(one(bodies[len(running) % len(bodies)])))
+            await asyncio.sleep(_TICK)
+        await asyncio.gather(*running)
+    finally:
+        for _, writer in idle:
+            writer.close()
     return times
 
 
 async def _post(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, body: bytes
 ) -> bool:
-    """Whether the picture was answered; False: the queue is full."""
+    """Whether the picture was answered; False: the queue is full. Errors close the connection."""
+    try:
+        return await _answered(reader, writer, host, body)
+    except BaseException:
+        writer.close()
+        raise
+
+
+async def _answered(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, body: bytes
+) -> bool:
     head = (
         f"POST /v1/classify HTTP/1.1\r\nHost: {host}\r\n"
         f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"

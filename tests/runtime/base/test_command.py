@@ -227,7 +227,8 @@ def test_a_program_of_an_environment_within_a_checkout_is_of_no_checkout(
 ) -> None:
     """`.venv/bin/skd-edge` of one checkout may serve another one by PYTHONPATH."""
     folder = checkout(tmp_path / "one")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / ".venv/bin/program"))
+    program = str(folder / ".venv/bin/program")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", program, raising=False)
     for prefix, code in ((folder / ".venv", 0), (tmp_path, 0), (tmp_path / "elsewhere", 2)):
         monkeypatch.setattr(sys, "prefix", str(prefix))
         with pytest.raises(SystemExit) as ended:

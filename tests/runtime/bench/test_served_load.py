@@ -85,6 +85,15 @@ def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
     assert len(times) == len(counted) >= 1
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT is not ignored, as it is in what a shell starts behind the scenes."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("error", [None, ValueError("another error")])
 def test_a_signal_that_comes_as_the_work_ends_is_not_lost(error: Exception | None) -> None:
     async def work() -> int:
@@ -96,6 +105,18 @@ def test_a_signal_that_comes_as_the_work_ends_is_not_lost(error: Exception | Non
     with pytest.raises(KeyboardInterrupt):
         served_load._run(work())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("heard")
+def test_an_ignored_signal_stays_ignored() -> None:
+    async def work() -> int:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0.01)
+        return 5
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert served_load._run(work()) == 5
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_work_that_no_signal_ends_gives_what_it_gives() -> None:

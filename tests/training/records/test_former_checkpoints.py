@@ -46,7 +46,11 @@ def test_a_former_checkpoint_is_read_as_one_of_today(name: str) -> None:
 def test_a_former_run_goes_on_to_its_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the losses that the former code found, and where torch is the same, the weights."""
+    """With the losses that the former code found, and on the same processor, the weights.
+
+    The first step shows what the methods remember, the second one the optimizer's momentum. In the
+    third one processors round apart: by 1.2e-4 of the loss, AVX-512 of AMD and of Intel.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKD_EDGE_CACHE", str(tmp_path / "cache"))
     shutil.copytree(FORMER, tmp_path, dirs_exist_ok=True)
@@ -56,10 +60,14 @@ def test_a_former_run_goes_on_to_its_end(
     assert run.main([*student, *files, *expected["options"]]) == 0
     text = (tmp_path / name / "journal.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    np.testing.assert_allclose([line["loss"] for line in lines], expected["losses"], rtol=1e-4)
+    same = {key: EXPECTED[key] for key in ("torch", "cpu")} == SAME_RESULTS["capability"]()
+    losses = [line["loss"] for line in lines]
+    assert len(losses) == len(expected["losses"])
+    steps = len(losses) if same else 2
+    np.testing.assert_allclose(losses[:steps], expected["losses"][:steps], rtol=1e-4)
     content = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
     assert content["format"] == FORMAT == 2
-    if {key: EXPECTED[key] for key in ("torch", "cpu")} == SAME_RESULTS["capability"]():
+    if same:
         assert digest_of(content["student"]) == expected["sha256"]
 
 

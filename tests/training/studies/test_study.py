@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from scipy import stats
 
 from runtime.base.errors import UserError
 from tests.support.noise_arrays import write_noise_arrays
@@ -332,12 +333,13 @@ def test_a_study_of_three_seeds_says_its_differences_with_intervals() -> None:
     figures = {"top5": 0.9, "ece": 0.1, "validation_top1": 0.5, "seconds": 1.0}
     counts = {"params": 1, "auxiliary_params": 0, "test_images": 400}
     lines = [
-        line(method, seed, top1 + 0.01 * seed, top1=top1 + 0.01 * seed, **figures, **counts)
-        for method, top1 in (("ce", 0.5), ("drg", 0.6))
+        line(method, seed, top1 + step * seed, top1=top1 + step * seed, **figures, **counts)
+        for method, top1, step in (("ce", 0.5, 0.01), ("drg", 0.6, 0.02))
         for seed in range(3)
     ]
     said = study.tables_of(lines)
-    assert "| drg | 3 | paired t | +10.00 [+10.00 to +10.00] |" in said
+    low, high = stats.t.interval(0.95, 2, 11, stats.sem([10, 11, 12]))
+    assert f"| drg | 3 | paired t | +11.00 [{low:+.2f} to {high:+.2f}] |" in said
     assert "intervals" not in study.tables_of([each for each in lines if each["seed"] < 2])
 
 
