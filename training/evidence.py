@@ -44,9 +44,9 @@ from training.studies.kept_lines import add_lines
 from training.studies.pool import PoolResult, fail_runs, run_all
 from training.studies.queue_plan import PLAN_FILE, add_to_plan, chosen_lines, read_plan, run_of
 from training.studies.queue_studies import NOT_IN_ALL, plan_lines
-from training.studies.result_lines import RESULTS, merge_lines
+from training.studies.result_lines import RESULTS
 from training.studies.robustness_lines import lines_file, measure_missing_robustness
-from training.studies.run_queue import note_commit, run_queue, with_commit, without_line
+from training.studies.run_queue import keep_line, note_commit, run_queue, without_line
 from training.studies.study_run import StudyRun
 
 _FAILED = 1
@@ -152,7 +152,7 @@ def _queue(options: argparse.Namespace) -> int:
     if options.data_root is None:
         raise UserError(
             "--queue needs --data-root DIR, the folder with the data folders of the plan; "
-            "docs/evidence.md says how to make them"
+            "docs/evidence.md says which"
         )
     chosen = chosen_lines(read_plan(), options.queue, not_in_all=NOT_IN_ALL)
     lines = chosen if options.repeat else without_line(chosen)
@@ -261,22 +261,21 @@ def _train(
     with ExitStack() as locks:
         for folder in dict.fromkeys(run.folder.parent for run in runs):
             locks.enter_context(exclusive(folder))
-        _keep_lines(runs, scale)  # of runs of earlier calls: the file of lines may be lost
+        for run in runs:  # of earlier calls: the file of lines may be lost
+            _keep_line(run, scale, trained=False)
         return run_all(
             runs,
             jobs=jobs,
             minutes=minutes,
             in_step=in_step,
             on_start=note_commit,
-            on_finish=lambda run: _keep_lines([run], scale),
+            on_finish=partial(_keep_line, scale=scale, trained=True),
         )
 
 
-def _keep_lines(runs: Sequence[StudyRun], scale: Scale) -> None:
-    for name, study in STUDIES.items():
-        own = [(run, run.recorded_line()) for run in runs if run.study == name]
-        if lines := [with_commit(line, run) for run, line in own if line is not None]:
-            merge_lines(scale.results / study.lines_file, lines)
+def _keep_line(run: StudyRun, scale: Scale, *, trained: bool) -> None:
+    if run.line() is not None:
+        keep_line(run, scale.results / STUDIES[run.study].lines_file, trained=trained)
 
 
 def _measure_robustness(

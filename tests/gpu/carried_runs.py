@@ -46,7 +46,8 @@ def give_back(out: Path, scale: Scale, *, most_bytes: int, most_of_part: int) ->
 
     Results and lines of runs that were finished here come first: home knows the others. Then come,
     pair by pair from the newest one on, begun runs to go on with, and the students of finished runs
-    as they are deployed. A pair comes back as a whole or not at all.
+    as they are deployed. Checkpoints of a pair come back together or not at all, but for one that
+    cannot be read.
 
     Args:
         out: the folder.

@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"done before: {', '.join(sorted(before))}", flush=True)
     if not wanted or PAIRS in wanted:
         # Where nothing follows, the trainings have all the minutes.
-        apart = 60 * options.others if others else 0
+        apart = min(60 * options.others, sum(part.most for part in others))
         _train_pairs(out, scale, options.data_root, end=end - apart, last=end)
     _give_runs_back(out, scale)
     for part in others:
@@ -178,12 +178,13 @@ def _do(out: Path, scale: Scale, part: Part, every: Sequence[Part], end: float) 
 
 def _limited(out: Path, scale: Scale, part: Part, seconds: float) -> None:
     """Runs a part's command for at most `seconds`, and notes how it ended."""
+    where = place()  # before, because a call that ends loses what comes behind the part
     start = monotonic()
     log = LOGS / f"{part.name}.log"
     code = run_limited(part.command, log, seconds=seconds)
     took = monotonic() - start
     facts = {"part": part.name, "scale": scale.name, "exit_code": code, "seconds": round(took, 1)}
-    facts |= {"limit": round(seconds, 1), "command": words(part.command), **place()}
+    facts |= {"limit": round(seconds, 1), "command": words(part.command), **where}
     facts |= {"skipped": skipped_tests(log)} if part.name == TESTS else {}
     note(out, facts | ({"not_in_it": part.note} if part.note else {}))
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -51,10 +52,15 @@ def keep_record(file: Path) -> int:
 
 
 def place() -> Line:
-    """What a line says of the code and the machine: the commit, and whether CUDA was there."""
+    """What a line says of the code and the machine: the commit, CUDA, and kinds of TensorRT."""
     import torch  # takes seconds
 
-    return {"commit": commit_of(ROOT), "cuda": torch.cuda.is_available()}
+    cuda = torch.cuda.is_available()
+    return {"commit": commit_of(ROOT), "cuda": cuda, "tensorrt": _kinds_of_tensorrt()}
+
+
+def _kinds_of_tensorrt() -> list[str]:
+    return [name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name)]
 
 
 def skipped_tests(log: Path) -> int:
@@ -75,6 +81,10 @@ def tries(lines: Iterable[Line]) -> Counter[str]:
 
 
 def _is_done(line: Line) -> bool:
-    """Tests that were left out or skipped are to be run where there is what they lacked."""
-    whole = not line.get("not_in_it") and not line.get("skipped")
-    return line.get("exit_code") == 0 and whole
+    """Tests that were left out or skipped are to be run where there is what they lacked.
+
+    Where there is CUDA and no more of TensorRT than there was, they would be skipped again.
+    """
+    more = {*_kinds_of_tensorrt()} - {*line.get("tensorrt", ())}
+    skipped = line.get("skipped") and (more or not line.get("cuda"))
+    return line.get("exit_code") == 0 and not line.get("not_in_it") and not skipped

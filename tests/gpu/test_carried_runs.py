@@ -296,7 +296,8 @@ def test_lines_of_a_stand_in_of_cifar100_count_as_measured(
     dataset = load_dataset(FULL.data, data_root=Path("in"), progress=False)
     for run in pairs_of_runs(FULL, data_root=Path("in"))[0]:
         finish(run, data=dataset.name, content_digest=dataset.content_digest())
-    evidence._keep_lines(pairs_of_runs(FULL, data_root=Path("in"))[0], FULL)
+    for run in pairs_of_runs(FULL, data_root=Path("in"))[0]:
+        evidence._keep_line(run, FULL, trained=True)
     give_back(Path("back"), FULL, **MANY)
     place("home")
     assert minutes.main(["keep", "../there/back"]) == 0
@@ -319,7 +320,7 @@ def test_the_student_of_a_finished_run_comes_back_and_is_tested_and_exported(
     run.folder.parent.mkdir(parents=True)
     write_recipe(run)
     subprocess.run(command_of(run.options), check=True, stdout=subprocess.DEVNULL)
-    evidence._keep_lines([run], TINY)
+    evidence._keep_line(run, TINY, trained=True)
     assert give_back(Path("back"), TINY, **MANY) == []
     result = run.line()
 

@@ -25,9 +25,8 @@ from training.studies.paired_tests import (
     paired_t,
     seeds_needed,
 )
-from training.studies.plan_state import paragraph
 from training.studies.result_lines import Line
-from training.studies.study_table import mean_and_deviation, table_head, table_line
+from training.studies.study_table import mean_and_deviation, paragraph, table_head, table_line
 from training.studies.table_rows import Row, baseline_of, by_student, rows_of
 
 _POINTS = 100.0  # in one

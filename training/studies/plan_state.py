@@ -1,6 +1,5 @@
 """What is measured of the plans, the GPU's studies and the queue, and what is not."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from training.studies.evidence_plan import (
     evidence_command,
     planned_runs,
 )
-from training.studies.queue_studies import QUEUED, plan_lines
+from training.studies.queue_studies import QUEUED
 from training.studies.result_lines import Line, read_lines
 from training.studies.robustness_lines import lines_file
-from training.studies.study_table import table_head, table_line
+from training.studies.study_table import paragraph, table_head, table_line
 from training.studies.table_rows import method_name
+from training.studies.waiting import runs_of_queue, why_it_waits
 
 
 def open_table(results: Path, *, links: str) -> str:
@@ -44,12 +44,12 @@ def open_table(results: Path, *, links: str) -> str:
         done, of = runs_of_queue(queued.name, lines)
         state = f"{done} of {of}"
         command = f"`python training/evidence.py --queue {queued.name} --data-root DIR`"
-        if done == of:
+        if queued.roles and why_it_waits(queued, results):  # it is run at its own commit
+            command = f"[Running it]({plan}#running-it)"
+        elif done == of:
             command = ""
         elif queued.closed:
             state, command = f"{state}; the others were dropped ([amendments]({plan}))", ""
-        elif queued.roles:  # at its own commit
-            command = f"[Running it]({plan}#running-it)"
         table.append(table_line([name, queued.question, state, command]))
     afterwards: Mapping[str, tuple[str, Path]] = {
         ROBUSTNESS: (
@@ -62,18 +62,6 @@ def open_table(results: Path, *, links: str) -> str:
         state = f"[yes]({links}{file.stem}.md)" if file.exists() else "none"
         table.append(table_line([name, question, state, f"`{evidence_command(name)}`"]))
     return "\n".join(table)
-
-
-def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
-    """How many runs of this study of the queue have their line, and how many are planned."""
-    wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == study}
-    found = {(line["arch"], line["method"], line["seed"]) for line in lines}
-    return len(wanted & found), len(wanted)
-
-
-def seeds_of_queue(study: str) -> int:
-    """How many seeds this study of the queue has."""
-    return len({line.seed for line in plan_lines() if line.study == study})
 
 
 def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
@@ -104,8 +92,3 @@ def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str,
     }
     planned = [(run.arch, run.method.name, run.seed) for run in planned_runs(study, FULL)]
     return [run for run in planned if run not in measured]
-
-
-def paragraph(text: str) -> str:
-    """The text as a paragraph of Markdown."""
-    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)

@@ -21,7 +21,7 @@ from training.studies.evidence_plan import (
 )
 from training.studies.evidence_tables import answers_table, differences_table
 from training.studies.line_groups import caption, data_and_recipe, groups, recipe_and_settings
-from training.studies.plan_state import missing_sentence, open_table, paragraph
+from training.studies.plan_state import missing_sentence, open_table
 from training.studies.queue_plan import PLAN_FILE, QueueStudy
 from training.studies.queue_studies import ASKED, QUEUED
 from training.studies.result_lines import (
@@ -35,6 +35,7 @@ from training.studies.robustness_lines import LINES_SUFFIX, lines_file, robustne
 from training.studies.study_methods import BASELINE
 from training.studies.study_table import (
     best_validated,
+    paragraph,
     plot_name,
     plot_study,
     short_table,

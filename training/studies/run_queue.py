@@ -51,8 +51,8 @@ def run_queue(
     runs = [run_of(line, data_root=data_root) for line in lines]
     corrupted = {line.command for line in lines if line.corrupted}
 
-    def keep(run: StudyRun) -> None:
-        keep_line(run, results)
+    def keep(run: StudyRun, *, trained: bool = True) -> None:
+        keep_line(run, results / f"{run.study}.jsonl", trained=trained)
         if run.options.command in corrupted:
             keep_corrupted_line(run, results)
 
@@ -61,7 +61,7 @@ def run_queue(
             locks.enter_context(exclusive(folder))
         for run in runs:  # of earlier calls: the files of lines may be lost
             if run.line() is not None:
-                keep(run)
+                keep(run, trained=False)
         _refuse_other_data([run for run in runs if run.line() is None], results)
         return run_all(
             runs,
@@ -90,15 +90,20 @@ def without_line(lines: Sequence[PlanLine], results: Path = RESULTS) -> list[Pla
     ]
 
 
-def keep_line(run: StudyRun, results: Path) -> None:
+def keep_line(run: StudyRun, file: Path, *, trained: bool) -> None:
     """Writes the line of a finished run, with its commit and the record of its test images.
 
-    A line that is there stays. Of a run that was trained again it is said whether it is equal.
+    A line that is there stays. It is said where the run differs from it.
+
+    Args:
+        run: a finished one.
+        file: of the lines of its study.
+        trained: whether it was trained right now. Then it is also said that it is equal.
 
     Raises:
         UserError: if the file has lines of other images under this name.
     """
-    line, file = run.recorded_line(), results / f"{run.study}.jsonl"
+    line = run.recorded_line()
     assert line is not None
     refuse_other_data(file, line["data"], line.get("content_digest"))
     former = former_line(file, line)
@@ -106,8 +111,9 @@ def keep_line(run: StudyRun, results: Path) -> None:
         merge_lines(file, [with_commit(line, run)])
         return
     names = ", ".join(differing_figures(former, line))
-    found = f"differs in {names}" if names else "equal in all figures"
-    print(f"{run.study}: {run.folder.name}: {found}; its line stays", flush=True)  # noqa: T201
+    if names or trained:
+        found = f"differs in {names}" if names else "equal in all figures"
+        print(f"{run.study}: {run.folder.name}: {found}; its line stays", flush=True)  # noqa: T201
 
 
 def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:

@@ -1,5 +1,6 @@
 """The table and the plot of a study: means and deviations over seeds, gains paired by seed."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -115,6 +116,11 @@ def table_head(names: Sequence[str]) -> list[str]:
 def table_line(cells: Sequence[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def paragraph(text: str) -> str:
+    """The text as a paragraph of Markdown."""
+    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
 
 
 def plot_name(study: str, line: Line) -> str:

@@ -1,15 +1,16 @@
 """Which studies show no figure yet: whoever looks early may stop where they look best."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from training.studies.confirmation import seeds_asked_for
-from training.studies.plan_state import runs_of_queue, seeds_of_queue
-from training.studies.queue_plan import QueueStudy
+from training.studies.queue_plan import PlanLine, QueueStudy, run_of
 from training.studies.queue_studies import ASKED, QUEUED, plan_lines
 from training.studies.result_lines import Line, read_lines
+from training.studies.study_methods import idle_keys
 from training.studies.table_rows import by_student
 
 
@@ -27,8 +28,9 @@ def why_it_waits(study: QueueStudy, results: Path) -> str | None:
     if study.roles:
         return _why_it_confirms_later(study, results)
     for other in QUEUED.values():
-        shared = other.roles and _runs(study.name) & _runs(other.name)
-        if shared and _why_it_confirms_later(other, results):
+        if not other.roles or not _why_it_confirms_later(other, results):
+            continue
+        if shared := _runs(study.name) & _runs(other.name):
             return (
                 f"{len(shared)} of its runs are runs of {other.name}, too, which is not complete. "
                 "Figures are made when it is, so that nobody can stop where they look best."
@@ -49,7 +51,8 @@ def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
         return (
             f"{there} Figures are made when all are, so that nobody can stop where they look best."
         )
-    asked, seeds = wanted_seeds(study, lines), seeds_of_queue(study.name)
+    asked = wanted_seeds(study, lines)
+    seeds = len({line.seed for line in plan_lines() if line.study == study.name})
     if asked is None or asked <= seeds:
         return None
     return (
@@ -58,16 +61,31 @@ def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
     )
 
 
-def _runs(study: str) -> set[tuple[object, ...]]:
+def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
+    """How many runs of this study of the queue have their line, and how many are planned."""
+    wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == study}
+    found = {(line["arch"], line["method"], line["seed"]) for line in lines}
+    return len(wanted & found), len(wanted)
+
+
+def _runs(study: str) -> set[bytes]:
     """What is trained in the runs of a study, whatever they are called."""
-    return {
-        (
-            *(line.method, line.arch, line.width, line.data, line.image_size, line.recipe),
-            *(msgspec.json.encode(line.settings, order="sorted"), line.seed),
-        )
-        for line in plan_lines()
-        if line.study == study
-    }
+    return {_trained(msgspec.json.encode(line)) for line in plan_lines() if line.study == study}
+
+
+@cache
+def _trained(planned: bytes) -> bytes:
+    """What decides the weights of the run of a line of the plan. Other lines may say it otherwise.
+
+    The line comes as JSON, because a line with its settings is no key of a cache.
+    """
+    line = msgspec.json.decode(planned, type=PlanLine)
+    run = run_of(line, data_root=Path())
+    recipe = msgspec.to_builtins(run.recipe)
+    idle = idle_keys(run.method.terms, recipe)
+    used = {key: value for key, value in recipe.items() if key not in idle}
+    student = (line.arch, line.width, line.image_size, line.data, line.seed)
+    return msgspec.json.encode((run.method.terms, *student, used), order="sorted")
 
 
 def wanted_seeds(study: QueueStudy, lines: Sequence[Line]) -> int | None:

@@ -157,10 +157,7 @@ def planned(patch: pytest.MonkeyPatch, seeds: int) -> None:
     """The plan has "it", a study that confirms, and "again", which trains one of its runs anew."""
     study = QueueStudy("it", "?", ("ce", "drg+dsr-fade"), range(seeds), 2, roles=ROLES)
     again = replace(study, name="again", methods=("ce",), seeds=range(1), roles={}, corrupted=True)
-    for module in ("plan_state", "waiting"):
-        patch.setattr(
-            f"training.studies.{module}.plan_lines", lambda: [*study.lines(), *again.lines()]
-        )
+    patch.setattr("training.studies.waiting.plan_lines", lambda: [*study.lines(), *again.lines()])
     for module in ("report_pages", "waiting"):
         patch.setattr(f"training.studies.{module}.QUEUED", {"it": study, "again": again})
 
