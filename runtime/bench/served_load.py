@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ _LISTENING = "listening on "
 _HEAD_END = b"\r\n\r\n"
 _NICENESS = 5  # real clients run on other machines: here they must not be late
 _WARM_SHARE = 0.2  # of the time
+_LAST_WORDS_SECONDS = 2.0
 _TICK = 0.001  # seconds between two looks at the clock
 _SEED = 2
 _LOST = (ConnectionError, asyncio.IncompleteReadError)  # a connection that the server has closed
@@ -52,7 +53,10 @@ def served(model: Path, options: Sequence[str], *, token_variable: str) -> Itera
             try:
                 yield found.removeprefix(_LISTENING).split()[0]
             except _LOST:
-                process.kill()  # if it has only closed a connection, its words end now
+                # It says why it ends when its connections are closed. It need not end, though.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_LAST_WORDS_SECONDS)
+                process.kill()
                 words = _last_words(process.stderr)
                 raise BackendError(
                     f"the server ended while it was measured: {words}; run the command again"

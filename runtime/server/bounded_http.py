@@ -239,7 +239,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             while data:
                 data = self._behind_offer(data)
         except httptools.HttpParserError as error:
-            reason = error.__context__ or error  # what a callback has raised is the context
+            # What a callback has raised on purpose is the context.
+            reason = error.__context__ if isinstance(error.__context__, ValueError) else error
             self.send_400_response(f"the request is not valid HTTP/1.1: {reason}")
 
     def _behind_offer(self, data: memoryview) -> memoryview:

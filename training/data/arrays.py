@@ -40,7 +40,14 @@ CLASSES_FILE = "classes.txt"
 _TRAIN_IMAGES = "train_images.npy"
 _SPLITS = ("train", "test")
 _IMAGE_DIMENSIONS = 4
-_OF_DAMAGE = (ValueError, EOFError, TypeError, SyntaxError, TokenError)  # as numpy raises them
+_OF_DAMAGE = (
+    ValueError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    OverflowError,
+)  # as numpy raises them
 _STATISTICS_IMAGES = 10_000
 _MIN_STD = 1 / 255  # images that are all alike would have a deviation of 0
 _DECIMALS = 4

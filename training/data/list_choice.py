@@ -23,8 +23,9 @@ from training.data.listed_images import ListedImages
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.split_words import Role, is_plain, role_of
+from training.data.table_cells import plain_label
 from training.data.table_columns import find_columns, has_image_column, has_label_column
-from training.data.text_tables import LIST_SUFFIXES
+from training.data.text_tables import LIST_SUFFIXES, Cell
 
 _COMPARED = 50  # rows whose classes are compared with the names of folders
 _SPLITS = (Role.TRAIN, Role.VALIDATION, Role.TEST)
@@ -73,8 +74,12 @@ class _Candidate:
 
     @property
     def is_other_table(self) -> bool:
-        """Whether it can be read and is no list: a log of a training, boxes around objects."""
-        return not self.unreadable and not (self.image and self.label)
+        """Whether it can be read and is no list: a log of a training, boxes around objects.
+
+        A `train.csv` with images is one, whose column of classes has another name.
+        """
+        is_list = self.image and (self.label or is_plain(self.file.stem))
+        return not self.unreadable and not is_list
 
     @property
     def is_without_labels(self) -> bool:
@@ -239,8 +244,13 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
     images = ListedImages(file, place.reader, place.has)
     there = images.some_exist([*labels])
     first = [(images.find_anywhere(name), labels[name]) for name in [*labels][:_COMPARED]]
-    agrees = all(path is None or label in path.parts for path, label in first)
+    agrees = all(path is None or _is_in(path, label) for path, label in first)
     return _Candidate(file, role, image=True, label=True, there=there, agrees=agrees)
+
+
+def _is_in(path: Path, label: Cell) -> bool:
+    """Whether a folder of the path is called as the class."""
+    return isinstance(label, str) and plain_label(label) in map(plain_label, path.parts)
 
 
 def _within(files: Sequence[Path], folder: Path) -> str:

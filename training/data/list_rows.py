@@ -14,7 +14,7 @@ from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.source import DUPLICATE, MISSING, NOT_LISTED, Picture
 from training.data.split_words import Role
-from training.data.table_cells import group_in, image_name_in, label_in, split_in
+from training.data.table_cells import group_in, image_name_in, label_in, plain_label, split_in
 from training.data.table_columns import Found, find_columns, said
 from training.data.text_tables import Table
 
@@ -174,7 +174,7 @@ def _check_same(former: _Listed, other: _Listed, facts: Sequence[str]) -> None:
     if former.where != other.where:
         at = f"{former.where}, {at}"
     for fact, words, one, two in (
-        ("class", "classes", first.label, second.label),
+        ("class", "classes", plain_label(first.label), plain_label(second.label)),
         ("split", "splits", first.split and first.split.value, second.split and second.split.value),
         ("group", "groups", first.group, second.group),
     ):

@@ -50,7 +50,7 @@ class ListedImages:
         self._file = file
         self._reader = reader
         self._exists = exists
-        self._known: list[str] = []  # some names that are found in `bases`
+        self._names: Sequence[str] = ()
         self._nowhere = 0
         self._most_nowhere = 0
 
@@ -64,8 +64,8 @@ class ListedImages:
         some = named[:: max(1, len(named) // _TRIED)][:_TRIED]
         # With more of them the list is refused, and the search of all folders for each can end.
         self._most_nowhere = max(1, len(named) // 100)
+        self._names = named
         self._choose(some)
-        self._known = [name for name in some if any(self._find(base, name) for base in self.bases)]
 
     def _choose(self, some: Sequence[str]) -> None:
         if not some or any(self._find(self.folder, name) for name in some):
@@ -109,7 +109,8 @@ class ListedImages:
         """
         files = self._in(self.bases, name)
         if not files and elsewhere and self._nowhere <= self._most_nowhere:
-            files = self._in([base for base in self._parts if base not in self.bases], name)
+            found = self._in([each for each in self._others if each not in self.bases], name)
+            files = {file: base for file, base in found.items() if self._is_a_part(base)}
             self.bases = (*self.bases, *files.values())
             self._nowhere += not files
         self._check_one(name, [*files.values()])
@@ -121,13 +122,19 @@ class ListedImages:
         return {file: base for base, file in found.items() if file is not None}
 
     @cached_property
-    def _parts(self) -> list[Path]:
-        """The folders that may hold images which `bases` lack.
+    def _others(self) -> list[Path]:
+        """The folders beside the list, and those in them; `bases` are among them."""
+        beside = self._reader.folders_in(self.folder)
+        return [*beside, *(below for folder in beside for below in self._reader.folders_in(folder))]
 
-        One that has the same names may hold their masks, or smaller copies of all of them.
+    def _is_a_part(self, folder: Path) -> bool:
+        """Whether a folder holds images that `bases` lack, and none that they have.
+
+        One with names that they have may hold masks, or smaller copies, of the images.
         """
-        folders = [folder for folder in self._folders() if folder not in self.bases]
-        return [folder for folder in folders if not any(self._in([folder], n) for n in self._known)]
+        return not any(
+            self._in([folder], name) and self._in(self.bases, name) for name in self._names
+        )
 
     def find_anywhere(self, name: str) -> Path | None:
         """The first file that a name stands for beside the list, or in a folder beside it."""

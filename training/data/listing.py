@@ -43,6 +43,17 @@ class FolderReader(ImageFolders):
         self._class = folder
         return super().images_below(folder)
 
+    def folders_in(self, folder: Path) -> list[Path]:
+        """The folders in `folder`, where images may be looked for; none if it cannot be listed.
+
+        Nothing is counted as left out: the folders need not belong to the data.
+        """
+        try:
+            entries = [entry for entry in self._entries(folder) if entry.is_dir()]
+        except OSError:
+            return []
+        return sorted(Path(entry.path) for entry in entries if not is_of_the_system(entry.name))
+
     def count_below(self, folder: Path) -> int:
         """How many images lie in a folder that is left out; of what cannot be listed, none."""
         return self._count_below(folder, frozenset(self._above))

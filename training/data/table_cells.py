@@ -75,7 +75,12 @@ def group_in(cell: Cell, *, where: str) -> str:
     """
     if not isinstance(cell, str):
         raise UserError(f"{where}: the group is {_short(cell)}; expected one for each image")
-    return _whole_number_of(cell) or cell
+    return plain_label(cell)
+
+
+def plain_label(text: str) -> str:
+    """The digits of a whole number: "7" of "7.0". Any other text stays what it is."""
+    return _whole_number_of(text) or text
 
 
 def names_of_labels(labels: Collection[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from training.data.text_tables import Cell, text_of
 
 _LABELS = ("cls", "json", "txt")  # the surest first
 _MAX_LABEL_BYTES = 1 << 20
-_COMPARED = 50  # texts that are compared with the names of folders
+_COMPARED = 2000  # texts that are compared with each other and with the names of folders
 
 
 @dataclass
@@ -94,8 +94,8 @@ def captions_of(
     if not has_class_folders(root, reader):
         return None
     some = [*texts][:: max(1, len(texts) // _COMPARED)][:_COMPARED]
-    found = {name: _text(texts[name]).strip() for name in some}
-    if all(text in name.relative_to(archive).parts for name, text in found.items()):
+    found = {name: _text(texts[name], errors="replace").strip() for name in some}
+    if all(text in name.parent.relative_to(archive).parts for name, text in found.items()):
         return None
     repeated = 1 < len({*found.values()}) <= len(found) / 2
     if repeated and all(folder.name.isdecimal() for folder in reader.listing(root).folders):
@@ -182,9 +182,9 @@ def _said(
     return label_in(cells[columns.label], where=at), split, group
 
 
-def _text(member: PackedImage) -> str:
+def _text(member: PackedImage, *, errors: str = "strict") -> str:
     try:
-        return member.read().decode("utf-8-sig")
+        return member.read().decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise UserError(f"{member.path}: no UTF-8 text; expected the name of a class") from error
     except ImageError as error:

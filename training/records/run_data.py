@@ -1,5 +1,6 @@
 """The data of a run that exists: found where they lay or lie now, and known by their content."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -8,6 +9,7 @@ from training.config.plan import IN_PLACE, MovedData, Plan, differences, same_im
 from training.data import Dataset, data_names, load_dataset
 from training.data.forms import is_data
 from training.data.leaks import without_leaks
+from training.data.table_cells import names_of_labels
 from training.records.checkpoint import TrainedRun, read_checkpoint
 from training.records.run_folder import RunFolder, run_name
 
@@ -53,6 +55,10 @@ def load_run_dataset(trained: TrainedRun, moved: MovedData = IN_PLACE) -> Datase
         ) from error
     dataset = without_leaks(dataset, plan.drop_leaks, progress=True)
     word = plan.data if moved.data is None else moved.data
+    names = names_of_labels({*plan.class_names})
+    if dataset.class_names == tuple(names[name] for name in plan.class_names):
+        # Older versions called a class "7.0" as the list does, which is "7" since.
+        dataset = replace(dataset, class_names=plan.class_names)
     if dataset.class_names != plan.class_names:
         raise UserError(
             f"data {word} now has {len(dataset.class_names)} classes that are not those of "

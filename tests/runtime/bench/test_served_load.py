@@ -20,11 +20,12 @@ from runtime.bench.served_load import closed_loop, open_loop, served
 
 pytest.importorskip("uvloop", reason="needs the extra `serve`")
 SERVER = """#!{python}
-import os, socket, sys
+import os, socket, sys, time
 listener = socket.create_server(("127.0.0.1", 0))
 print("loading")
 print("listening on http://127.0.0.1:%d   API: /docs" % listener.getsockname()[1], flush=True)
 {then}
+time.sleep(0.1)
 print("a warning", file=sys.stderr)
 print("out of memory", file=sys.stderr, flush=True)
 os._exit(1)

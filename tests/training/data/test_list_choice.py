@@ -1,5 +1,6 @@
 """Which of the lists beside images are read: one that is meant and cannot be read is an error."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from itertools import product
@@ -225,7 +226,10 @@ def test_tables_of_another_kind_do_not_stop_a_list_of_all(
     said = capsys.readouterr().out
     for name in ("training.csv", "train_boxes.csv"):
         assert f"{name} is left out: " in said
-    (zoo / "train.csv").write_bytes(b"image,label\nim/1.png,b\xe9e\n")  # it is surely meant
+    (zoo / "train.csv").write_text("image,verdict\nim/1.png,bee\n")  # it is surely meant
+    with pytest.raises(UserError, match=r"train.csv has no column .* holds the label"):
+        load(zoo)
+    (zoo / "train.csv").write_bytes(b"image,label\nim/1.png,b\xe9e\n")
     with pytest.raises(UserError, match=r"is not UTF-8 text.*; or name the list .* --data FILE"):
         load(zoo)
 
@@ -257,7 +261,11 @@ def test_the_form_of_a_submission_does_not_name_classes(tmp_path: Path, write_im
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_folder_with_few_of_the_images_is_found(
-    tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str], beside: bool
+    tmp_path: Path,
+    write_image: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    beside: bool,
 ) -> None:
     """The rows that are tried tell of the folder with most images only, and of no other one."""
     rows = []
@@ -266,13 +274,22 @@ def test_a_folder_with_few_of_the_images_is_found(
         folder = "c" if number in (7, 8, 9, 10, 11) else first
         write_image(tmp_path / folder / f"{number}.png", width=8, height=8, seed=number)
         rows.append(f"{number}.png,{NAMES[number % 2]}")
-    write_image(tmp_path / "masks" / "3.png", width=8, height=8, seed=3)
-    write_image(tmp_path / "masks" / "0.png", width=8, height=8, seed=0)
+    for number in (1, 3):  # none of the fifty rows that are tried
+        write_image(tmp_path / "masks" / f"{number}.png", width=8, height=8, seed=number)
+    write_image(tmp_path / "private" / ".hidden.png", width=8, height=8, seed=1)
     (tmp_path / "list.csv").write_text("\n".join(["image,label", *rows]))
     data = load(tmp_path / "list.csv")
     assert len(data.train_labels) + len(data.test_labels) == 300
     assert "missing" not in data.left_out
     assert "c/" in capsys.readouterr().out
     (tmp_path / ("." if beside else "a") / "3.png").unlink()
+    listed = os.scandir
+
+    def forbid(path: Any) -> Any:
+        if beside and str(path).endswith("private"):  # else the folders are looked for the images
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
     data = load(tmp_path / "list.csv")  # the mask of an image does not take its place
     assert data.left_out["missing"] == 1

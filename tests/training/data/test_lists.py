@@ -236,6 +236,8 @@ def test_whole_numbers_are_one_class_and_one_group_however_they_are_written(phot
     for labels, names in ((("0.0", "1.0"), ("0", "1")), (("1.0", "1.5"), ("1.0", "1.5"))):
         rows = [f"photos/{n}.png,{labels[n % 2]}" for n in range(10)]
         assert load(write(photos, "image,label", rows)).class_names == names
+    rows = [*(f"photos/{n}.png,{n % 2}" for n in range(10)), "photos/9.png,1.0"]
+    assert load(write(photos, "image,label", rows)).left_out == {"duplicate": 1}
     rows = [f"{row(n)},{('train,7', 'test,7.0')[n // 8]}" for n in range(10)]
     with pytest.raises(UserError, match=r"1 groups have images in several splits \(7\)"):
         load(write(photos, "image,label,split,patient", rows))

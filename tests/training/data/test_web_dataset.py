@@ -164,9 +164,11 @@ def test_captions_in_class_folders_are_no_classes(
 @pytest.mark.parametrize(
     ("folders", "texts", "classes", "warned"),
     [
+        (("cat", "dog"), ("{}",), ("cat", "dog"), False),  # the picture's own number
+        (("cat", "dog"), ("it is {}, d\xe9j\xe0 vu",), ("cat", "dog"), False),  # in Latin-1
         (("00000", "00001"), ("cat", "dog"), ("cat", "dog"), False),  # parts of the data
         (("cat", "dog"), ("cat", "dog"), ("cat", "dog"), False),
-        (("0", "1"), (), ("0", "1"), False),  # each picture has a caption of its own
+        (("0", "1"), ("it is {}",), ("0", "1"), False),  # each picture has a caption of its own
         (("cat", "dog"), ("indoors", "outdoors"), ("cat", "dog"), True),
     ],
 )
@@ -187,8 +189,8 @@ def test_texts_in_folders_mean_the_same_in_one_shard_and_in_two(
     ):
         for number in range(16):
             name = f"{folders[number % 2]}/{number}"
-            text = texts[number // 2 % 2 if warned else number % 2] if texts else f"it is {number}"
-            (tmp_path / "label").write_text(text)
+            text = texts[(number // 2 if warned else number) % len(texts)].format(number)
+            (tmp_path / "label").write_bytes(text.encode("latin-1"))
             picture = write_image(tmp_path / "one.png", seed=number)
             for archive in (whole, first if number < 8 else second):
                 archive.add(picture, f"{name}.png")

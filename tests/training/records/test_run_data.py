@@ -13,6 +13,7 @@ from PIL import Image
 from runtime.base.errors import UserError
 from training import run
 from training.config.plan import MovedData, differences, moved_words, same_images
+from training.data import load_dataset
 from training.records.checkpoint import Checkpoint, load_trained, read_checkpoint, save_checkpoint
 from training.records.run_data import load_run_dataset
 
@@ -201,3 +202,24 @@ def test_digests_say_whether_two_plans_have_the_same_images(trained: Path) -> No
         f"the data are in /elsewhere and were in {plan.data_argument}"
     )
     assert moved_words(plan, plan) is None
+
+
+def test_a_run_of_a_version_that_kept_the_form_of_whole_numbers_finds_its_data(
+    pictures: Path, trained: Path, here: Path
+) -> None:
+    """A list with the classes "0.0" and "1.0" has "0" and "1" now."""
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            shutil.copytree(pictures / split / name, here / "pets" / split / str(number))
+    dataset = load_dataset("pets", image_size=16, progress=False)
+    assert dataset.class_names == ("0", "1")
+    former = replace(dataset, class_names=("0.0", "1.0"))
+    run_of_today = load_trained(trained)
+    plan = msgspec.structs.replace(
+        run_of_today.plan,
+        data_argument=str(here / "pets"),
+        class_names=former.class_names,
+        content_digest=former.content_digest(),
+    )
+    found = load_run_dataset(replace(run_of_today, plan=plan))
+    assert found.class_names == ("0.0", "1.0")
