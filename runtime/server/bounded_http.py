@@ -208,7 +208,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Ends the limits of a head that is complete.
 
         Raises:
-            ValueError: the method is CONNECT. The parser would take the body for another protocol.
+            ValueError: for the client. CONNECT makes the parser take a body for another protocol.
         """
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("CONNECT is for proxies, and this is none")
@@ -239,7 +239,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             while data:
                 data = self._behind_offer(data)
         except httptools.HttpParserError as error:
-            # What a callback has raised on purpose is the context.
             reason = error.__context__ if isinstance(error.__context__, ValueError) else error
             self.send_400_response(f"the request is not valid HTTP/1.1: {reason}")
 
