@@ -194,7 +194,7 @@ def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:
     dropped = "the others were dropped ([amendments](../docs/evidence.md))"
     assert rows[study.name][2:] == [f"3 of {count}; {dropped}", ""]
     assert rows["imagenette-confirm"][2:] == [
-        *("0 of 192", "[Running it](../docs/evidence.md#running-it)")
+        *("0 of 320", "[Running it](../docs/evidence.md#running-it)")
     ]
     assert "--queue imagenette-peers" in rows["imagenette-peers"][3]
     done = [x for x in plan_lines() if x.study == "imagenette-peers"]

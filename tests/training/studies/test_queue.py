@@ -147,7 +147,7 @@ def test_all_trains_neither_dropped_runs_nor_a_study_that_confirms(
     others |= {"imagenette-confirm", "cifar100-filter-memorised"}
     assert studies == set(QUEUED) - others
     assert evidence.main(["--queue", "imagenette-confirm", "--data-root", "d", "--dry-run"]) == 0
-    assert "192 runs: 0 finished" in capsys.readouterr().out
+    assert "320 runs: 0 finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv2", "shufflenetv2"])
@@ -261,9 +261,9 @@ def test_runs_that_a_confirming_study_has_as_well_are_as_unseen_as_its_own(
     confirmed = [x for x in plan_lines() if x.study == study.name]
     done = [{"arch": x.arch, "method": x.method, "seed": x.seed} for x in confirmed]
     monkeypatch.setattr(waiting, "read_lines", lambda _: done)
-    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 12)
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 20)
     assert waiting.unseen_studies(tmp_path) == {study.name}
-    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 13)
+    monkeypatch.setattr(waiting, "wanted_seeds", lambda *_: 21)
     assert waiting.unseen_studies(tmp_path) == waits
 
 
