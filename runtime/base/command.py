@@ -56,9 +56,7 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             UserError: a mistake in the arguments; an empty word is one.
         """
-        words = sys.argv[1:] if args is None else args
-        self.refuse_empty(words)
-        return super().parse_known_args(words, namespace)
+        return super().parse_known_args(self.without_empty(args), namespace)
 
     def parse_known_intermixed_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -68,18 +66,18 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             UserError: a mistake in the arguments; an empty word is one.
         """
-        words = sys.argv[1:] if args is None else args
-        self.refuse_empty(words)
-        return super().parse_known_intermixed_args(words, namespace)
+        return super().parse_known_intermixed_args(self.without_empty(args), namespace)
 
-    def refuse_empty(self, words: Sequence[str]) -> None:
-        """Refuses empty words, which a script passes on whose variable was not set.
+    def without_empty(self, args: Sequence[str] | None) -> Sequence[str]:
+        """The words of the command, by default its own ones, none of which is empty.
 
-        As a path such a word would be the current folder, and as a name often the default.
+        A script passes on an empty word where its variable was not set. As a path it would be the
+        current folder, and as a name often the default.
 
         Raises:
             UserError: a word is empty, or the value of an option is.
         """
+        words = sys.argv[1:] if args is None else args
         for word, former in zip(words, ("", *words), strict=False):
             option, equals, value = word.partition("=")
             if word and not (option.startswith("--") and equals and not value):
@@ -87,6 +85,7 @@ class CommandParser(argparse.ArgumentParser):
             named = option or (former if former.startswith("-") else "")
             if named not in _MAY_BE_EMPTY:
                 self.error(f"{named or 'an argument'}: received '', expected a value")
+        return words
 
     def refuse_unused(self, given: argparse.Namespace, names: Sequence[str], why: str) -> None:
         """Refuses options that would silently do nothing beside the others that were given.

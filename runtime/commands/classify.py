@@ -175,7 +175,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
     options = parser.parse_intermixed_args(arguments[:end])
-    parser.refuse_empty(arguments[end + 1 :])
+    parser.without_empty(arguments[end + 1 :])
     if options.video is None:
         parser.refuse_unused(options, ("reconnect", "every"), "without --video")
     options.arguments += [Path(word) for word in arguments[end + 1 :]]

@@ -105,8 +105,9 @@ def take_in(content: bytes) -> list[str]:
         lines = root / _LINES
         for file in sorted(lines.rglob("*.jsonl")):
             here = file.relative_to(lines)
+            kept = read_lines(here)
             for line in read_lines(file):
-                former = former_line(here, line)
+                former = former_line(kept, line)
                 if former is None:
                     merge_lines(here, [line])
                 elif names := differing_figures(former, line):

@@ -1,5 +1,6 @@
 """Lines that are in `results/` stay: others of the same runs are compared with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
@@ -17,10 +18,10 @@ _NO_FIGURES = {"seconds", "images_per_second", "device", "precision", "versions"
 _NO_FIGURES |= {"commit", "command", "recipe", "processes", "checkpoint_sha256"}
 
 
-def former_line(path: Path, line: Line) -> Line | None:
-    """The line in `path` of the same run; None if there is none."""
+def former_line(lines: Sequence[Line], line: Line) -> Line | None:
+    """The one of `lines` that is of the same run; None if there is none."""
     own = identity_of(line)
-    return next((former for former in read_lines(path) if identity_of(former) == own), None)
+    return next((former for former in lines if identity_of(former) == own), None)
 
 
 def differing_figures(former: Line, line: Line) -> list[str]:
@@ -45,13 +46,14 @@ def add_lines(file: Path, results: Path) -> tuple[int, int]:
     if not file.is_file():
         raise UserError(f"{file} is not a file; name one of the lines that a clone has made")
     here, new, there = results / file.name, list[Line](), 0
+    kept = read_lines(here)
     for number, line in enumerate(read_lines(file), start=1):
         if missing := [key for key in (*IDENTITY, "recipe") if key not in line]:
             raise UserError(
                 f"{file}: line {number} has no {missing[0]}; expected lines of runs, one each"
             )
-        refuse_other_data(here, line["data"], line.get("content_digest"))
-        former = former_line(here, line)
+        refuse_other_data(kept, here, line["data"], line.get("content_digest"))
+        former = former_line(kept, line)
         if former is None:
             new.append(line)
             continue

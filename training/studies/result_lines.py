@@ -68,18 +68,21 @@ def are_of_one_data(lines: Sequence[Line]) -> bool:
     return len(contents) <= 1 and len(older) <= 1 and (not newer or older <= newer)
 
 
-def refuse_other_data(path: Path, data: str, content_digest: str | None) -> None:
-    """Refuses images that are not those of the lines in `path` on data of that name.
+def refuse_other_data(
+    lines: Sequence[Line], path: Path, data: str, content_digest: str | None
+) -> None:
+    """Refuses images that are not those of `lines` on data of that name.
 
     Args:
-        path: a file of lines.
+        lines: of one file.
+        path: of the file, for the message.
         data: the data's name.
         content_digest: `Dataset.content_digest()`; None: not known.
 
     Raises:
         UserError: if a line states another digest.
     """
-    known = {x.get("content_digest") for x in read_lines(path) if x["data"] == data} - {None}
+    known = {x.get("content_digest") for x in lines if x["data"] == data} - {None}
     if content_digest is not None and known - {content_digest}:
         raise UserError(
             f"{data} has the content_digest {content_digest}, but the lines of {path} are of "

@@ -105,8 +105,9 @@ def keep_line(run: StudyRun, file: Path, *, trained: bool) -> None:
     """
     line = run.recorded_line()
     assert line is not None
-    refuse_other_data(file, line["data"], line.get("content_digest"))
-    former = former_line(file, line)
+    kept = read_lines(file)
+    refuse_other_data(kept, file, line["data"], line.get("content_digest"))
+    former = former_line(kept, line)
     if former is None:
         merge_lines(file, [with_commit(line, run)])
         return
@@ -124,11 +125,12 @@ def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:
     firsts = {(run.study, run.options.data): run for run in reversed(runs)}
     for run in firsts.values():
         file, name = results / f"{run.study}.jsonl", Path(run.options.data).name
-        if any(line["data"] == name and line.get("content_digest") for line in read_lines(file)):
+        kept = read_lines(file)
+        if any(line["data"] == name and line.get("content_digest") for line in kept):
             from training.data import load_stated  # takes seconds to import
 
             dataset = load_stated(run.options, recipe=run.recipe)
-            refuse_other_data(file, dataset.name, dataset.content_digest(show=True))
+            refuse_other_data(kept, file, dataset.name, dataset.content_digest(show=True))
 
 
 def with_commit(line: Line, run: StudyRun) -> Line:
