@@ -1,15 +1,15 @@
 """`errors.png`: the worst mistakes of a model as one picture, each with what it is taken for."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from runtime.base.files import atomic_path
 from runtime.evaluation.class_report import Answered, Mistake
+from runtime.evaluation.letter_fonts import Font, font_with
 
 MAX_SHOWN = 24
 _COLUMNS = 6
@@ -18,8 +18,6 @@ _LINE, _TEXT = 19, 14
 _LINES = 3
 _TITLE = 40
 _INK, _FAINT, _WRONG = (20, 20, 20), (110, 110, 110), (176, 0, 32)
-
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def write_error_sheet(
@@ -39,8 +37,8 @@ def write_error_sheet(
     width = _COLUMNS * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, _TITLE + rows * cell + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = _font()
-    draw.text((_GAP, _GAP), _title(answered, mistakes), _INK, font=font)
+    title = _title(answered, mistakes)
+    draw.text((_GAP, _GAP), title, _INK, font=font_with(title, _TEXT))
     for number, mistake in enumerate(shown):
         left = _GAP + number % _COLUMNS * (_SIDE + _GAP)
         top = _TITLE + number // _COLUMNS * cell
@@ -48,6 +46,7 @@ def write_error_sheet(
         sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top + _SIDE - picture.height))
         for line, (text, ink) in enumerate(_caption(answered, mistake)):
             place = (left, top + _SIDE + 2 + line * _LINE)
+            font = font_with(text, _TEXT)
             draw.text(place, _shortened(text, font, _SIDE), ink, font=font)
     with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
@@ -78,7 +77,7 @@ def _fitted(image: NDArray[np.uint8]) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _shortened(text: str, font: _Font, width: int) -> str:
+def _shortened(text: str, font: Font, width: int) -> str:
     """The text without its middle, where it is longer than `width` pixels."""
     text = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
@@ -93,16 +92,3 @@ def _shortened(text: str, font: _Font, width: int) -> str:
 
 def _without_middle(text: str, kept: int) -> str:
     return f"{text[: -(-kept // 2)]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept // 2 :]}"
-
-
-def _font() -> _Font:
-    """DejaVu Sans where matplotlib is installed, which brings it; otherwise Pillow's own font.
-
-    DejaVu has the letters of more languages.
-    """
-    found = find_spec("matplotlib")
-    if found is not None and found.origin is not None:
-        file = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(str(file), _TEXT)
-    return ImageFont.load_default(_TEXT)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
-from runtime.evaluation import error_sheet
+from runtime.evaluation import error_sheet, letter_fonts
 from runtime.evaluation.class_report import Answered
 from runtime.evaluation.error_sheet import write_error_sheet
 
@@ -87,6 +88,26 @@ def test_pictures_keep_their_shape(tmp_path: Path, size: tuple[int, int]) -> Non
 def test_without_matplotlib_pillows_font_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(error_sheet, "find_spec", lambda name: None)
+    monkeypatch.setattr(letter_fonts, "find_spec", lambda name: None)
     write_error_sheet(tmp_path / "errors.png", mistaken(3), tint)
     assert tints_of(tmp_path / "errors.png") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("letters", ["äß", "кот", "γάτα"])
+def test_letters_are_drawn_with_a_font_of_the_machine_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str
+) -> None:
+    """Without matplotlib the usual font is Pillow's own, which has the letters of English only."""
+    dejavu = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    monkeypatch.setattr(letter_fonts, "find_spec", lambda name: None)
+
+    def drawn(*fallbacks: str) -> bytes:
+        monkeypatch.setattr(letter_fonts, "_FALLBACKS", fallbacks)
+        file = tmp_path / "errors.png"
+        write_error_sheet(file, mistaken(1, ("a", letters)), tint)
+        return file.read_bytes()
+
+    # Of a font without these letters, another name of as many letters would look the same.
+    missing = drawn("no-such-font.ttf")
+    assert drawn("no-such-font.ttf", str(dejavu)) != missing
+    assert letter_fonts.font_with("cat", 14).getname() == ImageFont.load_default(14).getname()
