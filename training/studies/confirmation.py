@@ -168,17 +168,11 @@ def answer_in_sentences(
             f"{shown(each, 2) if each else 'not measured'} with {name}" for name, each in cells
         )
 
-    def by_yes(
-        question: Question, of: Mapping[str, Mapping[Question, Interval | None]] = found
-    ) -> bool:
-        answers = [own[question] for own in of.values()]
-        return all(each is not None and question.answer(each) for each in answers)
-
     lines = next(iter(students.values()))
     seeds = len({line["seed"] for line in lines})
-    yes = [each.asks for each in questions if by_yes(each)]
-    no = [each.asks for each in questions if not by_yes(each)]
-    unsafe = [each.asks for each in questions if by_yes(each) and not by_yes(each, found_by_t)]
+    yes, no = _answered(questions, found)
+    _, not_by_t = _answered(questions, found_by_t)
+    unsafe = [asks for asks in yes if asks in not_by_t]
     return " ".join(
         [
             f"In points of top-1, with 95 % intervals over {seeds} seeds and the test images, "
@@ -226,6 +220,19 @@ def _gaps(
 
 def _compares(question: Question, first: str, second: str) -> bool:
     return (question.first, question.second, question.scale) == (first, second, _POINTS)
+
+
+def _answered(
+    questions: Sequence[Question], found: Mapping[str, Mapping[Question, Interval | None]]
+) -> tuple[list[str], list[str]]:
+    """The questions that every student's interval answers by yes, and the others."""
+    yes: list[str] = []
+    no: list[str] = []
+    for question in questions:
+        own = [each[question] for each in found.values()]
+        by_all = all(each is not None and question.answer(each) for each in own)
+        (yes if by_all else no).append(question.asks)
+    return yes, no
 
 
 def _listed(questions: Sequence[str]) -> str:
