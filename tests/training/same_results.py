@@ -65,6 +65,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
         {"dsr_shape": "standardised-below-first", "dsr_teacher": "ema", "dsr_momentum": 0.99},
     ),
     "drg+dsr, auxiliary, fading": (_BOTH, {"dsr_on": "auxiliary", "dsr_fade": True}),
+    "drg+dsr, two heads, fading": (
+        _BOTH,
+        {"taps": [2, 3], "drg_weight": 1.0, "dsr_weight": 0.3, "dsr_fade": True},
+    ),
     "drg+dsr, below the first, mixed": (
         _BOTH,
         {"dsr_shape": "below-first", "mixup": 0.4, "validation_fold": 1, "train_share": 0.9},
