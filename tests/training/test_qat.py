@@ -175,7 +175,9 @@ def test_one_of_a_version_that_kept_nothing_to_go_on_with_is_one_line(
     stopped = tmp_path / "stopped"
     shutil.copytree(learned, stopped)
     (stopped / "result.json").unlink()
-    with pytest.raises(UserError, match=r"is of an older version of SKD Edge: train without --resume"):
+    with pytest.raises(
+        UserError, match=r"is of an older version of SKD Edge: train without --resume"
+    ):
         qat.main([str(finished), "--out", str(stopped), "--resume", "--device", "cpu"])
 
 
