@@ -19,7 +19,7 @@ from export.bundles.write_bundle import check_place
 from export.engines.onnx_sources import MissingOnnx, Place, find_onnx, locate
 from runtime.backends.registry import backend_named
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
-from runtime.base.errors import BackendError, UserError, VerificationError
+from runtime.base.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.base.files import check_writable
 from runtime.evaluation.class_report import SHEET_FILE
 from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
@@ -128,15 +128,19 @@ def _try_flavor(name: str | None) -> "tuple[EngineFlavor | None, str]":
 def _export(missing: MissingOnnx, *, data: str | None, data_root: Path | None) -> Bundle:
     """Exports the missing ONNX files, as `export/run.py` does."""
     bundle = missing.options.bundle_of(missing.run)
+    new = not (bundle / CARD_FILE).exists()
+    try:
+        card = None if new else read_card(bundle)
+    except BundleError:  # it is corrupt, and the export makes it anew
+        card = None
     # A bundle that was exported without pictures does not get them.
-    card = read_card(bundle) if (bundle / CARD_FILE).exists() else None
     options = replace(
         missing.options,
         data=data,
         data_root=data_root,
-        error_sheet=card is None or (bundle / SHEET_FILE).exists(),
-        validation_images=card is None
-        or card.max_error is None  # it was exported before there were thresholds
+        error_sheet=new or (bundle / SHEET_FILE).exists(),
+        validation_images=new
+        or (card is not None and card.max_error is None)  # of before there were thresholds
         or (bundle / VALIDATION_FILE).exists(),
         max_error=(card.max_error if card else None) or DEFAULT_MAX_ERROR,
     )

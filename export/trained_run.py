@@ -15,7 +15,7 @@ from torch import nn
 
 from export.graphs.to_int8 import CalibrationData, draw_rows
 from runtime.base.errors import UserError, VerificationError
-from runtime.evaluation.class_report import REPORT_FILES
+from runtime.evaluation.class_report import REPORT_FILES, printable_path
 from runtime.model.card import Card, ClassRecall, DataSummary, Provenance, Quality
 from runtime.model.figures import (
     class_figures,
@@ -208,7 +208,7 @@ def _card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32])
     labels = dataset.test_labels
     plan, result = trained.plan, trained.result or _measured(trained, logits, labels)
     provenance = {
-        "run": trained.folder.resolve().name,
+        "run": printable_path(trained.folder.resolve().name),
         "data": plan.data,
         "terms": _methods(plan),
         "seed": plan.seed,

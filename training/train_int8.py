@@ -78,6 +78,8 @@ def train_int8(
     folder = find_run(folder)
     if folder.is_symlink():
         folder = folder.parent / folder.readlink()
+    if folder.name in ("", ".."):  # they are no names that the kind can be added to
+        folder = folder.resolve()
     trained = load_trained(folder)
     if not trained.result:
         raise UserError(
@@ -152,10 +154,9 @@ class _Learning:
                 f"{run.path} holds another run ({what}); repeat its options, or train without "
                 "--resume"
             )
-        if not found["finished"] and "nearest" not in found:
+        if not (run.finished and found["finished"]) and found.get("nearest") is None:
             raise UserError(
-                f"{run.path} was begun by an older version of SKD Edge, with other steps: train "
-                "without --resume"
+                f"{run.path} is of an older version of SKD Edge: train without --resume"
             )
         return found
 
@@ -208,12 +209,13 @@ class _Learning:
     def _save(self, checkpoint: Checkpoint, *, finished: bool = False) -> None:
         """Writes the run's checkpoint: the source's, with what has been learned so far.
 
-        An epoch that ends with it is judged before.
+        An epoch that ends with it is judged before. A run without its result can go on with it.
         """
         assert self._quantized is not None
         assert self._nearest is not None
         if checkpoint.step == 0 and not finished:
             self._nearest.judge(checkpoint.epoch, self._answer, checkpoint.student)
+        complete = (self._path / RESULT).is_file()
         names = ("epoch", "step", "student", "training", "terms", "history", "seconds")
         learned = {
             **self._stated(),
@@ -225,8 +227,8 @@ class _Learning:
                 if name.startswith(_STUDENT)
             },
             "ranges": {name: list(ends) for name, ends in self._quantized.ranges().items()},
-            "state": None if finished else {name: getattr(checkpoint, name) for name in names},
-            "nearest": None if finished else self._nearest.state_dict(),
+            "state": None if complete else {name: getattr(checkpoint, name) for name in names},
+            "nearest": None if complete else self._nearest.state_dict(),
             "chosen_epoch": self._nearest.figures()["chosen_epoch"],
         }
         whole = replace(
@@ -240,13 +242,14 @@ class _Learning:
             move_latest(self._path)
 
     def _finish(self, trainer: Trainer, progress: Progress, judging: str) -> None:
-        """Evaluates the nearest epoch, and writes the last files; result.json is the last one."""
+        """Evaluates the nearest epoch, and writes the last files; result.json makes it whole."""
         assert self._nearest is not None
         trainer.learner.deploy(self._nearest.student)
         figures = self._nearest.figures()
         exact = self._exact(trainer.device, self._dataset.test_images)
         rounded = trainer.test_logits()
-        self._save(trainer.checkpoint(finished=True), finished=True)
+        checkpoint = trainer.checkpoint(finished=True)
+        self._save(checkpoint, finished=True)
         labels = self._dataset.test_labels
         learned = {
             "source": self._trained.folder.name,
@@ -272,6 +275,7 @@ class _Learning:
         plot_curves(self._path / CURVES, trainer.history, terms=SelfTeacher.term_names, title=title)
         content = msgspec.json.format(msgspec.json.encode(result), indent=2)
         write_atomic(self._path / RESULT, content + b"\n")
+        self._save(checkpoint, finished=True)
         progress.say(
             f"\n  epoch {figures['chosen_epoch']} of {self._plan.recipe.epochs} is kept (0 is the "
             f"start): KL from float32 {figures['divergence']:.5f} on "

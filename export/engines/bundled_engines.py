@@ -23,6 +23,7 @@ from runtime.model.card import (
     FLAVORS,
     EnginePrecision,
     EngineRecord,
+    Flavor,
     Profile,
 )
 from runtime.model.holdout import (
@@ -66,8 +67,8 @@ def add_engine(
     `say` is told what is being done.
 
     Raises:
-        BundleError: the bundle has no such ONNX file, or it was replaced during the build; then
-            the engine is not kept.
+        BundleError: the bundle has no such ONNX file, or no images to verify the engine with; or
+            the ONNX file was replaced during the build, and then the engine is not kept.
         BackendError: TensorRT refused the graph or the configuration.
         VerificationError: the engine is outside its tolerance or of another precision; then it is
             not kept.
@@ -76,6 +77,10 @@ def add_engine(
     if model is None:
         raise BundleError(f"{bundle.path} has no ONNX file of {precision}; export it first")
     path = f"{ENGINE_FOLDER}/model.{precision}.{flavor.name}.{_short(target)}.engine"
+    # A build takes minutes. What the engine will be verified with must be there before.
+    images = None
+    if (reason := why_not_here(flavor.name, target)) is None:
+        images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
     say(f"building {path}")
     built = build_engine(
         flavor,
@@ -104,11 +109,10 @@ def add_engine(
         onnx_sha256=model.sha256,
         build_seconds=round(built.seconds, 2),
     )
-    if (reason := why_not_here(record)) is not None:
+    if images is None:
         say(f"not run: {reason}")
         record = msgspec.structs.replace(record, no_threshold=_NOT_RUN)
     else:
-        images = read_holdout(bundle.path, bundle.card), read_validation(bundle.path)
         record = _verified(built, record, bundle, *images, allow_drop=options.allow_drop)
     list_engine(bundle.path, record, built.plan)
     return record
@@ -174,12 +178,12 @@ def raise_together(errors: Sequence[UserError | VerificationError]) -> None:
         raise UserError(words)
 
 
-def why_not_here(record: EngineRecord) -> str | None:
-    """Why an engine that was just built cannot run on this machine; None if it can."""
-    if problem := engine_problem(record.flavor):
+def why_not_here(flavor: Flavor, target: Target) -> str | None:
+    """Why an engine that is built on this machine cannot run on it; None if it can."""
+    if problem := engine_problem(flavor):
         return problem.reason
-    machine = this_machine(record.flavor)
-    if machine.compute_capability not in record.compute_capability:
+    machine = this_machine(flavor)
+    if machine.compute_capability not in target:
         return f"this GPU has compute capability {machine.compute_capability}"
     return None
 

@@ -9,7 +9,7 @@ from runtime.backends import registry
 from runtime.backends.backend import Backend
 from runtime.backends.cuda_runtime import bindings_version
 from runtime.backends.gpu import Gpu, gpu_if_any, jetson_release
-from runtime.backends.onnx_provider import load_onnxruntime
+from runtime.backends.onnx_provider import version_and_providers
 from runtime.backends.preflight import this_platform
 from runtime.backends.tensorrt_library import installed_version
 from runtime.base.parallel import usable_cores
@@ -37,7 +37,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     jetson: str | None
     cores: int
     memory_gib: float
-    onnxruntime: str
+    onnxruntime: str  # version, or what is wrong with it
     providers: list[str]
     tensorrt: dict[str, str | None]  # flavor: version, or None where it is not installed
     cuda_bindings: str | None
@@ -47,15 +47,15 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose() -> Diagnosis:
     """Looks at this machine. Imports what is installed, runs no model."""
-    onnxruntime = load_onnxruntime()
+    onnxruntime, providers = version_and_providers()
     return Diagnosis(
         python=platform.python_version(),
         platform=this_platform(),
         jetson=jetson_release(),
         cores=usable_cores(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
-        onnxruntime=onnxruntime.__version__,
-        providers=list(onnxruntime.get_available_providers()),
+        onnxruntime=onnxruntime,
+        providers=providers,
         tensorrt={flavor: installed_version(flavor) for flavor in FLAVORS},
         cuda_bindings=bindings_version(),
         gpu=gpu_if_any(),

@@ -5,14 +5,19 @@ from typing import ClassVar
 
 from runtime.backends.backend import Backend, Problem
 from runtime.backends.gpu import gpu_if_any, missing_gpu
-from runtime.backends.onnx_provider import failed_start, missing_build
+from runtime.backends.onnx_provider import (
+    REINSTALL,
+    UNINSTALL,
+    failed_start,
+    missing_build,
+)
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Session, Threads
 from runtime.model.card import EngineRecord, ModelFile
 
 # onnxruntime-gpu 1.27 and newer need CUDA 13. The extras bring CUDA and cuDNN.
 _CUDA_13 = 13
-_INSTALL_CUDA = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]{limit}'"
+_INSTALL_CUDA = f"{UNINSTALL}; pip install 'onnxruntime-gpu[cuda,cudnn]{{limit}}'"
 _NO_CUDA_BUILD = "none: PyPI has no such build for this processor; use tensorrt"
 
 
@@ -43,7 +48,7 @@ class OnnxCpu(_OnnxBackend):
 
     def problem(self) -> Problem | None:
         reason = missing_build(self.name)
-        return Problem(reason, "pip install onnxruntime") if reason else None
+        return Problem(reason, REINSTALL) if reason else None
 
 
 class OnnxCuda(_OnnxBackend):

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from runtime.backends.gpu import missing_gpu
-from runtime.base.errors import first_line
+from runtime.base.errors import BackendError, first_line
 
 PROVIDERS: dict[str, str] = {
     "onnx-cpu": "CPUExecutionProvider",
@@ -17,6 +17,11 @@ PROVIDERS: dict[str, str] = {
 }
 # TF32 has a mantissa of 10 bits. An fp32 file must be computed in fp32, as engines are.
 OPTIONS: dict[str, dict[str, str]] = {"onnx-cpu": {}, "onnx-cuda": {"use_tf32": "0"}}
+# onnxruntime and onnxruntime-gpu install into the same folder. Where both are installed, the one
+# that came last is used, and to uninstall either of them removes files of the other.
+UNINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu"
+REINSTALL = f"{UNINSTALL}; pip install onnxruntime"
+_PACKAGE, _NEEDED = "onnxruntime", "InferenceSession"
 _NO_LOG = 4  # fatal errors only: our functions return what goes wrong
 _IDENTITY = (  # an ONNX model of one float32, y = x
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
@@ -26,10 +31,42 @@ _log = logging.getLogger(__name__)
 
 
 def load_onnxruntime() -> Any:
-    """The package `onnxruntime`. It is imported when needed, because that takes 0.2 s."""
+    """The package `onnxruntime`. It is imported when needed, because that takes 0.2 s.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+        BackendError: it is damaged; the message has the command that installs it again.
+    """
+    found, damage = _imported()
+    if damage is not None:
+        raise BackendError(f"{damage}; install it again: `{REINSTALL}`")
+    return found
+
+
+def _imported() -> tuple[Any, str | None]:
+    """The package, and what is wrong with it if parts of it are missing.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
     # From 1.32 on it reports its use to its makers, unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return importlib.import_module("onnxruntime")
+    reason = f"it has no {_NEEDED}"
+    try:
+        found = importlib.import_module(_PACKAGE)
+    except ImportError as error:
+        if error.name == _PACKAGE and isinstance(error, ModuleNotFoundError):
+            raise
+        found, reason = None, first_line(error)
+    return found, None if hasattr(found, _NEEDED) else f"{_PACKAGE} is damaged ({reason})"
+
+
+def version_and_providers() -> tuple[str, list[str]]:
+    """The version of onnxruntime, or what is wrong with it, and the providers that are built in."""
+    onnxruntime, damage = _imported()
+    if damage is not None:
+        return damage.removeprefix(f"{_PACKAGE} is "), []
+    return onnxruntime.__version__, list(onnxruntime.get_available_providers())
 
 
 def missing_provider(backend: str) -> str | None:
@@ -41,10 +78,10 @@ def missing_provider(backend: str) -> str | None:
 
 
 def missing_build(backend: str) -> str | None:
-    """A sentence if the installed onnxruntime is built without `backend`; None if it has it."""
-    onnxruntime = load_onnxruntime()
-    if PROVIDERS[backend] in onnxruntime.get_available_providers():
-        return None
+    """Why the installed onnxruntime has no `backend`, in a sentence; None if it has it."""
+    onnxruntime, damage = _imported()
+    if damage is not None or PROVIDERS[backend] in onnxruntime.get_available_providers():
+        return damage
     return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
 
 

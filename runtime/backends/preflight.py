@@ -16,8 +16,8 @@ from runtime.backends.cuda_runtime import (
 )
 from runtime.backends.gpu import find_gpu, gpu_if_any, jetson_release, missing_gpu
 from runtime.backends.tensorrt_library import (
-    INSTALL,
     INSTALL_ON_JETSON,
+    install_command,
     is_installed,
     load_tensorrt,
 )
@@ -46,7 +46,7 @@ def engine_problem(flavor: Flavor) -> Problem | None:
     """Why no engine of this kind can run on this machine; None if one can."""
     if not is_installed(flavor):
         on_jetson = flavor == "tensorrt" and jetson_release() is not None
-        install = _JETSON_TENSORRT if on_jetson else INSTALL[flavor]
+        install = _JETSON_TENSORRT if on_jetson else install_command(flavor)
         return Problem(f"{flavor} is not installed", install)
     if not bindings_are_installed():
         return Problem("cuda-bindings is not installed", install_bindings(gpu_if_any()))
@@ -58,7 +58,7 @@ def engine_problem(flavor: Flavor) -> Problem | None:
     try:
         trt = load_tensorrt(flavor)  # last, because it loads a gigabyte
     except BackendError as error:
-        return Problem(str(error), INSTALL[flavor])
+        return Problem(str(error), install_command(flavor))
     capability = gpu.compute_capability
     supported = getattr(trt, "ComputeCapability", None)  # only TensorRT-RTX names what it supports
     if supported is not None and not hasattr(supported, f"SM{capability.replace('.', '')}"):

@@ -7,24 +7,38 @@ import logging
 from collections import deque
 from typing import Any, NamedTuple
 
+from runtime.backends.gpu import gpu_if_any
 from runtime.base.errors import BackendError
 from runtime.model.card import Flavor
 
 _log = logging.getLogger(__name__)
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL: dict[Flavor, str] = {
+_INSTALL: dict[Flavor, str] = {
     "tensorrt": "pip install 'tensorrt<12' cuda-bindings --extra-index-url https://pypi.nvidia.com",
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-bindings",
 }
+# The package `tensorrt` brings libraries of CUDA 13, which do not start on an older driver.
+_CUDA_13 = 13
+_INSTALL_FOR_CUDA_12 = (
+    "pip install 'tensorrt-cu12<12' 'cuda-bindings<13' --extra-index-url https://pypi.nvidia.com"
+)
 INSTALL_ON_JETSON = "sudo apt install python3-libnvinfer"
 _KEPT_MESSAGES = 3
 _NO_CUDA = "CUDA initialization failure"  # in 8.6 a warning; then no object is made
 
 
+def install_command(flavor: Flavor) -> str:
+    """The command that installs a flavor, for the driver of this machine if there is one."""
+    gpu = gpu_if_any()
+    if flavor == "tensorrt" and gpu is not None and gpu.cuda_major < _CUDA_13:
+        return _INSTALL_FOR_CUDA_12
+    return _INSTALL[flavor]
+
+
 def how_to_install(flavor: Flavor) -> str:
     """The commands that install a flavor, for a sentence."""
     jetson = f", on a Jetson `{INSTALL_ON_JETSON}`" if flavor == "tensorrt" else ""
-    return f"`{INSTALL[flavor]}`{jetson}"
+    return f"`{install_command(flavor)}`{jetson}"
 
 
 def is_installed(flavor: Flavor) -> bool:

@@ -174,10 +174,26 @@ def _number(text: str) -> float:
 
 
 def print_json(value: object, *, flush: bool = False) -> None:
-    """Prints one JSON object as a line on stdout, in UTF-8 whatever the locale is."""
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    """Prints one JSON object as a line on stdout, in UTF-8 whatever the locale is.
+
+    Bytes of a path that are no UTF-8 are shown by their codes.
+    """
+    try:
+        line = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        line = msgspec.json.encode(_in_unicode(msgspec.to_builtins(value)))
+    sys.stdout.buffer.write(line + b"\n")
     if flush:
         sys.stdout.flush()
+
+
+def _in_unicode(value: object) -> object:
+    """Plain types whose texts are valid Unicode: Python reads other bytes as lone surrogates."""
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    if isinstance(value, dict):
+        return {_in_unicode(key): _in_unicode(item) for key, item in value.items()}
+    return [_in_unicode(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def run_command(main: Callable[[Sequence[str]], int], *, extra: str) -> NoReturn:

@@ -32,7 +32,7 @@ def _diagnosis_lines(found: Diagnosis) -> Iterator[str]:
             f"GPU            {gpu.name}, compute capability {gpu.compute_capability}, "
             f"{gpu.memory_bytes / (1 << 30):.1f} GiB; driver for CUDA {gpu.cuda_version}"
         )
-    yield f"onnxruntime    {found.onnxruntime} with {', '.join(found.providers)}"
+    yield f"onnxruntime    {found.onnxruntime} with {', '.join(found.providers) or 'no provider'}"
     for flavor, version in found.tensorrt.items():
         yield f"{flavor:<14} {version or 'not installed'}"
     yield f"cuda-bindings  {found.cuda_bindings or 'not installed'}"

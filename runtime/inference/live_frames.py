@@ -35,18 +35,24 @@ class LiveFrames(Closable):
         self._changed = threading.Condition()
         self._newest: tuple[int, float, Any] | None = None
         self._closed = threading.Event()
+        self._failure: Exception | None = None  # by which the reading thread has ended
         self.arrived = 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._read, name="stream", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[int, float, Any]]:
-        """Number, seconds after the start and BGR pixels of each newest frame, until the end."""
+        """Number, seconds after the start and BGR pixels of each newest frame, until the end.
+
+        What has ended the reading thread is raised: without it no frame would ever come.
+        """
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._newest is not None or self._closed.is_set())
                 newest, self._newest = self._newest, None
             if newest is None:
+                if self._failure is not None:
+                    raise self._failure
                 return
             yield newest
 
@@ -57,6 +63,17 @@ class LiveFrames(Closable):
         self._thread.join(timeout=_LONGEST_PAUSE_S)  # OpenCV may wait longer for a silent stream
 
     def _read(self) -> None:
+        try:
+            self._read_frames()
+        except Exception as error:
+            with self._changed:
+                self._failure = error
+                self._closed.set()
+                self._changed.notify_all()
+        finally:
+            self._capture.release()
+
+    def _read_frames(self) -> None:
         started = time.monotonic()
         while not self._closed.is_set():
             good, image = self._capture.read()
@@ -68,7 +85,6 @@ class LiveFrames(Closable):
                 self._newest = (self.arrived, time.monotonic() - started, image)
                 self.arrived += 1
                 self._changed.notify_all()
-        self._capture.release()
 
     def _open_again(self) -> None:
         self._note(f"broke after {self.arrived} frames; it is opened again")

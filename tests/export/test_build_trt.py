@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from export import build_trt
+from export import build_trt, pipeline
 from export.build_trt import main, parse_profile
 from export.bundles.export_options import ExportOptions
 from export.engines import bundled_engines, flavors
@@ -94,6 +94,27 @@ def test_without_tensorrt_the_bundle_is_written_and_then_the_command_is_named(
     ):
         main([str(exported_run)])
     assert [options.precisions for options in exports] == [("fp16",)]
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_a_bundle_with_a_corrupt_card_is_exported_anew(
+    exported_run: Path, pictures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets no pictures that it did not have."""
+    asked: list[ExportOptions] = []
+    monkeypatch.setattr(pipeline, "export_and_report", lambda _run, options: asked.append(options))
+    monkeypatch.setattr(flavors, "is_installed", lambda _name: False)
+    bundle = exported_run / "bundle"
+    (bundle / "card.json").write_text("{")
+    for name in ("errors.png", "validation.npz"):
+        (bundle / name).unlink(missing_ok=True)
+        if pictures:
+            (bundle / name).write_bytes(b"")
+    with pytest.raises(BackendError, match="no TensorRT is installed"):
+        main([str(exported_run)])
+    (options,) = asked
+    assert options.precisions == ("fp32", "fp16")
+    assert (options.error_sheet, options.validation_images) == (pictures, pictures)
 
 
 def test_a_bundle_that_may_not_be_written_is_named_before_the_work(

@@ -1,6 +1,7 @@
 """An export of other data than the run's, of data that moved, and of a result that is not true."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from export import run as export_command
 from export.trained_run import RunToExport, read_run
 from runtime.base.errors import UserError, VerificationError
 from runtime.model.bundle import open_bundle
+from runtime.model.card_json import card_from_json, json_from_card
 from training.data import Dataset
 from training.records.checkpoint import load_trained, read_checkpoint, save_checkpoint
 
@@ -54,6 +56,13 @@ def finished_run(fitted_run: Path, patterns: Dataset, data: Path, tmp_path: Path
     result = {name: msgspec.to_builtins(getattr(measured, name)) for name in fields}
     (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def test_a_run_whose_name_is_no_utf8_has_a_card(finished_run: Path) -> None:
+    odd = finished_run.rename(finished_run.with_name(os.fsdecode(b"caf\xe9")))
+    card = read(odd).card
+    assert card.provenance.run == "caf\\xe9"
+    assert card_from_json(json_from_card(card), source="the card") == card
 
 
 def replace_test_pictures(data: Path, count: int) -> None:

@@ -1,5 +1,6 @@
 """The command `training/qat.py`: a run whose int8 file has learned ranges."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -106,7 +107,7 @@ def test_a_training_of_other_steps_does_not_go_on(
     found = {**checkpoint.learned["int8"], "finished": False}
     del found["nearest"]
     save_checkpoint(path, replace(checkpoint, learned={"int8": found}))
-    with pytest.raises(UserError, match="begun by an older version"):
+    with pytest.raises(UserError, match="of an older version"):
         qat.main([str(finished), "--out", str(older), "--resume", "--device", "cpu"])
 
 
@@ -140,6 +141,53 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     )
     assert first["ranges"] == second["ranges"]
     assert all(torch.equal(first["student"][k], second["student"][k]) for k in first["student"])
+
+
+def test_a_run_that_was_stopped_while_its_last_files_were_written_goes_on(
+    finished: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full disk: its checkpoint says that it is finished, and it has no result."""
+    arguments = [str(finished), "--out", str(tmp_path / "again"), "--device", "cpu"]
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_int8, "plot_curves", no_room)
+        with pytest.raises(OSError, match="No space left"):
+            qat.main(arguments)
+    assert read_checkpoint(tmp_path / "again" / "checkpoint.pt").finished
+    assert qat.main([*arguments, "--resume"]) == 0
+    first, second = (
+        json.loads((folder / "result.json").read_text())["learned"]["int8"]
+        for folder in (learned, tmp_path / "again")
+    )
+    measured = ("source", "chosen_epoch", "divergence", "start_divergence", "top1", "agreement")
+    assert {name: first[name] for name in measured} == {name: second[name] for name in measured}
+    # What only resuming needs is not kept in a run that has its result.
+    sizes = [(folder / "checkpoint.pt").stat().st_size for folder in (learned, tmp_path / "again")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_one_of_a_version_that_kept_nothing_to_go_on_with_is_one_line(
+    finished: Path, learned: Path, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "stopped"
+    shutil.copytree(learned, stopped)
+    (stopped / "result.json").unlink()
+    with pytest.raises(
+        UserError, match=r"is of an older version of SKD Edge: train without --resume"
+    ):
+        qat.main([str(finished), "--out", str(stopped), "--resume", "--device", "cpu"])
+
+
+def test_the_run_may_be_the_current_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert qat.main([".", "--epochs", "1", "--device", "cpu"]) == 0
+    assert (tmp_path / "mine-int8" / "result.json").is_file()
 
 
 def test_a_second_kind_keeps_the_first(learned: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.base.errors import UserError, first_line
-from runtime.base.files import atomic_path, sha256_of
+from runtime.base.files import atomic_path, sha256_of_open
 from runtime.model.card import EpochPoint
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.plan import Plan
@@ -108,8 +108,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of ours.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Checkpoint, str]:
+    """As `read_checkpoint`, with the SHA-256 of the content that was read."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # training may replace `path`, but not the open file
+            digest = sha256_of_open(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; train a run first: `python training/run.py`"
@@ -133,9 +141,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if version == 1:
             content = converted(content)
         plan = msgspec.convert(content.pop("plan"), Plan)
-        return Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
+        whole = Checkpoint(plan=plan, **{k: v for k, v in content.items() if k != "format"})
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise UserError(f"{path} is not a whole checkpoint: {first_line(error)}") from error
+    return whole, digest
 
 
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
@@ -167,7 +176,7 @@ def load_trained(run: Path) -> TrainedRun:
         UserError: if its checkpoint cannot be read or does not fit.
     """
     path = run / CHECKPOINT
-    checkpoint = read_checkpoint(path)
+    checkpoint, digest = _read(path)
     plan = checkpoint.plan
     student = _student_with(checkpoint.best_student, plan, path)
     points = [
@@ -181,7 +190,7 @@ def load_trained(run: Path) -> TrainedRun:
         temperature=checkpoint.temperature,
         result=_read_result(run / RESULT) if checkpoint.finished else {},
         history=points,
-        checkpoint_sha256=sha256_of(path),
+        checkpoint_sha256=digest,
         learned={
             kind: LearnedInt8(
                 student=_student_with(found["student"], plan, path),

@@ -115,7 +115,7 @@ def test_an_engine_outside_its_tolerance_is_not_kept(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
-    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
     monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: bad)
     arguments = [str(bundle), "--compute-capability", "8.6"]
     with pytest.raises(VerificationError, match=r"sm86\.engine not kept: top-1 50\.00%"):
@@ -133,7 +133,7 @@ def test_an_engine_that_is_not_kept_does_not_keep_the_others_from_being_built(
 ) -> None:
     bad = Parity(images=360, top1=0.5, reference_top1=0.9, agreement=0.5, max_difference=0.9)
     good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
-    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
     monkeypatch.setattr(
         bundled_engines,
         "verify_engine",
@@ -227,7 +227,7 @@ def test_each_engine_has_a_threshold_of_its_own_answers(
 ) -> None:
     """The fp16 engine is surer of its right answers than the int8 engine, which has wrong ones."""
     good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
-    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
     monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: good)
 
     def answers(_plan: bytes, record: EngineRecord, images: np.ndarray) -> np.ndarray:
@@ -253,6 +253,24 @@ def test_each_engine_has_a_threshold_of_its_own_answers(
     assert f"no threshold for {engines['fp32'].path}: 60 images do not prove" in told
 
 
+@pytest.mark.parametrize("name", ["holdout.npz", "validation.npz"])
+def test_what_an_engine_is_verified_with_is_read_before_the_build(
+    bundle: Path, kept: KeptApart, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build takes minutes, and the engine would not be kept."""
+    (bundle / name).write_bytes(b"no archive")
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
+    monkeypatch.setattr(bundled_engines, "build_engine", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(BundleError, match=rf"{name} cannot be read"):
+        main([str(bundle), "--compute-capability", "8.6"])
+
+
+def test_an_engine_that_does_not_run_here_needs_no_images(bundle: Path) -> None:
+    (bundle / "holdout.npz").unlink()
+    assert main([str(bundle), "--compute-capability", "8.6"]) == 0
+    assert len(read_card(bundle).engines) == 1
+
+
 def test_an_engine_that_did_not_run_has_no_threshold_and_says_so(
     bundle: Path, kept: KeptApart
 ) -> None:
@@ -266,7 +284,7 @@ def test_an_engine_of_a_bundle_without_validation_images_says_why(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = Parity(images=360, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
-    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
     monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: good)
     assert main([str(bundle), "--compute-capability", "8.6"]) == 0
     (engine,) = read_card(bundle).engines

@@ -29,7 +29,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[LoadedEngine | None]:
         return Parity(images=1, top1=1.0, reference_top1=1.0, agreement=1.0, max_difference=0.0)
 
     monkeypatch.setattr(bundled_engines, "verify_engine", verify)
-    monkeypatch.setattr(bundled_engines, "why_not_here", lambda _record: None)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
     return given
 
 

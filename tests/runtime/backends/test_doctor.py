@@ -107,6 +107,12 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
     [
         ({"tensorrt": ()}, "tensorrt", "tensorrt is not installed", "pip install 'tensorrt<12'"),
         (
+            {"tensorrt": (), "card": ORIN},
+            "tensorrt",
+            "tensorrt is not installed",
+            "pip install 'tensorrt-cu12<12' 'cuda-bindings<13' --extra-index-url",
+        ),
+        (
             {"tensorrt": ()},
             "tensorrt-rtx",
             "tensorrt-rtx is not installed",
@@ -135,7 +141,12 @@ def test_a_full_desktop_runs_everything(machine: Callable[..., dict[str, Backend
             "must not hide",
         ),
         ({"broken": True}, "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt<12'"),
-        ({"missing": "built without CUDA"}, "onnx-cuda", "built without", "onnxruntime-gpu"),
+        (
+            {"missing": "built without CUDA"},
+            "onnx-cuda",
+            "built without",
+            "pip uninstall -y onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,",
+        ),
         ({"starts": False}, "onnx-cuda", "does not start", "onnxruntime-gpu[cuda,cudnn]'"),
         ({"starts": False, "card": ORIN}, "onnx-cuda", "does not start", "[cuda,cudnn]<1.27'"),
         (

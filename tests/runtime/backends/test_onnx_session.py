@@ -1,8 +1,11 @@
 """Sessions of ONNX Runtime."""
 
+import importlib
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from runtime import (
     open_classifier,
 )
 from runtime.backends import onnx_provider
+from runtime.backends.diagnosis import diagnose
 from runtime.backends.onnx_session import OnnxSession
 
 
@@ -32,6 +36,61 @@ def test_cuda_is_loaded_from_its_wheels_without_a_word_on_stdout(
     onnx_provider.load_provider.cache_clear()
     assert capsys.readouterr().out == ""
     assert caplog.messages == ["Failed to load libcublasLt.so.13"]
+
+
+def _hollow(_name: str) -> object:
+    return ModuleType("onnxruntime")
+
+
+def _partial(_name: str) -> object:
+    raise ModuleNotFoundError("No module named 'onnxruntime.capi'", name="onnxruntime.capi")
+
+
+def _unloadable(_name: str) -> object:
+    raise ImportError("libonnxruntime.so: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        (_hollow, "it has no InferenceSession"),
+        (_partial, "No module named 'onnxruntime.capi'"),
+        (_unloadable, "cannot open shared object file"),
+    ],
+)
+def test_a_damaged_onnxruntime_is_told_and_how_to_mend_it(
+    toy_bundle: Path, load: Callable[[str], object], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind `pip uninstall onnxruntime` where onnxruntime-gpu was installed, too."""
+    really = importlib.import_module
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: (load if name == "onnxruntime" else really)(name)
+    )
+    mend = "pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime"
+    with pytest.raises(BackendError) as refused:
+        open_classifier(toy_bundle)
+    assert "onnxruntime is damaged" in str(refused.value)
+    assert why in str(refused.value)
+    assert mend in str(refused.value)
+    with pytest.raises(BackendError, match="onnxruntime is damaged") as refused:
+        onnx_provider.load_onnxruntime()
+    assert mend in str(refused.value)
+    found = diagnose()
+    assert found.onnxruntime.startswith("damaged (")
+    assert found.providers == []
+    states = {state.backend: state for state in found.backends}
+    assert states["onnx-cpu"].remedy == mend
+
+
+def test_an_onnxruntime_that_is_not_installed_stays_a_missing_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(name: str) -> object:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ModuleNotFoundError):
+        onnx_provider.load_onnxruntime()
 
 
 def test_a_silent_fallback_of_onnxruntime_is_refused(

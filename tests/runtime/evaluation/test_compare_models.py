@@ -1,6 +1,7 @@
 """`python -m runtime compare`: chance is no loss, a loss is found, and nothing else is compared."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,20 @@ def test_models_of_other_inputs_are_compared_on_a_folder(
         f"{name}/{number}.png" for name in ("red", "green") for number in range(4)
     }
     assert shown.returncode == 3  # 2 to the power of 1 - 8 is below 0.01
+
+
+def test_a_picture_whose_name_is_no_utf8_is_named_by_its_codes(
+    cli: Cli, toy_bundle: Path, other: Path, tmp_path: Path
+) -> None:
+    rename_classes(other, "green", "red", "blue")
+    for name, colour in (("red", (200, 30, 30)), ("green", (30, 200, 30))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        picture = tmp_path / "data" / name / os.fsdecode(b"caf\xe9.png")
+        Image.new("RGB", (32, 32), colour).save(picture)
+    shown = cli("compare", toy_bundle, other, tmp_path / "data", "--json")
+    assert (shown.returncode, shown.stderr.count("Traceback")) == (0, 0)
+    flipped = json.loads(shown.stdout)["flipped"]
+    assert {flip["image"] for flip in flipped} == {"red/caf\\xe9.png", "green/caf\\xe9.png"}
 
 
 def test_a_folder_of_other_classes_is_refused(cli: Cli, toy_bundle: Path, tmp_path: Path) -> None:

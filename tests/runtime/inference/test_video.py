@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,29 @@ def test_a_stream_that_breaks_is_opened_again_with_its_newest_frame(
     assert notes[-1].startswith("rtsp://camera: ")
     assert notes[-1].endswith("frames were dropped")
     assert len(notes) == 2
+
+
+def test_an_error_of_the_reading_thread_ends_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, whoever asks for the next frame would wait for ever."""
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: Stream(1))
+
+    def note(words: str) -> None:
+        if "is opened again" in words:
+            raise BrokenPipeError("nobody reads the notes")
+
+    found: list[BaseException | None] = []
+
+    def read() -> None:
+        try:
+            list(video)
+        except BrokenPipeError as error:
+            found.append(error)
+
+    with Video("rtsp://camera", reconnect=True, note=note) as video:
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        reading.join(timeout=60)
+    assert [str(error) for error in found] == ["nobody reads the notes"]
 
 
 @pytest.mark.parametrize("source", ["rtsp://camera", "0"])
