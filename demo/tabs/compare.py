@@ -201,6 +201,7 @@ def holdout_html(found: HoldoutComparison) -> str:
         f"<small>true: {text(item.truth)}</small></li>"
         for item in found.disagreements
     )
+    notes = "".join(f"<p>Note: {text(note)}.</p>" for note in found.notes)
     gallery = f'<p>Where they differ (first | second):</p><ul class="thumbs">{shown}</ul>'
     return (
         '<article class="holdout" data-testid="holdout">'
@@ -208,7 +209,7 @@ def holdout_html(found: HoldoutComparison) -> str:
         f"({wording.percent(both.agreement)}). The first is right on "
         f"{wording.percent(both.old_top1)}, the second on {wording.percent(both.new_top1)}. "
         f"The largest difference of any probability is {wording.points(found.max_difference)}.</p>"
-        f"<p>{_verdict(both)}</p>{_changed_classes(both)}"
+        f"<p>{_verdict(both)}</p>{notes}{_changed_classes(both)}"
         f"{gallery if found.disagreements else ''}</article>"
     )
 
