@@ -76,8 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             "--api beside a page with a password would be open to all; set "
             f"{TOKEN_VARIABLE} to the token that programs send"
         )
-    # Python's default would end the process at once and leave visitors' uploads behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_by_signals()
     with listen(options.host, options.port) as listener, _private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         # Before Gradio and ONNX Runtime are imported: both would send reports to their makers.
@@ -95,6 +94,17 @@ def main(arguments: Sequence[str]) -> int:
         )
         serve(paths, listener, access, uploads=Path(folder))
     return 0
+
+
+def end_by_signals() -> None:
+    """Lets SIGTERM, and SIGHUP when the terminal is closed, end the process after its clean-up.
+
+    By default both would end it at once and leave visitors' uploads behind.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` lets it be ignored
+        # While uvicorn runs, SIGTERM has another handler, which is as good.
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _credentials(given: str | None) -> tuple[str, str] | None:

@@ -17,10 +17,12 @@ QUIET: dict[str, Any] = {
     "trigger_mode": "multiple",
 }
 # For work that takes a second or more. Few of these run at once, so that an answer that comes at
-# once always finds a thread.
+# once always finds a thread. With "always_last", work that is asked for while the same work is
+# being done is done next; by default Gradio would drop it.
 HEAVY: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "full",
+    "trigger_mode": "always_last",
     "concurrency_id": "heavy",
     "concurrency_limit": 2,
 }
@@ -88,6 +90,22 @@ class TabState:
     picture: gr.State
     had_picture: gr.Checkbox
     pane: gr.State
+
+
+@dataclass
+class Turn:
+    """Which event of one browser tab counts. Events are answered side by side, in any order.
+
+    Attributes:
+        last: the number of the last event.
+    """
+
+    last: int = 0
+
+    def take(self) -> int:
+        """A number for a new event; the events with lower numbers no longer count."""
+        self.last += 1
+        return self.last
 
 
 def no_picture(had_picture: bool, empty: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.service.models import Model
+from demo.service.models import Model, check_unchanged
 from demo.service.picture import Picture
 from runtime.evaluation.compare_models import Compared
 from runtime.evaluation.compare_on_images import answer_holdout
@@ -73,11 +73,13 @@ class HoldoutComparison:
         compared: the figures, with the first model as the old one and the second as the new one.
         max_difference: the largest difference of any probability.
         disagreements: the first few images with different answers.
+        notes: sentences without a stop that a reader of the figures must know.
     """
 
     compared: Compared
     max_difference: float
     disagreements: tuple[Disagreement, ...]
+    notes: tuple[str, ...] = ()
 
 
 def compare_on_picture(first: Model, second: Model, picture: Picture) -> Comparison:
@@ -127,12 +129,14 @@ def compare_on_holdout(
         progress: called with the number of answered images and of all images.
 
     Raises:
-        UserError: the models differ in classes or input, or no bundle has such images.
+        UserError: the models differ in classes or input, no bundle has such images, or one holds
+            another model now.
         BundleError: the file of the images is damaged.
     """
-    both = answer_holdout(
-        first.classifier, second.classifier, note=lambda line: None, progress=progress
-    )
+    for model in (first, second):
+        check_unchanged(model.entry)
+    notes: list[str] = []
+    both = answer_holdout(first.classifier, second.classifier, note=notes.append, progress=progress)
     names, test = both.class_names, both.test
     one, two = both.old.argmax(axis=1), both.new.argmax(axis=1)
     return HoldoutComparison(
@@ -142,4 +146,5 @@ def compare_on_holdout(
             Disagreement(test.images[i], names[test.labels[i]], names[one[i]], names[two[i]])
             for i in np.flatnonzero(one != two)[:_DIFFERENCES_SHOWN]
         ),
+        notes=tuple(notes),
     )

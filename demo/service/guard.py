@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyio import move_on_after
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.formparsers import MultiPartException
 
 from runtime.server.sub_path import path_of
@@ -92,7 +92,8 @@ class Guard:
         if kind == "refused":
             refusal = PlainTextResponse("not found", status_code=404)
         elif kind == "upload" and _announced_bytes(scope) > MAX_UPLOAD_BYTES:
-            refusal = _too_large(MAX_UPLOAD_BYTES)
+            message = f"more than {MAX_UPLOAD_BYTES >> 20} MB at once; send less"
+            refusal = PlainTextResponse(message, status_code=413)
         elif kind == "upload":
             receive = _uploaded(receive, self._uploads)
         elif kind == "call":
@@ -100,11 +101,17 @@ class Guard:
             with move_on_after(CALL_SECONDS) as waiting:
                 body = await _read(receive, MAX_CALL_BYTES)
             if waiting.cancelled_caught:
-                refusal = _too_slow(CALL_SECONDS)
+                refusal = _refused_call(
+                    f"the click did not arrive within {CALL_SECONDS:g} s; try again",
+                    status=408,
+                    headers={"Connection": "close"},
+                )
             elif body is None:
-                refusal = _too_large(MAX_CALL_BYTES)
+                refusal = _refused_call(
+                    "so many files at once are too much; send fewer", status=413
+                )
             elif _names_other_file(body, self._uploads):
-                refusal = PlainTextResponse("files come by upload", status_code=400)
+                refusal = _refused_call("files come by upload", status=400)
             else:
                 receive = _replay(body, receive)
         await (refusal or self._application)(scope, receive, send)
@@ -125,14 +132,11 @@ def _announced_bytes(scope: Scope) -> int:
     return int(length) if length.isdigit() else 0
 
 
-def _too_large(most: int) -> PlainTextResponse:
-    limit = f"{most >> 20} MB" if most >> 20 else f"{most >> 10} kB"
-    return PlainTextResponse(f"more than {limit} at once; send less", status_code=413)
-
-
-def _too_slow(seconds: float) -> PlainTextResponse:
-    message = f"the request did not arrive within {seconds:g} s"
-    return PlainTextResponse(message, status_code=408, headers={"Connection": "close"})
+def _refused_call(
+    message: str, *, status: int, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """A refusal of a click, in the form whose message Gradio's script shows to the visitor."""
+    return JSONResponse({"detail": message}, status_code=status, headers=headers)
 
 
 def _with_headers(send: Send) -> Send:

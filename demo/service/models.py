@@ -15,7 +15,7 @@ from runtime.backends.choice import choose, options
 from runtime.base.errors import UserError
 from runtime.inference.batcher import Batcher
 from runtime.inference.open_classifier import open_classifier
-from runtime.model.bundle import open_bundle
+from runtime.model.bundle import open_bundle, read_card
 from runtime.model.card import Card, InputSpec
 from runtime.model.locate import BUNDLE, find_model
 from runtime.model.preprocess import Limits
@@ -46,6 +46,33 @@ class MenuEntry:
     reason: str | None = None
 
 
+def check_unchanged(entry: MenuEntry, card: Card | None = None) -> None:
+    """Checks that a bundle still holds the model with which the page was started.
+
+    A training that moves the link `runs/latest`, or an export, may have put another one there. What
+    is added to a bundle, such as a precision or an engine, does not change it.
+
+    Args:
+        entry: of the bundle; a lone ONNX file is not checked.
+        card: the bundle's, if it was just read.
+
+    Raises:
+        UserError: the bundle holds another model.
+        BundleError: it is gone or damaged.
+    """
+    if entry.path.suffix == ".onnx":
+        return
+    if _identity(card or read_card(entry.path)) != _identity(entry.card):
+        raise UserError(
+            "the model was replaced on the server since this page was started; "
+            "start the page again to use the new one"
+        )
+
+
+def _identity(card: Card) -> tuple[object, ...]:
+    return card.provenance.checkpoint_sha256, card.class_names, card.input
+
+
 class Model:
     """An open entry. Safe to share between threads.
 
@@ -56,13 +83,18 @@ class Model:
     """
 
     def __init__(self, entry: MenuEntry) -> None:
-        """Opens the entry and runs it once, so that the first picture is answered fast."""
+        """Opens the entry and runs it once, so that the first picture is answered fast.
+
+        Raises:
+            UserError: the entry cannot run, or its bundle holds another model now.
+        """
         self.entry = entry
         # Without it, every click on a model that fails here would keep some of the GPU's memory.
         with ExitStack() as failed:
             self.classifier = failed.enter_context(
                 open_classifier(entry.path, backend=entry.backend, precision=entry.precision)
             )
+            check_unchanged(entry, self.classifier.card)
             self.classifier.reason = entry.reason or self.classifier.reason
             self.classifier.warm_up()
             self.batcher = Batcher(self.classifier)

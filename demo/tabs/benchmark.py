@@ -9,7 +9,7 @@ from demo.look import wording
 from demo.look.charts import Bar, bar_chart
 from demo.look.markup import html_table, notice, text
 from demo.look.panels import PROGRESS, panel
-from demo.service.models import Models
+from demo.service.models import Models, check_unchanged
 from runtime.base.errors import BackendError, UserError
 from runtime.bench.measurement import BenchResult
 from runtime.bench.model_benchmark import BenchSettings, bench_model
@@ -31,21 +31,9 @@ def build(models: Models) -> None:
         button = gr.Button("Measure on this machine", variant="primary", elem_id="measure")
         status = panel(elem_id="measuring")
     shown = panel(EMPTY, elem_id="benchmark")
-    path = models.paths[0]
-    expected = sum(1 for entry in models.entries if entry.path == path)
 
     def on_click(progress: gr.Progress = PROGRESS) -> Iterator[str]:
-        results: list[BenchResult] = []
-        progress((0, expected), desc="Measuring", unit="files")
-        try:
-            # In other processes, so that the page's own memory is not counted as the model's.
-            for result in bench_model(path, _SETTINGS, left_out=_log_left_out, apart=True):
-                results.append(result)
-                yield benchmark_html(results)
-                # After the yield, because a yield ends the progress that was shown before it.
-                progress((len(results), expected), desc="Measuring", unit="files")
-        except UserError as error:
-            yield notice("That did not work", str(error))
+        yield from measured(models, progress)
 
     button.click(
         on_click,
@@ -57,6 +45,24 @@ def build(models: Models) -> None:
         concurrency_id="benchmark",
         concurrency_limit=1,
     )
+
+
+def measured(models: Models, progress: gr.Progress) -> Iterator[str]:
+    """What the panel shows after each file that was measured."""
+    path = models.paths[0]
+    expected = sum(1 for entry in models.entries if entry.path == path)
+    results: list[BenchResult] = []
+    progress((0, expected), desc="Measuring", unit="files")
+    try:
+        check_unchanged(models.entries[0])
+        # In other processes, so that the page's own memory is not counted as the model's.
+        for result in bench_model(path, _SETTINGS, left_out=_log_left_out, apart=True):
+            results.append(result)
+            yield benchmark_html(results)
+            # After the yield, because a yield ends the progress that was shown before it.
+            progress((len(results), expected), desc="Measuring", unit="files")
+    except UserError as error:
+        yield notice("That did not work", str(error))
 
 
 def _log_left_out(error: BackendError) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import gradio as gr
 
 from demo.look.markup import notice
-from demo.look.panels import FORGET_S, QUIET, TabState, model_menu, no_picture, or_notice, panel
+from demo.look.panels import (
+    FORGET_S,
+    QUIET,
+    TabState,
+    Turn,
+    model_menu,
+    no_picture,
+    or_notice,
+    panel,
+)
 from demo.service.models import LIMITS, Models
 from demo.service.picture import Picture, Upload, open_picture
 from demo.tabs import answer, compare, why
@@ -42,7 +51,7 @@ def build(models: Models) -> None:
             explained = why.build(models, state, runs_on)
             compared = compare.build(models, state)
     answer_tab.select(lambda: ANSWER, None, state.pane, **QUIET)
-    turn = gr.State(Turn())
+    turn = gr.State(PictureTurn())
     clicked = gr.on(
         [box.input, examples.click, runs_on.input],
         clicks.answer,
@@ -70,23 +79,16 @@ def _picture_box() -> gr.Image:
 
 
 @dataclass
-class Turn:
-    """Which click of one browser tab counts. Clicks are answered side by side, in any order.
+class PictureTurn(Turn):
+    """Which click of one browser tab counts.
 
     Attributes:
-        last: the number of the last click.
         opening: how many clicks have a new picture in hand.
         key: the model that was chosen last.
     """
 
-    last: int = 0
     opening: int = 0
     key: str = ""
-
-    def take(self) -> int:
-        """A number for a new click; the clicks with lower numbers no longer count."""
-        self.last += 1
-        return self.last
 
     @contextmanager
     def while_opening(self) -> Iterator[None]:
@@ -111,7 +113,7 @@ class _PictureClicks:
         key: str,
         picture: Picture | None,
         had_picture: bool,
-        turn: Turn,
+        turn: PictureTurn,
         event: gr.EventData,
     ) -> tuple[Any, Any, Any, Any]:
         """Answers a new picture, or the last one again with another model.
@@ -133,7 +135,7 @@ class _PictureClicks:
         return None, *self._new(Upload.from_payload(payload), turn, label=None)
 
     def _again(
-        self, picture: Picture | None, had_picture: bool, turn: Turn
+        self, picture: Picture | None, had_picture: bool, turn: PictureTurn
     ) -> tuple[Any, Any, Any]:
         if turn.opening:  # the click with the new picture answers with the model chosen now
             return (gr.skip(),) * 3
@@ -141,14 +143,14 @@ class _PictureClicks:
         html = self._answer(picture, key) if picture else no_picture(had_picture, answer.EMPTY)
         return gr.skip(), gr.skip(), html if mine == turn.last else gr.skip()
 
-    def _new(self, upload: Upload, turn: Turn, *, label: str | None) -> tuple[Any, Any, Any]:
+    def _new(self, upload: Upload, turn: PictureTurn, *, label: str | None) -> tuple[Any, Any, Any]:
         mine = turn.take()
         with turn.while_opening():
             found = self._open(upload, turn, label=label)
         return found if mine == turn.last else (gr.skip(),) * 3
 
     def _open(
-        self, upload: Upload, turn: Turn, *, label: str | None
+        self, upload: Upload, turn: PictureTurn, *, label: str | None
     ) -> tuple[Picture | None, bool, str]:
         try:
             content, specs = upload.read(LIMITS), self.models.input_specs

@@ -1,5 +1,7 @@
 """The pane Compare: two models answer the same picture and the same test images."""
 
+from typing import Any
+
 import gradio as gr
 
 from demo.look import wording
@@ -10,6 +12,7 @@ from demo.look.panels import (
     QUIET,
     PaneUpdate,
     TabState,
+    Turn,
     model_menu,
     no_picture,
     or_notice,
@@ -69,12 +72,13 @@ def build(models: Models, state: TabState) -> PaneUpdate:
             "Compare them on the test images", visible=not clicks.alone, size="md"
         )
         tested = panel(elem_id="tested")
-    asked = [state.pane, state.picture, state.had_picture, first, second]
+    asked = [state.pane, gr.State(Turn()), state.picture, state.had_picture, first, second]
+    tests = gr.State(Turn())
     update = PaneUpdate(clicks.show, asked, [shown])
     update.after(tab.select(lambda: NAME, None, state.pane, **QUIET))
     for box in (first, second):
-        update.after(box.input(lambda: "", None, tested, **QUIET))
-    test_both.click(clicks.test, [first, second], tested, **HEAVY)
+        update.after(box.input(clicks.forget_test, tests, tested, **QUIET))
+    test_both.click(clicks.test, [tests, first, second], tested, **HEAVY)
     return update
 
 
@@ -87,9 +91,22 @@ class _CompareClicks:
         self.empty = ONLY_ONE if self.alone else EMPTY
 
     def show(
+        self,
+        pane: str,
+        turn: Turn,
+        picture: Picture | None,
+        had_picture: bool,
+        first: str,
+        second: str,
+    ) -> Any:
+        """Both answers to the picture, or why there are none."""
+        mine = turn.take()
+        found = self._show(pane, picture, had_picture, first, second)
+        return found if mine == turn.last else gr.skip()
+
+    def _show(
         self, pane: str, picture: Picture | None, had_picture: bool, first: str, second: str
     ) -> str:
-        """Both answers to the picture, or why there are none."""
         if self.alone:
             return self.empty
         if picture is None:
@@ -103,8 +120,14 @@ class _CompareClicks:
 
         return or_notice(html)
 
-    def test(self, first: str, second: str, progress: gr.Progress = PROGRESS) -> str:
+    def forget_test(self, turn: Turn) -> str:
+        """Another model was chosen: a test of the former two that still runs is not shown."""
+        turn.take()
+        return ""
+
+    def test(self, turn: Turn, first: str, second: str, progress: gr.Progress = PROGRESS) -> Any:
         """Both models on the test images."""
+        mine = turn.take()
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Asking both", unit="images")
@@ -113,7 +136,8 @@ class _CompareClicks:
             models = self.models.open(first), self.models.open(second)
             return holdout_html(compare_on_holdout(*models, progress=report))
 
-        return or_notice(html)
+        found = or_notice(html)
+        return found if mine == turn.last else gr.skip()
 
 
 def comparison_html(picture: Picture, found: Comparison) -> str:
@@ -177,6 +201,7 @@ def holdout_html(found: HoldoutComparison) -> str:
         f"<small>true: {text(item.truth)}</small></li>"
         for item in found.disagreements
     )
+    notes = "".join(f"<p>Note: {text(note)}.</p>" for note in found.notes)
     gallery = f'<p>Where they differ (first | second):</p><ul class="thumbs">{shown}</ul>'
     return (
         '<article class="holdout" data-testid="holdout">'
@@ -184,7 +209,7 @@ def holdout_html(found: HoldoutComparison) -> str:
         f"({wording.percent(both.agreement)}). The first is right on "
         f"{wording.percent(both.old_top1)}, the second on {wording.percent(both.new_top1)}. "
         f"The largest difference of any probability is {wording.points(found.max_difference)}.</p>"
-        f"<p>{_verdict(both)}</p>{_changed_classes(both)}"
+        f"<p>{_verdict(both)}</p>{notes}{_changed_classes(both)}"
         f"{gallery if found.disagreements else ''}</article>"
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from demo.look import wording
 from demo.look.markup import LOSSLESS, notice, picture_uri, text
-from demo.look.panels import HEAVY, PROGRESS, model_menu, or_notice, panel
+from demo.look.panels import HEAVY, PROGRESS, Turn, model_menu, or_notice, panel
 from demo.service.guard import MAX_UPLOAD_BYTES
 from demo.service.models import LIMITS, Model, Models
 from demo.service.picture import Upload
@@ -48,23 +48,39 @@ def build(models: Models) -> None:
         with gr.Column():
             grid = panel(EMPTY, elem_id="grid")
 
-    def on_upload(
-        payload: list[dict[str, Any]] | None, key: str, progress: gr.Progress = PROGRESS
-    ) -> tuple[Any, Any]:
-        if not payload:
-            return gr.skip(), gr.skip()
-        uploads = [Upload.from_payload(file) for file in payload]
-        # None empties the box, which makes it ready for the next pictures.
-        return or_notice(lambda: _many_html(models, key, uploads, progress)), None
-
     box.upload(
-        on_upload,
-        [box, runs_on],
+        _ManyClicks(models).answer,
+        [box, runs_on, gr.State(Turn())],
         [grid, box],
         preprocess=False,
         show_progress_on=grid,
-        **HEAVY,
+        # Pictures that are added while others are answered lie in the box with them; once these are
+        # answered, the box is empty.
+        **HEAVY | {"trigger_mode": "multiple"},
     )
+
+
+class _ManyClicks:
+    """What happens when pictures come."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+
+    def answer(
+        self,
+        payload: list[dict[str, Any]] | None,
+        key: str,
+        turn: Turn,
+        progress: gr.Progress = PROGRESS,
+    ) -> tuple[Any, Any]:
+        """The new values of the grid and of the box."""
+        if not payload:
+            return gr.skip(), gr.skip()
+        mine = turn.take()
+        uploads = [Upload.from_payload(file) for file in payload]
+        html = or_notice(lambda: _many_html(self.models, key, uploads, progress))
+        # None empties the box, which makes it ready for the next pictures.
+        return html if mine == turn.last else gr.skip(), None
 
 
 def _many_html(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:

@@ -17,6 +17,7 @@ from demo.look.panels import (
     QUIET,
     PaneUpdate,
     TabState,
+    Turn,
     no_picture,
     or_notice,
     panel,
@@ -64,7 +65,7 @@ def build(models: Models, state: TabState, runs_on: gr.Dropdown) -> PaneUpdate:
     with gr.Tab("Why") as tab:
         shown = panel(EMPTY, elem_id="why")
         label = gr.Dropdown([], label="Look at another label", visible=False, filterable=False)
-    asked = [state.picture, state.had_picture, runs_on]
+    asked = [gr.State(Turn()), state.picture, state.had_picture, runs_on]
     update = PaneUpdate(clicks.show, [state.pane, *asked], [label, shown])
     update.after(tab.select(lambda: NAME, None, state.pane, **QUIET))
     label.input(clicks.look_at, [label, *asked], shown, **HEAVY)
@@ -80,12 +81,25 @@ class _WhyClicks:
     def show(
         self,
         pane: str,
+        turn: Turn,
         picture: Picture | None,
         had_picture: bool,
         key: str,
         progress: gr.Progress = PROGRESS,
-    ) -> tuple[Any, str]:
+    ) -> tuple[Any, Any]:
         """The labels to choose from, and the explanation of the most probable one."""
+        mine = turn.take()
+        found = self._show(pane, picture, had_picture, key, progress)
+        return found if mine == turn.last else (gr.skip(), gr.skip())
+
+    def _show(
+        self,
+        pane: str,
+        picture: Picture | None,
+        had_picture: bool,
+        key: str,
+        progress: gr.Progress,
+    ) -> tuple[Any, str]:
         if picture is None:
             return gr.update(visible=False), no_picture(had_picture, EMPTY)
         if pane != NAME:
@@ -96,21 +110,26 @@ class _WhyClicks:
         except UserError as error:
             return gr.update(visible=False), notice("That did not work", str(error))
         menu = [(model.card.class_names[index], index) for index in best]
-        shown = self.look_at(best[0], picture, had_picture, key, progress)
+        shown = self._explanation(best[0], picture, key, progress)
         return gr.update(choices=menu, value=best[0], visible=True), shown
 
     def look_at(
         self,
         index: int,
+        turn: Turn,
         picture: Picture | None,
         had_picture: bool,
         key: str,
         progress: gr.Progress = PROGRESS,
-    ) -> str:
+    ) -> Any:
         """The explanation of the class with this index."""
+        mine = turn.take()
         if picture is None:
             return no_picture(had_picture, EMPTY)
+        found = self._explanation(index, picture, key, progress)
+        return found if mine == turn.last else gr.skip()
 
+    def _explanation(self, index: int, picture: Picture, key: str, progress: gr.Progress) -> str:
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Covering spot after spot", unit="covers")
 

@@ -16,6 +16,10 @@ from runtime.model.card import HOLDOUT_FILE
 from runtime.model.holdout import Labelled, read_holdout
 
 _BATCH = 32
+# The page shows these words, too.
+_ON_A_FOLDER = (
+    "`python -m runtime compare OLD NEW DATA` compares them on a folder of labelled images"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def answer_holdout(
         raise UserError(
             f"the models see different images (input {old.card.input.size} px and "
             f"{new.card.input.size} px, or another crop or fit), so test images that are prepared "
-            "for one do not suit the other; name a folder of labelled images as the third argument"
+            f"for one do not suit the other; {_ON_A_FOLDER}"
         )
     holdout = _holdout(old, new, positions, note)
     found: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
@@ -131,12 +135,12 @@ def _holdout(
     if first is None and second is None:
         raise UserError(
             f"neither {old.source} nor {new.source} has held-out test images beside it; "
-            "name a folder of labelled images as the third argument"
+            f"{_ON_A_FOLDER}"
         )
     if first is not None and second is not None and not _same(first, second):
         note(
-            "the two bundles hold different test images; those of the old one are used. If the "
-            "new model was trained on them, it looks better than it is"
+            "the two bundles hold different test images; those of the first one are used. If the "
+            "second model was trained on them, it looks better than it is"
         )
     if first is not None:
         return first

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -75,6 +76,50 @@ def test_it_says_which_run_it_shows_and_where(
         assert served.printed[0] == "model: runs/colours-toy-ce-s0"
         assert "on onnx-cpu in fp32: the best that runs here; onnx-cuda:" in served.printed[1]
         assert httpx.get(served.url).status_code == 200
+
+
+# The command with a stand-in for the page, which gets a signal while it is served.
+SIGNALLED = """
+import signal, sys
+from types import SimpleNamespace
+import uvicorn
+from demo import app
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        signal.raise_signal(getattr(signal, sys.argv[2]))
+        self.should_exit |= sys.argv[3] == "nohup"
+
+def serve(paths, listener, access, *, uploads):
+    (uploads / "upload.png").touch()
+    Server(uvicorn.Config(None, lifespan="off", log_level="error")).run(sockets=[listener])
+    print("served to its end")
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[3] == "nohup" else signal.SIG_DFL)
+sys.modules["demo.server"] = SimpleNamespace(Access=SimpleNamespace, serve=serve)
+sys.exit(app.main([sys.argv[1], "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "by", "printed"),
+    [("SIGTERM", "", ""), ("SIGHUP", "", ""), ("SIGHUP", "nohup", "served to its end\n")],
+)
+def test_whatever_ends_the_page_leaves_no_upload_behind(
+    name: str, by: str, printed: str, toy_bundle: Path, tmp_path: Path
+) -> None:
+    """SIGHUP comes when the terminal is closed; under nohup, the page then goes on."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, toy_bundle, name, by],
+        cwd=APP.parents[1],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, printed), ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

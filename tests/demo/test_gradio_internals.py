@@ -5,6 +5,8 @@ A test here fails when a new version changes such a part. Then read `page.py`, `
 """
 
 import inspect
+import re
+from pathlib import Path
 
 import gradio as gr
 import gradio.routes
@@ -65,6 +67,17 @@ def test_the_paths_that_the_guard_knows_are_gradios() -> None:
     source = inspect.getsource(gradio.routes)
     for path in (_UPLOAD, *_CALLS):
         assert f'"{path.removeprefix(_API)}"' in source, path
+
+
+def test_a_refusal_of_a_click_is_shown_by_its_detail() -> None:
+    """`guard._refused_call` has this form. Another one is shown as a complaint about JSON."""
+    folder = Path(gradio.__file__).parent / "templates/frontend/assets"
+    script = next(
+        text
+        for path in folder.glob("index-*.js")
+        if "queue/join" in (text := path.read_text(encoding="utf-8"))
+    )
+    assert re.search(r"message:\w+\?\w+:(\w+)\.detail\|\|\1\.error", script)
 
 
 def test_an_upload_is_named_by_the_keys_that_are_read() -> None:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tqdm import tqdm
 
 from runtime.base.files import write_atomic
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 JOURNAL = "journal.jsonl"
 _EVENTS_VERSION = "brain.Event:2"
@@ -104,6 +106,9 @@ class Progress:
         if self._quiet or not sys.stderr.isatty():
             yield
             return
+        # Commands that only word figures import this module, too, also where tqdm is missing.
+        from tqdm import tqdm
+
         words = f"epoch {epoch}/{self._epochs}"
         with tqdm(total=steps, initial=step, desc=words, unit="step", leave=False) as self._bar:
             yield

@@ -16,7 +16,6 @@ import msgspec
 from runtime.base.errors import UserError
 from training.config.archs import check_arch
 from training.config.recipe import FOLDER, SUFFIXES, Recipe, laid_on, recipe_from_values
-from training.config.yaml_file import read_yaml
 
 SPACES = FOLDER.parent / "spaces"
 Value: TypeAlias = str | int | float | bool | list[Any]
@@ -62,6 +61,8 @@ def read_space(name: str, *, arch: str, recipe: Recipe) -> Space:
         if not path.exists():
             known = ", ".join(sorted(each.stem for each in SPACES.glob("*.yaml")))
             raise UserError(f"space {name!r} is unknown; expected one of {known}, or a .yaml file")
+    from training.config.yaml_file import read_yaml  # so that a command without PyYAML can say so
+
     values = read_yaml(path)
     if not values:
         raise UserError(f"space {path} is empty; expected lines such as `fit: [crop, letterbox]`")

@@ -61,6 +61,26 @@ def test_models_of_different_classes_are_compared_by_name(
         models.close()
 
 
+def test_the_page_says_what_the_reader_of_the_figures_must_know(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "bundle"
+    shutil.copytree(toy_bundle, other)
+    with np.load(toy_bundle / "holdout.npz") as holdout:
+        arrays = {**holdout}
+    np.savez(other / "holdout.npz", **arrays | {"images": arrays["images"] // 2})
+    models = Models([toy_bundle, other])
+    try:
+        tested = compare_on_holdout(
+            models.first, models.open(models.rival), progress=lambda *_: None
+        )
+    finally:
+        models.close()
+    assert "Note: the two bundles hold different test images; those of the first" in holdout_html(
+        tested
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
 def test_a_damaged_holdout_is_one_clear_line(
     content: bytes, toy_bundle: Path, tmp_path: Path

@@ -82,8 +82,9 @@ def test_a_call_reaches_gradio_whole_and_the_answer_carries_our_headers() -> Non
 @pytest.mark.parametrize("announced", [None, 600 << 10])
 def test_a_large_call_is_refused(announced: int | None) -> None:
     behind = Behind()
-    status, _ = request(behind, "POST", CALL, [b"x" * (300 << 10)] * 2, announced=announced)
+    status, headers = request(behind, "POST", CALL, [b"x" * (300 << 10)] * 2, announced=announced)
     assert (status, behind.bodies) == (413, [])
+    assert headers["content-type"] == "application/json", "Gradio's script reads no other form"
 
 
 def test_a_large_upload_is_refused_when_it_says_so_and_cut_when_it_does_not(

@@ -6,12 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import demo.service.models
+from demo.service.comparison import compare_on_holdout
 from demo.service.models import Models
+from demo.tabs.benchmark import measured
 from runtime.base.errors import BackendError, UserError
 from runtime.inference.classifier import Classifier
+from runtime.model.bundle import read_card, write_card
 
 
 def test_the_menu_begins_with_the_best_and_refuses_what_it_does_not_hold(models: Models) -> None:
@@ -63,6 +67,41 @@ def test_a_model_that_does_not_warm_up_gives_its_memory_back(
             models.open("0:onnx-cpu:fp16")
     assert [classifier.precision for classifier in closed] == ["fp16"]
     models.close()
+
+
+def test_a_bundle_that_was_replaced_is_not_mixed_with_what_the_page_shows(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    """As when a training moves `runs/latest`. A bundle that only grew is the same model."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    models = Models([bundle])
+    card = read_card(bundle)
+    try:
+        write_card(bundle, msgspec.structs.replace(card, files=card.files[::-1]))
+        other = models.open("0:onnx-cpu:fp16")
+        assert compare_on_holdout(models.first, other, progress=lambda *_: None).compared.images
+        provenance = msgspec.structs.replace(card.provenance, checkpoint_sha256="1" * 64)
+        write_card(bundle, msgspec.structs.replace(card, provenance=provenance))
+        with pytest.raises(UserError, match="the model was replaced on the server"):
+            compare_on_holdout(models.first, other, progress=lambda *_: None)
+        (shown,) = measured(models, progress=lambda *_, **__: None)
+        assert "start the page again" in shown
+    finally:
+        models.close()
+
+
+def test_no_file_of_a_bundle_that_was_replaced_is_opened(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    models = Models([bundle])
+    card = read_card(bundle)
+    try:
+        write_card(bundle, msgspec.structs.replace(card, class_names=card.class_names[::-1]))
+        with pytest.raises(UserError, match="the model was replaced on the server"):
+            models.open("0:onnx-cpu:fp16")
+    finally:
+        models.close()
 
 
 def test_a_lone_onnx_file_has_a_page_too(toy_bundle: Path) -> None:

@@ -179,6 +179,47 @@ def test_a_missing_package_is_named_with_its_extra(
     )
 
 
+# Imports nothing but what a bare `pip install .` brings, and asks each entry point for its help.
+BARE = """
+import importlib, sys
+from importlib.abc import MetaPathFinder
+brought = {{"demo", "export", "runtime", "training", "msgspec", "numpy", "onnxruntime", "PIL"}}
+class Bare(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in brought and top not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
+sys.meta_path.insert(0, Bare())
+sys.argv[1:] = ["--help"]
+for entry in {entries}:
+    try:
+        importlib.import_module(entry).command()
+    except SystemExit as ended:
+        assert ended.code == 0, entry
+"""
+
+
+def test_every_command_has_its_help_where_no_extra_is_installed() -> None:
+    scripts = [
+        path for folder in ("demo", "export", "training") for path in ROOT.glob(f"{folder}/*.py")
+    ]
+    entries = sorted(
+        f"{path.parent.name}.{path.stem}"
+        for path in scripts
+        if "\ndef command(" in path.read_text(encoding="utf-8")
+    )
+    assert len(entries) > 10
+    ended = subprocess.run(
+        [sys.executable, "-c", BARE.format(entries=entries)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("usage: ") == len(entries)
+
+
 def checkout(folder: Path) -> Path:
     """What makes a checkout: its project file, one script, and the package that it needs."""
     (folder / "training").mkdir(parents=True)

@@ -124,7 +124,7 @@ def test_a_lone_file_is_compared_on_the_bundle_of_the_other(
         assert shown.stdout.startswith("24 images: top-1 100.00% old, 100.00% new\n")
     shown = cli("compare", lone, lone)
     assert shown.returncode == 2
-    assert "has held-out test images beside it; name a folder of labelled" in shown.stderr
+    assert "has held-out test images beside it; `python -m runtime compare OLD" in shown.stderr
 
 
 def test_other_test_images_in_the_new_bundle_are_told(
@@ -135,7 +135,7 @@ def test_other_test_images_in_the_new_bundle_are_told(
     np.savez(other / "holdout.npz", **arrays)
     shown = cli("compare", toy_bundle, other)
     assert shown.returncode == 0
-    assert "hold different test images; those of the old one are used" in shown.stderr
+    assert "hold different test images; those of the first one are used" in shown.stderr
     assert shown.stdout.startswith("24 images")
 
 
