@@ -475,7 +475,12 @@ def test_trials_that_ended_early_have_no_accuracy_in_the_table_and_the_picture(
         for number in range(10)
     }
     drawn: list[list[tuple[float, float]]] = []
-    monkeypatch.setattr(reporting, "front_of", lambda points: drawn.append(points) or [])
+
+    def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        drawn.append(points)
+        return []
+
+    monkeypatch.setattr(reporting, "front_of", front)
     draw_search(tmp_path / "search.png", search)
     assert sorted(accuracy for _, accuracy in drawn[0]) == sorted(finished.values())
 
