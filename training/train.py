@@ -23,7 +23,7 @@ from training.engine.device import choose_device, device_name, keep_freed_memory
 from training.engine.execution import execution_of
 from training.engine.heartbeat import LostProcessError
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
-from training.engine.joint_start import load_data
+from training.engine.joint_start import check_same_plan, load_data
 from training.engine.process_group import ProcessGroup, open_group, started_by_torchrun, watched
 from training.engine.resharding import goes_on_with, shared_out_words
 from training.engine.start_trainer import start_trainer
@@ -67,7 +67,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     execution_of(recipe, device)  # what is not possible here is told before data are decoded
     progress = Progress(epochs=recipe.epochs, quiet=not group.is_main)
     if options.out is None:
-        check_latest()
+        group.on_main(check_latest)
     else:
         group.on_main(partial(check_out, options.out, resume=options.resume))
     dataset, check = load_data(options, recipe, group)
@@ -79,6 +79,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         recipe = fit_batch(recipe, dataset, say=progress.say, processes=group.world_size)
     teacher = group.on_all(lambda: _teacher(options, dataset))
     plan = _plan(options, recipe, dataset, group, teacher)
+    check_same_plan(plan, group)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
     # It also reads the checkpoint for all, because other hosts may not see its folder.

@@ -15,6 +15,7 @@ import pytest
 
 from runtime.base.errors import UserError
 from training import tune
+from training.config.command_words import stated_command
 from training.config.options import Options
 from training.config.recipe import load_recipe
 from training.tuning.search_space import Space, ends_of
@@ -93,6 +94,15 @@ def test_a_mistake_is_told_before_anything_is_trained(
     with pytest.raises(UserError, match=says):
         tune.main([*STUDENT, *words])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["--no-drg"], ["--no-drg", "--no-dsr"], ["--drg"]])
+def test_the_stated_command_asks_for_the_same_search(words: list[str]) -> None:
+    parser = tune._parser()
+    asked = parser.parse_args([*STUDENT, *words])
+    _, script, *stated = shlex.split(stated_command("training/tune.py", vars(asked), parser))
+    assert script == "training/tune.py"
+    assert parser.parse_args(stated) == asked
 
 
 @pytest.fixture

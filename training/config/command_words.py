@@ -18,8 +18,9 @@ def words_of(values: Mapping[str, object], parser: ArgumentParser) -> list[str]:
     """The words of a command line that `parser` reads as `values`; defaults are left out.
 
     Args:
-        values: by name, as in the parser's result. True is written as a flag, a list as one option
-            for each of its items, None not at all.
+        values: by name, as in the parser's result. True is written as a flag, False, where it is
+            not the default, as `--no-a-name`, a list as one option for each of its items, None not
+            at all.
         parser: has an option `--a-name` for each name `a_name`.
     """
     words = []
@@ -27,8 +28,8 @@ def words_of(values: Mapping[str, object], parser: ArgumentParser) -> list[str]:
         if value is None or value == parser.get_default(name):
             continue
         option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
         else:
             for item in value if isinstance(value, list) else [value]:
                 words += _option_with_value(option, item)

@@ -1,4 +1,4 @@
-"""The data of a run in each of its processes, which all must be able to read the same."""
+"""The data and the plan of a run in each of its processes, which must be the same in all."""
 
 import socket
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 
 from runtime.base.errors import UserError
 from training.config.options import Options
+from training.config.plan import Plan, differences
 from training.config.recipe import Recipe
 from training.data import Dataset, load_stated
 from training.data.data_check import DataCheck, checked_data
@@ -41,6 +42,26 @@ def load_data(
     dataset = group.on_all(own)
     group.on_main(_sameness(group.gather((socket.gethostname(), dataset.digest()))))
     return dataset, check
+
+
+def check_same_plan(plan: Plan, group: ProcessGroup) -> None:
+    """Checks that all processes train the same: each host has files and a command line of its own.
+
+    Raises:
+        UserError: in every process, if the recipe, the weights, the teacher or an option differ.
+    """
+    found: list[tuple[str, Plan]] = group.gather((socket.gethostname(), plan))
+
+    def compare() -> None:
+        for rank, (host, own) in enumerate(found):
+            if apart := differences(plan, own):
+                raise UserError(
+                    f"process {rank} on {host} is to train something else than process 0 on "
+                    f"{found[0][0]} ({'; '.join(apart)}); all hosts of a run need the same "
+                    "options, and the same files behind them"
+                )
+
+    group.on_main(compare)
 
 
 def _sameness(found: list[tuple[str, str]]) -> Callable[[], None]:

@@ -116,14 +116,25 @@ def started_by_torchrun() -> tuple[int, int]:
 
 @contextmanager
 def open_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """The group of this process while the block runs: NCCL between GPUs, gloo between CPUs."""
+    """The group of this process while the block runs: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        UserError: the processes cannot be connected.
+    """
     _, world_size = started_by_torchrun()
     if world_size == 1:
         yield ProcessGroup()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:  # no connection; a variable of torchrun is missing
+        raise UserError(
+            f"this process cannot join the {world_size} of its run ({first_line(error)}); start "
+            "them with torchrun, on hosts that reach each other on all TCP ports"
+        ) from error
     try:
         yield ProcessGroup(distributed.get_rank(), world_size)
     finally:

@@ -37,7 +37,10 @@ class PsKd(Method):
         """The cross-entropy against labels mixed with former probabilities."""
         bank, steps = self.get_buffer("bank"), self.get_buffer("steps")
         logits = student(batch.images).logits
-        alpha = _LAST_ALPHA * (torch.floor(steps / self._steps_per_epoch) + 1) / self._epochs
+        # CUDA multiplies by 1 / steps_per_epoch, rounded: a whole quotient may come out a little
+        # less, and half a step more is never less than it.
+        epochs = torch.floor((steps + 0.5) / self._steps_per_epoch)
+        alpha = _LAST_ALPHA * (epochs + 1) / self._epochs
         former = bank.index_select(0, batch.rows)
         hard = F.one_hot(batch.labels, former.shape[1]).float()
         targets = torch.lerp(hard, former, alpha)

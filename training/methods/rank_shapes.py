@@ -42,9 +42,11 @@ class RankShape:
         standardised: whether `dsr_tau` takes the place of the temperature. The teacher's averages
             are then those of probabilities instead of those of scores.
         shuffled: whether the teacher's ranks are in another order than the student's.
+        fewest_classes: of fewer classes, all pictures have the same shape.
     """
 
     scores: Callable[[Tensor], Tensor]
+    fewest_classes: int = 2
     standardised: bool = False
     shuffled: bool = False
 
@@ -95,10 +97,12 @@ def standardise(scores: Tensor) -> Tensor:
 
 RANK_SHAPES = {
     "paper": RankShape(sorted_upwards),
-    "below-first": RankShape(_without_largest),
-    "standardised": RankShape(lambda z: standardise(sorted_upwards(z)), standardised=True),
+    "below-first": RankShape(_without_largest, fewest_classes=3),
+    "standardised": RankShape(
+        lambda z: standardise(sorted_upwards(z)), standardised=True, fewest_classes=3
+    ),
     "standardised-below-first": RankShape(
-        lambda z: standardise(_without_largest(z)), standardised=True
+        lambda z: standardise(_without_largest(z)), standardised=True, fewest_classes=4
     ),
     "shuffled-ranks": RankShape(sorted_upwards, shuffled=True),
 }

@@ -9,17 +9,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from runtime.base.errors import UserError
 from training.data.batches import Batch
-from training.methods.method import LAST, Method, Student, Terms, without_target
+from training.methods.method import LAST, Method, Setting, Student, Terms, without_target
 
 _WEIGHT = 0.1  # CIFAR-100; TinyImageNet 1.0
 _UPSAMPLING = 2
+_FEWEST_CLASSES = 3  # of two, one is left beside the label, and its share is always 1
 
 
 class ZipfLs(Method):
     """CE + λ KL( Zipf of the votes' ranks ‖ σ(z) ), both over all classes but the label."""
 
     term_names = ("cross_entropy", "zipf")
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        if setting.num_classes < _FEWEST_CLASSES:
+            raise UserError(
+                f"the method zipf-ls ranks the classes beside the label, of which there is one "
+                f"here; expected {_FEWEST_CLASSES} classes or more; choose another method"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:

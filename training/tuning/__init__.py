@@ -1,5 +1,5 @@
 """The search of settings: spaces, trials, and what was found.
 
 It imports studies, records, networks and config, and nothing that trains in this process; Optuna is
-imported by `proposals`, `search` and `search_report` alone.
+imported by `proposals`, `proposer`, `search`, `search_report` and `trial_journal` alone.
 """

@@ -10,8 +10,6 @@ from time import monotonic, sleep
 from typing import TypeAlias
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from runtime.base.errors import UserError
@@ -21,26 +19,23 @@ from training.studies.local_runs import LocalRuns
 from training.studies.place import Place
 from training.studies.pool import GRACE_SECONDS
 from training.studies.study_run import StudyRun
-from training.tuning.proposals import distribution_of, own_values, plain
+from training.tuning.proposals import own_values, plain
+from training.tuning.proposer import MACS, MILLISECONDS, REFUSED, Proposer, shape_of
 from training.tuning.search_space import Space
+from training.tuning.trial_journal import open_trials
 from training.tuning.trial_runs import (
     Bounds,
     Outcome,
     SearchSettings,
-    cost_of_trial,
     judged,
     run_of_trial,
     validation_of,
 )
 
-STORAGE = "trials.journal"  # Optuna's
 _NAME = "tune"
 _POLL_SECONDS = 0.2
-_MOST_REFUSED = 200  # proposals in a row beyond a bound: then there is nothing within it
 # The median rule begins after this many finished trials, and after a third of a run's epochs.
 _TRIALS_BEFORE_PRUNING = 4
-_REFUSED = "refused"  # why a proposal was not trained
-MACS, MILLISECONDS, PARAMETERS = "macs", "ms", "params"
 # Milliseconds of a finished run's engine or file, measured by commands.
 Latency: TypeAlias = Callable[[StudyRun], float]
 
@@ -59,12 +54,10 @@ class Search:
     ) -> None:
         settings.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space = {key: distribution_of(key, each) for key, each in space.items()}
         self._settings, self._bounds, self._latency = settings, bounds, latency
-        self._known_latency: dict[tuple[str, float, int | None], float] = {}
         third = max(1, settings.recipe.epochs // 3)
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(settings.folder / STORAGE))),
+            storage=open_trials(settings.folder),
             pruner=optuna.pruners.MedianPruner(_TRIALS_BEFORE_PRUNING, third),
             study_name=_NAME,
             direction="maximize",
@@ -73,6 +66,7 @@ class Search:
         # The first trial is the recipe as it is, so that no search ends with less than that.
         if not self.study.get_trials(deepcopy=False) and (own := own_values(space, settings)):
             self.study.enqueue_trial(own)
+        self._proposer = Proposer(self.study, space, settings, bounds)
         self._running: list[tuple[Trial, StudyRun]] = []
         self._place = place or LocalRuns()
         self._told: dict[int, set[int]] = {  # epochs, by the trial's number
@@ -113,16 +107,17 @@ class Search:
             UserError: if no proposal is within the bounds.
         """
         begun = [each for each in self.trials() if each.state == TrialState.RUNNING]
-        runs = [run for each in begun if judged(run := self.run_of(each)) is None]
+        going_on = [taken[1] for each in begun if (taken := self._proposer.begun(each))]
+        runs = [run for run in going_on if judged(run) is None]
         while len(self.trials()) < trials:
-            runs.append(self._proposed()[1])
+            runs.append(self._proposer.proposed()[1])
         return runs
 
     def trials(self) -> list[FrozenTrial]:
         """All trials so far, without proposals beyond a bound."""
         found = self.study.get_trials(deepcopy=False)
         begun = [each for each in found if each.state != TrialState.WAITING]
-        return [each for each in begun if _REFUSED not in each.user_attrs]
+        return [each for each in begun if REFUSED not in each.user_attrs]
 
     def run_of(self, trial: FrozenTrial) -> StudyRun:
         """The run of a trial."""
@@ -156,60 +151,19 @@ class Search:
     ) -> None:
         while len(self._running) < jobs:
             if waiting:
-                frozen = waiting.pop(0)
-                trial, run = Trial(self.study, frozen._trial_id), self.run_of(frozen)
+                if (taken := self._proposer.begun(waiting.pop(0))) is None:
+                    continue
+                trial, run = taken
                 if judged(run) is not None:  # it was finished while no search looked at it
                     self._tell_epochs(trial, run)
                     self._close(trial, run, 0, outcome)
                     continue
             elif len(self.trials()) < trials:
-                trial, run = self._proposed()
+                trial, run = self._proposer.proposed()
             else:
                 return
             self._place.start(run, jobs)
             self._running.append((trial, run))
-
-    def _proposed(self) -> tuple[Trial, StudyRun]:
-        """The next trial that is to be trained; others are told to Optuna without a training."""
-        reason = ""
-        for _ in range(_MOST_REFUSED):
-            # The sampler depends on how many trials there are and how those that have ended did,
-            # and not on what this process has drawn before. So a search of one job that was stopped
-            # proposes what it would have; of several jobs, their speed decides which have ended.
-            number = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = optuna.samplers.TPESampler(
-                seed=self._settings.seed * 100_003 + number, multivariate=True
-            )
-            trial = self.study.ask(self._space)
-            try:
-                run = run_of_trial(trial.number, plain(trial.params), self._settings)
-            except UserError as error:  # two values that a recipe cannot have together
-                reason = str(error)
-            else:
-                reason = self._cost(trial, run)
-                if not reason:
-                    return trial, run
-            trial.set_user_attr(_REFUSED, reason)
-            self.study.tell(trial, state=TrialState.PRUNED)
-        raise UserError(
-            f"{_MOST_REFUSED} proposals in a row were refused, the last because {reason}; "
-            "widen the space, or raise the bound"
-        )
-
-    def _cost(self, trial: Trial, run: StudyRun) -> str:
-        """Notes what the student costs; says so if that is beyond a bound."""
-        params, macs = cost_of_trial(run, self._settings)
-        trial.set_user_attr(PARAMETERS, params)
-        trial.set_user_attr(MACS, macs)
-        if (most := self._bounds.macs) is not None:
-            trial.set_constraint(MACS, macs - most)
-            if macs > most:
-                return f"its student has {macs:,} MACs, and the most is {most:,.0f}"
-        known = self._known_latency.get(_shape(run))
-        if known is not None and (most := self._bounds.milliseconds) is not None and known > most:
-            trial.set_constraint(MILLISECONDS, known - most)
-            return f"its student takes {known:.2f} ms, and the most is {most:g}"
-        return ""
 
     def _look(self, outcome: Outcome) -> None:
         """Tells Optuna what the journals and the runs that have ended say."""
@@ -247,10 +201,7 @@ class Search:
         trial.set_user_attr("nll", found.validation_nll)
         trial.set_user_attr("seconds", found.seconds)
         if (most := self._bounds.milliseconds) is not None:
-            shape = _shape(run)
-            if shape not in self._known_latency:
-                self._known_latency[shape] = self._latency(run)
-            taken = self._known_latency[shape]
+            taken = self._latency_of(run)
             trial.set_user_attr(MILLISECONDS, taken)
             trial.set_constraint(MILLISECONDS, taken - most)
         self.study.tell(trial, found.validation_top1)
@@ -258,6 +209,24 @@ class Search:
         words = f"best {float(best.value or 0):.2%}, trial {best.number}" if best else "no best yet"
         said = f"{_words(trial)}: validation top-1 {found.validation_top1:.2%} ({words})"
         print(said, flush=True)  # noqa: T201
+
+    def _has_to_be_timed(self, run: StudyRun) -> bool:
+        bounded = self._bounds.milliseconds is not None
+        return bounded and shape_of(run) not in self._proposer.known_latency
+
+    def _latency_of(self, run: StudyRun) -> float:
+        """Measured once for each shape. The other trainings, which would slow it, stand still."""
+        known = self._proposer.known_latency
+        if self._has_to_be_timed(run):
+            others = [other for _, other in self._running]
+            try:
+                for other in others:
+                    self._place.stand(other, still=True)
+                known[shape_of(run)] = self._latency(run)
+            finally:
+                for other in others:
+                    self._place.stand(other, still=False)
+        return known[shape_of(run)]
 
     def _end(self, run: StudyRun) -> None:
         """Stops one run and waits until it has ended."""
@@ -279,13 +248,10 @@ class Search:
                 if (code := self._place.poll(run)) is None:
                     continue
                 self._running.remove(entry)
-                if judged(run) is not None:
+                # What has to be timed first waits for the next call, in which nothing else works.
+                if judged(run) is not None and not self._has_to_be_timed(run):
                     self._close(trial, run, code, outcome)
             sleep(_POLL_SECONDS)
-
-
-def _shape(run: StudyRun) -> tuple[str, float, int | None]:
-    return run.arch, run.shared.width, run.shared.image_size
 
 
 def _words(trial: Trial) -> str:

@@ -12,7 +12,8 @@ from training.config.recipe import Recipe, laid_on
 from training.records.plots import figure_of, save_figure
 from training.studies.study_table import table_head, table_line
 from training.tuning.proposals import plain
-from training.tuning.search import MACS, MILLISECONDS, PARAMETERS, Search
+from training.tuning.proposer import MACS, MILLISECONDS, PARAMETERS
+from training.tuning.search import Search
 from training.tuning.search_space import apart
 
 BEST, PICTURE = "best.yaml", "search.png"
@@ -31,9 +32,10 @@ def search_table(search: Search) -> str:
     rows = table_head([*head, "settings"])
     for each in sorted(trials, key=lambda each: _rank(search, each))[:_MOST_ROWS]:
         attributes = each.user_attrs
-        value = _state(each) if each.value is None else f"{100 * each.value:.2f}"
-        if each.value is not None and not search.within_bounds(each):
-            value += " (beyond the bound)"
+        value = _state(each)
+        if each.state == TrialState.COMPLETE:
+            value = f"{100 * float(each.value or 0):.2f}"
+            value += "" if search.within_bounds(each) else " (beyond the bound)"
         costs = [f"{attributes.get(MACS, 0):,}", f"{attributes.get(PARAMETERS, 0):,}"]
         times = [f"{attributes[MILLISECONDS]:.2f}" if MILLISECONDS in attributes else ""]
         cells = [str(each.number), value, *costs, *(times if timed else [])]
@@ -75,7 +77,8 @@ def draw_search(path: Path, search: Search) -> None:
     settings.set(xlabel="share of what decided (%)", title="settings")
     if not importance:
         settings.set(title="settings: too few finished trials")
-    finished = [each for each in search.trials() if each.value is not None]
+    # Optuna also gives those that ended early a value: that of their last epoch.
+    finished = _finished(search)
     points = sorted((each.user_attrs[MACS], float(each.value or 0)) for each in finished)
     costs.plot([m / 1e6 for m, _ in points], [100 * a for _, a in points], "o", alpha=0.6)
     front = front_of(points)
@@ -95,12 +98,16 @@ def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _importance(search: Search) -> dict[str, float]:
-    finished = [each for each in search.trials() if each.state == TrialState.COMPLETE]
+    finished = _finished(search)
     if len(finished) < _LEAST_FOR_IMPORTANCE:
         return {}
     if len({each.value for each in finished}) == 1:  # nothing decided anything
         return {}
     return dict(optuna.importance.get_param_importances(search.study))
+
+
+def _finished(search: Search) -> list[FrozenTrial]:
+    return [each for each in search.trials() if each.state == TrialState.COMPLETE]
 
 
 def _rank(search: Search, trial: FrozenTrial) -> tuple[bool, bool, float, int]:

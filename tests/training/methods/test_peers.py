@@ -1,17 +1,23 @@
 """The methods beside DRG and DSR: their formulas against independent computations."""
 
+from dataclasses import replace
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.base.errors import UserError
 from training.config.recipe import load_recipe
 from training.data.batches import Batch
 from training.methods.byot import Byot, hint_loss
 from training.methods.cs_kd import CsKd
 from training.methods.ddgsd import Ddgsd
 from training.methods.dlb import Dlb
+from training.methods.drg_dsr import Dsr
 from training.methods.method import (
     BEFORE_LAST,
     LAST,
@@ -165,6 +171,41 @@ def test_ps_kd_mixes_in_what_it_said_an_epoch_ago(setting: Setting) -> None:
     target = (1 - alpha) * np.eye(CLASSES)[labels] + alpha * softmax(logits)
     expected = -(target * np.log(softmax(student.logits(second.images)))).sum(axis=1).mean()
     assert found["progressive"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_ps_kd_begins_an_epoch_with_its_first_step_also_where_quotients_are_rounded(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA divides by a number as it multiplies by 1 over it: 41 steps of 41 are no whole epoch."""
+    divided = Tensor.__truediv__
+
+    def as_on_cuda(self: Tensor, other: Any) -> Tensor:
+        if isinstance(other, Tensor):
+            return divided(self, other)
+        return self * float(np.float32(1) / np.float32(other))
+
+    student, peer = FakeStudent(), PsKd(replace(setting, steps_per_epoch=41))
+    peer.get_buffer("steps").fill_(41)
+    peer.get_buffer("bank").fill_(1 / CLASSES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__truediv__", as_on_cuda)
+        assert torch.floor(torch.tensor(41.0) / 41) == 0
+        found, batch = step(peer, student, stored_batch())
+    alpha = 0.8 * 2 / 4
+    target = (1 - alpha) * np.eye(CLASSES)[batch.labels.numpy()] + alpha / CLASSES
+    expected = -(target * np.log(softmax(student.logits(batch.images)))).sum(axis=1).mean()
+    assert found["progressive"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_method_that_would_teach_nothing_of_two_classes_is_refused(setting: Setting) -> None:
+    with pytest.raises(UserError, match=r"zipf-ls ranks .* expected 3 classes or more"):
+        ZipfLs(replace(setting, num_classes=2))
+    for shape, fewest in (("below-first", 3), ("standardised-below-first", 4), ("paper", 2)):
+        recipe = msgspec.structs.replace(setting.recipe, dsr_shape=shape)
+        Dsr(replace(setting, recipe=recipe, num_classes=fewest))
+        if shape != "paper":
+            with pytest.raises(UserError, match=f"dsr_shape {shape}: .* expected {fewest} classes"):
+                Dsr(replace(setting, recipe=recipe, num_classes=fewest - 1))
 
 
 def test_dlb_learns_the_previous_batch_again(setting: Setting) -> None:

@@ -100,6 +100,14 @@ def test_below_the_first_the_largest_logit_is_free() -> None:
         assert torch.equal(loss_of(name, teacher, raised), loss_of(name, teacher, student))
 
 
+def test_a_shape_of_fewer_classes_is_the_same_for_all_pictures() -> None:
+    for name, shape in RANK_SHAPES.items():
+        for classes in (shape.fewest_classes - 1, shape.fewest_classes):
+            teacher, student = (torch.tensor(logits_of(seed)[:, :classes]) for seed in (0, 1))
+            losses = loss_of(name, teacher.float(), student.float())
+            assert (losses.median() > 1e-4) == (classes == shape.fewest_classes), name
+
+
 def test_equal_logits_have_a_finite_slope() -> None:
     for name in RANK_SHAPES:
         leaf = torch.zeros(2, CLASSES, requires_grad=True)

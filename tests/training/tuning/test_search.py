@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from runtime.base.errors import UserError
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.studies.study_run import StudyRun
+from training.tuning import proposer as proposing
 from training.tuning import search as searching
+from training.tuning import search_report as reporting
 from training.tuning.proposals import own_values, plain
 from training.tuning.search import Search
 from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
@@ -90,6 +92,7 @@ class SimulatedPlace:
 
     def __init__(self) -> None:
         self._runs: dict[Path, Simulated] = {}
+        self.standing: set[str] = set()  # the names of the trials that stand still
 
     def start(self, run: StudyRun, jobs: int) -> None:
         self._runs[run.folder] = Simulated(run)
@@ -101,7 +104,8 @@ class SimulatedPlace:
         self._runs[run.folder].terminate()
 
     def stand(self, run: StudyRun, *, still: bool) -> None:
-        pytest.fail("a search lets no run stand still")
+        assert (run.method.name in self.standing) != still
+        (self.standing.add if still else self.standing.remove)(run.method.name)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +137,8 @@ def a_search(
     folder: Path, space: Space = SPACE, bounds: Bounds = NO_BOUNDS, **others: Any
 ) -> Search:
     latency = others.get("latency", lambda run: pytest.fail("nothing asks for milliseconds"))
-    return Search(space, settings_in(folder), bounds, latency=latency, place=SimulatedPlace())
+    place = others.get("place") or SimulatedPlace()
+    return Search(space, settings_in(folder), bounds, latency=latency, place=place)
 
 
 def values_of(search: Search) -> list[dict[str, Any]]:
@@ -228,6 +233,64 @@ def test_a_killed_search_goes_on_with_the_trials_that_had_begun(
     assert all(list(each.intermediate_values) == [*range(1, 7)] for each in search.trials())
 
 
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_search_that_was_killed_while_it_proposed_goes_on_as_if_it_had_not_been(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal that was left after `written` of its values is completed and checked."""
+
+    class KilledError(BaseException):
+        pass
+
+    def cost(run: StudyRun, _settings: SearchSettings) -> tuple[int, int]:
+        if written == len(space) and len(search.study.get_trials()) == kill_at:
+            raise KilledError
+        return 10, round(1e6 * run.shared.width)
+
+    def suggest(trial: Trial, name: str, distribution: Any) -> Any:
+        if trial.number + 1 == kill_at and list(space).index(name) == written:
+            raise KilledError
+        return original(trial, name, distribution)
+
+    space: Space = {**SPACE, "width": Choices((0.25, 0.5, 1.0))}
+    original, kill_at = Trial._suggest, 0
+    monkeypatch.setattr(Trial, "_suggest", suggest)
+    monkeypatch.setattr(proposing, "cost_of_trial", cost)
+    search = whole = a_search(tmp_path / "whole", space, Bounds(macs=5e5))
+    whole.run(trials=4, jobs=1)
+    assert len(whole.study.get_trials()) > 4  # some were refused
+    for number in range(1, len(whole.study.get_trials()) + 1):
+        kill_at = number
+        search = a_search(tmp_path / "killed", space, Bounds(macs=5e5))
+        with pytest.raises(KilledError):
+            search.run(trials=4, jobs=1)
+        if written == 1:  # what is drawn later differs, so one kill is enough
+            break
+    kill_at = 0
+    search = a_search(tmp_path / "killed", space, Bounds(macs=5e5))
+    search.run(trials=4, jobs=1)
+    assert all(values.keys() == space.keys() for values in values_of(search))
+    assert all(each.user_attrs["macs"] <= 5e5 for each in search.trials())
+    draw_search(tmp_path / "search.png", search)
+    if written != 1:
+        found, expected = (
+            [(each.params, each.state, each.value) for each in one.study.get_trials()]
+            for one in (search, whole)
+        )
+        assert found == expected
+
+
+def test_a_search_goes_on_after_a_full_disk_cut_off_what_it_wrote(tmp_path: Path) -> None:
+    a_search(tmp_path).run(trials=2, jobs=1)
+    journal = tmp_path / "trials.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+    a_search(tmp_path).run(trials=3, jobs=1)
+    search = a_search(tmp_path)
+    assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
+    assert journal.read_bytes().startswith(whole)
+
+
 def test_trials_that_were_trained_elsewhere_are_judged(
     tmp_path: Path, simulated: type[Simulated]
 ) -> None:
@@ -282,7 +345,7 @@ def test_students_with_more_macs_than_the_bound_are_not_trained(
     widths = {plain(each.params)["width"] for each in search.trials()}
     assert widths == {0.25, 0.5}
     assert len(simulated.started) == 10
-    monkeypatch.setattr(searching, "_MOST_REFUSED", 20)
+    monkeypatch.setattr(proposing, "_MOST_REFUSED", 20)
     with pytest.raises(UserError, match=r"20 proposals .* were refused, .*MACs, and"):
         a_search(tmp_path / "none", space, Bounds(macs=most / 100)).run(trials=2, jobs=1)
 
@@ -304,6 +367,46 @@ def test_milliseconds_are_measured_once_for_each_shape(tmp_path: Path) -> None:
     assert best is not None
     assert plain(best.params)["width"] < 1
     assert "(beyond the bound)" in search_table(search)
+
+
+def test_other_trainings_stand_still_while_milliseconds_are_measured(
+    tmp_path: Path, simulated: type[Simulated]
+) -> None:
+    place = SimulatedPlace()
+    seen: list[set[str]] = []
+
+    def latency(run: StudyRun) -> float:
+        seen.append(set(place.standing))
+        return 1.0
+
+    space: Space = {**SPACE, "width": Choices((0.25, 0.5, 1.0))}
+    bounds = Bounds(milliseconds=6)
+    search = a_search(tmp_path, space, bounds, latency=latency, place=place)
+    search.run(trials=9, jobs=3)
+    assert [len(standing) for standing in seen] == [2, 1, 0][: len(seen)]
+    assert not place.standing
+
+
+def test_a_stop_does_not_wait_for_milliseconds(tmp_path: Path, simulated: type[Simulated]) -> None:
+    """A run that finishes meanwhile is measured by the next call."""
+    asked: list[str] = []
+
+    def latency(run: StudyRun) -> float:
+        asked.append(run.method.name)
+        return 1.0
+
+    class Finishing(SimulatedPlace):
+        def stop(self, run: StudyRun, *, at_once: bool = False) -> None:
+            while self.poll(run) is None:
+                pass
+
+    simulated.stop_after = 3
+    search = a_search(tmp_path, bounds=Bounds(milliseconds=6), latency=latency, place=Finishing())
+    assert search.run(trials=2, jobs=1).waiting == 1
+    assert not asked
+    again = a_search(tmp_path, bounds=Bounds(milliseconds=6), latency=latency)
+    assert again.run(trials=2, jobs=1).waiting == 0
+    assert asked == ["trial-0000"]
 
 
 def test_values_that_a_recipe_cannot_have_together_are_not_trained(tmp_path: Path) -> None:
@@ -352,6 +455,34 @@ def test_the_table_has_the_best_first_and_the_recipe_is_one(tmp_path: Path) -> N
     assert (tmp_path / "best.yaml").read_text().startswith("# A line.\n")
     draw_search(tmp_path / "search.png", search)
     assert (tmp_path / "search.png").stat().st_size > 5000
+
+
+def test_trials_that_ended_early_have_no_accuracy_in_the_table_and_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = a_search(tmp_path)
+    search.run(trials=10, jobs=1)
+    finished = {
+        each.number: float(each.value or 0)
+        for each in search.trials()
+        if each.state == TrialState.COMPLETE
+    }
+    assert len(finished) < 10
+    rows = [row.split("|") for row in search_table(search).splitlines()[2:]]
+    said = {int(row[1]): row[2].strip() for row in rows}
+    assert said == {
+        number: f"{100 * finished[number]:.2f}" if number in finished else "ended early"
+        for number in range(10)
+    }
+    drawn: list[list[tuple[float, float]]] = []
+
+    def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        drawn.append(points)
+        return []
+
+    monkeypatch.setattr(reporting, "front_of", front)
+    draw_search(tmp_path / "search.png", search)
+    assert sorted(accuracy for _, accuracy in drawn[0]) == sorted(finished.values())
 
 
 def test_a_trial_holds_out_images_enough_to_choose_by() -> None:
