@@ -15,7 +15,8 @@ from torch import nn
 
 from export.graphs.to_int8 import CalibrationData, draw_rows
 from runtime.base.errors import UserError, VerificationError
-from runtime.evaluation.class_report import REPORT_FILES, printable_path
+from runtime.base.files import printable_path
+from runtime.evaluation.class_report import REPORT_FILES
 from runtime.model.card import Card, ClassRecall, DataSummary, Provenance, Quality
 from runtime.model.figures import (
     class_figures,

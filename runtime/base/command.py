@@ -18,6 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from runtime.base.errors import UserError, VerificationError
+from runtime.base.files import printable_path
 from runtime.base.shown_text import on_terminal
 
 VERSION = "0.1.0"  # of the whole project: pyproject.toml reads it here
@@ -190,7 +191,7 @@ def print_json(value: object, *, flush: bool = False) -> None:
 def _in_unicode(value: object) -> object:
     """Plain types whose texts are valid Unicode: Python reads other bytes as lone surrogates."""
     if isinstance(value, str):
-        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return printable_path(value)
     if isinstance(value, dict):
         return {_in_unicode(key): _in_unicode(item) for key, item in value.items()}
     return [_in_unicode(item) for item in value] if isinstance(value, list | tuple) else value

@@ -237,6 +237,11 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def printable_path(path: str) -> str:
+    """The path as text. Bytes that are no UTF-8 are shown by their codes."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of the file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.files import write_atomic
+from runtime.base.files import printable_path, write_atomic
 from runtime.model.figures import (
     ClassFigures,
     class_figures,
@@ -187,11 +187,6 @@ def csv_of(rows: Iterator[Sequence[object]]) -> str:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
     return printable_path(file.getvalue())
-
-
-def printable_path(path: str) -> str:
-    """The path as text. Bytes that are no UTF-8 are shown by their codes."""
-    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _class_rows(

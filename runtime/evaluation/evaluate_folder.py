@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError, UserError
+from runtime.base.files import printable_path
 from runtime.base.parallel import in_chunks
 from runtime.evaluation.class_report import (
     SHEET_FILE,
     Answered,
     Confused,
-    printable_path,
     write_class_report,
 )
 from runtime.evaluation.error_sheet import write_error_sheet

@@ -251,6 +251,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    (here / "checkpoint.pt").touch()
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(UserError, match="cannot be read: Permission denied; change its perm"):
         read_checkpoint(here / "checkpoint.pt")

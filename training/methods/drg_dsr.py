@@ -33,9 +33,9 @@ from training.methods.method import (
 )
 from training.methods.rank_shapes import (
     NORM_VARIANCE,
-    RANK_SHAPES,
     mean_of_rows,
     norm_variance,
+    rank_shape,
     shuffled_order,
     unmixed_rows,
 )
@@ -198,13 +198,7 @@ class Dsr(Method):
         self._heads = dict(setting.heads) if recipe.dsr_on == "auxiliary" else {}
         if recipe.dsr_on == "auxiliary" and not self._heads:
             raise UserError("dsr_on auxiliary needs the heads of --drg: add it, or name output")
-        self._shape = RANK_SHAPES.get(recipe.dsr_shape, RANK_SHAPES["paper"])
-        if setting.num_classes < self._shape.fewest_classes:
-            raise UserError(
-                f"dsr_shape {recipe.dsr_shape}: with {setting.num_classes} classes all pictures "
-                f"have one such shape, so it teaches nothing; expected "
-                f"{self._shape.fewest_classes} classes or more; use dsr_shape: paper"
-            )
+        self._shape = rank_shape(recipe.dsr_shape, setting.num_classes)
         ranks = self._shape.ranks(setting.num_classes)
         rows = recipe.batch_size * (len(self._heads) or 1) if self._by_row else 1
         self.add_memory("ranked", torch.zeros(rows, ranks, device=setting.device))

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from runtime.base.errors import UserError
+
 _EPSILON = 1e-3  # added to the deviation
 _LEAST_VARIANCE = 1e-12  # a square root has no finite slope at 0
 _SHUFFLE_SEED = 0
@@ -106,6 +108,22 @@ RANK_SHAPES = {
     ),
     "shuffled-ranks": RankShape(sorted_upwards, shuffled=True),
 }
+
+
+def rank_shape(name: str, classes: int) -> RankShape:
+    """What DSR remembers with this `dsr_shape`; with `norm-variance`, which has none, the paper's.
+
+    Raises:
+        UserError: with so few classes, the shape teaches nothing.
+    """
+    shape = RANK_SHAPES.get(name, RANK_SHAPES["paper"])
+    if classes < shape.fewest_classes:
+        raise UserError(
+            f"dsr_shape {name}: with {classes} classes all pictures have one such shape, so it "
+            f"teaches nothing; expected {shape.fewest_classes} classes or more; use dsr_shape: "
+            "paper"
+        )
+    return shape
 
 
 def shuffled_order(count: int) -> Tensor:

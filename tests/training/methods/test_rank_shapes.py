@@ -6,10 +6,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.base.errors import UserError
 from training.methods.rank_shapes import (
     RANK_SHAPES,
     mean_of_rows,
     norm_variance,
+    rank_shape,
     shuffled_order,
     unmixed_rows,
 )
@@ -106,6 +108,12 @@ def test_a_shape_of_fewer_classes_is_the_same_for_all_pictures() -> None:
             teacher, student = (torch.tensor(logits_of(seed)[:, :classes]) for seed in (0, 1))
             losses = loss_of(name, teacher.float(), student.float())
             assert (losses.median() > 1e-4) == (classes == shape.fewest_classes), name
+
+
+def test_a_shape_of_too_few_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="dsr_shape standardised: with 2 classes all pictures"):
+        rank_shape("standardised", 2)
+    assert rank_shape("standardised", 3) is RANK_SHAPES["standardised"]
 
 
 def test_equal_logits_have_a_finite_slope() -> None:
