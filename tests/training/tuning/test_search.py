@@ -383,6 +383,7 @@ def test_other_trainings_stand_still_while_milliseconds_are_measured(
     bounds = Bounds(milliseconds=6)
     search = a_search(tmp_path, space, bounds, latency=latency, place=place)
     search.run(trials=9, jobs=3)
+    assert seen
     assert [len(standing) for standing in seen] == [2, 1, 0][: len(seen)]
     assert not place.standing
 
