@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from demo.look.markup import notice
 from runtime.base.errors import UserError
+
+_Found = TypeVar("_Found")
+_Skipped = TypeVar("_Skipped")
 
 # For answers that come at once. No event is an endpoint for programs, because they have /v1. With
 # "multiple", a click is answered too that comes while the last one is being answered.
@@ -106,6 +109,12 @@ class Turn:
         """A number for a new event; the events with lower numbers no longer count."""
         self.last += 1
         return self.last
+
+    def unless_overtaken(self, work: Callable[[], _Found], skipped: _Skipped) -> _Found | _Skipped:
+        """What `work` returns, or `skipped` if another event has come meanwhile."""
+        mine = self.take()
+        found = work()
+        return found if mine == self.last else skipped
 
 
 def no_picture(had_picture: bool, empty: str) -> str:

@@ -139,15 +139,19 @@ class _PictureClicks:
     ) -> tuple[Any, Any, Any]:
         if turn.opening:  # the click with the new picture answers with the model chosen now
             return (gr.skip(),) * 3
-        mine, key = turn.take(), turn.key
-        html = self._answer(picture, key) if picture else no_picture(had_picture, answer.EMPTY)
-        return gr.skip(), gr.skip(), html if mine == turn.last else gr.skip()
+        key = turn.key
+
+        def html() -> str:
+            return self._answer(picture, key) if picture else no_picture(had_picture, answer.EMPTY)
+
+        return gr.skip(), gr.skip(), turn.unless_overtaken(html, gr.skip())
 
     def _new(self, upload: Upload, turn: PictureTurn, *, label: str | None) -> tuple[Any, Any, Any]:
-        mine = turn.take()
-        with turn.while_opening():
-            found = self._open(upload, turn, label=label)
-        return found if mine == turn.last else (gr.skip(),) * 3
+        def opened() -> tuple[Any, Any, Any]:
+            with turn.while_opening():
+                return self._open(upload, turn, label=label)
+
+        return turn.unless_overtaken(opened, (gr.skip(),) * 3)
 
     def _open(
         self, upload: Upload, turn: PictureTurn, *, label: str | None

@@ -100,9 +100,9 @@ class _CompareClicks:
         second: str,
     ) -> Any:
         """Both answers to the picture, or why there are none."""
-        mine = turn.take()
-        found = self._show(pane, picture, had_picture, first, second)
-        return found if mine == turn.last else gr.skip()
+        return turn.unless_overtaken(
+            lambda: self._show(pane, picture, had_picture, first, second), gr.skip()
+        )
 
     def _show(
         self, pane: str, picture: Picture | None, had_picture: bool, first: str, second: str
@@ -127,7 +127,6 @@ class _CompareClicks:
 
     def test(self, turn: Turn, first: str, second: str, progress: gr.Progress = PROGRESS) -> Any:
         """Both models on the test images."""
-        mine = turn.take()
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Asking both", unit="images")
@@ -136,8 +135,7 @@ class _CompareClicks:
             models = self.models.open(first), self.models.open(second)
             return holdout_html(compare_on_holdout(*models, progress=report))
 
-        found = or_notice(html)
-        return found if mine == turn.last else gr.skip()
+        return turn.unless_overtaken(lambda: or_notice(html), gr.skip())
 
 
 def comparison_html(picture: Picture, found: Comparison) -> str:

@@ -76,11 +76,12 @@ class _ManyClicks:
         """The new values of the grid and of the box."""
         if not payload:
             return gr.skip(), gr.skip()
-        mine = turn.take()
         uploads = [Upload.from_payload(file) for file in payload]
-        html = or_notice(lambda: _many_html(self.models, key, uploads, progress))
+        html = turn.unless_overtaken(
+            lambda: or_notice(lambda: _many_html(self.models, key, uploads, progress)), gr.skip()
+        )
         # None empties the box, which makes it ready for the next pictures.
-        return html if mine == turn.last else gr.skip(), None
+        return html, None
 
 
 def _many_html(models: Models, key: str, uploads: list[Upload], progress: gr.Progress) -> str:

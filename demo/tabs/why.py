@@ -88,9 +88,9 @@ class _WhyClicks:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, Any]:
         """The labels to choose from, and the explanation of the most probable one."""
-        mine = turn.take()
-        found = self._show(pane, picture, had_picture, key, progress)
-        return found if mine == turn.last else (gr.skip(), gr.skip())
+        return turn.unless_overtaken(
+            lambda: self._show(pane, picture, had_picture, key, progress), (gr.skip(), gr.skip())
+        )
 
     def _show(
         self,
@@ -123,11 +123,12 @@ class _WhyClicks:
         progress: gr.Progress = PROGRESS,
     ) -> Any:
         """The explanation of the class with this index."""
-        mine = turn.take()
         if picture is None:
+            turn.take()
             return no_picture(had_picture, EMPTY)
-        found = self._explanation(index, picture, key, progress)
-        return found if mine == turn.last else gr.skip()
+        return turn.unless_overtaken(
+            lambda: self._explanation(index, picture, key, progress), gr.skip()
+        )
 
     def _explanation(self, index: int, picture: Picture, key: str, progress: gr.Progress) -> str:
         def report(done: int, total: int) -> None:
