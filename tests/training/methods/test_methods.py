@@ -1,6 +1,7 @@
 """What holds for every method: it trains, resumes, composes, compiles and leaves the student."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
+from torchvision import models
 
 from runtime.base.errors import UserError
 from training.config.method_registry import (
@@ -118,6 +120,17 @@ def test_every_method_trains_resumes_and_leaves_a_plain_student(
     assert line["loss"] == pytest.approx(sum(line[name] for name in names))
 
 
+@pytest.fixture
+def shallow_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ShuffleNetV2 with one unit a stage, because tracing all sixteen takes most of a test.
+
+    The whole student is traced by test_captured_step.py and test_teacher.py.
+    """
+    shallow = partial(models.ShuffleNetV2, [1, 1, 1], [24, 48, 96, 192, 1024])
+    monkeypatch.setattr(models, "shufflenet_v2_x0_5", lambda *, weights, **key: shallow(**key))
+
+
+@pytest.mark.usefixtures("shallow_student")
 @pytest.mark.parametrize("methods", LISTS, ids="+".join)
 def test_a_compiler_sees_every_method_as_one_whole_graph(
     tiny_data: Dataset, make_plan: MakePlan, methods: tuple[str, ...]
