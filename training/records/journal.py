@@ -32,18 +32,23 @@ class Journal:
         self._write_lines(lines)
         name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
         self._events = _EventFile(folder / name)
-        # TensorBoard then hides events of later epochs, which a killed process may have written.
-        self._events.restart_from(lines[-1]["epoch"] + 1 if lines else 1)
+        # TensorBoard then hides former events of this epoch and of later ones. A process that was
+        # killed may lack those of its checkpoint's last epoch, or have some of a later epoch.
+        self._events.restart_from(lines[-1]["epoch"] if lines else 1)
+        if lines:
+            self._add_events(lines[-1])
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
         """Records the last of `lines`, which are all lines of the run so far."""
         self._write_lines(lines)
-        line = lines[-1]
-        scalars = {name: value for name, value in line.items() if isinstance(value, float)}
-        self._events.add_scalars(scalars, step=line["epoch"])
+        self._add_events(lines[-1])
 
     def close(self) -> None:
         self._events.close()
+
+    def _add_events(self, line: dict[str, Any]) -> None:
+        scalars = {name: value for name, value in line.items() if isinstance(value, float)}
+        self._events.add_scalars(scalars, step=line["epoch"])
 
     def _write_lines(self, lines: Sequence[dict[str, Any]]) -> None:
         write_atomic(self._journal, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

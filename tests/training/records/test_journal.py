@@ -36,6 +36,20 @@ def test_tensorboard_reads_a_resumed_run_without_the_lost_epoch(
     assert written == again
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
+def test_tensorboard_has_the_epoch_after_whose_checkpoint_a_run_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [line(1), line(2)]
+    first = Journal(tmp_path, [])
+    first.add(lines[:1])  # the second line is in the checkpoint, and the process is killed
+    first.close()
+    monkeypatch.setattr("os.getpid", lambda: 99)
+    Journal(tmp_path, lines).close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
+
+
 def test_a_disk_that_is_full_is_noticed_here(tmp_path: Path) -> None:
     journal = Journal(tmp_path, [])
     journal._events._file.close()
