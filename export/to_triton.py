@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from export.bundles.printed_tables import say
-from export.triton_server.cluster_manifests import DEFAULT_STORAGE, cluster_name, write_manifests
+from export.triton_server.cluster_manifests import DEFAULT_STORAGE, check_manifests, write_manifests
 from export.triton_server.config import BACKENDS
 from export.triton_server.served_model import (
     DEFAULT_MAX_BATCH,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     target = options.out / model.name
     check_target(target)
     if options.kserve:
-        cluster_name(model.name)  # a name that no cluster takes is told before anything is written
+        check_manifests(options.out, model.name)  # told before anything is written
     write_model(target, files_of(bundle, model, source))
     say(f"model: {target}")
     if options.kserve:

@@ -39,19 +39,42 @@ def write_manifests(
         image: the container image of docs/docker/Dockerfile.
 
     Raises:
-        UserError: a file of that name is there and is not of this command.
+        UserError: see `check_manifests`.
     """
+    check_manifests(repository, model.name)
     found = []
     for name, objects, notes in (
         (KSERVE_FILE, [inference_service(model, storage=storage)], _kserve_notes(model, storage)),
         (SERVER_FILE, server_objects(model, image=image), _server_notes(image)),
     ):
         path = repository / name
-        if path.exists() and not path.read_text(errors="replace").startswith(_MARK):
-            raise UserError(f"{path} was not written by this command; move it, or choose --out")
         write_atomic(path, _yaml(objects, notes).encode())
         found.append(path)
     return found[0], found[1]
+
+
+def check_manifests(repository: Path, name: str) -> None:
+    """Refuses a repository whose manifests this model would replace.
+
+    Raises:
+        UserError: a manifest is not of this command, or is of another model than `name`; or a
+            cluster takes nothing of the name.
+    """
+    own = cluster_name(name)
+    for file, named in ((KSERVE_FILE, own), (SERVER_FILE, f"{own}-server")):
+        path = repository / file
+        if not path.exists():
+            continue
+        text = path.read_text(errors="replace")
+        if not text.startswith(_MARK):
+            raise UserError(f"{path} was not written by this command; move it, or choose --out")
+        found = re.search(r"^  name: '?(.+?)'?$", text, flags=re.MULTILINE)
+        if found is None or found[1] != named:
+            other = found[1] if found else "no model"
+            raise UserError(
+                f"{path} is of {other}, expected {named}; move it, choose --out, or leave out "
+                "--kserve"
+            )
 
 
 def inference_service(model: TritonModel, *, storage: str) -> dict[str, Any]:

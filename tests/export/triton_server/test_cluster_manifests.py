@@ -80,8 +80,25 @@ def test_a_file_of_somebody_else_is_kept(bundle: Path, tmp_path: Path) -> None:
     own = tmp_path / "kserve.yaml"
     own.write_text("mine: true\n")
     with pytest.raises(UserError, match="was not written by this command"):
-        main([str(bundle), "--out", str(tmp_path), "--kserve"])
+        main([str(bundle), "--out", str(tmp_path), "--name", "leaves", "--kserve"])
     assert own.read_text() == "mine: true\n"
+    assert not (tmp_path / "leaves").exists()
+
+
+def test_manifests_of_another_model_are_kept(bundle: Path, repository: Path) -> None:
+    former = {path: path.read_bytes() for path in repository.glob("*.yaml")}
+    assert len(former) == 2
+    second = [str(bundle), "--out", str(repository), "--name", "shells"]
+    with pytest.raises(UserError, match=r"kserve.yaml is of leaves-v2, expected shells; move it"):
+        main([*second, "--kserve"])
+    assert not (repository / "shells").exists()
+    assert main(second) == 0  # Triton serves several models of one repository
+    assert {path: path.read_bytes() for path in repository.glob("*.yaml")} == former
+
+
+def test_a_name_that_yaml_puts_in_quotes_is_known_again(bundle: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main([str(bundle), "--out", str(tmp_path), "--name", "yes", "--kserve"]) == 0
 
 
 @pytest.mark.parametrize(
