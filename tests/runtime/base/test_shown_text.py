@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from runtime.base import errors
+from runtime.base import command, errors
 from runtime.base.shown_text import on_terminal, pasted
 from runtime.model.bundle import open_bundle, rebuild_command
 from runtime.model.card_json import card_from_json
@@ -36,6 +36,15 @@ def test_printed_commands_can_be_pasted(cli: Run, toy_bundle: Path, tmp_path: Pa
     bundle = open_bundle(run / "bundle")
     words = shlex.split(rebuild_command(bundle, bundle.card.files[0]).strip("`"))
     assert words == ["python", "export/run.py", str(run), "--precision", "fp32"]
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option() -> None:
+    assert pasted(Path("-out/a")) == "./-out/a"
+
+
+def test_an_error_keeps_the_spaces_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.fail(f"no bundle\n  in it; `x {pasted(Path('my  runs'))}`\n", 2) == 2
+    assert capsys.readouterr().err == "error: no bundle in it; `x 'my  runs'`\n"
 
 
 def test_control_characters_are_shown_by_their_codes() -> None:
