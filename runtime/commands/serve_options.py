@@ -56,7 +56,7 @@ def serve_parser() -> CommandParser:
         "--max-batch",
         type=positive_int,
         default=MAX_BATCH,
-        help="images of one run of the network (default %(default)s)",
+        help="images of one run of the network, at most --max-queue (default %(default)s)",
     )
     parser.add_argument(
         "--max-wait-ms",
