@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.verify:
         parser.refuse_unused(options, _OF_BUILDING, "beside --verify")
     place = locate(options.model)
+    say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     if options.list:
         return _list(open_bundle(place.bundle))
     check_writable(place.bundle / ENGINE_FOLDER)
@@ -68,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     profile = parse_profile(options.batch)
     flavor, missing = _try_flavor(options.flavor)
     targets = flavor.targets(options.compute_capability) if flavor else ()
-    say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     newest = flavor.newest_opset if flavor else None
     found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
     if isinstance(found, MissingOnnx):

@@ -63,3 +63,17 @@ def test_engines_and_triton_name_their_folders(
     manifests = [f"{out}/kserve.yaml", f"{out}/kubernetes.yaml"]
     assert [shlex.split(command)[3] for command in applied] == manifests
     assert shlex.split(lines[-1]) == ["serve:", "tritonserver", "--model-repository", str(out)]
+
+
+def test_a_list_of_engines_says_of_which_run_it_is(
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(toy_bundle, "runs/mine/bundle")
+    Path("runs/mine/checkpoint.pt").touch()
+    Path("runs/latest").symlink_to("mine")
+    assert export.build_trt.main(["--list"]) == 0
+    assert capsys.readouterr().out.startswith("run: runs/mine\n")
