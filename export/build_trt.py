@@ -7,6 +7,7 @@ python export/build_trt.py --verify                         # engines built else
 """
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from runtime.backends.registry import backend_named
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
 from runtime.base.errors import BackendError, BundleError, UserError, VerificationError
 from runtime.base.files import check_writable
+from runtime.base.shown_text import pasted
 from runtime.evaluation.class_report import SHEET_FILE
 from runtime.evaluation.threshold import DEFAULT_MAX_ERROR
 from runtime.model.bundle import Bundle, open_bundle, read_card
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _DEFAULT_BATCHES = "1,8,64"
 _BATCH_WORDS = ("MIN", "OPT", "MAX")
 _MEBIBYTE = 1 << 20
+_MOST_MEBIBYTES = 1 << 24  # TensorRT counts bytes in 64 bits; no GPU has as many
 _HIGHEST_LEVEL = 5
 _OF_BUILDING = (  # options, without which engines are listed or run
     *("precision", "flavor", "batch", "compute_capability", "workspace", "optimization_level"),
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.verify:
         parser.refuse_unused(options, _OF_BUILDING, "beside --verify")
     place = locate(options.model)
+    say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     if options.list:
         return _list(open_bundle(place.bundle))
     check_writable(place.bundle / ENGINE_FOLDER)
@@ -65,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     profile = parse_profile(options.batch)
     flavor, missing = _try_flavor(options.flavor)
     targets = flavor.targets(options.compute_capability) if flavor else ()
-    say(f"{'bundle' if place.run is None else 'run'}: {place.run or place.bundle}")
     newest = flavor.newest_opset if flavor else None
     found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
     if isinstance(found, MissingOnnx):
@@ -151,6 +154,13 @@ def _export(missing: MissingOnnx, *, data: str | None, data_root: Path | None) -
     return export_and_report(missing.run, options)
 
 
+def _mebibytes(text: str) -> int:
+    """The value of `--workspace`, as the `type` of an option."""
+    if (found := positive_int(text)) > _MOST_MEBIBYTES:
+        raise ArgumentTypeError(f"received {text!r}, expected at most {_MOST_MEBIBYTES} MiB")
+    return found
+
+
 def _workspace(flavor: "EngineFlavor", mebibytes: int | None) -> int | None:
     """Bytes that the builder may use for a layer; None leaves it to the builder."""
     return flavor.default_workspace() if mebibytes is None else mebibytes * _MEBIBYTE
@@ -201,7 +211,8 @@ def _list(bundle: Bundle) -> int:
     if bundle.card.engines:
         _show(bundle, bundle.card.engines)
     else:
-        say(f"{bundle.path} has no engines; `python export/build_trt.py {bundle.path}` builds one")
+        command = f"python export/build_trt.py {pasted(bundle.path)}"
+        say(f"{bundle.path} has no engines; `{command}` builds one")
     return 0
 
 
@@ -249,7 +260,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--workspace",
-        type=positive_int,
+        type=_mebibytes,
         metavar="MIB",
         help="memory that the builder may use for a layer; default: 1024, or half of what is free "
         "on the GPU if that is less; tensorrt-rtx: its own default",

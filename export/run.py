@@ -19,6 +19,7 @@ from export.bundles.export_options import (
 from export.bundles.printed_tables import say
 from export.bundles.write_bundle import check_place
 from runtime.base.command import CommandParser, folder_path, run_command
+from runtime.base.shown_text import pasted
 from runtime.evaluation.threshold import CONFIDENCE, DEFAULT_MAX_ERROR
 from runtime.model.locate import find_run
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     bundle = export_and_report(run, wanted).path
     # The bundle is named in full: without a MODEL, classify takes runs/latest, which may be
     # another run.
-    say(f"\nbundle: {bundle}   (`python -m runtime classify {bundle} IMAGE`)")
+    say(f"\nbundle: {bundle}   (`python -m runtime classify {pasted(bundle)} IMAGE`)")
     return 0
 
 

@@ -23,6 +23,7 @@ from export.triton_server.served_model import (
 )
 from runtime.base.command import CommandParser, folder_path, positive_int, run_command
 from runtime.base.errors import BundleError
+from runtime.base.shown_text import pasted
 from runtime.model.bundle import open_bundle
 from runtime.model.card import MODEL_FILES, EngineRecord
 from runtime.model.locate import find_model
@@ -64,9 +65,10 @@ def main(arguments: Sequence[str]) -> int:
         paths = write_manifests(
             options.out, model, storage=options.storage_uri, image=options.image
         )
-        say(f"kubectl apply -f {paths[0]}   KServe, on {options.storage_uri}")
-        say(f"kubectl apply -f {paths[1]}   this project's own server, image {options.image}")
-    say(f"serve: tritonserver --model-repository {options.out.resolve()}")
+        kserve, kubernetes = map(pasted, paths)
+        say(f"kubectl apply -f {kserve}   KServe, on {options.storage_uri}")
+        say(f"kubectl apply -f {kubernetes}   this project's own server, image {options.image}")
+    say(f"serve: tritonserver --model-repository {pasted(options.out.resolve())}")
     if isinstance(source, EngineRecord):
         say(f"The server's TensorRT must be {source.tensorrt_version}, its GPU {source.gpu_name}.")
     if model.backend == "python":

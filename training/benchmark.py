@@ -12,18 +12,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
 from runtime.base.command import CommandParser, positive_float, positive_int, run_command
+from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.config.archs import check_arch
 from training.config.method_registry import BASE
 from training.config.options import DEVICES
 from training.config.plan import Plan
 from training.config.recipe import Recipe, load_recipe
+from training.data.dataset import check_image_size
 from training.studies.study_methods import METHODS
 from training.studies.variants import methods_named
 
 if TYPE_CHECKING:
     from training.studies.step_cost import Measurement
 
+_FEWEST_CLASSES = 2
 _CHANNEL = (0.5, 0.5, 0.5)
 _COMPILE = {"auto": "auto", "true": True, "false": False}
 
@@ -32,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     """Measures, and prints a table or, with --json, a line for each contender."""
     options = _parser().parse_args(arguments)
     check_arch(options.arch, options.width)
+    check_image_size(options.image_size)
+    if options.classes < _FEWEST_CLASSES:
+        raise UserError(f"received --classes {options.classes}, expected {_FEWEST_CLASSES} or more")
     methods = methods_named(options.terms)
 
     # Imported after the options are checked: torch takes seconds to import.

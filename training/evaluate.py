@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, folder_path, print_json, run_command
 from runtime.base.files import check_writable
+from runtime.base.shown_text import on_terminal
 from runtime.evaluation.evaluate_folder import answer_folder, evaluated, lines_of, write_evaluation
 from runtime.evaluation.labelled_folder import read_labelled_folder
 from runtime.model.figures import softmax
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     trained = load_trained(run)
     plan, student = trained.plan, trained.student.to(device)
     note = sys.stderr if options.json else sys.stdout
-    data = read_labelled_folder(options.data, plan.class_names, lambda line: print(line, file=note))
+    data = read_labelled_folder(
+        options.data, plan.class_names, lambda line: print(on_terminal(line), file=note)
+    )
     answered, whole = answer_folder(
         data,
         plan.class_names,
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
             logits_of(student, images, plan.input, device=device), temperature=trained.temperature
         ),
         chunk=_CHUNK,
-        broken=lambda line: print(line, file=sys.stderr),  # noqa: T201
+        broken=lambda line: print(on_terminal(line), file=sys.stderr),  # noqa: T201
     )
     found = evaluated(
         answered,
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print_json(found)
     else:
-        print("\n".join([*lines_of(found), f"\nfiles  {folder}"]))  # noqa: T201
+        lines = [*lines_of(found), "", f"files  {folder}"]
+        print("\n".join(map(on_terminal, lines)))  # noqa: T201
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from runtime.base.command import CommandParser, folder_path, run_command
 from training.config.command_words import stated_command
-from training.config.options import DEVICES, seed_number
+from training.config.options import DEVICES, file_word, seed_number
 from training.config.plan import MovedData
 from training.studies.result_lines import RESULTS, merge_lines
 from training.studies.robustness_lines import (
@@ -48,7 +48,9 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run"
     )
-    parser.add_argument("--study", default="main", help="the word for these runs (default: main)")
+    parser.add_argument(
+        "--study", type=file_word, default="main", help="the word for these runs (default: main)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     parser.add_argument(

@@ -18,6 +18,7 @@ from training.config.command_words import stated_command, without_paths
 from training.config.options import (
     add_setting_option,
     add_shared_options,
+    file_word,
     names_batch,
     recipe_of,
     shared_options,
@@ -122,7 +123,9 @@ def _parser() -> CommandParser:
         help="seeds 0 to N-1 (default: 3)",
     )
     add_setting_option(parser)
-    parser.add_argument("--study", default=_MAIN, help="the word for these runs (default: main)")
+    parser.add_argument(
+        "--study", type=file_word, default=_MAIN, help="the word for these runs (default: main)"
+    )
     add_place_options(parser, noun="runs")
     return parser
 

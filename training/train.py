@@ -10,6 +10,7 @@ import torch
 
 from runtime.base.command import fail
 from runtime.base.errors import UserError
+from runtime.base.shown_text import pasted
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.command_words import repeatable_command
 from training.config.method_registry import TEACHER, chosen_methods, method_names
@@ -267,5 +268,5 @@ def _train_in(
     )
     if result is not None:
         progress.say(f"\n{summary(result)}")
-        progress.say(f"\nrun   {run.path}\nnext  python export/run.py {run.path}")
+        progress.say(f"\nrun   {run.path}\nnext  python export/run.py {pasted(run.path)}")
     return 0

@@ -24,6 +24,7 @@ from training.config.command_words import command_line, stated_command, without_
 from training.config.options import (
     add_setting_option,
     add_shared_options,
+    file_word,
     names_batch,
     recipe_of,
     seed_number,
@@ -242,7 +243,9 @@ def _parser() -> CommandParser:
         help="the most milliseconds of the network for one picture on this machine",
     )
     parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="of all trials")
-    parser.add_argument("--name", help="of the search's folder in runs/tune/ (default: by data)")
+    parser.add_argument(
+        "--name", type=file_word, help="of the search's folder in runs/tune/ (default: by data)"
+    )
     return parser
 
 

@@ -290,5 +290,7 @@ def _fail_of_system(error: OSError) -> int:
 
 def fail(message: str, code: int) -> int:
     """Prints `message` as one line on stderr and returns `code`."""
-    print("error: " + on_terminal(" ".join(message.split())), file=sys.stderr)  # noqa: T201
+    # Spaces stay as they are: they may be in a path, also in that of a command to paste.
+    lines = (line.strip() for line in message.split("\n"))
+    print("error: " + on_terminal(" ".join(filter(None, lines))), file=sys.stderr)  # noqa: T201
     return code

@@ -10,8 +10,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 
 
 def pasted(path: Path) -> str:
-    """The path as an argument of a shell's command."""
-    return shlex.quote(str(path))
+    """The path as an argument of a shell's command, which takes it for no option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def on_terminal(text: str) -> str:

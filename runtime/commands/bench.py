@@ -11,6 +11,7 @@ from runtime.base.command import (
     print_json,
 )
 from runtime.base.errors import BackendError
+from runtime.base.shown_text import on_terminal
 from runtime.bench.measurement import BenchResult, Percentiles
 from runtime.bench.model_benchmark import BenchSettings, bench_model
 from runtime.bench.recommendation import recommend
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_left_out(error: BackendError) -> None:
-    print(f"left out: {error}", file=sys.stderr)
+    print(on_terminal(f"left out: {error}"), file=sys.stderr)
 
 
 def _table_lines(results: Sequence[BenchResult]) -> Iterator[str]:

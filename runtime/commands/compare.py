@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_note(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(on_terminal(line), file=sys.stderr)
 
 
 def _lines(found: Compared) -> Iterator[str]:

@@ -52,15 +52,15 @@ def main(arguments: Sequence[str]) -> int:
         threads=Threads(intra_op=1, spinning=False),  # each core answers its own images
     ) as classifier:
         names = classifier.card.class_names
-        data = read_labelled_folder(root, names, lambda line: print(line, file=note))
-        print(classifier.describe(), file=note)
+        data = read_labelled_folder(root, names, lambda line: print(on_terminal(line), file=note))
+        print(on_terminal(classifier.describe()), file=note)
         answered, whole = answer_folder(
             data,
             names,
             classifier.prepare,
             classifier.probabilities,
             chunk=classifier.chunk,
-            broken=lambda line: print(line, file=sys.stderr),
+            broken=lambda line: print(on_terminal(line), file=sys.stderr),
         )
         found = evaluated(
             answered,
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         print("\n".join(map(on_terminal, lines_of(found))))
         if given.out is not None:
-            print(f"\nfiles  {given.out}")
+            print("\n" + on_terminal(f"files  {given.out}"))
     return 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TextIO
 
 from runtime.backends.registry import backend_names
+from runtime.base.shown_text import on_terminal
 from runtime.model.locate import latest_run
 
 MODEL_HELP = "a bundle, a run or an .onnx file (default: runs/latest)"
@@ -32,5 +33,5 @@ def model_or_latest(model: Path | None, note: TextIO) -> Path:
     if model is not None:
         return model
     latest = latest_run()
-    print(f"model: {latest} (runs/latest)", file=note)
+    print(on_terminal(f"model: {latest} (runs/latest)"), file=note)
     return latest

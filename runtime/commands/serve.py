@@ -83,7 +83,7 @@ def _opened(
     """A model that is open and warmed up; `closing` closes it, or its successor."""
     state = state_of(path)
     batcher = _open_batcher(path, options)
-    print(batcher.classifier.describe())
+    print(on_terminal(batcher.classifier.describe()))
     card = batcher.classifier.card
     served = ServedModel(default_name(card) if name is None else name, batcher)
     closing.callback(served.close)

@@ -36,6 +36,7 @@ def serve_parser() -> CommandParser:
     parser.add_argument(
         "--names",
         nargs="+",
+        action="extend",
         type=_name,
         metavar="NAME",
         help="what requests call the models, in the same order (default: DATA-ARCH)",
@@ -55,7 +56,7 @@ def serve_parser() -> CommandParser:
         "--max-batch",
         type=positive_int,
         default=MAX_BATCH,
-        help="images of one run of the network (default %(default)s)",
+        help="images of one run of the network, at most --max-queue (default %(default)s)",
     )
     parser.add_argument(
         "--max-wait-ms",
@@ -105,6 +106,7 @@ def serve_parser() -> CommandParser:
         "--cors",
         type=_origin,
         nargs="+",
+        action="extend",
         default=[],
         metavar="ORIGIN",
         help="origins whose pages may call the server from a browser (default: none)",

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_not_run(line: str) -> None:
-    print(f"not run: {line}", file=sys.stderr)
+    print(on_terminal(f"not run: {line}"), file=sys.stderr)
 
 
 def _lines(results: Sequence[Verified]) -> Iterator[str]:

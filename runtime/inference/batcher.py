@@ -71,7 +71,8 @@ class Batcher(BatchThreads):
                 f"{runners} must be 1 or more, max_wait_ms {max_wait_ms} from 0 to {_MAX_WAIT_MS}"
             )
         self.classifier = classifier
-        self.max_batch = min(max_batch, classifier.session.max_batch or max_batch)
+        # More images than are accepted never wait, so that no batch is larger.
+        self.max_batch = min(max_batch, max_queue, classifier.session.max_batch or max_batch)
         self.max_queue = max_queue
         self._max_wait = max_wait_ms / 1e3
         self.observers: list[Callable[[int, float], None]] = []

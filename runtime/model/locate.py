@@ -55,8 +55,11 @@ def latest_run() -> Path:
         UserError: nothing was trained in this folder.
     """
     if not LATEST.exists():
+        why = "does not exist"
+        if LATEST.is_symlink():
+            why = f"is a link to {LATEST.readlink()}, which is not there (removed or moved)"
         raise UserError(
-            f"no model was named and {LATEST} does not exist; name one, or train first: "
+            f"no model was named and {LATEST} {why}; name one, or train first: "
             "`python training/run.py --arch mobilenetv2 --drg --dsr`"
         )
     # The path as training wrote it. It may be a link itself, because a run can lie on another disk.

@@ -150,6 +150,7 @@ def test_a_profile_has_to_ascend() -> None:
         (["bundle", "--compute-capability", "9.0"], "9.0 is unknown to tensorrt-rtx"),
         (["bundle", "--batch", "4,2,8"], "batch '4,2,8' is not ascending"),
         (["bundle", "--workspace", "0"], "received '0', expected a whole number above 0"),
+        (["bundle", "--workspace", "9" * 20], "expected at most 16777216 MiB"),
         (["bundle", "--flavor", "openvino"], "invalid choice: 'openvino'"),
         (["bundle", "--flavor", "tensorrt"], "no engine was built: tensorrt is not installed"),
         (["bundle", "--verify", "--precision", "int8"], "--precision does nothing beside --verify"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.command import CommandParser, folder_path, positive_float, positive_int
+from runtime.base.errors import UserError
 from runtime.model.card import FITS
 from training.config.archs import ARCHS
 from training.config.cache_form import ARRAYS, cache_form
@@ -178,8 +179,13 @@ def recipe_of(given: Options | Namespace) -> Recipe:
     Raises:
         UserError: in one line, if the recipe or what is laid on it cannot be.
     """
-    changes = {**recipe_overrides(given), **parsed_settings(given.set or [])}
-    return load_recipe(given.recipe or default_recipe(given.data), changes)
+    options, settings = recipe_overrides(given), parsed_settings(given.set or [])
+    for key in options:
+        if key in settings:
+            raise UserError(
+                f"--{key.replace('_', '-')} and --set {key} are one choice; leave one of them out"
+            )
+    return load_recipe(given.recipe or default_recipe(given.data), options | settings)
 
 
 def names_batch(given: Options | Namespace) -> bool:
@@ -249,6 +255,17 @@ def add_data_options(parser: CommandParser) -> None:
         help="pictures that are no squares are cropped to the centre (default), or seen whole: "
         "letterbox adds bars, stretch distorts; instead of the recipe's",
     )
+
+
+def file_word(text: str) -> str:
+    """A word by which files and folders are called, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: with `text` in their names they would lie elsewhere, or break a line.
+    """
+    if "/" in text or text in (".", "..") or not text.isprintable():
+        raise ArgumentTypeError(f"received {text!r}, expected a word to call files by, without /")
+    return text
 
 
 def seed_number(text: str) -> int:

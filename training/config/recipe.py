@@ -190,16 +190,15 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
     from training.config.yaml_file import read_yaml  # so that a command without PyYAML can say so
 
     path = _recipe_path(name)
-    values = read_yaml(path)
-    recipe = recipe_from_values(values, source=str(path))
+    recipe = recipe_from_values(read_yaml(path), source=str(path))
     if not overrides:
         return recipe
     values = laid_on(recipe, overrides)
     if path.parent == FOLDER:
-        # A recipe of ours that is shortened keeps most of the run as it is; a user's own file is
-        # taken literally.
+        # A shortened recipe of ours keeps most of the run as it is; a user's file is literal.
+        epochs = _converted(values["epochs"], int, "command line: epochs")
         for key in _PHASES - overrides.keys():
-            values[key] = min(values[key], values["epochs"] * MOST_OF_A_PHASE)
+            values[key] = min(values[key], epochs * MOST_OF_A_PHASE)
     return recipe_from_values(values, source="command line")
 
 
@@ -228,7 +227,7 @@ def parsed_settings(settings: Sequence[str]) -> dict[str, object]:
     """The keys and values of settings such as "drg_weight=0.4"; the values are YAML.
 
     Raises:
-        UserError: if one is not of this form.
+        UserError: if one is not of this form, or two have one key.
     """
     from training.config.yaml_file import parse_yaml
 
@@ -237,6 +236,8 @@ def parsed_settings(settings: Sequence[str]) -> dict[str, object]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r}: expected KEY=VALUE, e.g. drg_weight=0.4")
+        if key in values:
+            raise UserError(f"--set gives {key} twice; expected one value, leave the other out")
         values[key] = parse_yaml(value, f"--set {setting!r}")
     return values
 

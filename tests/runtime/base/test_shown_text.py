@@ -10,8 +10,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from runtime.base import errors
+from runtime.base import command, errors
 from runtime.base.shown_text import on_terminal, pasted
+from runtime.commands import compare, evaluate
 from runtime.model.bundle import open_bundle, rebuild_command
 from runtime.model.card_json import card_from_json
 
@@ -36,6 +37,15 @@ def test_printed_commands_can_be_pasted(cli: Run, toy_bundle: Path, tmp_path: Pa
     bundle = open_bundle(run / "bundle")
     words = shlex.split(rebuild_command(bundle, bundle.card.files[0]).strip("`"))
     assert words == ["python", "export/run.py", str(run), "--precision", "fp32"]
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option() -> None:
+    assert pasted(Path("-out/a")) == "./-out/a"
+
+
+def test_an_error_keeps_the_spaces_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.fail(f"no bundle\n  in it; `x {pasted(Path('my  runs'))}`\n", 2) == 2
+    assert capsys.readouterr().err == "error: no bundle in it; `x 'my  runs'`\n"
 
 
 def test_control_characters_are_shown_by_their_codes() -> None:
@@ -66,6 +76,23 @@ def test_names_with_control_characters_are_harmless(
         assert "\x07" not in text
     (record, _) = map(json.loads, cli("classify", bundle, "in", "--json").stdout.splitlines())
     assert record["path"] == "in/a\nb\x1b.png"  # JSON has its own escapes
+
+
+def test_names_in_labelled_folders_are_harmless(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "new\n\x1b[2Jdata"
+    (data / "red").mkdir(parents=True)
+    shutil.copy(toy_bundle / "examples" / "red.png", data / "red" / "a\x1b.png")
+    (data / "red" / "b\x07\n.png").write_text("no image")
+    model, out = str(toy_bundle), str(tmp_path / "out\x1b")
+    assert evaluate.main([model, str(data), "--out", out, "--no-error-sheet"]) == 0
+    assert compare.main([model, model, str(data)]) == 0
+    said = capsys.readouterr()
+    assert r"new\n\x1b[2Jdata/red/b\x07\n.png: not a readable image" in said.err
+    for text in (said.out, said.err):
+        assert not {"\x1b", "\x07"} & set(text)
+        assert not any(line.startswith((".png", "\x1b")) for line in text.splitlines())
 
 
 def test_a_card_with_a_byte_order_mark_is_read(toy_bundle: Path) -> None:

@@ -315,6 +315,12 @@ def test_senseless_settings_are_refused(classifier: Classifier) -> None:
         batcher.submit(colour("red"), top_k=0)
 
 
+def test_no_batch_is_larger_than_what_may_wait(classifier: Classifier) -> None:
+    """A server warms each size up: of 1,000,000,000 it would never begin to serve."""
+    with Batcher(classifier, max_batch=1_000_000_000, max_queue=5) as batcher:
+        assert batcher.max_batch == 5
+
+
 def test_prepared_images_are_answered_without_preprocessing(classifier: Classifier) -> None:
     """Also by a network whose preprocessing would cut their border off."""
     spec = msgspec.structs.replace(classifier.card.input, resize=2 * classifier.card.input.size)

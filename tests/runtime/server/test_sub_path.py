@@ -108,6 +108,14 @@ def test_senseless_options_are_one_line(
         assert words[0] in finished.stderr
 
 
+def test_lists_that_are_given_in_parts_are_whole() -> None:
+    """The first part would be dropped otherwise, and nobody would say so."""
+    parts = ["--cors", "https://a.org", "--names", "a", "--cors", "https://b.org", "--names", "b"]
+    given = _parser().parse_args(parts)
+    assert (given.cors, given.names) == (["https://a.org", "https://b.org"], ["a", "b"])
+    assert (_parser().parse_args([]).cors, _parser().parse_args([]).names) == ([], None)
+
+
 def test_browsers_of_named_origins_may_call(
     batcher: Batcher, serving: Serving, toy_bundle: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Options and the words of a command line: one is the exact inverse of the other."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -8,13 +9,14 @@ from hypothesis import strategies as st
 
 from runtime.base.command import CommandParser
 from runtime.base.errors import UserError
-from training import run
+from training import robustness, run, study, tune
 from training.config.command_words import command_line, repeatable_command, words_of
 from training.config.options import (
     DEVICES,
     Options,
     add_shared_options,
     option_parser,
+    recipe_of,
     recipe_overrides,
     shared_options,
 )
@@ -119,6 +121,33 @@ def test_settings_reach_the_recipe_of_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match="command line: select: received 'first', expected one of"):
         run.main([*words, "--set", "select=first"])
     assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [("--epochs", "3", "epochs"), ("--batch-size", "8", "batch_size"), ("--fit", "crop", "fit")],
+)
+def test_an_option_and_a_setting_of_one_key_are_refused(option: str, value: str, key: str) -> None:
+    """One of them would have no effect, and nobody would say so."""
+    given = parsed(["--arch", "a", option, value, "--set", f"{key}={value}"])
+    with pytest.raises(UserError, match=f"^{option} and --set {key} are one choice"):
+        recipe_of(given)
+
+
+@pytest.mark.parametrize("word", ["../x", "/tmp/x", "a/b", ".", "..", "a\nb"])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (study, ["--arch", "mobilenetv2", "--study"]),
+        (tune, ["--arch", "mobilenetv2", "--name"]),
+        (robustness, ["runs/none", "--study"]),
+    ],
+)
+def test_a_word_that_would_lead_to_another_folder_is_refused(
+    command: ModuleType, words: list[str], word: str
+) -> None:
+    with pytest.raises(UserError, match="expected a word to call files by, without /"):
+        command.main([*words, word])
 
 
 def test_every_shared_option_reaches_the_runs_or_their_recipe() -> None:

@@ -94,6 +94,18 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, expected: str) -> N
         load_recipe(str(path))
 
 
+@pytest.mark.parametrize("value", ["", "abc", "[3]", "{a: 1}", "true", "0", "2.5"])
+def test_epochs_that_are_no_number_are_one_line(value: str) -> None:
+    with pytest.raises(UserError, match=r"^command line: epochs: received ") as told:
+        load_recipe("digits", parsed_settings([f"epochs={value}"]))
+    assert "\n" not in str(told.value)
+
+
+def test_two_settings_of_one_key_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^--set gives dsr_weight twice"):
+        parsed_settings(["dsr_weight=1", "drg_weight=1", "dsr_weight=0.5"])
+
+
 @pytest.mark.parametrize(
     "value",
     [

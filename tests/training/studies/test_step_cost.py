@@ -40,6 +40,10 @@ def test_the_benchmark_measures_every_contender(capsys: pytest.CaptureFixture[st
         benchmark.main(["--rounds", "0"])
     with pytest.raises(UserError, match="--terms 'kd' is unknown; choose of ce,ls"):
         benchmark.main(["--terms", "kd"])
+    with pytest.raises(UserError, match="image size 8 is out of range; choose 16 to 1024"):
+        benchmark.main(["--image-size", "8", "--rounds", "1"])
+    with pytest.raises(UserError, match="received --classes 1, expected 2 or more"):
+        benchmark.main(["--classes", "1", "--rounds", "1"])
 
 
 def test_the_benchmark_counts_what_every_method_adds(capsys: pytest.CaptureFixture[str]) -> None:
