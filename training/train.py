@@ -31,7 +31,8 @@ from training.engine.start_trainer import start_trainer
 from training.engine.trainer import Trainer
 from training.finish import finish_run, summary
 from training.methods.method import method_class
-from training.networks.weights import pretrained_weights, weights_word
+from training.networks.students import build_student
+from training.networks.weights import pretrained_weights, start_from, weights_word
 from training.networks.weights_file import weights_from_file
 from training.records.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.records.journal import Progress, counted
@@ -45,7 +46,7 @@ from training.records.run_folder import (
     move_latest,
     run_name,
 )
-from training.records.teacher_run import TeacherRun, load_teacher
+from training.records.teacher_run import TeacherRun, finished_run, load_teacher
 from training.records.tracker import followed
 
 _STOPPED = 1
@@ -71,6 +72,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
         group.on_main(check_latest)
     else:
         group.on_main(partial(check_out, options.out, resume=options.resume))
+    group.on_main(partial(_check_named, options))
     dataset, check = load_data(options, recipe, group)
     progress.say(classes_line(dataset.class_names))
     if check is not None:
@@ -125,6 +127,26 @@ def _params(plan: Plan) -> dict[str, object]:
     own = ("arch", "width", "data", "terms", "seed", "weights", "processes")
     recipe: dict[str, object] = msgspec.to_builtins(plan.recipe)
     return {name: getattr(plan, name) for name in own} | recipe
+
+
+def _check_named(options: Options) -> None:
+    """Refuses a teacher or weights that cannot be used before data are decoded: that may take long.
+
+    A run that goes on has its weights already, and the file of the first ones may be gone.
+    """
+    if options.teacher is not None:
+        finished_run(options.teacher)
+    weights = None if options.resume else _named_weights(options)
+    if weights is not None:
+        student = build_student(options.arch, num_classes=2, image_size=32, width=options.width)
+        start_from(student, weights, arch=options.arch)
+
+
+def _named_weights(options: Options) -> Mapping[str, object] | None:
+    """What the options begin with, by names of tensors; None: random weights."""
+    if options.pretrained:
+        return pretrained_weights(options.arch, options.width)
+    return weights_from_file(options.weights) if options.weights is not None else None
 
 
 def _teacher(options: Options, dataset: Dataset) -> TeacherRun | None:
@@ -228,11 +250,7 @@ def _set_up(
                 f"begun on {former.device}: the result will not be bit for bit what it was there"
             )
         return
-    weights: Mapping[str, object] | None = None
-    if options.pretrained:
-        weights = pretrained_weights(plan.arch, plan.width)
-    elif options.weights is not None:
-        weights = weights_from_file(options.weights)
+    weights = _named_weights(options)
     left_out = trainer.learner.start_from(weights, arch=plan.arch) if weights is not None else None
     if left_out:
         progress.say(left_out)

@@ -119,10 +119,26 @@ def test_a_run_knows_its_data_but_tells_no_path(
             ["--arch", "mobilenetv2", "--data", "none", "--out", "a-file/run"],
             "a-file is a file; expected a folder",  # and is told before the data are looked for
         ),
+        *(  # all before the data are looked for
+            (["--arch", "shufflenetv2", "--data", "none", *named], words)
+            for named, words in (
+                (["--weights", "none.pt"], "--weights none.pt cannot be read"),
+                (["--weights", "other.pt"], "the weights are not those of shufflenetv2"),
+                (["--teacher", "none"], "none does not exist; expected a run folder"),
+                (["--teacher", "begun"], "--teacher begun is not finished"),
+            )
+        ),
+        (
+            ["--arch", "mobilenetv2", "--width", "0.5", "--data", "none", "--pretrained"],
+            "torchvision has mobilenetv2 at width 1.0 only",
+        ),
     ],
 )
 def test_mistakes_are_one_line(here: Path, arguments: list[str], expected: str) -> None:
     (here / "a-file").touch()
+    torch.save({"conv": torch.ones(1)}, here / "other.pt")
+    (here / "begun").mkdir()
+    (here / "begun" / "checkpoint.pt").touch()
     with pytest.raises(UserError, match=re.escape(expected)) as info:
         run.main(arguments)
     assert "\n" not in str(info.value)

@@ -42,19 +42,35 @@ class Reordered(nn.Module):
         return logits.index_select(1, self.get_buffer("order"))
 
 
+def finished_run(folder: Path) -> Path:
+    """The folder of the run that `--teacher` names.
+
+    Raises:
+        UserError: if there is no run, or it is not finished.
+    """
+    run = find_run(folder)
+    if not (run / RESULT).is_file():
+        raise _unfinished(folder)
+    return run
+
+
+def _unfinished(folder: Path) -> UserError:
+    return UserError(
+        f"--teacher {folder} is not finished (it has no {RESULT}): repeat its command with "
+        "--resume, or name a finished run"
+    )
+
+
 def load_teacher(folder: Path, dataset: Dataset) -> TeacherRun:
     """The student of the finished run in `folder` as the teacher of a run on `dataset`.
 
     Raises:
         UserError: if it is not finished, or answers other classes, or sees other pixels.
     """
-    run = load_trained(find_run(folder))
+    run = load_trained(finished_run(folder))
     plan = run.plan
-    if not run.result:
-        raise UserError(
-            f"--teacher {folder} is not finished (it has no {RESULT}): repeat its command with "
-            "--resume, or name a finished run"
-        )
+    if not run.result:  # a result lies there, of another checkpoint
+        raise _unfinished(folder)
     _check_classes(folder, plan.class_names, dataset.class_names)
     _check_input(folder, plan.input, dataset.input)
     network: nn.Module = run.student
