@@ -250,6 +250,34 @@ def test_mistakes(
         load(write("a.parquet", columns, names))
 
 
+@pytest.mark.parametrize("as_paths", [False, True])
+def test_a_split_that_is_a_number_stands_for_its_name(
+    pictures: Any, tmp_path: Path, as_paths: bool
+) -> None:
+    (tmp_path / "repo").mkdir()
+    images: Any = pictures(0, 8)
+    if as_paths:
+        for number, content in enumerate(images):
+            (tmp_path / "repo" / f"{number}.png").write_bytes(content)
+        images = [f"{number}.png" for number in range(8)]
+
+    def written(*splits: int) -> Path:
+        table = pa.table({"image": images, "label": ["x", "y"] * 4, "split": splits})
+        feature = {"_type": "ClassLabel", "names": ["train", "test"]}
+        info = json.dumps({"info": {"features": {"split": feature}}})
+        pyarrow.parquet.write_table(
+            table.replace_schema_metadata({"huggingface": info}), tmp_path / "repo" / "a.parquet"
+        )
+        return tmp_path / "repo" / "a.parquet"
+
+    data = load(written(0, 0, 0, 0, 0, 0, 1, 1))
+    assert (len(data.train_labels), len(data.test_labels)) == (6, 2)
+    with pytest.raises(UserError, match="the split is ''; expected train, val or test"):
+        load(written(0, 0, 0, 0, 1, 1, -1, -1))
+    with pytest.raises(UserError, match="row 7: the split is 7; expected 0 to 1 for the 2 names"):
+        load(written(0, 0, 0, 0, 1, 1, 1, 7))
+
+
 def test_damage_and_pyarrow_that_is_not_installed(
     pictures: Any, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
