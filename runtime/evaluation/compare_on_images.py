@@ -102,12 +102,19 @@ def compare_on_folder(
     positions = shared_classes(old.card.class_names, new.card.class_names)
     names = old.card.class_names
     data = read_labelled_folder(root, names, note)
-    found = []
+    found: list[NDArray[np.int64]] = []
+    answered_paths: list[list[str]] = []
     for model, say in ((old, note), (new, lambda line: None)):  # a broken image is told once
         answered, whole = answer_folder(
             data, names, model.prepare, model.probabilities, chunk=model.chunk, broken=say
         )
         found.append(answered.probabilities.argmax(axis=1))
+        answered_paths.append(whole.paths)
+    if changed := sorted({*answered_paths[0]} ^ {*answered_paths[1]}):
+        raise UserError(
+            f"{root / changed[0]} could be read for one model and not for the other; expected the "
+            "same images for both: compare again when nothing in the folder changes"
+        )
     return compare_answers(found[0], positions[found[1]], whole.labels, names, whole.paths)
 
 

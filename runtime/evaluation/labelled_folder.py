@@ -13,7 +13,6 @@ from runtime.images.image_folders import (
     NOT_AN_IMAGE,
     READ_ALREADY,
     ImageFolders,
-    in_order,
     in_words,
 )
 
@@ -110,9 +109,11 @@ class _Search:
         self._reader.left_out[READ_ALREADY] += len(listing.folders) - len(below)
         known = {path: label for path in below if (label := self._label(path)) is not None}
         others = [path for path in below if path not in known]
-        found = {label: in_order(self._reader.images_below(path)) for path, label in known.items()}
-        if len(found) < len(known):
+        if len({*known.values()}) < len(known):
             raise UserError(f"{folder} has two folders of one class; move the images into one")
+        found: _Classes = {}
+        for path, label in known.items():
+            found |= self._images_below(path, label)
         deeper = {
             path: self.classes_in(path) for path in others if self._reader.listing(path).folders
         }
@@ -131,6 +132,34 @@ class _Search:
             found |= classes
         return found
 
+    def _images_below(self, folder: Path, label: int) -> _Classes:
+        """The images below the folder of the class `label`.
+
+        A folder below it may be a class, too, which its whole path names.
+
+        Raises:
+            UserError: if a folder below it has the name of another class.
+        """
+        found: _Classes = {label: []}
+        for inner, images in sorted(self._reader.images_below(folder)):
+            if images:
+                found.setdefault(self._innermost(inner, folder, label), []).extend(images)
+        return {label: sorted(images) for label, images in found.items()}
+
+    def _innermost(self, inner: Path, folder: Path, label: int) -> int:
+        """The class of the images in `inner`, which is `folder`, of the class `label`, or below."""
+        while inner != folder:
+            other = self._labels.get(self._path_of(inner))
+            if other is not None:
+                return other
+            if self._label(inner) not in (None, label):
+                raise UserError(
+                    f"{inner} is called like a class of the model, and lies in the folder of the "
+                    f"class {self._names[label]!r}; move it beside {folder}, or rename it"
+                )
+            inner = inner.parent
+        return label
+
     def complaint(self) -> str:
         """Why no class was found."""
         folders = [path.name for path in self._reader.listing(self._root).folders]
@@ -142,8 +171,11 @@ class _Search:
 
     def _label(self, folder: Path) -> int | None:
         """By the folder's name, or by its path, which names a class where two have one name."""
-        path = _composed(folder.relative_to(self._root).as_posix())
+        path = self._path_of(folder)
         return self._labels.get(path, self._labels.get(path.rpartition("/")[2]))
+
+    def _path_of(self, folder: Path) -> str:
+        return _composed(folder.relative_to(self._root).as_posix())
 
     @staticmethod
     def _leads_back(folder: Path) -> bool:

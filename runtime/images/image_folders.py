@@ -118,6 +118,8 @@ class ImageFolders:
         self.run_folders: set[Path] = set()
         self._above = {self._identity(folder) for folder in (root, *root.resolve().parents)}
         self._read_before: dict[Identity, Path] = {}
+        self._asked = root
+        self._asked_for: dict[Identity, Path] = {}
         self._listed: dict[Path, Listing] = {}
 
     def listing(self, folder: Path) -> Listing:
@@ -141,9 +143,12 @@ class ImageFolders:
     def images_below(self, folder: Path) -> list[tuple[Path, list[Path]]]:
         """Each folder from `folder` on, and the images that lie directly in it.
 
+        It is called for each class folder, or for the root alone: a folder belongs to one of them.
+
         Raises:
-            UserError: if a folder cannot be listed.
+            UserError: if a folder cannot be listed, or was read below another class folder.
         """
+        self._asked = folder
         found: list[tuple[Path, list[Path]]] = []
         parents = [parent for parent in folder.parents if parent.is_relative_to(self._root)]
         # The root itself is read, too, where it is the folder that is asked for.
@@ -151,10 +156,20 @@ class ImageFolders:
         self._read(folder, above | {self._identity(parent) for parent in parents}, found)
         return found
 
-    def met_before(self, folder: Path, identity: Identity) -> Path | None:
-        """The path by which `folder` was read before; None: it was not, and is read now."""
+    def _is_read(self, folder: Path, identity: Identity) -> bool:
+        """Whether `folder` was read before, by another path; if not, it is read now.
+
+        Raises:
+            UserError: if it was read for another class.
+        """
         former = self._read_before.setdefault(identity, folder)
-        return None if former == folder else former
+        former_asked = self._asked_for.setdefault(identity, self._asked)
+        if former_asked != self._asked:
+            raise UserError(
+                f"{folder} and {former} are one folder, by a link: its images would be in "
+                f"{self._asked} and in {former_asked}; remove one of the two"
+            )
+        return former != folder
 
     def _entries(self, folder: Path) -> Iterable[Entry]:
         with os.scandir(folder) as entries:
@@ -227,7 +242,7 @@ class ImageFolders:
             identity = self._identity(folder)
         except OSError as error:
             raise _unlisted(folder, error) from error
-        if identity in above or self.met_before(folder, identity) is not None:
+        if identity in above or self._is_read(folder, identity):
             self.left_out[READ_ALREADY] += 1
             self.repeated.add(folder)
             return

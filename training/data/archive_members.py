@@ -3,7 +3,7 @@
 A member's path is that of the archive, which goes on in it: `pets.zip/cat/1.jpg`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +33,28 @@ class _Entry:
         return False
 
 
+class Members(dict[Path, PackedImage]):
+    """The files in an archive by their paths.
+
+    Attributes:
+        folders: those that the archive states, of which some may be empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folders: set[Path] = set()
+
+    def add_folder(self, archive: Path, name: str) -> None:
+        """Adds a folder that the archive states. `./` is the archive itself."""
+        if name.strip("./\\"):
+            self.folders.add(member_path(archive, name))
+
+
 class ArchiveReader(FolderReader):
     """Reads the folders in an archive. They hold no links."""
 
-    def __init__(self, archive: Path, members: Mapping[Path, PackedImage]) -> None:
-        """Takes the files of the archive by their paths.
+    def __init__(self, archive: Path, members: Members) -> None:
+        """Takes the files and folders of the archive by their paths.
 
         Raises:
             UserError: if a file has the path of a folder.
@@ -46,6 +63,8 @@ class ArchiveReader(FolderReader):
         self._members = members
         for path in members:
             self._insert(path, archive)
+        for path in sorted(members.folders):
+            self._insert(path, archive, is_folder=True)
         super().__init__(archive)
         self._above = set()
 
@@ -75,15 +94,17 @@ class ArchiveReader(FolderReader):
         except ImageError as error:
             raise UserError(str(error)) from error
 
-    def _insert(self, path: Path, archive: Path) -> None:
+    def _insert(self, path: Path, archive: Path, *, is_folder: bool = False) -> None:
         entry, parts = self._tree, path.relative_to(archive).parts
         for depth, name in enumerate(parts, start=1):
-            last = depth == len(parts)
+            last = depth == len(parts) and not is_folder
             if entry.folder is None or (last and name in entry.folder):
                 raise UserError(f"{path} is a file and a folder of one name; pack them again")
             if name not in entry.folder:
                 entry.folder[name] = _Entry(name, f"{entry.path}/{name}", None if last else {})
             entry = entry.folder[name]
+        if is_folder and entry.folder is None:
+            raise UserError(f"{path} is a file and a folder of one name; pack them again")
 
     def _entries(self, folder: Path) -> Iterable[Entry]:
         entry = self._tree

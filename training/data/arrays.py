@@ -24,7 +24,9 @@ from training.data.dataset import (
     whole_images,
 )
 from training.data.folders import name_of
+from training.data.loading_progress import report
 from training.data.source import (
+    NO_SPLIT,
     Contents,
     Source,
     Split,
@@ -34,6 +36,7 @@ from training.data.source import (
     split_of,
 )
 from training.data.split_twins import with_twins
+from training.data.split_words import role_of
 from training.quality.exact_twins import pictures_of
 
 CLASSES_FILE = "classes.txt"
@@ -89,6 +92,7 @@ def load_arrays(
     contents = Contents(_class_names(root, splits), *splits)
     check_labels(name, contents.class_names, *(split.labels for split in splits))
 
+    left_out = _left_out(root)
     shapes = {array.shape[1:3] for array in images.values()}
     side = min(images["train"].shape[1:3])
     default = min(max(side, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)
@@ -98,7 +102,7 @@ def load_arrays(
     if shapes != {(size, size)}:
         files = [root / f"{split}_{what}.npy" for split in _SPLITS for what in ("images", "labels")]
         fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))
-        source = Source(name, fingerprint, lambda: contents, files=tuple(files))
+        source = Source(name, fingerprint, lambda: contents, left_out, tuple(files))
         return load_cached(source, geometry, progress=progress, refresh=refresh)
     pictures = pictures_of(images["train"])
     return Dataset(
@@ -111,9 +115,22 @@ def load_arrays(
         test_labels=splits[1].labels,
         train_paths=splits[0].paths,
         test_paths=splits[1].paths,
+        left_out=left_out,
         train_groups=with_twins(pictures, images["train"], None),
         train_pictures=pictures,
     )
+
+
+def _left_out(root: Path) -> dict[str, int]:
+    """How many images are in arrays of other splits. Reports the arrays."""
+    count = 0
+    for file in sorted(root.glob("*_images.npy")):
+        word = file.name.removesuffix("_images.npy")
+        if word not in _SPLITS and role_of(word) is not None:
+            images = sum(_load(file).shape[:1])
+            report(f"{file} is left out: expected arrays for train and test ({images} images)")
+            count += images
+    return {NO_SPLIT: count} if count else {}
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.images.image_folders import NOT_AN_IMAGE
 from runtime.images.image_formats import READABLE
 from training.config.options import CLASSES
 from training.data.class_lists import counted_images, labelled, split_classes
@@ -57,12 +58,21 @@ def folder_contents(
         UserError: as `folder_source`.
     """
     layout = find_layout(root, reader, report if progress else lambda line: None)
+    for folder in _passed(root, layout):
+        _leave_beside(folder, reader)
     if layout.test is None:
         contents = _one_folder(layout.train, reader, split_seed=split_seed, classes=classes)
     else:
         contents = _split_folders(layout, reader, classes=classes)
     reader.report()
     return contents
+
+
+def _passed(root: Path, layout: Layout) -> list[Path]:
+    """The folders from the root on in which the folders of the layout lie."""
+    used = {folder for folder in (layout.train, layout.validation, layout.test) if folder}
+    above = {parent for folder in used for parent in folder.parents}
+    return sorted(parent for parent in above - used if parent.is_relative_to(root))
 
 
 def name_of(root: Path) -> str:
@@ -97,7 +107,7 @@ def _split_folders(layout: Layout, reader: FolderReader, *, classes: str) -> Con
         for words, split in zip(names, found, strict=True)
     )
     for folder, split in zip(folders[1:], held_out, strict=True):
-        for name in split.keys() - train.keys():
+        for name in sorted(split.keys() - train.keys()):
             if split[name]:
                 raise UserError(
                     f"class {name!r} is in {folder} and not in {layout.train}; expected it in both"
@@ -132,12 +142,7 @@ def _read_classes(folder: Path, reader: FolderReader, *, classes: str) -> Classe
     check_distinct((below.name for below in listing.folders), where=folder)
     for below in listing.folders:
         check_utf8(below, below.name)
-    if listing.images:
-        reader.left_out[BESIDE_CLASSES] += len(listing.images)
-        report(
-            f"{folder}: {counted_images(len(listing.images))} beside the class folders left out; "
-            "an image's folder is its class"
-        )
+    _leave_beside(folder, reader)
     found = {below: reader.images_below(below) for below in listing.folders}
     if classes == LEAVES:
         return _leaves(folder, found)
@@ -146,6 +151,19 @@ def _read_classes(folder: Path, reader: FolderReader, *, classes: str) -> Classe
         below.name: sorted(image for _, images in parts for image in images)
         for below, parts in found.items()
     }
+
+
+def _leave_beside(folder: Path, reader: FolderReader) -> None:
+    """Counts the files that lie directly in a folder of folders, and says how many are images."""
+    listing = reader.listing(folder)
+    reader.others += listing.others
+    reader.left_out[NOT_AN_IMAGE] += listing.others.total()
+    if listing.images:
+        reader.left_out[BESIDE_CLASSES] += len(listing.images)
+        report(
+            f"{folder}: {counted_images(len(listing.images))} beside the class folders left out; "
+            "an image's folder is its class"
+        )
 
 
 def _leaves(folder: Path, found: Mapping[Path, list[tuple[Path, list[Path]]]]) -> Classes:

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.base.errors import UserError
 from training.config.data_columns import EXAMPLE, Columns
-from training.data.archive_members import ArchiveReader
+from training.data.archive_members import ArchiveReader, Members
 from training.data.brace_patterns import is_pattern, names_of
 from training.data.class_folders import has_class_folders
 from training.data.data_name import PARQUET, TAR, ZIP, data_name
@@ -20,7 +20,6 @@ from training.data.list_choice import lists_beside
 from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
-from training.data.packed_image import PackedImage
 from training.data.shards import rows_of_shards, rows_of_tables, shards_below
 from training.data.source import Contents, Picture, Source, Split, source_of_pictures
 from training.data.tar_members import tar_members
@@ -222,7 +221,7 @@ def _source_of_rows(
 
 def _archive(
     archive: Path,
-    members: dict[Path, PackedImage],
+    members: Members,
     request: Request,
     left_out: Counter[str],
     captions: Captions | None = None,

@@ -207,7 +207,7 @@ def _given(
     names = list(by_role[Role.TRAIN])
     splits: dict[Role, Split] = {}
     for role, images in by_role.items():
-        for name in images.keys() - by_role[Role.TRAIN].keys():
+        for name in sorted(images.keys() - by_role[Role.TRAIN].keys()):
             raise UserError(
                 f"{where}: class {name!r} has images for {role.value} and none for training; "
                 "expected both"

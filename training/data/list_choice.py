@@ -4,7 +4,7 @@ What is wrong with a list that the user surely means is an error: without it, ot
 trained on than the user believes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,8 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> L
                 f"{EXAMPLE} chooses the list"
             )
         others = [one.file for one in labelled if one.there and not one.agrees]
-        return ListChoice(warnings=_warning(others, folder))
+        listing = [one for one in labelled if one.image and one.label]
+        return ListChoice(warnings=(*_warning(others, folder), *_unread(listing, folder)))
     if packed and not usable and not holds_images(folder, place.reader):
         for one in found:
             if one.is_meant:
@@ -142,7 +143,8 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> L
     chosen = _chosen(found, folder)
     if not chosen:
         only = _the_only_one(found, folder, place.reader, named_columns=named_columns)
-        return ListChoice(only)
+        doubtful = [one for one in labelled if one.looks_like_a_list and not one.is_without_labels]
+        return ListChoice(only, () if only else tuple(_unread(doubtful, folder)))
     lists = tuple(one.file for one in chosen)
     report(f"{folder}: the classes are those that {' and '.join(map(str, lists))} names")
     return ListChoice(lists)
@@ -155,6 +157,16 @@ def _warning(lists: Sequence[Path], folder: Path) -> tuple[str, ...]:
         f"classes are folders, and not those that {_within(lists, folder)} names; if the folders "
         f"only hold parts of the images, choose the list by {EXAMPLE}",
     )
+
+
+def _unread(found: Sequence[_Candidate], folder: Path) -> Iterator[str]:
+    """Warns of what seems to be a list of the images, and names none of those that are there."""
+    for one in found:
+        if not one.there:
+            yield (
+                f"classes are folders, and not those that {_within([one.file], folder)} may name, "
+                f"which is not read: {one.why_not()}"
+            )
 
 
 def _chosen(found: Sequence[_Candidate], folder: Path) -> list[_Candidate]:

@@ -12,12 +12,7 @@ _MAX_NAMED = 5
 
 
 class FolderReader(ImageFolders):
-    """Reads the folders of one data set. A folder is in one class."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._class = root
-        self._class_of: dict[Identity, Path] = {}
+    """Reads the folders of one data set."""
 
     def files(self, folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         """The files directly in `folder` whose names have one of the endings, sorted.
@@ -33,15 +28,6 @@ class FolderReader(ImageFolders):
             and not is_of_the_system(entry.name)
             and not entry.is_dir()
         )
-
-    def images_below(self, folder: Path) -> list[tuple[Path, list[Path]]]:
-        """Each folder from the class folder `folder` on, and the images that lie directly in it.
-
-        Raises:
-            UserError: if a folder cannot be listed, or belongs to another class, too.
-        """
-        self._class = folder
-        return super().images_below(folder)
 
     def folders_in(self, folder: Path) -> list[Path]:
         """The folders in `folder`, where images may be looked for; none if it cannot be listed.
@@ -68,21 +54,6 @@ class FolderReader(ImageFolders):
             return 0  # a link that leads back
         within = above | {identity}
         return len(listing.images) + sum(self._count_below(one, within) for one in listing.folders)
-
-    def met_before(self, folder: Path, identity: Identity) -> Path | None:
-        """The path by which `folder` was read before; None: it was not, and is read now.
-
-        Raises:
-            UserError: if it was read for another class.
-        """
-        former = super().met_before(folder, identity)
-        former_class = self._class_of.setdefault(identity, self._class)
-        if former_class != self._class:
-            raise UserError(
-                f"{folder} and {former} are one folder, by a link: its images would be in "
-                f"{self._class} and in {former_class}; remove one of the two"
-            )
-        return former
 
     def report(self) -> None:
         """Says what was left out, in a line for each reason."""

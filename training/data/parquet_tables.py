@@ -102,9 +102,9 @@ def text_table(table: ParquetTable, columns: Found) -> Table:
     """The columns of a file that holds the paths of its images, as those of a list."""
     names = [name for name in vars(columns).values() if name]
     cells = [table.texts(name) for name in names]
-    if columns.label in table.class_names:
-        place = names.index(columns.label)
-        cells[place] = list(_labels(table, columns.label))
+    for column, what in ((columns.label, "class"), (columns.split, "split")):
+        if column in table.class_names:
+            cells[names.index(column)] = _named_cells(table, column, what)
     rows = list(zip(*cells, strict=True))
     return Table(tuple(names), rows, range(1, len(rows) + 1))
 
@@ -128,19 +128,15 @@ def rows_of_parquet(
         UserError: if a cell cannot be used.
     """
     count = table.file.metadata.num_rows
-    labels = _labels(table, columns.label)
-    splits = table.cells(columns.split) if columns.split else [None] * count
+    labels = _named_cells(table, columns.label, "class")
+    splits = _named_cells(table, columns.split, "split") if columns.split else [""] * count
     groups: list[Cell] = table.texts(columns.group) if columns.group else [""] * count
     rows = []
     for number, (image, stored) in enumerate(_images(table, columns.image, root)):
         at = f"{table.path}, row {number}"
         role = split
         if columns.split:
-            value = splits[number]
-            name = table.class_names.get(columns.split)
-            if name and isinstance(value, int):
-                value = name[value]
-            role = split_in(text_of(value, where=at), column=columns.split, where=at)
+            role = split_in(splits[number], column=columns.split, where=at)
         group = group_in(groups[number], where=at)
         rows.append(Row(image, stored, label_in(labels[number], where=at), role, group, stored))
     return rows
@@ -195,23 +191,32 @@ def _may_lack_bytes(table: ParquetTable, group: int, cell: str) -> bool:
     return True
 
 
-def _labels(table: ParquetTable, column: str) -> list[Any]:
-    """The class of each row as text; "" for none, which `datasets` writes as -1."""
+def _named_cells(table: ParquetTable, column: str, what: str) -> list[Cell]:
+    """The class or the split of each row; "" for none, which `datasets` writes as -1.
+
+    Args:
+        table: the file.
+        column: may be a ClassLabel column, whose numbers stand for names.
+        what: the column holds, for messages: "class" or "split".
+
+    Raises:
+        UserError: if a number stands for no name.
+    """
     names = table.class_names.get(column)
     if names is None:
         return table.texts(column)
-    labels = []
+    cells: list[Cell] = []
     for number, value in enumerate(table.cells(column)):
         if isinstance(value, str) or value is None or value == -1:
-            labels.append("" if value in (None, -1) else str(value))
+            cells.append("" if value in (None, -1) else str(value))
         elif isinstance(value, int) and 0 <= value < len(names):
-            labels.append(names[value])
+            cells.append(names[value])
         else:
             raise UserError(
-                f"{table.path}, row {number}: the class is {value!r}; expected 0 to "
+                f"{table.path}, row {number}: the {what} is {value!r}; expected 0 to "
                 f"{len(names) - 1} for the {len(names)} names that the file states"
             )
-    return labels
+    return cells
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

@@ -141,7 +141,7 @@ def _reading_order(images: Sequence[Picture] | NDArray[np.uint8]) -> NDArray[np.
 
     Pictures in other files are read as they lie there, so that no part is read twice.
     """
-    if len(images) and isinstance(images[0], PackedImage):
-        places = [image.place for image in images if isinstance(image, PackedImage)]
+    if any(isinstance(image, PackedImage) for image in images):
+        places = [image.place if isinstance(image, PackedImage) else ("", 0) for image in images]
         return np.array(sorted(range(len(images)), key=places.__getitem__), dtype=np.int64)
     return np.arange(len(images), dtype=np.int64)

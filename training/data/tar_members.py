@@ -7,9 +7,9 @@ from pathlib import Path
 
 from runtime.base.errors import UserError
 from runtime.images.image_folders import DEAD_LINK
-from training.data.archive_members import member_path
+from training.data.archive_members import Members, member_path
 from training.data.loading_progress import report
-from training.data.packed_image import PackedImage, TarImage
+from training.data.packed_image import TarImage
 from training.data.source import DUPLICATE
 
 _COMPRESSED = {
@@ -20,11 +20,14 @@ _COMPRESSED = {
 }
 
 
-def tar_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage]:
-    """The files of the archive, and those that its links lead to. The later one of a name counts.
+def tar_members(archive: Path, left_out: Counter[str]) -> Members:
+    """The files of the archive, what its links lead to, and the folders that it states.
+
+    The later file of a name counts.
 
     Raises:
-        UserError: if it is no whole tar file, is compressed, or holds a name that leads out of it.
+        UserError: if it is no whole tar file, is compressed, or holds a name that leads out of it
+            or a sparse file.
     """
     with archive.open("rb") as file:
         start = file.read(6)
@@ -34,7 +37,7 @@ def tar_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage
                 f"{archive} is compressed as a whole, so that no image in it can be reached alone; "
                 f"run `{command} {archive.name}`, and use the tar file that it makes"
             )
-    members: dict[Path, PackedImage] = {}
+    members = Members()
     links: dict[Path, str] = {}
     doubled = 0
     try:
@@ -42,15 +45,10 @@ def tar_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage
             while (info := tar.next()) is not None:
                 # Of a million files these would take a gigabyte.
                 tar.members = []  # type: ignore[attr-defined]
-                if info.issym() or info.islnk():
-                    folder = posixpath.dirname(info.name) if info.issym() else ""
-                    target = posixpath.normpath(posixpath.join(folder, info.linkname))
-                    links[member_path(archive, info.name)] = target
-                elif info.isfile() and not info.issparse():
-                    path = member_path(archive, info.name)
-                    doubled += path in members
-                    members[path] = TarImage(path, archive, info.offset_data, info.size)
+                doubled += _add(archive, info, links, members)
             _check_end(archive, tar.offset)
+    except UserError:  # a ValueError, too
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(
             f"{archive} is no whole tar file ({error}); get it again, or pack it again"
@@ -66,6 +64,31 @@ def tar_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage
     return members
 
 
+def _add(archive: Path, info: tarfile.TarInfo, links: dict[Path, str], members: Members) -> bool:
+    """Adds one member. Returns whether it is a file that was there before.
+
+    Raises:
+        UserError: if it is a sparse file, or has a name that leads out of the archive.
+    """
+    if info.issym() or info.islnk():
+        folder = posixpath.dirname(info.name) if info.issym() else ""
+        target = posixpath.normpath(posixpath.join(folder, info.linkname))
+        links[member_path(archive, info.name)] = target
+    elif info.isdir():
+        members.add_folder(archive, info.name)
+    elif info.issparse():
+        raise UserError(
+            f"{archive} holds {info.name!r} with its zeros left out, so that it does not lie there "
+            "in one piece; pack the folder again without `tar --sparse`"
+        )
+    elif info.isfile():
+        path = member_path(archive, info.name)
+        doubled = path in members
+        members[path] = TarImage(path, archive, info.offset_data, info.size)
+        return doubled
+    return False
+
+
 def _check_end(archive: Path, offset: int) -> None:
     """Checks that the archive ends where its last file does.
 
@@ -79,7 +102,7 @@ def _check_end(archive: Path, offset: int) -> None:
         raise ValueError(f"something else begins at byte {offset}")
 
 
-def _follow(archive: Path, links: dict[Path, str], members: dict[Path, PackedImage]) -> int:
+def _follow(archive: Path, links: dict[Path, str], members: Members) -> int:
     """Adds what the links lead to. Returns the number of those that lead to no file."""
     dead = 0
     for path, target in links.items():

@@ -15,7 +15,7 @@ from runtime.base.errors import ImageError, UserError
 from runtime.images.image_folders import NOT_AN_IMAGE, is_of_the_system
 from runtime.images.image_formats import START_BYTES, SUFFIXES, is_read
 from training.config.data_columns import Columns
-from training.data.archive_members import ArchiveReader
+from training.data.archive_members import ArchiveReader, Members
 from training.data.class_folders import first_with_something, has_class_folders
 from training.data.labelled_rows import Row
 from training.data.loading_progress import report
@@ -75,9 +75,7 @@ class Captions:
     doubtful: bool
 
 
-def captions_of(
-    archive: Path, members: Mapping[Path, PackedImage], samples: Mapping[Path, Sample]
-) -> Captions | None:
+def captions_of(archive: Path, members: Members, samples: Mapping[Path, Sample]) -> Captions | None:
     """What the texts beside the pictures are, if they are captions: class folders hold them.
 
     They state the classes if there is a `.cls` or `.json` file beside a picture, too, if they name

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from runtime.base.errors import UserError
 from runtime.images.image_folders import DEAD_LINK
-from training.data.archive_members import member_path
+from training.data.archive_members import Members, member_path
 from training.data.loading_progress import report
-from training.data.packed_image import DEFLATED, STORED, PackedImage, ZipImage
+from training.data.packed_image import DEFLATED, STORED, ZipImage
 from training.data.source import DUPLICATE
 
 _ENCRYPTED = 0x1
 _NAME_IS_UTF8 = 0x800
 
 
-def zip_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage]:
-    """The files of the archive.
+def zip_members(archive: Path, left_out: Counter[str]) -> Members:
+    """The files of the archive, and the folders that it states.
 
     A name that is not marked as UTF-8 is taken for UTF-8 nevertheless where it can be; otherwise
     its bytes are kept, as those of a file's name on the disk are. Of two members of one name the
@@ -27,11 +27,12 @@ def zip_members(archive: Path, left_out: Counter[str]) -> dict[Path, PackedImage
         UserError: if it is no zip file, is encrypted or compressed in a way that is not read here,
             or holds a name that leads out of it.
     """
-    members: dict[Path, PackedImage] = {}
+    members = Members()
     links = doubled = 0
     for info in _directory(archive):
         name = _name_of(info)
         if name.endswith(("/", "\\")):
+            members.add_folder(archive, name)
             continue
         path = member_path(archive, name)
         if info.flag_bits & _ENCRYPTED:

@@ -10,11 +10,14 @@ from subprocess import CompletedProcess
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 
 from runtime.base.errors import UserError
 from runtime.evaluation.compare_models import compare_answers, mcnemar, shared_classes
+from runtime.evaluation.compare_on_images import compare_on_folder
+from runtime.inference.open_classifier import open_classifier
 from runtime.model.bundle import read_card, write_card
 from runtime.model.card_json import json_from_card
 
@@ -209,3 +212,25 @@ def test_a_folder_of_other_classes_is_refused(cli: Cli, toy_bundle: Path, tmp_pa
     shown = cli("compare", toy_bundle, toy_bundle, tmp_path / "data")
     assert (shown.returncode, shown.stdout) == (2, "")
     assert "cat" in shown.stderr
+
+
+def test_a_picture_that_changes_between_the_two_models_is_named(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("red", "green"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (32, 32), name).save(tmp_path / "data" / name / f"{number}.png")
+    lost = tmp_path / "data" / "red" / "1.png"
+    with open_classifier(toy_bundle) as old, open_classifier(toy_bundle) as new:
+        prepare = new.prepare
+
+        def prepare_late(file: Path) -> NDArray[np.uint8]:
+            lost.unlink(missing_ok=True)
+            return prepare(file)
+
+        monkeypatch.setattr(new, "prepare", prepare_late)
+        with pytest.raises(UserError, match=r"red/1\.png could be read for one model and not for"):
+            compare_on_folder(old, new, tmp_path / "data", note=lambda line: None)
+        again = compare_on_folder(old, new, tmp_path / "data", note=lambda line: None)
+    assert again.images == 5

@@ -238,6 +238,34 @@ def test_a_linked_class_folder_is_read_and_a_loop_is_not(tmp_path: Path) -> None
     assert read(root) == {"cat/1.png": "cat", "dog/2.png": "dog"}
 
 
+@pytest.mark.parametrize("link", ["café/again", "dog"])
+def test_one_folder_in_two_classes_is_refused(tmp_path: Path, link: str) -> None:
+    """Its images would count for the class that comes first in the order of names."""
+    root = folder_of(tmp_path / "a", "cat/1.png", "café/3.png")
+    (root / link).symlink_to(root / "cat")
+    with pytest.raises(UserError, match="are one folder, by a link: its images would be in"):
+        read(root)
+
+
+@pytest.mark.parametrize("inner", ["cat/dog/2.png", "cat/old/dog/2.png", "cat/dog/x/2.png"])
+def test_a_class_folder_in_that_of_another_class_is_refused(tmp_path: Path, inner: str) -> None:
+    root = folder_of(tmp_path / "a", "cat/1.png", inner, "cat/cat/3.png")
+    (root / "cat" / "café").mkdir()  # it holds no image
+    with pytest.raises(UserError, match="dog is called like a class of the model, and lies in the"):
+        read(root)
+    (root / inner).unlink()
+    assert read(root) == {"cat/1.png": "cat", "cat/cat/3.png": "cat"}
+
+
+def test_a_class_below_another_one_by_its_path(tmp_path: Path) -> None:
+    """As `--classes leaves` names them, where images lie in both folders."""
+    names = ("indoor", "indoor/cat", "outdoor/cat")
+    root = folder_of(tmp_path / "a", "indoor/1.png", "indoor/cat/x/2.png", "outdoor/cat/3.png")
+    found = read_labelled_folder(root, names, lambda line: None)
+    assert [names[label] for label in found.labels] == ["indoor", "indoor/cat", "outdoor/cat"]
+    assert found.paths == ["indoor/1.png", "indoor/cat/x/2.png", "outdoor/cat/3.png"]
+
+
 def test_the_newest_run_is_evaluated_without_a_model(
     cli: Cli, toy_bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """Zip and tar files as data: layouts in them, and what hostile or odd ones hold."""
 
 import io
+import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -214,3 +216,51 @@ def test_links_and_names_that_come_twice(
     said = capsys.readouterr().out
     assert "2 links left out that lead to no file in it" in said
     assert "1 files left out that the tar file holds again under the same name" in said
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_empty_class_folder_is_refused_as_it_is_on_the_disk(
+    tmp_path: Path, picture: Pictures, kind: str
+) -> None:
+    root = tmp_path / "set"
+    for number, name in enumerate(names()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(number))
+    (root / "emu" / ".git").mkdir(parents=True)
+    archive = Path(shutil.make_archive(str(root), kind, root))
+    for data in (root, archive):
+        with pytest.raises(UserError, match=f"{re.escape(str(data))}/emu has no images"):
+            load(data)
+    shutil.rmtree(root / "emu")
+    data = load(Path(shutil.make_archive(str(root), kind, root)))
+    assert (data.class_names, data.left_out) == (("a", "b"), {})
+
+
+def test_a_file_and_an_empty_folder_of_one_name(tmp_path: Path, picture: Pictures) -> None:
+    archive = zip_of(tmp_path, picture, names())
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("a/0.png/", b"")
+    with pytest.raises(UserError, match=r"a/0\.png is a file and a folder of one name"):
+        load(archive)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("a/hole.bmp", tarfile.GNUTYPE_SPARSE, "set.tar holds 'a/hole.bmp' with its zeros left"),
+        ("../out.png", tarfile.REGTYPE, "set.tar holds '../out.png', which leads out of it"),
+    ],
+)
+def test_members_that_cannot_be_read_are_not_left_out(
+    tmp_path: Path, picture: Pictures, name: str, kind: bytes, message: str
+) -> None:
+    archive = tar_of(tmp_path, {path: picture(n) for n, path in enumerate(names())})
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    with tarfile.open(archive) as file:
+        end = max(member.offset_data + -(-member.size // 512) * 512 for member in file)
+    archive.write_bytes(archive.read_bytes()[:end] + header + bytes(1024))
+    with pytest.raises(UserError) as error:
+        load(archive)
+    assert str(error.value).startswith(f"{tmp_path}/{message}")

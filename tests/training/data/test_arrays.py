@@ -173,3 +173,15 @@ def test_mistakes_are_one_clear_line(arrays: Path, mistake: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load(arrays)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("image_size", [None, 20])
+def test_arrays_of_other_splits_are_told_and_counted(
+    arrays: Path, capsys: pytest.CaptureFixture[str], image_size: int | None
+) -> None:
+    assert load_dataset(str(arrays), image_size=image_size).left_out == {}
+    np.save(arrays / "val_images.npy", IMAGES[:3])
+    np.save(arrays / "mean_images.npy", IMAGES[:1])
+    assert load_dataset(str(arrays), image_size=image_size).left_out == {"no split": 3}
+    said = f"{arrays}/val_images.npy is left out: expected arrays for train and test (3 images)\n"
+    assert capsys.readouterr().out.count(said) == 1

@@ -1,6 +1,7 @@
 """Layouts as people have them: which folders are splits, which are classes, what is left out."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -425,6 +426,37 @@ def test_images_beside_the_class_folders_are_counted(
     assert capsys.readouterr().out.count(said) == 1
 
 
+@pytest.mark.parametrize(
+    ("folders", "beside"),
+    [
+        (("train/cat", "train/dog", "test/cat", "test/dog"), "."),
+        (("train/train/cat", "train/train/dog", "test/cat", "test/dog"), "train"),
+        (("pets/cat", "pets/dog"), "."),
+        (("a/b/train/cat", "a/b/train/dog", "a/b/val/cat", "a/b/val/dog"), "."),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_beside_folders_that_are_passed_are_counted(
+    fill: Fill,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    folders: tuple[str, ...],
+    beside: str,
+    packed: bool,
+) -> None:
+    root = fill(*folders)
+    fill(beside, images=3)
+    (root / beside / "README.txt").write_text("read me")
+    if packed:
+        root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root))
+    dataset = load(root)
+    assert dataset.class_names == ("cat", "dog")
+    assert len(dataset.train_labels) + len(dataset.test_labels) == 2 * len(folders)
+    assert dataset.left_out == {"beside the class folders": 3, "not an image": 1}
+    said = f"{root / beside}: 3 images beside the class folders left out"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_classes_without_test_images_are_told(
     fill: Fill, capsys: pytest.CaptureFixture[str], exists: bool
@@ -461,6 +493,17 @@ def test_a_class_without_training_images_is_refused(fill: Fill) -> None:
     assert "class 'emu' is in" in refusal(root)
     (root / "train" / "emu").mkdir()
     assert "train/emu has no images" in refusal(root)
+
+
+def test_of_several_classes_without_training_images_the_first_one_is_named(fill: Fill) -> None:
+    strange = "abcdefghij"
+    root = fill("train/x", "train/y", "test/x", *(f"test/{name}" for name in strange))
+    assert "class 'a' is in" in refusal(root)
+    rows = [f"{file.relative_to(root)},{file.parent.name}" for file in sorted(root.rglob("*.bmp"))]
+    parts = [f"{row},{row.partition('/')[0]}" for row in rows]
+    (root / "labels.csv").write_text("\n".join(["path,label,split", *parts]))
+    with pytest.raises(UserError, match="class 'a' has images for test and none for training"):
+        load(root / "labels.csv")
 
 
 def test_classes_one_level_deeper_are_told(fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:

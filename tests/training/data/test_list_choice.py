@@ -293,3 +293,28 @@ def test_a_folder_with_few_of_the_images_is_found(
     monkeypatch.setattr(os, "scandir", forbid)
     data = load(tmp_path / "list.csv")  # the mask of an image does not take its place
     assert data.left_out["missing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("folders", "text", "why"),
+    [
+        (("part_1", "part_2"), "image,label\n1.JPG,ant\n2.JPG,bee\n", "none of its images is"),
+        (("images", "masks"), "1.png,ant\n2.png,bee\n", "holds the image or the label; found"),
+        (("images", "masks"), "image,ant,bee\n1.png,1,0\n", "holds the label; found 'image', 'an"),
+    ],
+)
+def test_a_list_that_names_no_image_and_folders_instead_are_a_warning(
+    tmp_path: Path, write_image: Any, folders: tuple[str, ...], text: str, why: str
+) -> None:
+    root = tmp_path / "zoo"
+    for number in range(16):
+        write_image(root / folders[number // 8] / f"{number % 8}.png", seed=number)
+    (root / "labels.csv").write_text(text)
+    data = load(root)
+    assert data.class_names == folders
+    (warning,) = data.warnings
+    assert warning.startswith("classes are folders, and not those that labels.csv may name, which")
+    assert why in warning
+    (root / "labels.csv").rename(root / "losses.csv")
+    (root / "losses.csv").write_text("epoch,loss\n1,2\n")
+    assert load(root).warnings == ()

@@ -1,5 +1,6 @@
 """Parquet files as `datasets` and others write them: splits, classes, cells, and memory."""
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -248,6 +249,60 @@ def test_mistakes(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load(write("a.parquet", columns, names))
+
+
+@pytest.mark.parametrize("as_paths", [False, True])
+def test_a_split_that_is_a_number_stands_for_its_name(
+    pictures: Any, tmp_path: Path, as_paths: bool
+) -> None:
+    (tmp_path / "repo").mkdir()
+    images: Any = pictures(0, 8)
+    if as_paths:
+        for number, content in enumerate(images):
+            (tmp_path / "repo" / f"{number}.png").write_bytes(content)
+        images = [f"{number}.png" for number in range(8)]
+
+    def written(*splits: int) -> Path:
+        table = pa.table({"image": images, "label": ["x", "y"] * 4, "split": splits})
+        feature = {"_type": "ClassLabel", "names": ["train", "test"]}
+        info = json.dumps({"info": {"features": {"split": feature}}})
+        pyarrow.parquet.write_table(
+            table.replace_schema_metadata({"huggingface": info}), tmp_path / "repo" / "a.parquet"
+        )
+        return tmp_path / "repo" / "a.parquet"
+
+    data = load(written(0, 0, 0, 0, 0, 0, 1, 1))
+    assert (len(data.train_labels), len(data.test_labels)) == (6, 2)
+    with pytest.raises(UserError, match="the split is ''; expected train, val or test"):
+        load(written(0, 0, 0, 0, 1, 1, -1, -1))
+    with pytest.raises(UserError, match="row 7: the split is 7; expected 0 to 1 for the 2 names"):
+        load(written(0, 0, 0, 0, 1, 1, 1, 7))
+
+
+@pytest.mark.parametrize("form", ["arrays", "encoded"])
+@pytest.mark.parametrize("first", ["pictures", "paths"])
+def test_a_file_of_pictures_beside_one_of_paths(
+    pictures: Any, write: Write, form: str, first: str
+) -> None:
+    contents: list[bytes] = pictures(0, 16)
+    names = {"pictures": "a.parquet", "paths": "b.parquet"}
+    if first == "paths":
+        names = {"pictures": "b.parquet", "paths": "a.parquet"}
+    labels = ["x", "y"] * 4
+    stored: list[str | None] = [f"s{number}.png" for number in range(8)]
+    file = write(names["pictures"], {"image": cells(contents[:8], stored), "label": labels})
+    for number in range(8):
+        (file.parent / f"t{number}.png").write_bytes(contents[8 + number])
+    write(names["paths"], {"image": [f"t{number}.png" for number in range(8)], "label": labels})
+    data = load(file.parent, cache=form)
+    found = [hashlib.sha256(content).digest() for content in contents]
+    expected = dict(zip(stored, found[:8], strict=True))
+    expected |= {f"t{number}.png": digest for number, digest in enumerate(found[8:])}
+    assert data.train_sha256 is not None
+    assert data.test_sha256 is not None
+    paths = (*data.train_paths, *data.test_paths)
+    digests = [row.tobytes() for row in (*data.train_sha256, *data.test_sha256)]
+    assert dict(zip(paths, digests, strict=True)) == expected
 
 
 def test_damage_and_pyarrow_that_is_not_installed(
