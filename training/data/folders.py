@@ -7,8 +7,10 @@ image's are left out, too, and a line tells their number.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from runtime.base.errors import UserError
 from runtime.images.image_folders import NOT_AN_IMAGE
@@ -65,7 +67,9 @@ def folder_contents(
     else:
         contents = _split_folders(layout, reader, classes=classes)
     reader.report()
-    return contents
+    if classes == LEAVES:
+        return contents
+    return replace(contents, warnings=(*contents.warnings, *_called_like_others(layout, contents)))
 
 
 def _passed(root: Path, layout: Layout) -> list[Path]:
@@ -163,6 +167,26 @@ def _leave_beside(folder: Path, reader: FolderReader) -> None:
         report(
             f"{folder}: {counted_images(len(listing.images))} beside the class folders left out; "
             "an image's folder is its class"
+        )
+
+
+def _called_like_others(layout: Layout, contents: Contents) -> Iterator[str]:
+    """Warns of folders that are called like a class and lie in the folder of another one."""
+    names = {composed(name) for name in contents.class_names}
+    held_out = (layout.validation, contents.validation), (layout.test, contents.test)
+    found: Counter[Path] = Counter()
+    for folder, split in ((layout.train, contents.train), *held_out):
+        images = cast("Sequence[Path]", split.images) if split else ()
+        for place, count in Counter(image.parent for image in images).items():
+            below = place.relative_to(folder or layout.train)  # without folder, a part of train's
+            own, *inner = below.parts
+            if names.intersection(map(composed, inner)) - {composed(own)}:
+                found[below] += count
+    if found:
+        named = [f"{below.as_posix()} ({counted_images(found[below])})" for below in sorted(found)]
+        yield (
+            f"folders that are called like a class lie in the folder of another one, and their "
+            f"images count for that: {_some(named)}; move them if that is wrong"
         )
 
 

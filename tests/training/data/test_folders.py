@@ -1,6 +1,7 @@
 """Folders of class folders: labels, splits, geometry, and what is refused."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from runtime.base.errors import UserError
 from runtime.model.preprocess import preprocess
 from training.data import Dataset, load_dataset
+from training.data.folders import folder_source
 
 
 def load(root: Path, **options: Any) -> Dataset:
@@ -135,6 +137,26 @@ def test_deeper_folders_hidden_files_and_foreign_files(
     dataset = load(class_tree, image_size=32)
     assert len(dataset.train_labels) + len(dataset.test_labels) == 16
     assert "1 files ignored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("split", ["", "train", "test"])
+def test_a_folder_called_like_a_class_in_that_of_another_one_is_a_warning(
+    class_tree: Path, write_image: Any, split: str
+) -> None:
+    root = class_tree
+    if split:
+        root = class_tree.with_name("whole")
+        for name in ("train", "test"):
+            shutil.copytree(class_tree, root / name)
+    cats = root / split / "cat"
+    write_image(cats / "cat" / "own.png", seed=97)
+    assert folder_source(root, split_seed=0).warnings == ()
+    write_image(cats / "old" / "dog" / "1.png", seed=98)
+    write_image(cats / "old" / "dog" / "2.png", seed=99)
+    (warning,) = folder_source(root, split_seed=0).warnings
+    assert "images count for that: cat/old/dog (2 images); move them" in warning
+    if split == "train":  # where they are classes, all need images for training
+        assert folder_source(root, split_seed=0, classes="leaves").warnings == ()
 
 
 def test_file_names_in_another_encoding(
