@@ -108,6 +108,14 @@ def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return _shared_folder(request.config) or tmp_path_factory.getbasetemp()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(shared_folder: Path) -> Iterator[None]:
+    """Tests find nothing in the user's cache, and leave nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKD_EDGE_CACHE", str(shared_folder / "cache"))
+        yield
+
+
 # --- commands as a user types them, and what they leave ---
 
 

@@ -20,7 +20,7 @@ from training.data.list_choice import lists_beside
 from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
-from training.data.shards import rows_of_shards, rows_of_tables, shards_below
+from training.data.shards import refuse_sets_in, rows_of_shards, rows_of_tables, shards_below
 from training.data.source import Contents, Picture, Source, Split, source_of_pictures
 from training.data.tar_members import tar_members
 from training.data.text_tables import LIST_SUFFIXES
@@ -113,6 +113,8 @@ def _folder(root: Path, request: Request) -> Source:
             report(f"{root}: {len(files)} {suffix} files are read")
             read = _tables if suffix == PARQUET else _tars
             return read(files, root, request)
+        elif not has_class_folders(root, place.reader):
+            refuse_sets_in(root, suffix, place.reader)
     _refuse_columns(root, request)
     source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import pasted
 from training.config.data_columns import Columns
 from training.data.labelled_rows import Row, with_own_paths
 from training.data.list_rows import ListRows
@@ -42,6 +43,21 @@ def shards_below(root: Path, suffix: str, reader: FolderReader) -> list[Path]:
         return files
 
     return sorted(found(root, 0))
+
+
+def refuse_sets_in(root: Path, suffix: str, reader: FolderReader) -> None:
+    """Where a folder holds no pictures but data sets, such as a Hugging Face set's configurations.
+
+    Raises:
+        UserError: if folders in `root` hold files with that ending.
+    """
+    sets = [below for below in reader.listing(root).folders if shards_below(below, suffix, reader)]
+    if sets:
+        raise UserError(
+            f"{root} has no class folders with images, but {suffix} files in "
+            f"{_some([below.name for below in sets])}; expected one data set, such as --data "
+            f"{pasted(sets[0])}"
+        )
 
 
 def roles_of(files: Sequence[Path], root: Path) -> list[Role | None]:

@@ -108,6 +108,17 @@ def test_a_configuration_folder_and_a_single_file(pictures: Any, write: Write) -
     assert len(load(file).train_labels) == 6  # drawn from the file alone
 
 
+def test_several_configurations_are_refused_by_their_names(pictures: Any, write: Write) -> None:
+    columns = {"image": cells(pictures(0, 8)), "label": ["a", "b"] * 4}
+    for name in ("default", "small"):
+        file = write(f"{name}/train-00000-of-00001.parquet", columns)
+    repository = file.parents[1]
+    words = rf"parquet files in default, small; expected one .* --data {repository}/default$"
+    with pytest.raises(UserError, match=words):
+        load(repository)
+    assert load(repository / "default").class_names == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
