@@ -17,6 +17,7 @@ from runtime.base.files import atomic_folder, check_writable, remove_abandoned, 
 from runtime.base.shown_text import pasted
 from runtime.model.bundle import Bundle, run_word
 from runtime.model.card import CARD_FILE, EngineRecord, ModelFile
+from runtime.model.locate import CHECKPOINT
 from runtime.model.model_name import checked_name, default_name
 
 CONFIG_FILE = "config.pbtxt"
@@ -121,9 +122,16 @@ def check_target(target: Path) -> None:
     """Checks that the model's folder may be written.
 
     Raises:
-        UserError: it exists and was not written by this project, or this user may not write there.
+        UserError: it exists and was not written by this project, or this user may not write there,
+            or the repository is a bundle or a run, which another export would replace whole.
     """
     check_writable(target.parent)
+    for file in (CARD_FILE, CHECKPOINT):
+        if (target.parent / file).exists():
+            raise UserError(
+                f"--out {target.parent} holds a {file}; expected a folder of its own for the "
+                "model repository"
+            )
     if not target.exists():
         return
     config = target / CONFIG_FILE

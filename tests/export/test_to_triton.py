@@ -199,6 +199,17 @@ def test_a_folder_of_somebody_else_is_not_touched(bundle: Path, repository: Path
     assert (repository / "m" / "config.pbtxt").read_text() == 'name: "m"'
 
 
+def test_a_bundle_or_a_run_is_no_repository(bundle: Path, tmp_path: Path) -> None:
+    """Another export replaces a bundle whole, with what lies in it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").touch()
+    for out, file in ((bundle, "card.json"), (tmp_path / "run", "checkpoint.pt")):
+        former = sorted(out.iterdir())
+        with pytest.raises(UserError, match=rf"holds a {file}; expected a folder of its own"):
+            main([str(bundle), "--out", str(out)])
+        assert sorted(out.iterdir()) == former
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "-x"])
 def test_a_name_that_is_no_folder_is_refused(name: str, bundle: Path, repository: Path) -> None:
     with pytest.raises(UserError, match="is no folder name"):
