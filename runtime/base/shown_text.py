@@ -1,7 +1,8 @@
-"""Text for terminals: paths in commands that can be pasted, and names that move no cursor."""
+"""Text for terminals: paths in commands that can be pasted, lists of names, and harmless names."""
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 # Control characters (C0, DEL, C1), line and paragraph separators, and changes of the direction of
@@ -13,6 +14,11 @@ def pasted(path: Path) -> str:
     """The path as an argument of a shell's command, which takes it for no option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def some(names: Sequence[str], *, most: int = 3, between: str = ", ") -> str:
+    """The first `most` of the names, and "..." where there are more."""
+    return between.join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def on_terminal(text: str) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 
 LEVEL = 0.01
-_MAX_NAMED = 3
 
 
 class ClassRecalls(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,10 +149,8 @@ def shared_classes(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int64]:
     positions = {name: number for number, name in enumerate(old)}
     if positions.keys() != set(new):
         differing = sorted(positions.keys() ^ set(new))
-        named = ", ".join(differing[:_MAX_NAMED])
-        named += ", ..." if len(differing) > _MAX_NAMED else ""
         raise UserError(
-            f"the two models know different classes ({named}: in one of them only); "
+            f"the two models know different classes ({some(differing)}: in one of them only); "
             "expected two models of the same classes"
         )
     return np.array([positions[name] for name in new], dtype=np.int64)

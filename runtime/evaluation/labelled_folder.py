@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from runtime.images.image_folders import (
     NOT_AN_IMAGE,
     READ_ALREADY,
@@ -17,7 +18,6 @@ from runtime.images.image_folders import (
 )
 
 BESIDE_CLASSES = "beside the class folders"
-_MAX_NAMED = 3
 
 _Classes = dict[int, list[Path]]  # the images of each class
 
@@ -69,10 +69,10 @@ def read_labelled_folder(
         say(f"{root}: left out: {words}")
     if search.beside:
         named = [image.relative_to(root).as_posix() for image in sorted(search.beside)]
-        say(f"{root}: {BESIDE_CLASSES}: {_some(named)}")
+        say(f"{root}: {BESIDE_CLASSES}: {some(named)}")
     without = [name for label, name in enumerate(class_names) if not found.get(label)]
     if without:
-        say(f"{root}: no images of {_some(without)}")
+        say(f"{root}: no images of {some(without)}")
     labels = np.repeat(sorted(found), [len(found[label]) for label in sorted(found)])
     return LabelledFolder(
         images,
@@ -120,8 +120,8 @@ class _Search:
         strange = [path for path in others if not deeper.get(path)]
         if strange and (known or any(deeper.values())):
             raise UserError(
-                f"{folder} has the folders {_some([path.name for path in strange])}, which are no "
-                f"classes of the model ({_some(self._names)}); move them away, or rename them"
+                f"{folder} has the folders {some([path.name for path in strange])}, which are no "
+                f"classes of the model ({some(self._names)}); move them away, or rename them"
             )
         for path, classes in deeper.items():
             if both := [label for label in classes if label in found]:
@@ -163,10 +163,10 @@ class _Search:
     def complaint(self) -> str:
         """Why no class was found."""
         folders = [path.name for path in self._reader.listing(self._root).folders]
-        held = f"the folders {_some(folders)}" if folders else "no folders"
+        held = f"the folders {some(folders)}" if folders else "no folders"
         return (
             f"{self._root} has {held}; expected one for each class of the model: "
-            f"{_some(self._names)}"
+            f"{some(self._names)}"
         )
 
     def _label(self, folder: Path) -> int | None:
@@ -186,10 +186,3 @@ class _Search:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(
-        ascii(name)[1:-1] if not name.isprintable() else name for name in names[:_MAX_NAMED]
-    )
-    return shown + (", ..." if len(names) > _MAX_NAMED else "")

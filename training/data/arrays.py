@@ -4,6 +4,7 @@ Images are uint8 (N, H, W, 3) in RGB order, labels are integers (N,). Arrays tha
 input's size are mapped where they lie. Others are resized, and the result goes to the cache.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from runtime.model.card import Fit
 from training.data.cache import load_cached
+from training.data.class_folders import has_class_folders
 from training.data.dataset import (
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -24,6 +27,7 @@ from training.data.dataset import (
     whole_images,
 )
 from training.data.folders import name_of
+from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.source import (
     NO_SPLIT,
@@ -92,7 +96,7 @@ def load_arrays(
     contents = Contents(_class_names(root, splits), *splits)
     check_labels(name, contents.class_names, *(split.labels for split in splits))
 
-    left_out = _left_out(root)
+    left_out, warnings = _left_out(root), tuple(_unread_folders(root))
     shapes = {array.shape[1:3] for array in images.values()}
     side = min(images["train"].shape[1:3])
     default = min(max(side, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)
@@ -102,7 +106,9 @@ def load_arrays(
     if shapes != {(size, size)}:
         files = [root / f"{split}_{what}.npy" for split in _SPLITS for what in ("images", "labels")]
         fingerprint = fingerprint_of(root, files, "\n".join(contents.class_names))
-        source = Source(name, fingerprint, lambda: contents, left_out, tuple(files))
+        source = Source(
+            name, fingerprint, lambda: contents, left_out, tuple(files), warnings=warnings
+        )
         return load_cached(source, geometry, progress=progress, refresh=refresh)
     pictures = pictures_of(images["train"])
     return Dataset(
@@ -116,6 +122,7 @@ def load_arrays(
         train_paths=splits[0].paths,
         test_paths=splits[1].paths,
         left_out=left_out,
+        warnings=warnings,
         train_groups=with_twins(pictures, images["train"], None),
         train_pictures=pictures,
     )
@@ -131,6 +138,14 @@ def _left_out(root: Path) -> dict[str, int]:
             report(f"{file} is left out: expected arrays for train and test ({images} images)")
             count += images
     return {NO_SPLIT: count} if count else {}
+
+
+def _unread_folders(root: Path) -> Iterator[str]:
+    """Warns of class folders beside the arrays."""
+    reader = FolderReader(root)
+    if has_class_folders(root, reader):
+        names = [folder.name for folder in reader.listing(root).folders]
+        yield f"arrays are read, and not the images in the folders beside them: {some(names)}"
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:

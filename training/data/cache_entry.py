@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.files import atomic_path
+from runtime.base.shown_text import some
 from training.config.cache_form import ARRAYS
 from training.data.dataset import Geometry
 from training.data.file_states import DIGEST_BYTES
@@ -157,7 +158,7 @@ def _check_broken(name: str, messages: list[str], total: int) -> None:
     if len(messages) > allowed:
         raise UserError(
             f"{name}: {len(messages)} of {total} images are broken, at most {allowed} are skipped; "
-            f"mend or remove them: {_some(messages)}"
+            f"mend or remove them: {some(messages, most=_MAX_NAMED, between='; ')}"
         )
 
 
@@ -173,15 +174,19 @@ def _check_whole(
     Raises:
         UserError: if they have; it names them.
     """
-    skipped = f"; broken images are skipped: {_some(messages)}" if messages else ""
+    skipped = (
+        f"; broken images are skipped: {some(messages, most=_MAX_NAMED, between='; ')}"
+        if messages
+        else ""
+    )
     try:
         check_labels(name, contents.class_names, labels["train"][:trained], labels["test"])
     except UserError as error:
         raise UserError(f"{error}{skipped}") from error
 
 
-def _some(messages: Sequence[str]) -> str:
-    return "; ".join(messages[:_MAX_NAMED]) + ("; ..." if len(messages) > _MAX_NAMED else "")
+def _named(messages: Sequence[str]) -> str:
+    return some(messages, most=_MAX_NAMED, between="; ")
 
 
 def _kept_rows(decoded: DecodedSplits, word: str) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from runtime.images.image_folders import NOT_AN_IMAGE
 from runtime.images.image_formats import READABLE
 from training.config.options import CLASSES
@@ -24,7 +25,6 @@ from training.data.loading_progress import report
 from training.data.source import BESIDE_CLASSES, Contents, Source, source_of_files
 
 FOLDERS, LEAVES = CLASSES
-_MAX_NAMED = 3
 
 Classes = dict[str, list[Path]]
 
@@ -186,7 +186,7 @@ def _called_like_others(layout: Layout, contents: Contents) -> Iterator[str]:
         named = [f"{below.as_posix()} ({counted_images(found[below])})" for below in sorted(found)]
         yield (
             f"folders that are called like a class lie in the folder of another one, and their "
-            f"images count for that: {_some(named)}; move them if that is wrong"
+            f"images count for that: {some(named)}; move them if that is wrong"
         )
 
 
@@ -225,9 +225,10 @@ def _say_deeper(folder: Path, found: Mapping[Path, list[tuple[Path, list[Path]]]
     for below, parts in found.items():
         leaves = [leaf.name for leaf, images in parts if images]
         if len(leaves) > 1 and below not in [leaf for leaf, images in parts if images]:
-            deeper.append(f"{below.name} is one class, with the images of {_some(leaves)}")
+            deeper.append(f"{below.name} is one class, with the images of {some(leaves)}")
     if deeper:
-        report(f"{folder}: {_some(deeper, '; ')}. With --classes leaves, each of those is a class")
+        named = some(deeper, between="; ")
+        report(f"{folder}: {named}. With --classes leaves, each of those is a class")
 
 
 def _whole(folder: Path, classes: Classes) -> Classes:
@@ -242,7 +243,3 @@ def _whole(folder: Path, classes: Classes) -> Classes:
         if not images:
             raise UserError(f"{folder / name} has no images ({READABLE}); add some or remove it")
     return classes
-
-
-def _some(names: Sequence[str], between: str = ", ") -> str:
-    return between.join([*names[:_MAX_NAMED], *(["..."] if len(names) > _MAX_NAMED else [])])

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from training.data.class_lists import counted_images, labelled, numbered, split_classes
 from training.data.class_names import check_distinct, counted_classes, unified
 from training.data.layouts import TEST_SHARE
@@ -22,7 +23,6 @@ from training.data.source import UNLABELLED, Contents, GroupOf, Picture, Split, 
 from training.data.split_words import Role
 from training.data.table_cells import check_single, names_of_labels
 
-_MAX_NAMED = 3
 # pandas writes some of them where a column was made text: `astype(str)`.
 _MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT", "None", "null"}
 _WORDS = {
@@ -240,8 +240,7 @@ def _grouped(contents: Contents, group_of: GroupOf, where: Path, *, allow_leaks:
     )
     if both := groups_on_both_sides(grouped):
         names = [str(name) for name, number in numbers.items() if number in both]
-        named = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-        found = f"{len(names)} groups have images in several splits ({named})"
+        found = f"{len(names)} groups have images in several splits ({some(names)})"
         if not allow_leaks:
             raise UserError(
                 f"{where}: {found}; move each group into one split, or --allow-leaks trains all "

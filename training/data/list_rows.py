@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from training.config.data_columns import Columns
 from training.data.class_lists import counted_images
 from training.data.labelled_rows import Row
@@ -193,7 +194,7 @@ def _check_missing(missing: list[str], total: int, where: Path) -> None:
     """
     if not missing:
         return
-    named = "; ".join(missing[:_MAX_NAMED]) + ("; ..." if len(missing) > _MAX_NAMED else "")
+    named = some(missing, most=_MAX_NAMED, between="; ")
     allowed = max(1, int(_MAX_MISSING_SHARE * total))
     if len(missing) > allowed:
         raise UserError(

@@ -1,8 +1,10 @@
 """The images in the folders of one data set: which class each lies in, and what is left out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from runtime.images.image_folders import Entry as Entry
 from runtime.images.image_folders import Identity, ImageFolders, in_words, is_of_the_system
 from runtime.images.image_formats import READABLE
@@ -67,15 +69,16 @@ class FolderReader(ImageFolders):
             (self.repeated, "linked folders that were read already, or would lead to themselves"),
         ):
             if paths:
-                named = _some([str(path.relative_to(self._root)) for path in sorted(paths)])
+                named = some(_below(self._root, paths), most=_MAX_NAMED)
                 report(f"{self._root}: left out {len(paths)} {words} ({named})")
         if self.run_folders:
-            named = _some([str(path.relative_to(self._root)) for path in sorted(self.run_folders)])
+            named = some(_below(self._root, self.run_folders), most=_MAX_NAMED)
             report(f"{self._root}: left out what training has written there ({named})")
         if self.system_folders:
-            count, names = self.system_folders.total(), _some(sorted(self.system_folders))
+            names = some(sorted(self.system_folders), most=_MAX_NAMED)
+            count = self.system_folders.total()
             report(f"{self._root}: left out {count} folders of the system ({names})")
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+def _below(root: Path, paths: Iterable[Path]) -> list[str]:
+    return [str(path.relative_to(root)) for path in sorted(paths)]

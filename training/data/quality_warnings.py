@@ -1,10 +1,11 @@
 """What may spoil a training or its figures, as sentences that say how to find it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.base.shown_text import some
 from training.data.dataset import Dataset
 from training.data.inspection import Inspection
 from training.quality.twins import TEST, TRAIN, VALIDATION
@@ -14,7 +15,6 @@ MAX_IMBALANCE = 10
 MAX_ASPECT = 3  # beyond it, the square at the centre shows less than a third of the picture
 USUAL_ASPECT = 2  # of half of the pictures: then the square shows no more than half of them
 _FAINT_SPAN = 24  # levels; 10 and 12 bits in 16 give at most 3 and 15
-_MAX_NAMED = 3
 _ADVICE = "--fit letterbox shows pictures whole"
 
 
@@ -69,13 +69,13 @@ def _classes(dataset: Dataset) -> Iterator[str]:
         named = [f"{dataset.class_names[label]} ({counts[label]})" for label in few]
         yield (
             f"{_counted(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} training "
-            f"images: {_some(named)}"
+            f"images: {some(named)}"
         )
     tested = np.bincount(dataset.test_labels, minlength=dataset.num_classes)
     untested = [dataset.class_names[label] for label in np.flatnonzero(tested == 0)]
     if untested:
         words = _counted(len(untested), "class has", "classes have")
-        yield f"{words} no test images: {_some(untested)}"
+        yield f"{words} no test images: {some(untested)}"
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[least] and counts[most] > MAX_IMBALANCE * counts[least]:
         yield (
@@ -135,11 +135,7 @@ def _sizes(dataset: Dataset, inspection: Inspection) -> Iterator[str]:
 
 def _named(dataset: Dataset, chosen: NDArray[np.bool_]) -> str:
     paths = dataset.image_paths()
-    return _some([paths[row] for row in np.flatnonzero(chosen)])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_MAX_NAMED], *(["..."] if len(names) > _MAX_NAMED else [])])
+    return some([paths[row] for row in np.flatnonzero(chosen)])
 
 
 def _of(count: int, total: int, word: str) -> str:

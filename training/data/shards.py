@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runtime.base.errors import UserError
-from runtime.base.shown_text import pasted
+from runtime.base.shown_text import pasted, some
 from training.config.data_columns import Columns
 from training.data.labelled_rows import Row, with_own_paths
 from training.data.list_rows import ListRows
@@ -27,7 +27,6 @@ from training.data.table_columns import said
 from training.data.web_dataset import Sample, rows_of_shard
 
 _MAX_DEPTH = 3
-_MAX_NAMED = 3
 _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)")
 
 
@@ -55,7 +54,7 @@ def refuse_sets_in(root: Path, suffix: str, reader: FolderReader) -> None:
     if sets:
         raise UserError(
             f"{root} has no class folders with images, but {suffix} files in "
-            f"{_some([below.name for below in sets])}; expected one data set, such as --data "
+            f"{some([below.name for below in sets])}; expected one data set, such as --data "
             f"{pasted(sets[0])}"
         )
 
@@ -74,7 +73,7 @@ def roles_of(files: Sequence[Path], root: Path) -> list[Role | None]:
     if any(roles) and None in roles:
         unknown = [file.name for file, role in zip(files, roles, strict=True) if role is None]
         raise UserError(
-            f"{root}: the names of {_some(unknown)} say no split, and others do; expected train, "
+            f"{root}: the names of {some(unknown)} say no split, and others do; expected train, "
             "val or test in each name, or in none"
         )
     _check_complete(files, root)
@@ -162,7 +161,3 @@ def _say_order(table: ParquetTable, label: str) -> None:
         report(
             f"{table.path}: classes are in order of their names, not of their numbers in the file"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")

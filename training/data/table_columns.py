@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.base.errors import UserError
+from runtime.base.shown_text import some
 from training.config.data_columns import EXAMPLE, PURPOSES, Columns
 
 # The names that people give to columns, the surest first. Compared without case, space and signs.
@@ -122,5 +123,4 @@ def _folded(name: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MAX_NAMED])
-    return (shown or "no columns") + (", ..." if len(names) > _MAX_NAMED else "")
+    return some([*map(repr, names)], most=_MAX_NAMED) or "no columns"

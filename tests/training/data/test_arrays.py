@@ -4,6 +4,7 @@ import io
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +174,17 @@ def test_mistakes_are_one_clear_line(arrays: Path, mistake: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load(arrays)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_class_folders_beside_arrays_are_a_warning(
+    arrays: Path, cache: Path, write_image: Any, size: int | None
+) -> None:
+    write_image(arrays / "cat" / "1.png", seed=1)
+    assert load(arrays, size).warnings == ()
+    write_image(arrays / "dog" / "1.png", seed=2)
+    (warning,) = load(arrays, size).warnings
+    assert warning.endswith("not the images in the folders beside them: cat, dog")
 
 
 @pytest.mark.parametrize("image_size", [None, 20])
