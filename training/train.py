@@ -13,13 +13,15 @@ from runtime.base.errors import UserError
 from runtime.base.shown_text import pasted
 from runtime.model.locate import CHECKPOINT, RESULT
 from training.config.command_words import repeatable_command
+from training.config.idle_keys import idle_words
 from training.config.method_registry import TEACHER, chosen_methods, method_names
 from training.config.options import Options, names_batch
 from training.config.plan import Plan, moved_words
-from training.config.recipe import Recipe
+from training.config.recipe import Recipe, parsed_settings
 from training.data import Dataset, data_names
 from training.data.class_names import classes_line
 from training.data.splits import check_selection, fit_batch
+from training.engine.build import crop_of
 from training.engine.device import choose_device, device_name, keep_freed_memory
 from training.engine.execution import execution_of
 from training.engine.heartbeat import LostProcessError
@@ -83,6 +85,14 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     teacher = group.on_all(lambda: _teacher(options, dataset))
     plan = _plan(options, recipe, dataset, group, teacher)
     check_same_plan(plan, group)
+    for sentence in idle_words(
+        parsed_settings(options.set or []),
+        recipe,
+        plan.terms,
+        crop=crop_of(plan),
+        own_validation=bool(dataset.validation_images),
+    ):
+        progress.say(sentence)
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
     # It also reads the checkpoint for all, because other hosts may not see its folder.

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.augmentation.augment import Augmentation, smallest_crop
+from training.augmentation.augment import Augmentation, Crop, smallest_crop
 from training.config.plan import Plan
 from training.data import Dataset
 from training.data.batches import Batches
@@ -212,18 +212,22 @@ def _build_step(parts: StepParts, generator: torch.Generator, *, exchanging: boo
     return CapturedStep(step, generator=generator, device=parts.device, single=single)
 
 
+def crop_of(plan: Plan) -> Crop:
+    """The recipe's crop; "auto" pads small images and cuts resized crops out of others."""
+    if plan.recipe.crop != "auto":
+        return plan.recipe.crop
+    return "pad" if plan.input.size <= MAX_PADDED_CROP_SIZE else "resized"
+
+
 def build_augmentation(
     plan: Plan, *, device: torch.device, mix_share: Tensor | None = None
 ) -> Augmentation:
-    """The recipe's augmentation; "auto" pads small images and cuts resized crops out of others."""
-    recipe, size = plan.recipe, plan.input.size
-    crop = recipe.crop
-    if crop == "auto":
-        crop = "pad" if size <= MAX_PADDED_CROP_SIZE else "resized"
+    """The recipe's augmentation."""
+    recipe = plan.recipe
     return Augmentation(
         input=plan.input,
         device=device,
-        crop=crop,
+        crop=crop_of(plan),
         crop_scale=recipe.crop_scale or smallest_crop(plan.input.fit),
         padding=recipe.padding,
         flip=recipe.flip,

@@ -31,8 +31,8 @@ class DivergedError(UserError):
     def __init__(self, what: str, *, step: int, steps_per_epoch: int, named: str = "") -> None:
         epoch = -(-step // steps_per_epoch)
         super().__init__(
-            f"{what} not finite at step {step} (epoch {epoch}){named}; the last good checkpoint is "
-            "kept; lower learning_rate or lengthen warmup_epochs"
+            f"{what} not finite at step {step} (epoch {epoch}){named}; the last good checkpoint, "
+            "if there is one, is kept; lower learning_rate or lengthen warmup_epochs"
         )
 
 

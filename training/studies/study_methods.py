@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from training.config.idle_keys import idle_keys
 from training.config.method_registry import (
-    METHOD_REGISTRY,
     NO_PEER,
     chosen_methods,
     method_names,
-    terms_of_word,
     terms_word,
 )
 from training.config.recipe import (
@@ -88,43 +87,6 @@ RARE_METHODS = {
     )
 }
 NAMED_METHODS = METHODS | RARE_METHODS
-
-# Keys of the recipe that not every method reads, and keys that all terms read.
-_KEYS = {name: entry.keys for name, entry in METHOD_REGISTRY.items() if entry.keys}
-_OF_EITHER = frozenset({"temperature", "distillation_warmup_epochs"})
-DISTILLATION_KEYS = _OF_EITHER.union(*_KEYS.values())
-
-
-def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
-    """Keys of the recipe whose values have no effect in a run of these terms.
-
-    Examples are DSR's teacher in a run without DSR, and the temperature where no term has a weight.
-
-    Args:
-        terms: as in result.json, for example "drg+dsr".
-        recipe: as in result.json.
-    """
-    peer, named = str(recipe.get("peer", NO_PEER)), terms_of_word(terms)
-    beside = [name for name in named if name in method_names("beside")]
-    chosen = named if peer == NO_PEER else (peer, *beside)
-    weighted = [
-        name
-        for name in chosen
-        if name not in beside and recipe.get(f"{name}_weight", peer in _KEYS)
-    ]
-    idle = set() if weighted else set(_OF_EITHER)
-    read = set().union(*(_KEYS.get(name, set()) for name in chosen))
-    idle |= set().union(*_KEYS.values()) - read
-    if recipe["dsr_teacher"] != "ema":
-        idle.add("dsr_momentum")
-    shape = str(recipe.get("dsr_shape", "paper"))
-    if not shape.startswith("standardised"):
-        idle.add("dsr_tau")
-    if shape == "norm-variance":
-        idle |= {"dsr_teacher", "dsr_momentum"}
-    if recipe.get("taps"):
-        idle.add("tap")
-    return idle
 
 
 def without_duplicates(

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runtime.base.errors import UserError
+from training.config.idle_keys import DISTILLATION_KEYS, idle_keys
 from training.studies.grids import changes_of
 from training.studies.result_lines import Line, are_of_one_data, changed_settings, whole_recipe
 from training.studies.study_methods import (
     BASELINE,
-    DISTILLATION_KEYS,
     NAMED_METHODS,
-    idle_keys,
     method_of,
 )
 

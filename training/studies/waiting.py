@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from training.config.idle_keys import idle_keys
 from training.studies.confirmation import seeds_asked_for
 from training.studies.queue_plan import PlanLine, QueueStudy, run_of
 from training.studies.queue_studies import ASKED, QUEUED, plan_lines
 from training.studies.result_lines import Line, read_lines
-from training.studies.study_methods import idle_keys
 from training.studies.table_rows import by_student
 
 

@@ -174,3 +174,13 @@ def test_rows_that_are_mixed_are_left_out() -> None:
     assert mean_of_rows(values, kept[:3]).item() == 2
     assert mean_of_rows(values, torch.zeros(3)).item() == 0
     assert mean_of_rows(values, None).item() == values.mean().item()
+
+
+def test_a_share_that_a_gpu_has_rounded_is_none_of_a_mixture() -> None:
+    side = 176
+    ones = np.float32(side * side)
+    rounded = float(ones * (np.float32(1) / ones))  # how CUDA takes the mean of ones
+    assert rounded < 1
+    one_pixel = 1 - 1 / 1024**2
+    targets = torch.tensor([[rounded, 1 - rounded], [one_pixel, 1 - one_pixel]])
+    assert unmixed_rows(targets, of=2).tolist() == [1, 0]

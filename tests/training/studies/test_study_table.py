@@ -8,13 +8,10 @@ import pytest
 
 from runtime.base.errors import UserError
 from tests.support.published import published_recipe
+from training.config.idle_keys import DISTILLATION_KEYS, idle_keys
 from training.config.recipe import load_recipe
 from training.studies.result_lines import merge_lines, read_lines
-from training.studies.study_methods import (
-    DISTILLATION_KEYS,
-    METHODS,
-    idle_keys,
-)
+from training.studies.study_methods import METHODS
 from training.studies.study_table import best_validated, plot_name, plot_study, study_table
 from training.studies.table_rows import rows_of, shared_settings
 
