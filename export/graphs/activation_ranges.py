@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from export.bundles.export_options import Method
 from export.graphs.graph_edits import network_nodes
-from runtime.backends.onnx_provider import load_onnxruntime
+from runtime.backends.onnx_provider import load_onnxruntime, threads_of_operator
 from runtime.model.card import INPUT_NAME
 
 CALIBRATION_IMAGES = 512
@@ -106,6 +106,7 @@ def graph_session(model: ir.Model) -> Any:
     """An onnxruntime session of a graph whose outputs may be any of its tensors."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads_of_operator()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]

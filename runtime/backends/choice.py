@@ -121,11 +121,17 @@ def open_session(bundle: Bundle, option: Option, *, threads: Threads | None = No
 
 def _reason(considered: Sequence[Option], backend: str | None, precision: str | None) -> str:
     """Why the last one of the considered options is used."""
-    if backend is not None:
-        return "asked for"
     used = considered[-1]
+    before = [  # what its backend would have run in another precision
+        f"{option.precision}: {_short(option.problem)}"
+        for option in considered
+        if option.problem and option.backend == used.backend and option.precision != used.precision
+    ]
+    if backend is not None:
+        return "; ".join(["asked for", *before])
     skipped = {option.backend: option.problem for option in considered if option.problem}
     why = [f"{name}: {_short(skipped[name])}" for name in skipped if name != used.backend]
+    why += before
     if not any(isinstance(option.record, EngineRecord) for option in considered):
         # There may be engines of other precisions.
         why.append(f"no {f'{precision} ' if precision else ''}engine in the bundle")

@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.backends.gpu import missing_gpu
 from runtime.base.errors import BackendError, first_line
+from runtime.base.parallel import usable_cores
 
 PROVIDERS: dict[str, str] = {
     "onnx-cpu": "CPUExecutionProvider",
@@ -83,6 +84,16 @@ def missing_build(backend: str) -> str | None:
     if damage is not None or PROVIDERS[backend] in onnxruntime.get_available_providers():
         return damage
     return f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[backend]}"
+
+
+def threads_of_operator() -> int:
+    """How many threads share an operator where nobody has chosen; 0: as many as ONNX Runtime takes.
+
+    It takes one for each core of the machine and binds each to a core, also to those that this
+    process may not use (`taskset`, systemd's CPUAffinity, a container's cpuset).
+    """
+    allowed = usable_cores()
+    return allowed if allowed < (os.cpu_count() or 1) else 0
 
 
 def failed_start(backend: str) -> str | None:

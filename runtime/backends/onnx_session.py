@@ -11,6 +11,7 @@ from runtime.backends.onnx_provider import (
     load_onnxruntime,
     load_provider,
     missing_provider,
+    threads_of_operator,
 )
 from runtime.backends.session import Session, Threads
 from runtime.base.errors import BackendError, BundleError, first_line
@@ -40,6 +41,7 @@ class OnnxSession(Session):
             BundleError: not an ONNX model, or not one with this project's input and output.
         """
         self.backend = backend
+        self._source = source
         self._session = _open(model, source, backend, threads or Threads())
         self.input_size, self.num_classes = _check_graph(self._session, source)
         self.metadata = self._session.get_modelmeta().custom_metadata_map
@@ -48,7 +50,13 @@ class OnnxSession(Session):
         session = self._session
         if session is None:
             raise BackendError("the session is closed; open the model again")
-        (probabilities,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        try:
+            (probabilities,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        except Exception as error:  # the errors of onnxruntime have no base class of their own
+            raise BackendError(
+                f"{self.backend} failed at {len(images)} images in {self._source} "
+                f"({first_line(error)}); run fewer at once, or export the run again"
+            ) from error
         result: NDArray[np.float32] = probabilities
         return result
 
@@ -67,8 +75,7 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.inter_op_num_threads = 1
-    if threads.intra_op is not None:
-        options.intra_op_num_threads = threads.intra_op
+    options.intra_op_num_threads = threads.intra_op or threads_of_operator()
     if not threads.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # ONNX Runtime adds the CPU provider by itself, for operators that the GPU provider lacks.

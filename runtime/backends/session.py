@@ -17,7 +17,8 @@ class Threads(msgspec.Struct, frozen=True, kw_only=True):
     """How a backend uses the CPU.
 
     Attributes:
-        intra_op: how many threads share the work of one operator; None: one for each core.
+        intra_op: how many threads share the work of one operator; None: one for each core that
+            this process may use.
         spinning: whether threads wait for work in a busy loop. This is up to 1.8 times as fast on
             an idle machine, and much slower on a machine that does other work.
     """

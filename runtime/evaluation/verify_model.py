@@ -1,6 +1,7 @@
 """Every file and engine of a bundle that runs here, against the bundle's held-out test images."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -25,8 +26,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         path: of the file, in the bundle.
         precision: of the file.
         backend: what ran it.
-        images: how many were asked. It is 0 if the file is missing or damaged, and then the
-            figures are null.
+        images: how many were asked. It is 0 if the file is missing, damaged or fails while it runs,
+            and then the figures are null.
         top1: the share that is answered rightly.
         reference_top1: the share that the trained student answers rightly in torch.
         agreement: the share with the student's answer.
@@ -35,7 +36,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         accepted_share: the share of the answers that the file's threshold accepts; null if it has
             none.
         accepted_error: the share of wrong answers among those; null if there are none.
-        passed: whether the file is whole and within its precision's tolerance.
+        passed: whether the file is whole, runs and is within its precision's tolerance.
         complaint: in words what is wrong; null if nothing is.
     """
 
@@ -68,7 +69,7 @@ def verify_bundle(
 
     Args:
         bundle: as it was exported, or a copy of it, on any machine.
-        not_run: called with a line for each file that a backend has and cannot run here.
+        not_run: called with a line for each file that a backend has and cannot open here.
         backend: only this one; None: all.
         precision: only this one; None: all.
 
@@ -107,18 +108,22 @@ def verify_bundle(
 
 def _verify(bundle: Bundle, option: Option, holdout: Labelled) -> Verified:
     record, names = option.record, bundle.card.class_names
+    failed = partial(
+        Verified,
+        path=record.path,
+        precision=option.precision,
+        backend=option.backend,
+        passed=False,
+    )
     try:
         session = open_session(bundle, option)
     except BundleError as error:  # it is missing, or not the file that the card lists
-        return Verified(
-            path=record.path,
-            precision=option.precision,
-            backend=option.backend,
-            passed=False,
-            complaint=str(error),
-        )
+        return failed(complaint=str(error))
     with session:
-        found = answers(session, holdout.images)
+        try:
+            found = answers(session, holdout.images)
+        except BackendError as error:  # the backend runs here, and not with this file
+            return failed(complaint=str(error))
     parity = compare(found, holdout.probabilities, holdout.labels, names)
     accepted: tuple[float | None, float | None] = (None, None)
     if record.threshold is not None:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.errors import OverloadedError, UserError
+from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.base.parallel import usable_cores
 from runtime.inference.batch_threads import BatchThreads
-from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, Predictions, check_top_k
+from runtime.inference.classifier import DEFAULT_TOP_K, Classifier
 from runtime.inference.hand_over import require_many
 from runtime.inference.pending_image import FutureAnswer, PendingImage
+from runtime.inference.predictions import Predictions, check_top_k
 from runtime.model.preprocess import ImageSource
 
 _MAX_WAIT_MS = 3_600_000  # an hour
@@ -223,22 +224,19 @@ class Batcher(BatchThreads):
         """The loop of a runner."""
         while batch := self._next_batch():
             started = time.perf_counter()
-            failure: BaseException | None = None
-            answers: list[Predictions] = []
             try:
                 answers = self._answers(batch)
             except BaseException as error:  # the loop goes on: the next batch must be answered
-                failure = error
+                answers = [error] * len(batch)
             # This comes before the answers, because a client that has its answer may send the next
             # image at once. Its answered image must then no longer count as waiting.
             seconds = time.perf_counter() - started
             if not self._finish(batch, seconds):
                 return  # abandoned
-            if failure is not None:
-                for request in batch:
-                    request.future.set_exception(failure)
-            else:
-                for request, answer in zip(batch, answers, strict=True):
+            for request, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    request.future.set_exception(answer)
+                else:
                     request.future.network_seconds = seconds
                     request.future.set_result(answer)
 
@@ -273,15 +271,17 @@ class Batcher(BatchThreads):
         coming = len(self._ready) + self._decoding
         return min(self.max_batch, -(-coming // len(self.runners)))
 
-    def _answers(self, batch: list[PendingImage]) -> list[Predictions]:
+    def _answers(self, batch: list[PendingImage]) -> list[Predictions | BaseException]:
         images = [request.image for request in batch if request.image is not None]
         probabilities = self.classifier.session.run(np.stack(images))
+        answers: list[Predictions | BaseException] = []
         for request, row in zip(batch, probabilities, strict=True):
             request.future.probabilities = row
-        return [
-            self.classifier.rank(row, request.top_k, request.warnings)
-            for request, row in zip(batch, probabilities, strict=True)
-        ]
+            try:
+                answers.append(self.classifier.rank(row, request.top_k, request.warnings))
+            except BackendError as error:  # of this image alone
+                answers.append(error)
+        return answers
 
     def _finish(self, batch: list[PendingImage], seconds: float) -> bool:
         """Counts a batch as answered; False if its images were abandoned."""

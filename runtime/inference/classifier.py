@@ -15,6 +15,7 @@ from runtime.inference.hand_over import NamedSource, named_images, require_many
 from runtime.inference.predictions import Answer as Answer
 from runtime.inference.predictions import Prediction as Prediction
 from runtime.inference.predictions import Predictions as Predictions
+from runtime.inference.predictions import check_top_k, require_numbers
 from runtime.model.card import Card, Parity, Threshold
 from runtime.model.preprocess import DEFAULT_LIMITS, ImageSource, Limits, preprocess
 
@@ -93,6 +94,7 @@ class Classifier(Closable):
         Raises:
             UserError: `top_k` is below 1.
             ImageError: the image cannot be decoded, or is over a limit; the message names it.
+            BackendError: the network gives no numbers for it.
         """
         check_top_k(top_k)
         warnings: list[str] = []
@@ -199,12 +201,14 @@ class Classifier(Closable):
 
         Raises:
             UserError: an array of another shape or dtype, or no image.
+            BackendError: the network gives no numbers for an image.
         """
         most = self.session.max_batch
         if most is None or len(images) <= most:
-            return self.session.run(images)
+            return require_numbers(self.session.run(images), self.source)
         batches = (images[start : start + most] for start in range(0, len(images), most))
-        return np.concatenate([self.session.run(batch) for batch in batches])
+        found = np.concatenate([self.session.run(batch) for batch in batches])
+        return require_numbers(found, self.source)
 
     def require_prepared(self, image: NDArray[np.uint8]) -> None:
         """Checks that `image` is one input of the network, as `prepare` returns it.
@@ -237,7 +241,12 @@ class Classifier(Closable):
     def rank(
         self, probabilities: NDArray[np.float32], top_k: int, warnings: Sequence[str] = ()
     ) -> Predictions:
-        """The `top_k` largest of probabilities (num_classes,); all if there are fewer."""
+        """The `top_k` largest of probabilities (num_classes,); all if there are fewer.
+
+        Raises:
+            BackendError: they are no numbers.
+        """
+        require_numbers(probabilities, self.source)
         order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         names = self.card.class_names
         ranked = Predictions(
@@ -286,14 +295,3 @@ class Classifier(Closable):
             else self.rank(next(probabilities), top_k, answer.warnings)
             for answer in answers
         ]
-
-
-def check_top_k(top_k: int) -> int:
-    """Returns `top_k`.
-
-    Raises:
-        UserError: it is below 1.
-    """
-    if top_k < 1:
-        raise UserError(f"top_k {top_k} is out of range; expected 1 or more")
-    return top_k

@@ -1,6 +1,7 @@
 """A student that computes as its int8 file will: folded, rounded by the rules, trainable."""
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,11 @@ class _Run(fx.Interpreter):
 
 def _range_of(value: Tensor) -> tuple[float, float]:
     """The range that all but one value in 10,000 lie in; it contains zero."""
-    flat = value.detach().flatten()
-    flat = flat[:: max(1, flat.numel() // _SAMPLES)].float()
+    flat, each = value.detach().flatten(), value[0].numel()
+    stride = max(1, flat.numel() // _SAMPLES)
+    # A stride that shares a factor with an image would take the same pixels or channels of each.
+    while gcd(stride, each) > 1:
+        stride += 1
+    flat = flat[::stride].float()
     low, high = torch.quantile(flat, torch.tensor([1 - _KEPT, _KEPT], device=flat.device)).tolist()
     return min(low, 0.0), max(high, 0.0)

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from runtime import (
 from runtime.backends import onnx_provider
 from runtime.backends.diagnosis import diagnose
 from runtime.backends.onnx_session import OnnxSession
+from runtime.backends.session import Threads
 
 
 def test_cuda_is_loaded_from_its_wheels_without_a_word_on_stdout(
@@ -139,6 +141,40 @@ def test_one_session_serves_many_threads(toy_bundle: Path) -> None:
         for thread in threads:
             thread.join()
     assert labels == ["green"] * 400
+
+
+@pytest.mark.parametrize(
+    ("allowed", "threads", "expected"),
+    [
+        ({3}, None, 1),
+        ({0, 2, 5}, None, 3),
+        ({0, 2, 5}, Threads(intra_op=2), 2),
+        (set(range(8)), None, 0),  # ONNX Runtime's own choice, of a machine without limits
+    ],
+)
+def test_threads_keep_to_the_cores_that_the_process_may_use(
+    toy_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: set[int],
+    threads: Threads | None,
+    expected: int,
+) -> None:
+    """ONNX Runtime would bind threads to the others, too: `taskset -c 0` ran on every core."""
+    import onnxruntime
+
+    opened: list[int] = []
+    really = onnxruntime.InferenceSession
+
+    def recorded(model: bytes, options: onnxruntime.SessionOptions, **rest: object) -> object:
+        opened.append(options.intra_op_num_threads)
+        return really(model, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+    model = (toy_bundle / "model.onnx").read_bytes()
+    OnnxSession(model, source="test", backend="onnx-cpu", threads=threads).close()
+    assert opened == [expected]
 
 
 def int8_over_fp16() -> bytes:

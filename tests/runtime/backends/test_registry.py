@@ -14,7 +14,8 @@ from runtime import BackendError, Session, Threads, UserError, open_classifier
 from runtime.backends import registry
 from runtime.backends.backend import Backend, Problem
 from runtime.backends.choice import choose, options
-from runtime.model.bundle import open_bundle
+from runtime.base.errors import EngineMismatchError
+from runtime.model.bundle import Bundle, open_bundle
 from runtime.model.card import EngineRecord, ModelFile
 
 
@@ -92,6 +93,24 @@ def test_a_new_backend_that_does_not_run_is_passed_over_with_its_reason(
     words = r"^numpy cannot run here: the moon is not full; to mend it: wait; see `python"
     with pytest.raises(BackendError, match=words):
         choose(open_bundle(toy_bundle), backend="numpy")
+
+
+@pytest.mark.parametrize("backend", [None, "numpy"])
+def test_another_precision_than_the_first_one_is_used_with_its_reason(
+    added: NumpyBackend,
+    toy_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str | None,
+) -> None:
+    """As where the fp16 engine is of another TensorRT, and the fp32 engine is not."""
+
+    def mismatch(_: Bundle, record: ModelFile | EngineRecord) -> EngineMismatchError | None:
+        return EngineMismatchError("it is old") if record.precision == "fp32" else None
+
+    monkeypatch.setattr(added, "mismatch", mismatch)
+    found = choose(open_bundle(toy_bundle), backend=backend)
+    assert (found.option.backend, found.option.precision) == ("numpy", "fp16")
+    assert "; fp32: it is old" in found.reason
 
 
 def test_the_doctor_and_the_page_know_a_new_backend(

@@ -95,6 +95,34 @@ def test_a_file_of_another_network_is_outside_of_the_gate(cli: Cli, bundle: Path
     assert "a probability differs by" in result["complaint"]
 
 
+def test_a_file_that_fails_while_it_runs_does_not_pass(cli: Cli, bundle: Path) -> None:
+    """It opens, and its last batch is of 24 images, which are no whole number of fives."""
+    from onnx import helper, load, numpy_helper
+
+    model = load(bundle / "model.onnx")
+    for name, shape in {"fives": [5, -1], "back": [-1, 3]}.items():
+        constant = numpy_helper.from_array(np.array(shape, np.int64), name)
+        model.graph.initializer.append(constant)
+    model.graph.node[-1].output[0] = "whole"
+    for source, shape, target in (("whole", "fives", "cut"), ("cut", "back", "probabilities")):
+        model.graph.node.append(helper.make_node("Reshape", [source, shape], [target]))
+    content = model.SerializeToString()
+    (bundle / "model.onnx").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    change_card(
+        bundle,
+        lambda card: msgspec.structs.replace(
+            card, files=(msgspec.structs.replace(card.files[0], sha256=digest), card.files[1])
+        ),
+    )
+    shown = cli("verify", bundle, "--backend", "onnx-cpu", "--json")
+    failed, whole = (json.loads(line) for line in shown.stdout.splitlines())
+    assert shown.returncode == 3
+    assert (failed["passed"], failed["images"], whole["passed"]) == (False, 0, True)
+    assert "onnx-cpu failed at 24 images in" in failed["complaint"]
+    assert "run fewer at once" in failed["complaint"]
+
+
 def test_a_lost_class_is_named(cli: Cli, bundle: Path) -> None:
     """The student has found the class whose images every file now takes for another."""
     with np.load(bundle / "holdout.npz") as holdout:

@@ -178,6 +178,33 @@ def test_broken_images_and_failing_batches_spare_the_others(
         until(lambda: batcher.waiting == 0)
 
 
+def test_an_answer_without_numbers_fails_alone(
+    classifier: Classifier, gated: GatedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a float16 file that overflows for one picture: it answered the first class."""
+    really = gated.inner.run
+
+    def overflowing(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows = really(images)
+        rows[images[:, 0, 0, 2] > 100] = np.nan  # the blue ones
+        return rows
+
+    monkeypatch.setattr(gated.inner, "run", overflowing)
+    gated.gate.release(6)
+    ready = [classifier.prepare(colour(name)) for name in ("green", "blue", "red")]
+    with Batcher(classifier, max_batch=3) as batcher:
+        futures = batcher.submit_prepared(ready)
+        assert futures[0].result(timeout=20)[0].label == "green"
+        with pytest.raises(BackendError, match="no numbers, expected 0 to 1: an overflow; use --p"):
+            futures[1].result(timeout=20)
+        assert futures[2].result(timeout=20)[0].label == "red"
+    for ask in (classifier.probabilities, classifier.classify_prepared):
+        with pytest.raises(BackendError, match="no numbers"):
+            ask(np.stack(ready))
+    with pytest.raises(BackendError, match="no numbers"):
+        classifier.classify(colour("blue"))
+
+
 def test_cancelled_images_are_dropped(classifier: Classifier, gated: GatedSession) -> None:
     blocked = threading.Event()
     prepare = classifier.prepare

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from runtime.base.errors import UserError
 from training.networks.students import build_student
 from training.quantization.operators import INPUT
-from training.quantization.quantized_student import QuantizedStudent
+from training.quantization.quantized_student import QuantizedStudent, _range_of
 from training.quantization.rounding import weight_steps
 
 STUDENTS = [("mobilenetv2", 0.25), ("shufflenetv2", 0.5), ("resnet18", 1.0)]
@@ -103,6 +103,22 @@ def test_a_range_ends_where_the_activation_does() -> None:
     ranges = quantized.ranges()
     assert ranges["features.0.0.clip"] == pytest.approx((0.0, 6.0))
     assert ranges[INPUT][1] > 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "large"),
+    [((64, 1024, 4, 4), (slice(None), slice(None), 1, 1)), ((64, 1280, 4, 4), (slice(None), 4))],
+)
+def test_the_first_range_is_that_of_all_pixels_and_channels(
+    shape: tuple[int, ...], large: tuple[object, ...]
+) -> None:
+    """A stride of 16 saw only the corner of the first shape, one of 20 no channel 4 of the second.
+
+    The large values are one in 16, and one in 1,280: more than are cut off.
+    """
+    values = torch.zeros(shape)
+    values[large] = 9.0
+    assert _range_of(values) == (0.0, 9.0)
 
 
 def test_feature_maps_are_those_of_the_modules() -> None:
