@@ -32,16 +32,14 @@ def write_manifests(
 ) -> tuple[Path, Path]:
     """Writes both manifests into the repository, where Triton reads folders only.
 
+    They replace what is there, so that `check_manifests` comes first.
+
     Args:
         repository: the model repository.
         model: that it holds.
         storage: KServe's address of the repository, such as `s3://bucket/repository`.
         image: the container image of docs/docker/Dockerfile.
-
-    Raises:
-        UserError: see `check_manifests`.
     """
-    check_manifests(repository, model.name)
     found = []
     for name, objects, notes in (
         (KSERVE_FILE, [inference_service(model, storage=storage)], _kserve_notes(model, storage)),

@@ -158,7 +158,7 @@ def _check_broken(name: str, messages: list[str], total: int) -> None:
     if len(messages) > allowed:
         raise UserError(
             f"{name}: {len(messages)} of {total} images are broken, at most {allowed} are skipped; "
-            f"mend or remove them: {some(messages, most=_MAX_NAMED, between='; ')}"
+            f"mend or remove them: {_named(messages)}"
         )
 
 
@@ -174,11 +174,7 @@ def _check_whole(
     Raises:
         UserError: if they have; it names them.
     """
-    skipped = (
-        f"; broken images are skipped: {some(messages, most=_MAX_NAMED, between='; ')}"
-        if messages
-        else ""
-    )
+    skipped = f"; broken images are skipped: {_named(messages)}" if messages else ""
     try:
         check_labels(name, contents.class_names, labels["train"][:trained], labels["test"])
     except UserError as error:

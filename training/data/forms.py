@@ -106,15 +106,16 @@ def _folder(root: Path, request: Request) -> Source:
     chosen = lists_beside(root, place, request.columns, packed=any(packed.values()))
     if chosen.lists:
         return _lists(chosen.lists, root, request)
+    has_classes = has_class_folders(root, place.reader)
     for suffix, files in packed.items():
-        if files and has_class_folders(root, place.reader):
+        if files and has_classes:
             report(f"{root}: its class folders are read, and not {files[0].name}")
         elif files:
             report(f"{root}: {len(files)} {suffix} files are read")
             read = _tables if suffix == PARQUET else _tars
             return read(files, root, request)
-        elif not has_class_folders(root, place.reader):
-            refuse_sets_in(root, suffix, place.reader)
+    if not has_classes:
+        refuse_sets_in(root, tuple(packed), place.reader)
     _refuse_columns(root, request)
     source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress

@@ -44,19 +44,20 @@ def shards_below(root: Path, suffix: str, reader: FolderReader) -> list[Path]:
     return sorted(found(root, 0))
 
 
-def refuse_sets_in(root: Path, suffix: str, reader: FolderReader) -> None:
+def refuse_sets_in(root: Path, suffixes: Sequence[str], reader: FolderReader) -> None:
     """Where a folder holds no pictures but data sets, such as a Hugging Face set's configurations.
 
     Raises:
-        UserError: if folders in `root` hold files with that ending.
+        UserError: if folders in `root` hold files with one of the endings.
     """
-    sets = [below for below in reader.listing(root).folders if shards_below(below, suffix, reader)]
-    if sets:
-        raise UserError(
-            f"{root} has no class folders with images, but {suffix} files in "
-            f"{some([below.name for below in sets])}; expected one data set, such as --data "
-            f"{pasted(sets[0])}"
-        )
+    folders = reader.listing(root).folders
+    for suffix in suffixes:
+        if sets := [below for below in folders if shards_below(below, suffix, reader)]:
+            raise UserError(
+                f"{root} has no class folders with images, but {suffix} files in "
+                f"{some([below.name for below in sets])}; expected one data set, such as --data "
+                f"{pasted(sets[0])}"
+            )
 
 
 def roles_of(files: Sequence[Path], root: Path) -> list[Role | None]:

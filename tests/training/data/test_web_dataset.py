@@ -82,6 +82,14 @@ def test_splits_by_the_names_of_shards(shard: Callable[..., Path]) -> None:
         load(folder)
 
 
+def test_shards_are_read_beside_a_folder_of_tables(shard: Callable[..., Path]) -> None:
+    folder = shard("pets.tar", "cls", ["a", "b"] * 4).parent
+    for name in ("facts", "notes"):
+        (folder / name).mkdir()
+        (folder / name / "all.parquet").touch()
+    assert load(folder).class_names == ("a", "b")
+
+
 def test_patterns(shard: Callable[..., Path]) -> None:
     folder = shard("p-08.tar", "cls", ["a", "b"] * 2).parent
     shard("p-09.tar", "cls", ["a", "b"] * 2, seed=10)
