@@ -20,7 +20,7 @@ from demo.service.guard import MAX_UPLOAD_BYTES
 from demo.service.models import LIMITS, Model, Models
 from demo.service.picture import Upload
 from runtime.base.errors import ImageError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.inference.classifier import Predictions
 
 MAX_PICTURES = 200

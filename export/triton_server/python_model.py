@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import open_classifier
 from runtime.base.errors import ImageError, SkdEdgeError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 from runtime.model.model_name import ENCODED_NAME
 

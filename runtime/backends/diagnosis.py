@@ -12,7 +12,7 @@ from runtime.backends.gpu import Gpu, gpu_if_any, jetson_release
 from runtime.backends.onnx_provider import version_and_providers
 from runtime.backends.preflight import this_platform
 from runtime.backends.tensorrt_library import installed_version
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import FLAVORS
 
 

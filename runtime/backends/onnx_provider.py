@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.backends.gpu import missing_gpu
 from runtime.base.errors import BackendError, first_line
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 
 PROVIDERS: dict[str, str] = {
     "onnx-cpu": "CPUExecutionProvider",

@@ -1,4 +1,4 @@
-"""An open model that runs batches: what every backend offers, and the check of its input."""
+"""An open model that runs batches: what every backend offers; checks of input and output."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.closable import Closable
-from runtime.base.errors import UserError
+from runtime.base.errors import BackendError, UserError
+from runtime.base.resources import Closable
 
 
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,3 +83,20 @@ class Session(Closable):
             raise UserError(
                 f"received {len(images)} images, this model takes at most {self.max_batch} at once"
             )
+
+
+def require_numbers(probabilities: NDArray[np.float32], source: str) -> NDArray[np.float32]:
+    """Returns `probabilities`, of any shape; `source` is the file that gave them.
+
+    In float16 a picture that is unlike all test images may be too much for a layer. The order of
+    what is no number would be that of the classes: the answer would be the first class.
+
+    Raises:
+        BackendError: one of them is not finite.
+    """
+    if not np.isfinite(probabilities).all():
+        raise BackendError(
+            f"{source} gives probabilities that are no numbers, expected 0 to 1: an overflow; "
+            "use --precision fp32 (in Python precision='fp32')"
+        )
+    return probabilities

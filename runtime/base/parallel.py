@@ -1,4 +1,4 @@
-"""Threads: how many cores there are, and work on a long sequence with all of them.
+"""Work on a long sequence with all cores.
 
 A sequence is worked on in order and in bounded memory. Each worker decodes a whole chunk and runs
 the network on it by itself. No thread waits for another one, because nothing is handed over between
@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from runtime.base.resources import usable_cores
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -22,13 +24,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CHUNKS_A_WORKER = 2  # one in work, one waiting
 _SHORTEST = 1e-9  # seconds
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use. Containers may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Source(Generic[Item]):

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from runtime.backends.session import Threads
 from runtime.base.command import EXIT_USER, CommandParser, fail, positive_int, print_json
 from runtime.base.errors import ImageError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend, model_or_latest
 from runtime.images.image_folders import ImageFolders, in_order, in_words, is_run

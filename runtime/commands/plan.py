@@ -18,7 +18,7 @@ from runtime.base.command import (
     print_json,
 )
 from runtime.base.errors import UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.bench.capacity_plan import (
     CLIENTS,
     Measured,

@@ -16,7 +16,7 @@ from runtime.backends.registry import backend_named
 from runtime.backends.session import Threads
 from runtime.base.command import interrupt_on_sigterm
 from runtime.base.errors import UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import model_or_latest
 from runtime.commands.serve_options import serve_parser as _parser

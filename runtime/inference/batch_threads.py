@@ -7,9 +7,9 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from queue import SimpleQueue
 
-from runtime.base.closable import Closable
 from runtime.base.errors import BackendError
 from runtime.base.parallel import start_threads
+from runtime.base.resources import Closable
 from runtime.inference.pending_image import PendingImage
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.inference.batch_threads import BatchThreads
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier
 from runtime.inference.hand_over import require_many

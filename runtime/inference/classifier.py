@@ -6,16 +6,16 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.session import Session
-from runtime.base.closable import Closable
+from runtime.backends.session import Session, require_numbers
 from runtime.base.errors import BundleError, ImageError, UserError
-from runtime.base.parallel import in_chunks, usable_cores
+from runtime.base.parallel import in_chunks
+from runtime.base.resources import Closable, usable_cores
 from runtime.images.image_metadata import Warn
 from runtime.inference.hand_over import NamedSource, named_images, require_many
 from runtime.inference.predictions import Answer as Answer
 from runtime.inference.predictions import Prediction as Prediction
 from runtime.inference.predictions import Predictions as Predictions
-from runtime.inference.predictions import check_top_k, require_numbers
+from runtime.inference.predictions import check_top_k
 from runtime.model.card import Card, Parity, Threshold
 from runtime.model.preprocess import DEFAULT_LIMITS, ImageSource, Limits, preprocess
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.base.closable import Closable
+from runtime.base.resources import Closable
 
 _FIRST_PAUSE_S = 0.2  # before a stream is opened again; doubled after each failure
 _LONGEST_PAUSE_S = 5.0

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from runtime.base.errors import BackendError, ImageError, UserError
+from runtime.base.errors import ImageError, UserError
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,23 +29,6 @@ class Predictions(list[Prediction]):
 
 
 Answer = Predictions | ImageError
-
-
-def require_numbers(probabilities: NDArray[np.float32], source: str) -> NDArray[np.float32]:
-    """Returns `probabilities`, of any shape; `source` is the file that gave them.
-
-    In float16 a picture that is unlike all test images may be too much for a layer. The order of
-    what is no number would be that of the classes: the answer would be the first class.
-
-    Raises:
-        BackendError: one of them is not finite.
-    """
-    if not np.isfinite(probabilities).all():
-        raise BackendError(
-            f"{source} gives probabilities that are no numbers, expected 0 to 1: an overflow; "
-            "use --precision fp32 (in Python precision='fp32')"
-        )
-    return probabilities
 
 
 def check_top_k(top_k: int) -> int:

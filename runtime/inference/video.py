@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.closable import Closable
 from runtime.base.errors import UserError
+from runtime.base.resources import Closable
 from runtime.inference.frame_numbers import FrameNumbers
 from runtime.inference.live_frames import LiveFrames
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from runtime.base.closable import Closable
 from runtime.base.errors import UserError, first_line
+from runtime.base.resources import Closable
 from runtime.inference.batcher import Batcher
 from runtime.model.card import CARD_FILE, ENGINE_FOLDER
 from runtime.model.locate import find_model

@@ -17,20 +17,23 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_FILES_TO_ONNX = 15
 MOST_FILES_TO_ENGINE = 15
 PACKAGES = tuple(f"{ROOT}/{package}/" for package in ("export", "runtime", "training"))
+DATA = f"{ROOT}/training/data/"
 
 
 @contextmanager
 def passed_files(first: str, last: str) -> Iterator[list[str]]:
     """Files in which a function is called, from the call of `first` to the return of `last`.
 
-    Functions that run while a module is imported do not count.
+    Functions that run while a module is imported do not count, and none that training's data call.
     """
     seen: list[str] = []
     state = "before"
 
-    def is_import(frame: FrameType | None) -> bool:
+    def is_left_out(frame: FrameType | None) -> bool:
         while frame is not None:
             code = frame.f_code
+            if code.co_filename.startswith(DATA):
+                return True
             if code.co_name == "<module>" and code.co_filename.startswith(PACKAGES):
                 return True
             frame = frame.f_back
@@ -46,7 +49,7 @@ def passed_files(first: str, last: str) -> Iterator[list[str]]:
         if event == "return" and name == last:
             state = "after"
         counts = not file.startswith(f"{ROOT}/training/") and file not in seen
-        if event == "call" and state == "on the way" and counts and not is_import(frame):
+        if event == "call" and state == "on the way" and counts and not is_left_out(frame):
             seen.append(file)
 
     before = sys.getprofile()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import Fit, InputSpec
 from runtime.model.preprocess import place_in_square
 from training.data.loading_progress import track

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.images import (
     colours,
     image_formats,

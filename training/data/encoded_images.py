@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError, UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import decode_image, fit_image
 from training.data.worker_pool import killed_worker, open_pool

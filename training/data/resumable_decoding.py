@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import InputSpec
 from training.data.decode_journal import Journal, Stored
 from training.data.packed_image import PackedImage

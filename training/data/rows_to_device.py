@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from training.data.encoded_images import EncodedImages
 
 # uint8 images (N, H, W, 3) and their rows, int64 (N,), both on the device.

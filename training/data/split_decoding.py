@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from runtime.model.card import InputSpec
 from training.config.cache_form import ARRAYS, jpeg_quality
 from training.data.cache_room import check_space, free_in, size_words, time_words, used_by

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from training.quality.thumbnails import Thumbnails
 
 # Measured (docs/measured.md): JPEG at quality 50 keeps 0.98 even of images of 32 pixels.

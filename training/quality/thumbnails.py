@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 
 _SIDE = 32  # pixels of the picture that the structure is made of
 _FREQUENCIES = 10  # in both directions together

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.base.files import write_atomic
-from runtime.base.parallel import usable_cores
+from runtime.base.resources import usable_cores
 from training.config.command_words import command_line
 from training.config.options import Options
 from training.studies.study_run import StudyRun

@@ -198,7 +198,7 @@ def test_sample_images_are_what_they_say() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_the_cores_that_may_be_used_are_counted() -> None:
-    from runtime.base.parallel import usable_cores
+    from runtime.base.resources import usable_cores
 
     before = os.sched_getaffinity(0)
     try:
