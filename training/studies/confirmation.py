@@ -200,9 +200,26 @@ def confirmed_parts(
     first = groups(lines)[0]
     place = f"{first[0]['data']} at {first[0]['image_size']} px, {first[0]['epochs']} epochs"
     parts = [paragraph(f"{place}: {data_and_recipe(first)}."), gains_table(students, roles)]
+    parts += _with_fewer_seeds(students)
     for name, own in students.items():
         parts += [f"**{name}**", answers_table(own, questions, roles)]
     return parts
+
+
+def _with_fewer_seeds(students: Mapping[str, Sequence[Line]]) -> list[str]:
+    """A sentence on the methods whose runs are of fewer seeds than others; nothing if none are."""
+    rows = [row for lines in students.values() for row in rows_of(lines)]
+    most = max(len(row.lines) for row in rows)
+    fewer = dict.fromkeys(row.name for row in rows if len(row.lines) < most)
+    if not fewer:
+        return []
+    return [
+        paragraph(
+            f"Of {', '.join(fewer)} there are fewer seeds, and no question of the plan compares "
+            "them. Their gain is over cross-entropy with these seeds; their top-1 is that of other "
+            "seeds than in the other rows."
+        )
+    ]
 
 
 def _gaps(

@@ -1,6 +1,6 @@
 """Which studies show no figure yet: whoever looks early may stop where they look best."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from training.studies.table_rows import by_student
 def why_it_waits(study: QueueStudy, results: Path) -> str | None:
     """Why a study of the queue shows no figure yet; None if it does.
 
-    The answers of one that confirms are made once, of all runs that were planned, when these are of
-    as many seeds as the plan's rule asks for. A study that trains some of these runs again would
-    show what they are worth before that, so it waits with it.
+    The answers of one that confirms are made once, of all planned runs of the methods that a
+    question compares, when these are of as many seeds as the plan's rule asks for. A study that
+    trains some of these runs again would show what they are worth before that, so it waits with it.
 
     Args:
         study: of the queue.
@@ -45,8 +45,11 @@ def unseen_studies(results: Path) -> set[str]:
 
 def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
     lines = read_lines(results / f"{study.name}.jsonl")
-    done, planned = runs_of_queue(study.name, lines)
-    there = f"{done} of {planned} runs are there."
+    compared = {
+        study.roles.get(name, name) for asked in ASKED for name in (asked.first, asked.second)
+    }
+    done, planned = runs_of_queue(study.name, lines, compared)
+    there = f"{done} of {planned} runs that the questions compare are there."
     if done < planned:
         return (
             f"{there} Figures are made when all are, so that nobody can stop where they look best."
@@ -61,9 +64,21 @@ def _why_it_confirms_later(study: QueueStudy, results: Path) -> str | None:
     )
 
 
-def runs_of_queue(study: str, lines: Sequence[Line]) -> tuple[int, int]:
-    """How many runs of this study of the queue have their line, and how many are planned."""
-    wanted = {(x.arch, x.method, x.seed) for x in plan_lines() if x.study == study}
+def runs_of_queue(
+    study: str, lines: Sequence[Line], methods: Collection[str] | None = None
+) -> tuple[int, int]:
+    """How many runs of this study of the queue have their line, and how many are planned.
+
+    Args:
+        study: its name.
+        lines: of the study.
+        methods: those whose runs count; None: all.
+    """
+    wanted = {
+        (x.arch, x.method, x.seed)
+        for x in plan_lines()
+        if x.study == study and (methods is None or x.method in methods)
+    }
     found = {(line["arch"], line["method"], line["seed"]) for line in lines}
     return len(wanted & found), len(wanted)
 

@@ -24,6 +24,7 @@ from training.studies.queue_studies import ASKED
 from training.studies.report_pages import block_text, draw_plots, page_texts
 from training.studies.result_lines import Line, merge_lines
 
+COMPARED = "runs that the questions compare are there."
 ROLES = {"chosen": "drg+dsr-fade", "drg": "drg-a0.2", "ds": "ds", "ce-as-long": "ce-13-epochs"}
 SEEDS = 10  # the fewest of which an interval is made
 OTHERS = {"last_weights": {"top1": 0.45}, "train_images": 10, "validation_images": 5}
@@ -187,7 +188,8 @@ def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     ]
     merge_lines(tmp_path / "it.jsonl", lines[:-1])
     for text in (block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
-        assert "47 of 48 runs are there. Figures are made when all are" in str(text)
+        said = " ".join(str(text).split())
+        assert f"47 of 48 {COMPARED} Figures are made when all are" in said
         assert "60.00" not in str(text)
     assert draw_plots(tmp_path) == []
     merge_lines(tmp_path / "it.jsonl", lines[-1:])
@@ -195,6 +197,25 @@ def test_a_study_that_confirms_shows_no_figure_until_all_runs_are_there(
     page = page_texts(tmp_path)["it.md"]  # says for good what the rule said
     assert "By the plan's rule, its first pairs ask for 12 seeds." in page
     assert "| deviation of mobilenetv2 x0.5 |" in page
+
+
+def test_rows_that_no_question_compares_may_have_fewer_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = QueueStudy("it", "?", ("ce", "drg+dsr-fade", "dsr-paper"), range(12), 2, roles=ROLES)
+    monkeypatch.setattr("training.studies.waiting.plan_lines", study.lines)
+    for module in ("report_pages", "waiting"):
+        monkeypatch.setattr(f"training.studies.{module}.QUEUED", {"it": study})
+    lines = [
+        line(method, seed, 0.5, arch=arch, top1=0.5, **OTHERS, **STATED)
+        for arch in ("mobilenetv2", "shufflenetv2")
+        for method, seeds in (("ce", 12), ("drg+dsr-fade", 12), ("dsr-paper", 8))
+        for seed in range(seeds)
+    ]
+    merge_lines(tmp_path / "it.jsonl", lines)
+    said = " ".join(str(block_text("it", tmp_path)).split())
+    assert "50.00" in said
+    assert "Of dsr-paper there are fewer seeds, and no question of the plan compares them." in said
 
 
 def test_a_study_that_trains_runs_of_the_confirmation_again_waits_with_it(
@@ -241,14 +262,12 @@ def test_no_figure_is_shown_while_the_rule_asks_for_more_seeds(
     answer = block_text("answer", tmp_path)
     for text in (answer, block_text("it", tmp_path), page_texts(tmp_path)["it.md"]):
         said = " ".join(str(text).split())
-        assert (
-            "48 of 48 runs are there. They are of 12 seeds, and the first pairs ask for 14" in said
-        )
+        assert f"48 of 48 {COMPARED} They are of 12 seeds, and the first pairs ask for 14" in said
         assert "over cross-entropy" not in said
         assert "50.00" not in said
     assert draw_plots(tmp_path) == []
     planned(monkeypatch, 14)
-    assert "48 of 56 runs are there." in str(block_text("it", tmp_path))
+    assert f"48 of 56 {COMPARED}" in str(block_text("it", tmp_path))
     merge_lines(tmp_path / "it.jsonl", lines)
     assert "50.00" in str(block_text("it", tmp_path))
     assert "its first pairs ask for 14 seeds" in page_texts(tmp_path)["it.md"]
@@ -268,5 +287,5 @@ def test_the_page_says_how_many_seeds_its_first_pairs_ask_for(
     assert "ask for" not in page_texts(tmp_path)["it.md"]
     merge_lines(tmp_path / "it.jsonl", lines[-1:])
     page = page_texts(tmp_path)["it.md"]
-    assert "24 of 28 runs are there." in page
+    assert f"24 of 28 {COMPARED}" in page
     assert "By the plan's rule, its first pairs ask for 12 seeds." in page
