@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from runtime.base.errors import UserError
+from runtime.base.resources import usable_cores
 
 # Settings of glibc's mallopt(3), by their numbers in malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -19,10 +20,14 @@ _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     """The device for "auto" (CUDA if there is any), "cpu" or "cuda".
 
+    On a CPU, torch gets no more threads than a container's share of the processors allows.
+
     Raises:
         UserError: if the device does not exist here.
     """
     if word == "cpu" or (word == "auto" and not torch.cuda.is_available()):
+        if (cores := usable_cores()) < torch.get_num_threads():
+            torch.set_num_threads(cores)
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")

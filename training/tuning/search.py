@@ -36,6 +36,9 @@ _NAME = "tune"
 _POLL_SECONDS = 0.2
 # The median rule begins after this many finished trials, and after a third of a run's epochs.
 _TRIALS_BEFORE_PRUNING = 4
+# One proposal may diverge and leave others that train. So many, and none that was finished before
+# them, have a cause that all trials share, such as the data.
+_FAILURES = 3
 # Milliseconds of a finished run's engine or file, measured by commands.
 Latency: TypeAlias = Callable[[StudyRun], float]
 
@@ -195,8 +198,10 @@ class Search:
             outcome.failed.append(run)
             self.study.tell(trial, state=TrialState.FAIL)
             print(f"{_words(trial)}: failed, see {run.log}", flush=True)  # noqa: T201
-            if not any(each.state == TrialState.COMPLETE for each in self.trials()):
-                raise UserError(f"the first trial that ended failed: see {run.log}")
+            states = [each.state for each in self.trials()]
+            failed = states.count(TrialState.FAIL)
+            if failed >= _FAILURES and TrialState.COMPLETE not in states:
+                raise UserError(f"the first {failed} trials that ended failed: see {run.log}")
             return
         trial.set_user_attr("nll", found.validation_nll)
         trial.set_user_attr("seconds", found.seconds)

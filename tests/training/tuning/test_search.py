@@ -326,9 +326,14 @@ def test_a_trial_that_fails_is_told_and_others_go_on(
     outcome = search.run(trials=4, jobs=1)
     assert [run.method.name for run in outcome.failed] == ["trial-0002"]
     assert [each.state.name for each in search.trials()].count("FAIL") == 1
+    # The first proposal may diverge, also one that ends before the recipe as it is.
+    simulated.fails = staticmethod(lambda run: run.method.name in ("trial-0000", "trial-0001"))
+    outcome = a_search(tmp_path / "first").run(trials=4, jobs=2)
+    assert [run.method.name for run in outcome.failed] == ["trial-0000", "trial-0001"]
     simulated.fails = staticmethod(lambda run: True)
-    with pytest.raises(UserError, match=r"the first trial that ended failed: see .*\.log"):
-        a_search(tmp_path / "all").run(trials=4, jobs=1)
+    assert len(a_search(tmp_path / "few").run(trials=2, jobs=1).failed) == 2
+    with pytest.raises(UserError, match=r"the first 3 trials that ended failed: see .*\.log"):
+        a_search(tmp_path / "all").run(trials=5, jobs=1)
 
 
 def test_students_with_more_macs_than_the_bound_are_not_trained(
