@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from runtime.inference.batcher import Batcher
-    from runtime.inference.classifier import Classifier, Prediction
+    from runtime.inference.classifier import Classifier
     from runtime.inference.open_classifier import open_classifier
+    from runtime.inference.predictions import Prediction
     from runtime.model.card import Card
     from runtime.model.preprocess import Limits
 
@@ -53,7 +54,8 @@ if not TYPE_CHECKING:
     _HOMES = {
         "backends.session": ("Session", "Threads"),
         "inference.batcher": ("Batcher",),
-        "inference.classifier": ("Classifier", "Prediction"),
+        "inference.classifier": ("Classifier",),
+        "inference.predictions": ("Prediction",),
         "inference.open_classifier": ("open_classifier",),
         "model.card": ("Card",),
         "model.preprocess": ("Limits",),

@@ -7,7 +7,7 @@ from demo.look import wording
 from demo.look.markup import notice, text
 from demo.service.models import Model
 from demo.service.picture import Picture
-from runtime.inference.classifier import Predictions
+from runtime.inference.predictions import Predictions
 
 TOP_K = 5
 _UNSURE = 0.5

@@ -21,7 +21,7 @@ from demo.service.models import LIMITS, Model, Models
 from demo.service.picture import Upload
 from runtime.base.errors import ImageError
 from runtime.base.resources import usable_cores
-from runtime.inference.classifier import Predictions
+from runtime.inference.predictions import Predictions
 
 MAX_PICTURES = 200
 _CHUNK = 32

@@ -14,8 +14,9 @@ from runtime.base.shown_text import on_terminal
 from runtime.commands.model_options import add_backend, model_or_latest
 from runtime.images.image_folders import ImageFolders, in_order, in_words, is_run
 from runtime.images.image_formats import READABLE
-from runtime.inference.classifier import DEFAULT_TOP_K, Answer, Classifier
+from runtime.inference.classifier import DEFAULT_TOP_K, Classifier
 from runtime.inference.open_classifier import open_classifier
+from runtime.inference.predictions import Answer
 from runtime.inference.video import Frame, Video
 from runtime.model.locate import is_model, looks_like_model
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.base.resources import usable_cores
 from runtime.inference.batch_threads import BatchThreads
-from runtime.inference.classifier import DEFAULT_TOP_K, Classifier
+from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, check_top_k
 from runtime.inference.hand_over import require_many
 from runtime.inference.pending_image import FutureAnswer, PendingImage
-from runtime.inference.predictions import Predictions, check_top_k
+from runtime.inference.predictions import Predictions
 from runtime.model.preprocess import ImageSource
 
 _MAX_WAIT_MS = 3_600_000  # an hour

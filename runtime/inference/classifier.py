@@ -12,10 +12,7 @@ from runtime.base.parallel import in_chunks
 from runtime.base.resources import Closable, usable_cores
 from runtime.images.image_metadata import Warn
 from runtime.inference.hand_over import NamedSource, named_images, require_many
-from runtime.inference.predictions import Answer as Answer
-from runtime.inference.predictions import Prediction as Prediction
-from runtime.inference.predictions import Predictions as Predictions
-from runtime.inference.predictions import check_top_k
+from runtime.inference.predictions import Answer, Prediction, Predictions
 from runtime.model.card import Card, Parity, Threshold
 from runtime.model.preprocess import DEFAULT_LIMITS, ImageSource, Limits, preprocess
 
@@ -295,3 +292,9 @@ class Classifier(Closable):
             else self.rank(next(probabilities), top_k, answer.warnings)
             for answer in answers
         ]
+
+
+def check_top_k(top_k: int) -> None:
+    """Raises UserError if `top_k` is below 1."""
+    if top_k < 1:
+        raise UserError(f"top_k {top_k} is out of range; expected 1 or more")

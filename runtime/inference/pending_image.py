@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError
-from runtime.inference.classifier import Classifier, Predictions
+from runtime.inference.classifier import Classifier
 from runtime.inference.hand_over import own_image
+from runtime.inference.predictions import Predictions
 from runtime.model.preprocess import ImageSource
 
 

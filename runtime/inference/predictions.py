@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.base.errors import ImageError, UserError
+from runtime.base.errors import ImageError
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,14 +29,3 @@ class Predictions(list[Prediction]):
 
 
 Answer = Predictions | ImageError
-
-
-def check_top_k(top_k: int) -> int:
-    """Returns `top_k`.
-
-    Raises:
-        UserError: it is below 1.
-    """
-    if top_k < 1:
-        raise UserError(f"top_k {top_k} is out of range; expected 1 or more")
-    return top_k

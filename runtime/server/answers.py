@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
-from runtime.inference.classifier import Prediction
+from runtime.inference.predictions import Prediction
 from runtime.model.card import Card, Threshold
 from runtime.server.sub_path import path_of
 

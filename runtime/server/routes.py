@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.base.errors import BackendError, ImageError, OverloadedError
 from runtime.inference.batcher import Batcher
-from runtime.inference.classifier import DEFAULT_TOP_K, Answer
+from runtime.inference.classifier import DEFAULT_TOP_K
 from runtime.inference.pending_image import FutureAnswer
+from runtime.inference.predictions import Answer
 from runtime.server.admission import CLASSIFY_PATH, BodyBudget, ServerSettings, TokenGuard
 from runtime.server.answers import (
     ClassifyAnswer,

@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 
 from runtime.base.errors import BackendError, ImageError, OverloadedError
-from runtime.inference.classifier import Predictions
 from runtime.inference.pending_image import FutureAnswer
+from runtime.inference.predictions import Predictions
 from runtime.server.routes import answers_of
 from runtime.server.served_models import ServedModel
 
