@@ -107,9 +107,11 @@ class Batches:
         count = len(self._subset)
         if not 1 <= batch_size * world_size <= count:
             each = f" in each of {world_size} processes" if world_size > 1 else ""
+            most = count // world_size
+            named = f"name one from 2 to {most} with --batch-size, or " if most > 1 else ""
             raise UserError(
                 f"batch size {batch_size}{each} does not fit {count} training images; "
-                f"name one from 2 to {count // world_size} with --batch-size, or add images"
+                f"{named}add images"
             )
         self.resident = fits(images, device) if resident is None else resident
         self._shape = (count // (batch_size * world_size), world_size, batch_size)

@@ -199,10 +199,11 @@ def check_batch(recipe: Recipe, dataset: Dataset) -> None:
     """
     count = len(rows_of_run(dataset, recipe)[0])
     if recipe.batch_size > count:
+        named = f"name one from 2 to {count}, or " if count > 1 else ""
         raise UserError(
             f"batch size {recipe.batch_size} does not fit {count} training images (beside "
             f"{len(dataset.train_labels) - count} that are held out or left out); "
-            f"name one from 2 to {count}, or add images"
+            f"{named}add images"
         )
 
 

@@ -228,8 +228,10 @@ def test_waiting_is_measured_and_work_is_not(arrays: Any) -> None:
 
 def test_batches_larger_than_the_data_are_refused(arrays: Any) -> None:
     for options in ({"batch_size": 54}, {"batch_size": 27, "world_size": 2}, {"batch_size": 0}):
-        with pytest.raises(UserError, match="does not fit 53 training images"):
+        with pytest.raises(UserError, match="does not fit 53 training images; name one from 2 to"):
             rows_of(arrays, **options)
+    with pytest.raises(UserError, match=r"4 in each of 40 processes .* 53 .*images; add images$"):
+        rows_of(arrays, batch_size=4, world_size=40)
 
 
 def test_arrays_too_large_for_the_gpu_are_streamed(
