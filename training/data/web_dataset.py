@@ -2,6 +2,7 @@
 
 `cat/17.jpg` and `cat/17.cls` are a picture and its class. The class may also be in a `.json` file,
 under a usual name such as "label" or the one that `--columns label=...` gives, or in a `.txt` file.
+The `.json` file says the split and the group.
 """
 
 from collections import Counter
@@ -154,30 +155,45 @@ def _is_picture(member: PackedImage) -> bool:
 def _said(
     name: Path, sample: Sample, asked: Columns, split: Role | None
 ) -> tuple[str, Role | None, str]:
-    """The class, the split and the group that a sample states."""
-    ending = next((ending for ending in _LABELS if ending in sample.others), None)
-    if ending is None:
+    """The class, the split and the group that a sample states.
+
+    A `.cls` file states the class, unless the user has named a key for it; split and group are
+    those of the `.json` file beside it.
+    """
+    member = next((sample.others[ending] for ending in _LABELS if ending in sample.others), None)
+    if member is None:
         return "", split, ""
-    member = sample.others[ending]
-    text = _text(member)
-    if ending != "json":
-        return label_in(text.strip(), where=str(member.path)), split, ""
-    try:
-        fields = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise UserError(f"{member.path}: no JSON ({error}); expected an object") from error
+    fields = _fields(sample.others["json"]) if "json" in sample.others else None
+    named = asked.label or asked.split or asked.group
     if not isinstance(fields, dict):
-        return label_in(text_of(fields), where=str(member.path)), split, ""
-    names = ["image", *(key for key in fields if key != "image")]
-    columns = find_columns(
-        names, Columns("image", asked.label, asked.split, asked.group), where=str(member.path)
-    )
-    at = str(member.path)
+        if named:
+            raise UserError(
+                f"{name}: has no .json file with keys, and --columns names {named!r}; expected one "
+                "beside each picture"
+            )
+        text = text_of(fields) if member is sample.others.get("json") else _text(member).strip()
+        return label_in(text, where=str(member.path)), split, ""
+    at = str(sample.others["json"].path)
     cells: dict[str, Cell] = {key: text_of(value) for key, value in fields.items()}
+    label = asked.label
+    if label is None and "cls" in sample.others:
+        label, at_label = _LABELS[0], str(sample.others["cls"].path)
+        cells[label] = _text(sample.others["cls"]).strip()
+    else:
+        at_label = at
+    names = ["image", *(key for key in cells if key != "image")]
+    columns = find_columns(names, Columns("image", label, asked.split, asked.group), where=at)
     if columns.split:
         split = split_in(cells[columns.split], column=columns.split, where=at)
     group = group_in(cells[columns.group], where=at) if columns.group else ""
-    return label_in(cells[columns.label], where=at), split, group
+    return label_in(cells[columns.label], where=at_label), split, group
+
+
+def _fields(member: PackedImage) -> object:
+    try:
+        return msgspec.json.decode(_text(member))
+    except msgspec.DecodeError as error:
+        raise UserError(f"{member.path}: no JSON ({error}); expected an object") from error
 
 
 def _text(member: PackedImage, *, errors: str = "strict") -> str:

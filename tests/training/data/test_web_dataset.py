@@ -1,6 +1,7 @@
 """WebDataset shards: where classes and splits come from, and what is refused."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,49 @@ def test_keys_of_json_are_named_and_groups_kept(shard: Callable[..., Path]) -> N
     assert data.class_names == ("a", "b")
     test = {int(path[:3]) // 4 for path in data.test_paths}
     assert not test & {int(path[:3]) // 4 for path in data.train_paths}
+
+
+def beside(path: Path, ending: str, texts: list[str | None]) -> Path:
+    """The shard with a second file beside each picture that has a text here."""
+    with tarfile.open(path, "a") as archive:
+        for number, text in enumerate(texts):
+            if text is not None:
+                info = tarfile.TarInfo(f"{number:03}.{ending}")
+                info.size = len(text.encode())
+                archive.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+def test_json_beside_cls_says_group_and_split_and_a_named_class(
+    shard: Callable[..., Path],
+) -> None:
+    says = [
+        json.dumps({"patient": n // 4, "kind": "ab"[n % 2], "split": "test" if n >= 8 else "train"})
+        for n in range(16)
+    ]
+    path = beside(shard("a.tar", "cls", ["x", "y"] * 8), "json", [*says])
+    data = load(path)
+    assert data.class_names == ("x", "y")
+    assert sorted(int(name[:3]) for name in data.test_paths) == [*range(8, 16)]
+    data = load(path, columns="label=kind,split=")
+    assert data.class_names == ("a", "b")
+    test = {int(name[:3]) // 4 for name in data.test_paths}
+    assert test
+    assert not test & {int(name[:3]) // 4 for name in data.train_paths}
+    with pytest.raises(UserError, match=r"000.json has no column 'who'; found"):
+        load(path, columns="group=who")
+
+
+def test_columns_that_no_json_file_has_are_refused(shard: Callable[..., Path]) -> None:
+    path = shard("a.tar", "cls", ["x", "y"] * 8)
+    with pytest.raises(
+        UserError, match=r"000: has no .json file with keys, and --columns na"
+    ):
+        load(path, columns="group=who")
+    lists = beside(path, "json", ["[1, 2]"] * 16)
+    assert load(lists).class_names == ("x", "y")
+    with pytest.raises(UserError, match=r"has no .json file with keys"):
+        load(lists, columns="label=kind")
 
 
 def test_splits_by_the_names_of_shards(shard: Callable[..., Path]) -> None:
