@@ -253,7 +253,8 @@ def _epoch_words(result: dict[str, Any]) -> str:
     trained, asked = result["epochs_trained"], result["epochs"]
     words = f"{result['best_epoch']} of {asked}"
     if result["selected_by"] == "validation":
-        words += f", the best on {result['validation_images']} validation images"
+        judged = result["validation_images"] - result.get("threshold_images", 0)
+        words += f", the best on {judged} validation images"
     if trained < asked:
         words += f"; stopped after {trained}, patience {result['recipe']['patience']}"
     return words

@@ -53,7 +53,7 @@ def pretrained_weights(arch: str, width: float) -> dict[str, Tensor]:
 
 
 def start_from(student: nn.Module, state: Mapping[str, object], *, arch: str) -> str | None:
-    """Loads `state` into `student`; a classifier for another number of classes is left out.
+    """Loads `state` into `student`; a classifier for other classes or of other layers is left out.
 
     The names may be those of other tools (`training.networks.weight_names`), and what is no part
     of the student is left out. Counters of batches (`num_batches_tracked`), which older files do
@@ -71,12 +71,15 @@ def start_from(student: nn.Module, state: Mapping[str, object], *, arch: str) ->
     found = {ours: tensors[name] for name, ours in names.items()}
     classifier = [f"{classifier_name(arch)}.{part}" for part in ("weight", "bias")]
     misfits = {name for name in found.keys() & own.keys() if not _fits(found[name], own[name])}
-    dropped = [name for name in classifier if name in misfits]
+    head = f"{classifier_name(arch).partition('.')[0]}."
+    layers = {name for name in found.keys() - own.keys() if name.startswith(head)}
+    # Of a head of several layers none is kept: with the others left out it would mean nothing.
+    dropped = [name for name in classifier if name in misfits or layers]
     kept = {name: value for name, value in found.items() if name in own and name not in dropped}
     counters = {name for name in own if name.endswith(_COUNTER)}
     for problem, wrong in (
         ("lacks", own.keys() - kept.keys() - counters - {*dropped}),
-        ("has unknown", {n for n in found.keys() - own.keys() if of_the_network(n, own)}),
+        ("has unknown", {n for n in found.keys() - own.keys() - layers if of_the_network(n, own)}),
         ("misfits", misfits - {*dropped}),
     ):
         if wrong:
@@ -92,7 +95,8 @@ def start_from(student: nn.Module, state: Mapping[str, object], *, arch: str) ->
         )
     student.load_state_dict(converted, strict=False)
     unused = [name for name in state if names.get(name) not in own]
-    return _left_out(unused, classes=len(found[dropped[0]]) if dropped else None)
+    other = f"is for {len(found[dropped[0]])} classes" if dropped and not layers else ""
+    return _left_out(unused, classifier="has other layers" if layers else other)
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
@@ -105,12 +109,10 @@ def _names(names: Collection[str]) -> str:
     return f"{min(names)} and {len(names) - 1} more"
 
 
-def _left_out(unused: list[str], *, classes: int | None) -> str | None:
+def _left_out(unused: list[str], *, classifier: str) -> str | None:
     sentences = []
-    if classes is not None:
-        sentences.append(
-            f"the weights' classifier is for {classes} classes: it was left out and starts afresh"
-        )
+    if classifier:
+        sentences.append(f"the weights' classifier {classifier}: it was left out and starts afresh")
     if unused:
         shown = ", ".join(unused[:_SHOWN])
         more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""

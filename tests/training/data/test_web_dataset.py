@@ -103,9 +103,7 @@ def test_json_beside_cls_says_group_and_split_and_a_named_class(
 
 def test_columns_that_no_json_file_has_are_refused(shard: Callable[..., Path]) -> None:
     path = shard("a.tar", "cls", ["x", "y"] * 8)
-    with pytest.raises(
-        UserError, match=r"000: has no .json file with keys, and --columns na"
-    ):
+    with pytest.raises(UserError, match=r"000: has no .json file with keys, and --columns na"):
         load(path, columns="group=who")
     lists = beside(path, "json", ["[1, 2]"] * 16)
     assert load(lists).class_names == ("x", "y")

@@ -98,6 +98,24 @@ def test_every_student_starts_from_what_torchvision_publishes(
     assert own == {f"{classifier_name(arch)}.weight", f"{classifier_name(arch)}.bias"}
 
 
+@pytest.mark.parametrize(("arch", "last"), [("mobilenetv2", "classifier.1"), (SHUFFLENET, "fc")])
+def test_a_classifier_of_several_layers_is_left_out(arch: str, last: str) -> None:
+    """Also where one of them looks like the student's own."""
+    student = build_student(arch, num_classes=10, image_size=32)
+    own = {name: value.clone() for name, value in student.state_dict().items()}
+    state = {name: torch.full_like(value, 2) for name, value in own.items()}
+    state |= {f"{last}.3.weight": torch.zeros(10, 10), f"{last}.3.bias": torch.zeros(10)}
+    said = start_from(student, state, arch=arch)
+    assert said == (
+        "the weights' classifier has other layers: it was left out and starts afresh; left out 2 "
+        f"keys of the weights' file: {last}.3.weight, {last}.3.bias"
+    )
+    for name, value in student.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            expected = own[name] if name in (f"{last}.weight", f"{last}.bias") else state[name]
+            assert torch.equal(value, expected), name
+
+
 def test_there_is_one_width_of_pretrained_mobilenets() -> None:
     with pytest.raises(UserError, match=r"has mobilenetv2 at width 1.0 only, not 0.5"):
         pretrained_weights("mobilenetv2", 0.5)
