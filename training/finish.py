@@ -134,11 +134,12 @@ def _report(trainer: Trainer, answered: Answered, folder: Path, *, error_sheet: 
 def _calibrate(trainer: Trainer, logits: NDArray[np.float32] | None) -> _Calibration:
     if logits is None:
         return _Calibration(not_calibrated="no image was held out")
-    labels = trainer.dataset.train_labels[trainer.validation_rows][trainer.choosing]
-    logits = logits[trainer.choosing]
+    rows, groups = trainer.validation_rows[trainer.choosing], trainer.dataset.train_groups
+    labels, logits = trainer.dataset.train_labels[rows], logits[trainer.choosing]
     best = likeliest_temperature(logits, labels)
     loss = negative_log_likelihood(logits, labels, temperature=best)
-    return _Calibration(*calibrate(logits, labels), top_k(logits, labels, 1), loss)
+    found = calibrate(logits, labels, None if groups is None else groups[rows])
+    return _Calibration(*found, top_k(logits, labels, 1), loss)
 
 
 def _choices(plan: Plan) -> dict[str, Any]:

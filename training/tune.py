@@ -44,7 +44,12 @@ from training.studies.place_options import (
 )
 from training.studies.pool import fail_runs
 from training.tuning.search_space import SPACES, Space, ends_of, read_space
-from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
+from training.tuning.trial_runs import (
+    Bounds,
+    SearchSettings,
+    judged_by_validation,
+    with_fresh_validation,
+)
 
 if TYPE_CHECKING:
     from training.tuning.search import Search
@@ -130,7 +135,9 @@ def _tell(search: "Search", settings: SearchSettings) -> bool:
         f"Found by: {settings.shared.command}",
         f"Trial {best.number} of {len(search.trials())}: {validation}.",
     ]
-    best_recipe(values, settings.recipe, lines=lines, path=folder / BEST)
+    if settings.recipe.thresholds and not settings.final.thresholds:
+        lines.append("thresholds: false, because trials were judged by all that it may hold out.")
+    best_recipe(values, settings.final, lines=lines, path=folder / BEST)
     draw_search(folder / PICTURE, search)
     run = run_of_trial(best.number, values, settings)
     asked = replace(
@@ -156,6 +163,7 @@ def _settings(options: argparse.Namespace, recipe: Recipe, data: Dataset) -> Sea
     shared = shared_options(options, command=command, no_error_sheet=True)
     return SearchSettings(
         recipe=recipe,
+        final=with_fresh_validation(recipe, data),
         shared=shared,
         seed=options.seed,
         folder=RUNS / "tune" / (options.name or f"{data.name}-{options.arch}"),

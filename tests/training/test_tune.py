@@ -153,6 +153,7 @@ def test_a_search_does_not_go_on_with_pictures_that_were_changed(
     shared = Options(arch="mobilenetv2")
     settings = SearchSettings(
         recipe=load_recipe("digits"),
+        final=load_recipe("digits"),
         shared=shared,
         seed=0,
         folder=tmp_path,

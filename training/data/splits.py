@@ -23,6 +23,7 @@ _APART_STREAM = 3
 # With fewer held out images, half of them could not bound the rate of errors by 5 % even if all
 # answers were right (`runtime.evaluation.threshold`).
 FEWEST_TO_SHARE = 90
+_OF_GROUP_STREAM = 4
 _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
 
 
@@ -129,6 +130,19 @@ def choosing_images(
         surplus += -sizes[group] if apart[group] else sizes[group]
     kept = apart[group_of]
     return choosing if 2 * kept.sum() < FEWEST_TO_SHARE else ~kept
+
+
+def one_of_each_group(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One row at random of each group among `rows` (N,), ascending; all where there are no groups.
+
+    Images of one group are right or wrong together. A bound that counts images as independent holds
+    for one of each group alone.
+    """
+    if dataset.train_groups is None:
+        return rows
+    shuffled = np.random.default_rng((_HELD_OUT_SEED, _OF_GROUP_STREAM)).permutation(rows)
+    _, first = np.unique(dataset.train_groups[shuffled], return_index=True)
+    return np.sort(shuffled[first])
 
 
 def _share_of(

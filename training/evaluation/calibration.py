@@ -27,7 +27,11 @@ class Calibration(NamedTuple):
     reason: str | None = None
 
 
-def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibration:
+def calibrate(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
+) -> Calibration:
     """The temperature for a student, by its logits of images that it was not trained on.
 
     Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section
@@ -46,6 +50,9 @@ def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibr
     Args:
         logits: (N, K).
         labels: int64 (N,).
+        groups: of the images, int64 (N,); None: there are none. Images of one group are right or
+            wrong together and prove no more than one of them does, so the likelihood counts as that
+            of as many images as there are groups.
 
     Raises:
         UserError: if a logit is not finite; the search would end anywhere and look like a fit.
@@ -62,7 +69,8 @@ def calibrate(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Calibr
 
     loss = _loss_of(logits, labels)
     likeliest = float(np.log(likeliest_temperature(logits, labels)))
-    limit = loss(likeliest) + _CHI_SQUARE_95 / 2
+    a_group = 1.0 if groups is None else len(labels) / len(np.unique(groups))  # images in the mean
+    limit = loss(likeliest) + a_group * _CHI_SQUARE_95 / 2
     if loss(0.0) <= limit:
         images = "1 image" if len(labels) == 1 else f"{len(labels)} images"
         return Calibration(reason=f"{images} held out do not prove that another one is better")

@@ -15,6 +15,7 @@ from runtime.model.holdout import (
 )
 from runtime.model.preprocess import preprocess
 from training.data import Dataset
+from training.data.splits import one_of_each_group
 
 
 def write_kept_apart(
@@ -28,6 +29,9 @@ def write_kept_apart(
 ) -> None:
     """Writes the file to the run's folder. If no image is kept apart, a former file is removed.
 
+    Of the images of one group it has one, because the bound of a threshold counts its images as
+    independent of each other.
+
     Args:
         folder: of the run.
         dataset: its data set, with `size` x `size` images as the network gets them.
@@ -36,7 +40,7 @@ def write_kept_apart(
         logits: of the student for all of them, (V, K); None where V is 0.
         temperature: of the student.
     """
-    apart = validation[~choosing]
+    apart = one_of_each_group(dataset, validation[~choosing])
     if logits is None or not len(apart):
         (folder / VALIDATION_FILE).unlink(missing_ok=True)
         return

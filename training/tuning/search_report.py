@@ -52,7 +52,7 @@ def best_recipe(
 
     Args:
         values: of the best trial.
-        recipe: of the search, with its own share of validation images.
+        recipe: of the final training, with its own share of validation images.
         lines: of a comment above it.
         path: of the file.
     """

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from runtime.base.errors import UserError
 from training.config.options import Options
 from training.config.recipe import Recipe, laid_on, recipe_from_values
-from training.data import check_crop_of
+from training.data import Dataset, check_crop_of
+from training.data.splits import rows_of_run
 from training.records.journal import JOURNAL
 from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
@@ -27,6 +29,7 @@ class SearchSettings:
 
     Attributes:
         recipe: what the space does not name.
+        final: the same for the training with what was found.
         shared: the command line's options, with those of the space at their own values.
         seed: of every trial's training.
         folder: of the search.
@@ -40,6 +43,7 @@ class SearchSettings:
     """
 
     recipe: Recipe
+    final: Recipe
     shared: Options
     seed: int
     folder: Path
@@ -100,13 +104,37 @@ def run_of_trial(number: int, values: Mapping[str, Any], settings: SearchSetting
 
 
 def judged_by_validation(recipe: Recipe, *, has_validation: bool) -> Recipe:
-    """The recipe with validation images enough to choose by, which are looked at every epoch."""
-    fraction = recipe.validation_fraction
-    if not has_validation:
-        fraction = max(fraction, LEAST_VALIDATION)
+    """The recipe with validation images enough to choose by, which are looked at every epoch.
+
+    All of them judge where they are a share of the training images. Of the user's own ones, half
+    are kept apart as in every training, because the final one has no others for its thresholds.
+    """
     # A patience of all epochs never ends a run: it only has the journal tell validation accuracy.
-    patience = recipe.patience or recipe.epochs
-    return msgspec.structs.replace(recipe, validation_fraction=fraction, patience=patience)
+    judged = msgspec.structs.replace(recipe, patience=recipe.patience or recipe.epochs)
+    if has_validation:
+        return judged
+    fraction = max(recipe.validation_fraction, LEAST_VALIDATION)
+    return msgspec.structs.replace(judged, validation_fraction=fraction, thresholds=False)
+
+
+def with_fresh_validation(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe of the training after a search, which holds out images that no trial judged by.
+
+    Its thresholds need images that have chosen nothing, neither an epoch nor a trial. Where no
+    share of the images is free of the trials' ones, it finds no thresholds.
+
+    Args:
+        recipe: of the search.
+        dataset: its data set.
+    """
+    if dataset.validation_images or not recipe.validation_fraction:
+        return recipe
+    _, judging = rows_of_run(dataset, judged_by_validation(recipe, has_validation=False))
+    for fold in range(int(1 / recipe.validation_fraction)):
+        other = msgspec.structs.replace(recipe, validation_fold=fold)
+        if not np.isin(rows_of_run(dataset, other)[1], judging).any():
+            return other
+    return msgspec.structs.replace(recipe, thresholds=False)
 
 
 def cost_of_trial(run: StudyRun, settings: SearchSettings) -> tuple[int, int]:

@@ -58,6 +58,15 @@ def kept_run(fitted_run: Path, patterns: Dataset, tmp_path_factory: pytest.TempP
     return folder
 
 
+def test_one_image_of_each_group_is_kept(patterns: Dataset, tmp_path: Path) -> None:
+    grouped = replace(patterns, train_groups=np.arange(len(patterns.train_labels)) // 3)
+    choosing = choosing_images(grouped, HELD_OUT)
+    logits = np.zeros((len(HELD_OUT), 4), np.float32)
+    write_kept_apart(tmp_path, grouped, HELD_OUT, choosing, logits, temperature=1.0)
+    rows = np.load(tmp_path / "validation.npz")["rows"]
+    assert np.array_equal(rows // 3, np.unique(HELD_OUT[~choosing] // 3))
+
+
 @pytest.fixture(scope="module")
 def kept_bundle(kept_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("kept") / "bundle"

@@ -11,7 +11,12 @@ from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.config.plan import Plan
 from training.data import Dataset
-from training.data.splits import choosing_images, split_validation, with_label_noise
+from training.data.splits import (
+    choosing_images,
+    one_of_each_group,
+    split_validation,
+    with_label_noise,
+)
 from training.engine.trainer import Trainer
 
 ROWS = np.arange(0, 1000, 2)  # the others are held out
@@ -112,6 +117,14 @@ def test_images_of_one_group_choose_together_or_are_kept_apart_together() -> Non
     choosing = choosing_images(data, np.arange(200))
     assert set(np.bincount(groups, weights=choosing)) == {0.0, 4.0}
     assert choosing.sum() == 100
+    # A bound counts images as independent: one of each group.
+    apart = np.flatnonzero(~choosing)
+    drawn = one_of_each_group(data, apart)
+    assert set(drawn) <= set(apart)
+    assert np.array_equal(groups[drawn], np.unique(groups[apart]))
+    assert len({row % 4 for row in drawn.tolist()}) > 1  # at random, not the first of each
+    assert np.array_equal(drawn, one_of_each_group(data, apart))
+    assert np.array_equal(one_of_each_group(replace(data, train_groups=None), apart), apart)
     # One group of 80 and 20 single images: either side has the group, or all of them choose.
     lopsided = replace(data, train_groups=np.maximum(np.arange(200) - 79, 0))
     choosing = choosing_images(lopsided, np.arange(100))

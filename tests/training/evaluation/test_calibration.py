@@ -78,6 +78,17 @@ def test_the_reason_is_told_where_nothing_is_proven() -> None:
     assert calibrate(3 * logits[:400], labels[:400]).reason is None
 
 
+def test_ten_copies_of_each_image_prove_no_more_than_one() -> None:
+    logits, labels = _student()
+    logits, labels = 3 * logits[:60], labels[:60]
+    copies = np.repeat(np.arange(60), 10)
+    alone = calibrate(logits, labels).temperature
+    grouped = calibrate(logits[copies], labels[copies], copies).temperature
+    assert alone > 1
+    assert grouped == pytest.approx(alone, rel=1e-4)
+    assert calibrate(logits[copies], labels[copies]).temperature > 1.05 * alone
+
+
 @pytest.mark.parametrize(("scale", "images"), [(1.0, 10), (3.0, 30)])
 def test_images_that_chose_the_epoch_calibrate_as_well_as_fresh_ones(
     scale: float, images: int

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from optuna.trial import Trial, TrialState
 
 from runtime.base.errors import UserError
+from runtime.model.card import InputSpec
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
+from training.data import Dataset
+from training.data.splits import rows_of_run
 from training.studies.study_run import StudyRun
 from training.tuning import proposer as proposing
 from training.tuning import search as searching
@@ -23,7 +28,12 @@ from training.tuning.proposals import own_values, plain
 from training.tuning.search import Search
 from training.tuning.search_report import best_recipe, draw_search, front_of, search_table
 from training.tuning.search_space import Choices, Range, Space
-from training.tuning.trial_runs import Bounds, SearchSettings, judged_by_validation
+from training.tuning.trial_runs import (
+    Bounds,
+    SearchSettings,
+    judged_by_validation,
+    with_fresh_validation,
+)
 
 EPOCHS = 6
 NO_BOUNDS = Bounds()
@@ -120,6 +130,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Simulated]:
 def settings_in(folder: Path) -> SearchSettings:
     return SearchSettings(
         recipe=load_recipe("cifar", {"epochs": EPOCHS}),
+        final=load_recipe("cifar", {"epochs": EPOCHS}),
         shared=Options(arch="mobilenetv2", image_size=16, device="cpu"),
         seed=0,
         folder=folder,
@@ -497,7 +508,43 @@ def test_a_trial_holds_out_images_enough_to_choose_by() -> None:
     )
     trial = judged_by_validation(plain_recipe, has_validation=False)
     assert (trial.validation_fraction, trial.patience, trial.select) == (0.2, 9, "last")
-    assert judged_by_validation(plain_recipe, has_validation=True).validation_fraction == 0
+    assert not trial.thresholds  # all of them judge
+    own = judged_by_validation(plain_recipe, has_validation=True)
+    assert (own.validation_fraction, own.thresholds) == (0, True)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("images", [25, 300, 333])
+def test_the_final_training_holds_out_images_that_no_trial_judged_by(
+    share: float, images: int
+) -> None:
+    labels = np.repeat(np.arange(4), images)
+    data = data_of(labels)
+    recipe = load_recipe("folder", {"validation_fraction": share})
+    trial = judged_by_validation(recipe, has_validation=False)
+    final = with_fresh_validation(recipe, data)
+    judging, kept = rows_of_run(data, trial)[1], rows_of_run(data, final)[1]
+    assert len(judging) >= images // 5 * 4
+    assert len(kept) == 4 * round(share * images)
+    assert not set(judging) & set(kept)
+    assert final.thresholds
+    own = replace(data, validation_images=40)  # half of them judge, in the trials as well
+    assert with_fresh_validation(recipe, own) == recipe
+
+
+def test_without_fresh_images_the_final_training_finds_no_thresholds() -> None:
+    """Groups with images of both classes are held out alike by every share."""
+    data = data_of(np.repeat([0, 1], 100))
+    recipe = load_recipe("folder", {"validation_fraction": 0.1})
+    for groups, thresholds in ((np.arange(200) // 10, True), (np.arange(200) % 50, False)):
+        final = with_fresh_validation(recipe, replace(data, train_groups=groups))
+        assert final.thresholds is thresholds
+
+
+def data_of(labels: NDArray[np.int64]) -> Dataset:
+    pixels = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    spec = InputSpec(size=2, resize=2, crop=2, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Dataset("small", ("a", "b", "c", "d"), spec, pixels, labels, pixels[:4], labels[:4])
 
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:
