@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from training.engine.device import choose_device, device_name, keep_freed_memory
     from training.engine.execution import execution_of
+    from training.engine.full_memory import SMALLER, full_memory_told, images_words
     from training.engine.start_trainer import keep_kernels
     from training.studies.step_cost import measure_steps
 
@@ -62,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
         keep_kernels()
     plan = _plan(options, recipe)
     steps = options.steps or (50 if on_cuda else 1)
-    measurements = measure_steps(plan, methods, device=device, steps=steps, rounds=options.rounds)
+    with full_memory_told(device, images_words(plan), smaller=SMALLER):
+        measurements = measure_steps(
+            plan, methods, device=device, steps=steps, rounds=options.rounds
+        )
     if options.json:
         facts = {
             "arch": plan.arch,

@@ -107,7 +107,7 @@ def test_a_gpu_without_the_headers_of_python(gpu: Path, make_plan: MakePlan) -> 
     missing = f"Python's headers are not installed ({gpu}/Python.h; Debian: python3-dev)"
     assert missing_to_compile(CUDA) == missing
     assert execution_of(make_plan().recipe, CUDA).words == f"steps in fp32, not compiled: {missing}"
-    with pytest.raises(UserError, match="^compile: received true, but Python's headers are not"):
+    with pytest.raises(UserError, match=r"^compile: received true, but Python's headers are not"):
         execution_of(make_plan(compile=True).recipe, CUDA)
     (gpu / "Python.h").touch()
     assert missing_to_compile(CUDA) is None
