@@ -7,6 +7,7 @@ machine disturbs all of them alike, and each is compared with cross-entropy roun
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     }
     recipe = load_recipe("cifar", changes)
     execution = execution_of(recipe, device)
-    if execution.compiled and not on_cuda:
-        keep_kernels()
+    if execution.compiled:
+        print(keep_kernels(), file=sys.stderr)  # noqa: T201
     plan = _plan(options, recipe)
     steps = options.steps or (50 if on_cuda else 1)
     with full_memory_told(device, images_words(plan), smaller=SMALLER):
