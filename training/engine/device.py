@@ -24,7 +24,9 @@ _CODE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")  # such as sm_90a: for capa
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     """The device for "auto" (CUDA if there is any that torch can use), "cpu" or "cuda".
 
-    On a CPU, torch gets no more threads than a container's share of the processors allows.
+    On a CPU, torch gets no more threads than a container's share of the processors allows. On a
+    GPU, float32 means float32 from now on: by default torch rounds the factors of its convolutions
+    to the 10 bits of TF32.
 
     Raises:
         UserError: if the device does not exist here, or torch has no kernels for it.
@@ -41,6 +43,8 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
     device = torch.device("cuda", local_rank)
     unusable = _not_built_for(device)
     if unusable is None:
+        # The newer `conv.fp32_precision` lets torch._inductor fail, which still reads this one.
+        torch.backends.cudnn.allow_tf32 = False
         return device
     # Of several processes, each would decide for itself, and they must not differ.
     if word == "auto" and started_by_torchrun()[1] == 1:

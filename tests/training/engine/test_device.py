@@ -123,3 +123,23 @@ def test_a_gpu_that_torch_was_not_built_for(
     monkeypatch.setenv("WORLD_SIZE", "2")  # the other process may have a newer GPU
     with pytest.raises(UserError, match=f"^--device auto: {why}; use --device cpu, or install"):
         choose_device("auto")
+
+
+def test_float32_is_no_tf32_on_a_gpu(gpu: Callable[..., None]) -> None:
+    gpu((8, 6), BUILT)
+    choose_device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    choose_device("auto")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_convolution_on_a_gpu_is_as_exact_as_float32() -> None:
+    """The factors of TF32 have 11 significant bits: errors of a sum are about 1e-4 of its size."""
+    device = choose_device("cuda")
+    torch.manual_seed(0)
+    images, weights = torch.randn(8, 64, 32, 32), torch.randn(64, 64, 3, 3)
+    exact = torch.nn.functional.conv2d(images.double(), weights.double())
+    found = torch.nn.functional.conv2d(images.to(device), weights.to(device)).cpu()
+    assert (found - exact).abs().max() < 2e-5 * exact.abs().max()
