@@ -7,6 +7,7 @@ machine disturbs all of them alike, and each is compared with cross-entropy roun
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from training.engine.device import choose_device, device_name, keep_freed_memory
     from training.engine.execution import execution_of
+    from training.engine.full_memory import SMALLER, full_memory_told, images_words
     from training.engine.start_trainer import keep_kernels
     from training.studies.step_cost import measure_steps
 
@@ -58,11 +60,14 @@ def main(arguments: Sequence[str]) -> int:
     }
     recipe = load_recipe("cifar", changes)
     execution = execution_of(recipe, device)
-    if execution.compiled and not on_cuda:
-        keep_kernels()
+    if execution.compiled:
+        print(keep_kernels(), file=sys.stderr)  # noqa: T201
     plan = _plan(options, recipe)
     steps = options.steps or (50 if on_cuda else 1)
-    measurements = measure_steps(plan, methods, device=device, steps=steps, rounds=options.rounds)
+    with full_memory_told(device, images_words(plan), smaller=SMALLER):
+        measurements = measure_steps(
+            plan, methods, device=device, steps=steps, rounds=options.rounds
+        )
     if options.json:
         facts = {
             "arch": plan.arch,

@@ -37,27 +37,31 @@ def main(arguments: Sequence[str]) -> int:
         choose_device,
         keep_freed_memory,
     )
+    from training.engine.full_memory import full_memory_told
     from training.evaluation.logits import logits_of
     from training.records.checkpoint import load_trained
 
     device = choose_device(options.device)
     keep_freed_memory(device)
     trained = load_trained(run)
-    plan, student = trained.plan, trained.student.to(device)
+    plan = trained.plan
     note = sys.stderr if options.json else sys.stdout
     data = read_labelled_folder(
         options.data, plan.class_names, lambda line: print(on_terminal(line), file=note)
     )
-    answered, whole = answer_folder(
-        data,
-        plan.class_names,
-        lambda file: preprocess(file, plan.input),
-        lambda images: softmax(
-            logits_of(student, images, plan.input, device=device), temperature=trained.temperature
-        ),
-        chunk=_CHUNK,
-        broken=lambda line: print(on_terminal(line), file=sys.stderr),  # noqa: T201
-    )
+    with full_memory_told(device, f"{_CHUNK} images of {plan.input.size} px"):
+        student = trained.student.to(device)
+        answered, whole = answer_folder(
+            data,
+            plan.class_names,
+            lambda file: preprocess(file, plan.input),
+            lambda images: softmax(
+                logits_of(student, images, plan.input, device=device),
+                temperature=trained.temperature,
+            ),
+            chunk=_CHUNK,
+            broken=lambda line: print(on_terminal(line), file=sys.stderr),  # noqa: T201
+        )
     found = evaluated(
         answered,
         whole,

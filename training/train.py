@@ -24,6 +24,7 @@ from training.data.splits import check_selection, fit_batch
 from training.engine.build import crop_of
 from training.engine.device import choose_device, device_name, keep_freed_memory
 from training.engine.execution import execution_of
+from training.engine.full_memory import SMALLER, full_memory_told, images_words
 from training.engine.heartbeat import LostProcessError
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.joint_start import check_same_plan, load_data
@@ -96,8 +97,7 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
     name = run_name(data=plan.data, arch=plan.arch, terms=plan.terms, seed=plan.seed)
     # Only the main process chooses. Another one could look when the main one has written already.
     # It also reads the checkpoint for all, because other hosts may not see its folder.
-    found = group.on_main(lambda: _choose(name, options, plan))
-    run, former = group.share(found)
+    run, former = group.share(group.on_main(lambda: _choose(name, options, plan)))
     if former is not None:
         plan = _continued(former, plan, progress, where=str(run.path))
     if run.finished:
@@ -114,14 +114,14 @@ def _train(options: Options, recipe: Recipe, device: torch.device, group: Proces
             progress.say(f"duplicates {pairs}")
         for sentence in teacher.said if teacher is not None else ():
             progress.say(sentence)
-        network = teacher.network if teacher is not None else None
         keep_freed_memory(device)
+        held.enter_context(full_memory_told(device, images_words(plan), smaller=SMALLER))
         trainer = start_trainer(
             plan,
             dataset,
             device=device,
             group=group,
-            teacher=network,
+            teacher=teacher.network if teacher is not None else None,
             former=former,
             stop=stop,
             say=progress.say,

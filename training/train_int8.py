@@ -25,6 +25,7 @@ from training.config.plan import MovedData, Plan
 from training.data import Dataset
 from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
 from training.engine.device import choose_device, device_name, keep_freed_memory, versions
+from training.engine.full_memory import full_memory_told, images_words
 from training.engine.interruption import InterruptedRunError, StopRequest, stop_request
 from training.engine.nearest_epoch import NearestEpoch, judging_rows
 from training.engine.trainer import Trainer
@@ -106,7 +107,7 @@ def train_int8(
     if run.finished:
         progress.say(f"{run.path} is finished: nothing to resume")
         return 0
-    with exclusive(run.path), stop_request() as stop:
+    with exclusive(run.path), stop_request() as stop, full_memory_told(device, images_words(plan)):
         progress.say(f"run folder {run.path}")
         return learning.run(device, former, progress, stop)
 
@@ -174,8 +175,7 @@ class _Learning:
         quantized = trainer.learner.student
         assert isinstance(quantized, QuantizedStudent)
         self._quantized = quantized
-        chosen = trainer.validation_rows[trainer.choosing]
-        rows, judging = judging_rows(trainer.train_rows, chosen)
+        rows, judging = judging_rows(trainer.train_rows, trainer.validation_rows[trainer.choosing])
         self._nearest = NearestEpoch(self._prepared(rows), partial(self._exact, device))
         self._answer = partial(trainer.learner.deployed_logits, spec=self._dataset.input)
         if former is not None:

@@ -16,6 +16,7 @@ _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _INSTALL_DRIVER = (
     "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
 )
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -72,6 +73,21 @@ def gpu_if_any() -> Gpu | None:
     return None if missing_gpu() else find_gpu()
 
 
+def visible_gpus() -> list[str]:
+    """The CUDA devices that this process sees, in the words of CUDA_VISIBLE_DEVICES; may be none.
+
+    The driver is asked without making a context, which would take memory of a GPU.
+    """
+    try:
+        driver, _ = _first_device()
+    except GpuError:
+        return []
+    count = _integer(driver.cuDeviceGetCount)
+    named = os.environ.get(VISIBLE_DEVICES)
+    words = map(str, range(count)) if named is None else map(str.strip, named.split(","))
+    return list(words)[:count]  # what follows a word without a device counts for nothing
+
+
 def free_gpu_memory() -> int:
     """Free bytes on the first CUDA device.
 
@@ -109,7 +125,7 @@ def _first_device() -> tuple[Any, ctypes.c_int]:
     if status != _NO_DEVICE:
         _check(status, "cuInit")
     if status == _NO_DEVICE or _integer(driver.cuDeviceGetCount) == 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = os.environ.get(VISIBLE_DEVICES)
         why = "" if visible is None else f": CUDA_VISIBLE_DEVICES is {visible!r}"
         raise GpuError(f"the NVIDIA driver finds no GPU{why}", remedy=_VISIBLE)
     device = ctypes.c_int()

@@ -282,6 +282,7 @@ def test_a_device_that_is_not_there(here: Path) -> None:
 def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     assert choose_device("auto", local_rank=1) == torch.device("cuda", 1)
     with pytest.raises(UserError, match="there are 2; start fewer with --nproc-per-node"):
         choose_device("auto", local_rank=2)

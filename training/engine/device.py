@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+import re
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -9,26 +11,28 @@ import torch
 
 from runtime.base.errors import UserError
 from runtime.base.resources import usable_cores
+from training.engine.process_group import started_by_torchrun
 
 # Settings of glibc's mallopt(3), by their numbers in malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK = 2**30  # bytes; a single tensor of a step is smaller
 _PADDING = 2**26
 _PACKAGES = ("torch", "torchvision", "numpy", "msgspec")
+_CODE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")  # such as sm_90a: for capability 9.0
 
 
 def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
-    """The device for "auto" (CUDA if there is any), "cpu" or "cuda".
+    """The device for "auto" (CUDA if there is any that torch can use), "cpu" or "cuda".
 
-    On a CPU, torch gets no more threads than a container's share of the processors allows.
+    On a CPU, torch gets no more threads than a container's share of the processors allows. On a
+    GPU, float32 means float32 from now on: by default torch rounds the factors of its convolutions
+    to the 10 bits of TF32.
 
     Raises:
-        UserError: if the device does not exist here.
+        UserError: if the device does not exist here, or torch has no kernels for it.
     """
     if word == "cpu" or (word == "auto" and not torch.cuda.is_available()):
-        if (cores := usable_cores()) < torch.get_num_threads():
-            torch.set_num_threads(cores)
-        return torch.device("cpu")
+        return _processors()
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if local_rank >= torch.cuda.device_count():
@@ -36,7 +40,56 @@ def choose_device(word: str, *, local_rank: int = 0) -> torch.device:
             f"process {local_rank} of torchrun needs a GPU of its own and there are "
             f"{torch.cuda.device_count()}; start fewer with --nproc-per-node, or use --device cpu"
         )
-    return torch.device("cuda", local_rank)
+    device = torch.device("cuda", local_rank)
+    unusable = _not_built_for(device)
+    if unusable is None:
+        # The newer `conv.fp32_precision` lets torch._inductor fail, which still reads this one.
+        torch.backends.cudnn.allow_tf32 = False
+        return device
+    # Of several processes, each would decide for itself, and they must not differ.
+    if word == "auto" and started_by_torchrun()[1] == 1:
+        print(f"the CPU is used, because {unusable}", file=sys.stderr, flush=True)  # noqa: T201
+        return _processors()
+    raise UserError(
+        f"--device {word}: {unusable}; use --device cpu, or install a torch that was built for it"
+    )
+
+
+def _processors() -> torch.device:
+    if (cores := usable_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
+    return torch.device("cpu")
+
+
+def _not_built_for(device: torch.device) -> str | None:
+    """Why the torch that is installed has no kernels for a GPU; None if it has, or says nothing."""
+    built = torch.cuda.get_arch_list()  # empty in some builds; on ROCm, words of another kind
+    codes = [found for word in built if (found := _CODE.fullmatch(word))]
+    if not built or len(codes) < len(built):
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if any(_runs_on(code, capability) for code in codes):
+        return None
+    return (
+        f"{torch.cuda.get_device_name(device)} has compute capability "
+        f"{capability[0]}.{capability[1]}, and torch {torch.__version__} was built for "
+        f"{', '.join(built)}"
+    )
+
+
+def _runs_on(code: re.Match[str], capability: tuple[int, int]) -> bool:
+    """Whether a GPU of a capability runs this code (CUDA's C++ Programming Guide, compatibility).
+
+    Machine code (sm) runs on the same major version, from its minor version on, and PTX (compute)
+    on everything newer. With an "a", either runs on one capability, with an "f" on one family.
+    """
+    kind, major, minor, bound = code.groups()
+    own = int(major), int(minor)
+    if bound == "a":
+        return capability == own
+    if kind == "sm" or bound == "f":
+        return capability[0] == own[0] and capability >= own
+    return capability >= own
 
 
 def keep_freed_memory(device: torch.device) -> bool:

@@ -124,12 +124,10 @@ def precision_of(recipe: Recipe, device: torch.device) -> str:
 
 def missing_to_compile(device: torch.device) -> str | None:
     """What torch.compile lacks here, as a clause; None if it has all."""
-    if device.type == "cuda":
-        return _missing_on_cuda(device)
-    compiler = compiler_word()
-    if shutil.which(compiler) is None:
-        return f"there is no C++ compiler ({compiler}; $CXX names another one)"
-    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = _missing_on_cuda(device) if device.type == "cuda" else _missing_on_cpu()
+    if missing is not None:
+        return missing
+    header = Path(sysconfig.get_path("include")) / "Python.h"  # Triton's driver.c needs it, too
     if not header.is_file():
         return f"Python's headers are not installed ({header}; Debian: python3-dev)"
     return None
@@ -146,6 +144,17 @@ def _missing_on_cuda(device: torch.device) -> str | None:
         return "the GPU is too old for Triton"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        return "there is no C compiler (cc, gcc or clang)"
+    named = os.environ.get("CC")  # Triton calls it as a whole, not word by word
+    if named is not None:
+        found = shutil.which(named)
+        return None if found else f"there is no C compiler {named!r}, which $CC names"
+    if not any(shutil.which(name) for name in ("gcc", "clang")):
+        return "there is no C compiler (gcc or clang; $CC names another one)"
+    return None
+
+
+def _missing_on_cpu() -> str | None:
+    compiler = compiler_word()
+    if shutil.which(compiler) is None:
+        return f"there is no C++ compiler ({compiler}; $CXX names another one)"
     return None

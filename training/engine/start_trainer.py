@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runtime.base.errors import UserError, first_line
-from runtime.base.files import cache_root
+from runtime.base.files import cache_root, check_writable
 from training.config.plan import Plan
 from training.data import Dataset
 from training.engine.execution import execution_of, kept_execution
@@ -52,10 +52,9 @@ def start_trainer(
     kept = kept_execution(former.training, device) if former is not None else None
     chosen = kept or group.share(execution_of(plan.recipe, device))
     trainer = Trainer(plan, dataset, device=device, group=group, teacher=teacher, execution=chosen)
+    say(f"{chosen.words}; {keep_kernels()}" if chosen.compiled else chosen.words)
     if not chosen.compiled or device.type != "cpu":
-        say(chosen.words)
         return trainer
-    say(f"{chosen.words}; kernels are kept in {keep_kernels()}")
     failure = _failure_of_all(compile_ahead(trainer), group)
     if group.any(stop.requested, device=device):  # the signal may have ended the compiler, too
         raise InterruptedRunError("interrupted while the step was compiled")
@@ -64,17 +63,21 @@ def start_trainer(
     return trainer
 
 
-def keep_kernels() -> Path:
-    """The folder in which compiled kernels are kept for the next run: ours, or one that is named.
+def keep_kernels() -> str:
+    """Has compiled kernels kept for the next run: in our folder, or in one that is named.
 
-    Raises:
-        UserError: if the cache has no place.
+    Returns:
+        Where they are kept, or why they are not: torch then has them in a temporary folder.
     """
     named = os.environ.get(_KERNELS)
     # torch itself names a temporary folder there as soon as it has looked for one.
     if not named or Path(named).name.startswith(_TEMPORARY):
-        named = os.environ[_KERNELS] = str(cache_root() / "compiled")
-    return Path(named)
+        try:
+            check_writable(folder := cache_root() / "compiled")
+        except UserError as error:
+            return f"kernels are not kept for the next run: {error}"
+        named = os.environ[_KERNELS] = str(folder)
+    return f"kernels are kept in {named}"
 
 
 def compile_ahead(trainer: Trainer) -> str | None:

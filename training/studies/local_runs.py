@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.backends.gpu import VISIBLE_DEVICES, visible_gpus
 from runtime.base.files import write_atomic
 from runtime.base.resources import usable_cores
 from training.config.command_words import command_line
@@ -34,9 +35,11 @@ class LocalRuns:
 
     def __init__(self) -> None:
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._gpus: dict[Path, str | None] = {}
 
     def start(self, run: StudyRun, jobs: int) -> None:
-        self._processes[run.folder] = start_run(run, jobs)
+        gpu = self._gpus[run.folder] = self._idlest_gpu() if run.shared.device != "cpu" else None
+        self._processes[run.folder] = start_run(run, jobs, gpu=gpu)
 
     def poll(self, run: StudyRun) -> int | None:
         return self._processes[run.folder].poll()
@@ -53,6 +56,13 @@ class LocalRuns:
     def stand(self, run: StudyRun, *, still: bool) -> None:
         self._processes[run.folder].send_signal(signal.SIGSTOP if still else signal.SIGCONT)
 
+    def _idlest_gpu(self) -> str | None:
+        """The first of the GPUs with the fewest of our runs; None where there is no choice."""
+        gpus = visible_gpus()
+        going_on = [folder for folder, run in self._processes.items() if run.poll() is None]
+        used = [self._gpus[folder] for folder in going_on]
+        return min(gpus, key=used.count) if len(gpus) > 1 else None
+
 
 def write_recipe(run: StudyRun) -> None:
     """Writes the recipe where the run reads it."""
@@ -66,11 +76,17 @@ def command_of(options: Options) -> list[str]:
     return [sys.executable, str(_RUN_COMMAND), *command_line(options)]
 
 
-def start_run(run: StudyRun, jobs: int) -> subprocess.Popen[bytes]:
-    """Starts or goes on with `run`, with its share of the cores where `jobs` runs go on."""
+def start_run(run: StudyRun, jobs: int, *, gpu: str | None = None) -> subprocess.Popen[bytes]:
+    """Starts or goes on with `run`, with its share of the cores where `jobs` runs go on.
+
+    `gpu` is the only one that it sees, in the words of CUDA_VISIBLE_DEVICES; None: those that we
+    see.
+    """
     write_recipe(run)
     threads = max(1, usable_cores() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    if gpu is not None:
+        environment[VISIBLE_DEVICES] = gpu
     with run.log.open("a") as log:
         return subprocess.Popen(
             command_of(run.options),

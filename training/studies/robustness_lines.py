@@ -100,6 +100,7 @@ def measure_robustness(
         UserError: if the folder is not that of a finished run.
     """
     from training.engine.device import choose_device, device_name, keep_freed_memory, versions
+    from training.engine.full_memory import full_memory_told
     from training.records.checkpoint import load_trained
     from training.records.run_data import load_run_dataset
 
@@ -109,7 +110,8 @@ def measure_robustness(
     if not trained.result:
         raise UserError(f"{run} is not finished; go on with --resume, then measure")
     dataset = load_run_dataset(trained, moved)
-    figures = _figures(trained, dataset, chosen, seed)
+    with full_memory_told(chosen, f"an evaluation at {dataset.input.size} px"):
+        figures = _figures(trained, dataset, chosen, seed)
     result = trained.result
     kept = ("arch", "width", "image_size", "data", "terms", "seed", "epochs", "temperature")
     return {

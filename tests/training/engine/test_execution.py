@@ -26,7 +26,7 @@ from training.engine.process_group import ProcessGroup
 from training.engine.step import Step
 from training.studies.result_lines import whole_recipe
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MakePlan = Callable[..., Plan]
 
 
@@ -86,6 +86,57 @@ def test_without_the_headers_of_python(tmp_path: Path, monkeypatch: pytest.Monke
     assert missing == (
         f"Python's headers are not installed ({tmp_path}/Python.h; Debian: python3-dev)"
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A GPU that Triton can use, and an empty folder for all programs and headers."""
+    capability = (7, 5)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_options: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+    monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    return tmp_path
+
+
+def test_a_gpu_without_the_headers_of_python(gpu: Path, make_plan: MakePlan) -> None:
+    """Triton compiles its own driver.c, which includes them."""
+    (gpu / "gcc").touch(mode=0o755)
+    missing = f"Python's headers are not installed ({gpu}/Python.h; Debian: python3-dev)"
+    assert missing_to_compile(CUDA) == missing
+    assert execution_of(make_plan().recipe, CUDA).words == f"steps in fp32, not compiled: {missing}"
+    with pytest.raises(UserError, match=r"^compile: received true, but Python's headers are not"):
+        execution_of(make_plan(compile=True).recipe, CUDA)
+    (gpu / "Python.h").touch()
+    assert missing_to_compile(CUDA) is None
+
+
+@pytest.mark.parametrize(
+    ("present", "named", "missing"),
+    [
+        ("gcc", None, None),
+        ("clang", None, None),
+        ("cc", None, "there is no C compiler (gcc or clang; $CC names another one)"),
+        ("cc", "cc", None),
+        ("gcc", "icx", "there is no C compiler 'icx', which $CC names"),
+        ("gcc", "gcc -O2", "there is no C compiler 'gcc -O2', which $CC names"),
+        ("gcc", "", "there is no C compiler '', which $CC names"),
+    ],
+)
+def test_a_gpu_needs_the_compiler_that_triton_calls(
+    gpu: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    present: str,
+    named: str | None,
+    missing: str | None,
+) -> None:
+    for name in (present, "Python.h"):
+        (gpu / name).touch(mode=0o755)
+    if named is not None:
+        monkeypatch.setenv("CC", named)
+    assert missing_to_compile(CUDA) == missing
 
 
 @pytest.mark.usefixtures("compiler")

@@ -139,6 +139,52 @@ def test_compiling_ahead_changes_nothing(
     assert_equal_trees(first.training, second.training)
 
 
+def start_on_cuda(plan: Plan, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is said where a GPU's steps are compiled; they are with the first step."""
+    chosen = execution.Execution(device="cuda", compiled=True, precision="bf16")
+    monkeypatch.setattr(start_trainer, "execution_of", lambda _recipe, _device: chosen)
+    monkeypatch.setattr(start_trainer, "Trainer", lambda *_, **__: None)
+    said: list[str] = []
+    start_trainer.start_trainer(
+        plan,
+        data,
+        device=torch.device("cuda"),
+        group=ProcessGroup(),
+        teacher=None,
+        former=None,
+        stop=StopRequest(),
+        say=said.append,
+    )
+    return said[0]
+
+
+def test_a_gpu_keeps_its_kernels_too(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = str(tmp_path / "cache" / "compiled")
+    words = "steps in bf16, compiled; kernels are kept in "
+    assert start_on_cuda(make_plan(), tiny_data, monkeypatch) == words + kernels
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == kernels
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_me")  # torch's own
+    assert start_on_cuda(make_plan(), tiny_data, monkeypatch) == words + kernels
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/scratch/mine")
+    assert start_on_cuda(make_plan(), tiny_data, monkeypatch) == words + "/scratch/mine"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/scratch/mine"
+
+
+def test_kernels_that_cannot_be_kept(
+    tiny_data: Dataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training does not need them, so torch has them where it always had them."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(tmp_path / "file"))
+    assert start_on_cuda(make_plan(), tiny_data, monkeypatch) == (
+        "steps in bf16, compiled; kernels are not kept for the next run: "
+        f"{tmp_path}/file is a file; expected a folder, which may not exist yet"
+    )
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
 def broken(*_: object, **__: object) -> Callable[..., object]:
     def fails(*_: object) -> object:
         raise torch._inductor.exc.CppCompileError(["g++"], "fatal error: math.h: No such file")

@@ -1,6 +1,7 @@
 """The benchmark of a step: all contenders, what they add, and the batches that they get; sizes."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from runtime.base.errors import UserError
 from training import benchmark, sizes
 from training.config.recipe import load_recipe
+from training.engine.execution import Execution
 from training.studies import step_cost
 from training.studies.result_lines import read_lines
 from training.studies.study_methods import (
@@ -116,6 +118,21 @@ def test_all_contenders_of_a_benchmark_are_compiled(monkeypatch: pytest.MonkeyPa
         "tf-kd",
     ]
     assert len(compiled) == 3
+
+
+def test_a_benchmark_keeps_the_kernels_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cuda = torch.device("cuda")
+    chosen = Execution(device="cuda", compiled=True, precision="bf16")
+    monkeypatch.setattr("training.engine.device.choose_device", lambda _word: cuda)
+    monkeypatch.setattr("training.engine.device.device_name", lambda _device: "NVIDIA X")
+    monkeypatch.setattr("training.engine.execution.execution_of", lambda _recipe, _device: chosen)
+    monkeypatch.setattr("training.studies.step_cost.measure_steps", lambda *_, **__: ())
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert benchmark.main([]) == 0
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
 
 
 def test_the_table_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:

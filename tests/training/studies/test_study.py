@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runtime.base.errors import UserError
+from runtime.base.errors import GpuError, UserError
 from tests.support.noise_arrays import write_noise_arrays
 from tests.support.study_lines import line
 from training import study
@@ -148,6 +148,74 @@ def test_runs_share_the_cores_that_they_may_use(
     # All other places that divide work among cores call the same function.
     sources = {path: path.read_text() for path in Path(study.__file__).parent.rglob("*.py")}
     assert not [path.name for path, text in sources.items() if "cpu_count" in text]
+
+
+class FakeRun:
+    """A process of a run that goes on until it is told its code."""
+
+    def __init__(self, _command: list[str], *, env: dict[str, str], **_others: object) -> None:
+        self.gpus = env.get("CUDA_VISIBLE_DEVICES")
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "device", "expected"),
+    [
+        (3, None, "auto", ["0", "1", "2", "0"]),
+        (3, "5, GPU-a,7", "cuda", ["5", "GPU-a", "7", "5"]),
+        (2, "1,3,99,4", "auto", ["1", "3", "1", "3"]),  # 99 is no GPU: CUDA stops there
+        (1, None, "auto", [None] * 4),
+        (1, "2", "auto", ["2"] * 4),
+        (0, "", "auto", [""] * 4),
+        (3, None, "cpu", [None] * 4),
+    ],
+)
+def test_runs_of_a_machine_share_its_gpus(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    named: str | None,
+    device: str,
+    expected: list[str | None],
+) -> None:
+    class Driver:
+        @staticmethod
+        def cuDeviceGetCount(found: Any) -> int:  # noqa: N802
+            found._obj.value = count
+            return 0
+
+    def first_device() -> tuple[Driver, None]:
+        if not count:
+            raise GpuError("the NVIDIA driver finds no GPU", remedy="")
+        return Driver(), None
+
+    monkeypatch.setattr("runtime.backends.gpu._first_device", first_device)
+    monkeypatch.setattr("subprocess.Popen", FakeRun)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    place = local_runs.LocalRuns()
+    options = Options(arch="a", data="d", device=device)
+    runs = [
+        StudyRun(METHODS["ce"], seed, "s", load_recipe("digits"), tmp_path, options)
+        for seed in range(6)
+    ]
+
+    def gpus_of(run: StudyRun) -> str | None:
+        place.start(run, 4)
+        started = place._processes[run.folder]
+        assert isinstance(started, FakeRun)
+        return started.gpus
+
+    assert [gpus_of(run) for run in runs[:4]] == expected
+    ended = place._processes[runs[1].folder]
+    assert isinstance(ended, FakeRun)
+    ended.code = 0  # of the second GPU's run, so that GPU has the fewest now
+    assert gpus_of(runs[4]) == expected[1]
 
 
 @pytest.mark.skipif(
