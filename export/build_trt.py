@@ -257,8 +257,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--compute-capability",
         metavar="LIST",
-        help="GPUs to build an engine for each, such as 8.6,8.9; default: this GPU's; without a GPU, "
-        "or with one that tensorrt-rtx does not know, one engine of it for 8.6, 8.9 and 12.0",
+        help="GPUs to build an engine for each, such as 8.6,8.9; default: this GPU's; without one, "
+        "or if tensorrt-rtx does not know it, one engine of tensorrt-rtx for 8.6, 8.9 and 12.0",
     )
     parser.add_argument(
         "--workspace",

@@ -6,7 +6,6 @@ accepted ──► decoding (a pool) ──► ready ──► a batch in the ne
 
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -92,19 +91,13 @@ class Batcher(BatchThreads):
         """Seconds that the accepted images will take, as an estimate."""
         return self.waiting * self._seconds_an_image
 
-    @property
-    def running(self) -> bool:
-        """Whether images are accepted and every thread is alive, in this process."""
-        # A thread that ends by an error says so with `_failed`; a fork has no threads.
-        return not (self._closed or self._failed) and os.getpid() == self._process
-
     def require_room(self, count: int) -> None:
         """Checks that `count` more images would be accepted now.
 
         Raises:
             OverloadedError: there is no room for all of them.
-            BackendError: the batcher is closed, a thread of it has ended, or it was opened before
-                this process was forked.
+            BackendError: the batcher is closed, a thread of it has ended, its GPU is lost, or it
+                was opened before this process was forked.
         """
         if not self.running:
             raise self.refusal()
@@ -227,6 +220,7 @@ class Batcher(BatchThreads):
             try:
                 answers = self._answers(batch)
             except BaseException as error:  # the loop goes on: the next batch must be answered
+                self._note_lost_device(error)  # before those who asked are told
                 answers = [error] * len(batch)
             # This comes before the answers, because a client that has its answer may send the next
             # image at once. Its answered image must then no longer count as waiting.
