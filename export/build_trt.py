@@ -69,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     profile = parse_profile(options.batch)
     flavor, missing = _try_flavor(options.flavor)
     targets = flavor.targets(options.compute_capability) if flavor else ()
+    if flavor and options.compute_capability is None and (unknown := flavor.unknown_gpu()):
+        say(f"note: {unknown}")
     newest = flavor.newest_opset if flavor else None
     found = find_onnx(place, precisions, newest_opset=newest, allow_drop=options.allow_drop)
     if isinstance(found, MissingOnnx):
@@ -255,8 +257,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--compute-capability",
         metavar="LIST",
-        help="GPUs to build an engine for each, such as 8.6,8.9; default: this GPU's, else one "
-        "engine of tensorrt-rtx for 8.6, 8.9 and 12.0",
+        help="GPUs to build an engine for each, such as 8.6,8.9; default: this GPU's; without one, "
+        "or if tensorrt-rtx does not know it, one engine of tensorrt-rtx for 8.6, 8.9 and 12.0",
     )
     parser.add_argument(
         "--workspace",

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.gpu import Gpu
-from runtime.base.errors import BackendError
+from runtime.base.errors import BackendError, DeviceLostError
 
 _REQUIREMENT = "cuda-bindings>=12.6"
+# The errors of which the documentation of cudaError_t says: "To continue using CUDA, the process
+# must be terminated and relaunched."
+LOST_DEVICE = frozenset({226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911})
 
 
 def bindings_are_installed() -> bool:
@@ -43,6 +46,13 @@ def install_bindings(gpu: Gpu | None) -> str:
     """The command that installs cuda-bindings, for the driver of `gpu` if there is one."""
     limit = "" if gpu is None else f",<{gpu.cuda_major + 1}"
     return f"pip install '{_REQUIREMENT}{limit}'"
+
+
+def cuda_error(status: int, text: str) -> BackendError:
+    """The error of a CUDA call that gave `status`; DeviceLostError if it ends all use of CUDA."""
+    if status in LOST_DEVICE:
+        return DeviceLostError(f"{text}; this process cannot use the GPU any more, start it again")
+    return BackendError(text)
 
 
 class Cuda:
@@ -76,6 +86,18 @@ class Cuda:
             BackendError: some of that work failed.
         """
         self._call(self._api.cudaStreamSynchronize, stream)
+
+    def require_device(self, stream: int) -> None:
+        """Asks whether CUDA still works, without waiting for the stream.
+
+        TensorRT only says that a call failed. Its reason may be an error that ends all use of CUDA.
+
+        Raises:
+            DeviceLostError: it does not.
+        """
+        (status,) = self._api.cudaStreamQuery(stream)
+        if int(status) in LOST_DEVICE:
+            raise self._error(self._api.cudaStreamQuery, status)
 
     def device_alloc(self, size: int) -> int:
         """The address of `size` bytes on the device."""
@@ -126,9 +148,13 @@ class Cuda:
     def _call(self, function: Any, *arguments: object) -> Any:
         status, *values = function(*arguments)
         if status != self._api.cudaError_t.cudaSuccess:
-            _, text = self._api.cudaGetErrorString(status)
-            raise BackendError(f"{function.__name__} failed: {text.decode()} (CUDA {int(status)})")
+            raise self._error(function, status)
         return values[0] if values else None
+
+    def _error(self, function: Any, status: Any) -> BackendError:
+        _, text = self._api.cudaGetErrorString(status)
+        words = f"{function.__name__} failed: {text.decode()} (CUDA {int(status)})"
+        return cuda_error(int(status), words)
 
 
 def host_view(address: int, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -177,6 +177,7 @@ class EngineSlot:
     def _check(self, passed: bool, call: str) -> None:
         # If a False were ignored, the answer of the previous batch would be read again.
         if not passed:
+            self._cuda.require_device(self._stream)
             raise BackendError(f"{call} failed: {last_errors(self._logger)}")
 
 

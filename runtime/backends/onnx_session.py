@@ -1,10 +1,12 @@
 """An ONNX file on ONNX Runtime: `onnx-cpu` and `onnx-cuda`."""
 
+import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.backends.cuda_runtime import LOST_DEVICE, cuda_error
 from runtime.backends.onnx_provider import (
     OPTIONS,
     PROVIDERS,
@@ -20,6 +22,7 @@ from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 # In 1.31 and 1.32, on the CPU, this optimiser makes wrong answers of int8 Q/DQ over float16.
 _BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3
+_CUDA_FAILURE = re.compile(r"\bCUDA failure (\d+)")  # as ONNX Runtime's cuda_call.cc words it
 
 
 class OnnxSession(Session):
@@ -53,6 +56,7 @@ class OnnxSession(Session):
         try:
             (probabilities,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
         except Exception as error:  # the errors of onnxruntime have no base class of their own
+            _require_device(error, self.backend)
             raise BackendError(
                 f"{self.backend} failed at {len(images)} images in {self._source} "
                 f"({first_line(error)}); run fewer at once, or export the run again"
@@ -88,6 +92,7 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
             disabled_optimizers=_BROKEN_OPTIMIZERS,
         )
     except Exception as error:  # the errors of onnxruntime have no base class of their own
+        _require_device(error, backend)
         raise BundleError(
             f"{source} cannot be opened by onnxruntime {onnxruntime.__version__} "
             f"({first_line(error)}); expected an ONNX file made by `python export/run.py`"
@@ -98,6 +103,13 @@ def _open(model: bytes, source: str, backend: str, threads: Threads) -> Any:
             "`python -m runtime doctor` tells what is missing"
         )
     return session
+
+
+def _require_device(error: Exception, backend: str) -> None:
+    """Raises DeviceLostError if an error of onnxruntime tells one that ends all use of CUDA."""
+    lost = [code for code in map(int, _CUDA_FAILURE.findall(str(error))) if code in LOST_DEVICE]
+    if lost:
+        raise cuda_error(lost[0], f"{backend} failed: {first_line(error)}") from error
 
 
 def _check_graph(session: Any, source: str) -> tuple[int, int]:

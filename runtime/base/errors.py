@@ -7,6 +7,7 @@ SkdEdgeError
 │   ├── ImageError       an image that cannot be decoded or is over a limit; names the image
 │   └── BackendError     a backend that was asked for and cannot run on this machine
 │       ├── GpuError             no NVIDIA GPU to use; says what would mend it
+│       ├── DeviceLostError      this process can never use its GPU again; only a new one can
 │       └── OverloadedError      more requests than can be answered in time; try again later
 └── VerificationError    a model file does not equal what was trained (exit code 3)
 """
@@ -50,6 +51,10 @@ class GpuError(BackendError):
 
 def _gpu_error(kind: type[GpuError], reason: str, remedy: str) -> GpuError:
     return kind(reason, remedy=remedy)
+
+
+class DeviceLostError(BackendError):
+    """CUDA has failed in a way after which every further call in this process fails, too."""
 
 
 class OverloadedError(BackendError):

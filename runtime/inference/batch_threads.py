@@ -1,5 +1,6 @@
 """The threads of a batcher: how they start and end, and what happens if they end by themselves."""
 
+import logging
 import os
 import threading
 from abc import abstractmethod
@@ -7,7 +8,7 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from queue import SimpleQueue
 
-from runtime.base.errors import BackendError
+from runtime.base.errors import BackendError, DeviceLostError
 from runtime.base.parallel import start_threads
 from runtime.base.resources import Closable
 from runtime.inference.pending_image import PendingImage
@@ -19,6 +20,7 @@ class BatchThreads(Closable):
     Attributes:
         decoders: the threads that decode.
         runners: the threads that run the network.
+        device_lost: whether this process can never use the GPU of the network again.
     """
 
     def __init__(self, *, decoders: int, runners: int, niceness: int) -> None:
@@ -29,6 +31,7 @@ class BatchThreads(Closable):
         self._inbox: SimpleQueue[PendingImage | None] = SimpleQueue()
         self._closed = False
         self._failed = False  # a thread has ended by an error
+        self.device_lost = False
         self._process = os.getpid()
         self.decoders, self.runners = [
             start_threads(name, work, count, niceness=niceness, failed=self._abandon)
@@ -61,9 +64,17 @@ class BatchThreads(Closable):
             reason = "was opened before this process was forked; open it in this process"
         elif self._closed:
             reason = "is closed and accepts no more images"
+        elif self.device_lost:
+            reason = "has lost its GPU by an error of CUDA; only a new process can use it again"
         else:
             reason = "has lost a thread by an error; open it again"
         return BackendError(f"the batcher {reason}")
+
+    def _note_lost_device(self, error: BaseException) -> None:
+        """Accepts no more images if `error` says that no batch can be answered any more."""
+        if isinstance(error, DeviceLostError) and not self.device_lost:
+            self.device_lost = True
+            logging.getLogger(__name__).error("no more images are accepted: %s", error)
 
     def _abandon(self) -> None:
         """Fails all accepted images, because a thread has ended that may have held some of them."""

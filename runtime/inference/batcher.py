@@ -94,17 +94,16 @@ class Batcher(BatchThreads):
 
     @property
     def running(self) -> bool:
-        """Whether images are accepted and every thread is alive, in this process."""
-        # A thread that ends by an error says so with `_failed`; a fork has no threads.
-        return not (self._closed or self._failed) and os.getpid() == self._process
+        """Whether images are accepted and can be answered, in this process."""
+        lost = self._failed or self.device_lost or os.getpid() != self._process  # a fork: no threads
+        return not (self._closed or lost)
 
     def require_room(self, count: int) -> None:
         """Checks that `count` more images would be accepted now.
 
         Raises:
             OverloadedError: there is no room for all of them.
-            BackendError: the batcher is closed, a thread of it has ended, or it was opened before
-                this process was forked.
+            BackendError: the batcher accepts none any more; the message says why.
         """
         if not self.running:
             raise self.refusal()
@@ -227,6 +226,7 @@ class Batcher(BatchThreads):
             try:
                 answers = self._answers(batch)
             except BaseException as error:  # the loop goes on: the next batch must be answered
+                self._note_lost_device(error)  # before those who asked are told
                 answers = [error] * len(batch)
             # This comes before the answers, because a client that has its answer may send the next
             # image at once. Its answered image must then no longer count as waiting.

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from runtime.base.errors import BackendError, OverloadedError, UserError
+from runtime.base.errors import BackendError, DeviceLostError, OverloadedError, UserError
 from runtime.inference.predictions import Prediction
 from runtime.model.card import Card, Threshold
 from runtime.server.sub_path import path_of
@@ -28,7 +28,8 @@ _STATUSES = {
     413: "The body, or the number of images, is over the limit.",
     415: "The content type is neither an image nor multipart/form-data.",
     422: "No image of the request can be decoded, or `top_k` or `model` is no such value.",
-    503: "The queue is full or the server is closing: try again after `Retry-After` seconds.",
+    503: "The queue is full, the server is closing, or it has lost its GPU and must be started "
+    "again: try again after `Retry-After` seconds.",
 }
 
 
@@ -171,7 +172,9 @@ async def _of_user_error(request: Request, error: Exception) -> Response:
         return problem(scope, 400 if is_v2(scope) else 422, str(error))
     batcher = scope.get(SERVED, request.app.state.models.default).current.batcher
     if isinstance(error, OverloadedError) or not batcher.running:
-        return overloaded(scope, str(error), batcher.drain_seconds)
+        # What CUDA says may name this machine and its files. The log has it.
+        told = batcher.refusal() if isinstance(error, DeviceLostError) else error
+        return overloaded(scope, str(told), batcher.drain_seconds)
     # The network failed. A second attempt would fail too, and the log must have the reason.
     raise error
 

@@ -145,6 +145,12 @@ class Reloader(Closable):
 
     def _reload(self, source: Source) -> None:
         served = source.served
+        current = [each.served.current.batcher for each in self._sources]
+        if (lost := next((each for each in current if each.device_lost), None)) is not None:
+            source.state = state_of(source.path)  # the next look need not say the same again
+            served.failed_reloads += 1
+            self._tell(f"{served.name}: the new model is not loaded: {lost.refusal()}")
+            return
         try:
             batcher = self._opened(source)
         except Exception as error:  # whatever is wrong with the new one, the old one answers

@@ -37,9 +37,11 @@ def add_status(api: FastAPI, models: ServedModels, metrics: Metrics, guard: Toke
     refusals = documented(*guard.statuses)
 
     @api.head("/healthz", include_in_schema=False)
-    @api.get("/healthz", responses=described(Status, "The process answers."))
-    async def healthz() -> Response:
-        """Whether the process lives."""
+    @api.get("/healthz", responses=described(Status, "The process lives.") | documented(503))
+    async def healthz(request: Request) -> Response:
+        """Whether the process lives. 503: it must be started again, since it has lost its GPU."""
+        if (lost := lost_batcher(models)) is not None:
+            return overloaded(request.scope, str(lost.refusal()), 0)
         return respond(Status(status="ok"))
 
     @api.head("/readyz", include_in_schema=False)
@@ -91,3 +93,9 @@ def refused_batcher(models: ServedModels) -> Batcher | None:
     """A batcher of `models` that accepts no images now; None if all do."""
     current = [model.current.batcher for model in models.by_name.values()]
     return next((batcher for batcher in current if not batcher.running), None)
+
+
+def lost_batcher(models: ServedModels) -> Batcher | None:
+    """A batcher of `models` that has lost its GPU, so that this process must end; None if none."""
+    current = [model.current.batcher for model in models.by_name.values()]
+    return next((batcher for batcher in current if batcher.device_lost), None)

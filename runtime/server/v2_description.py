@@ -15,7 +15,8 @@ _STATUSES = {
     408: "The body did not arrive in time.",
     413: "The body, or the number of images, is over the limit.",
     415: "The content encoding is neither gzip nor deflate.",
-    503: "The queue is full or the server is closing: try again after `Retry-After` seconds.",
+    503: "The queue is full, the server is closing, or it has lost its GPU and must be started "
+    "again: try again after `Retry-After` seconds.",
 }
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _HEADER = {

@@ -23,7 +23,7 @@ from runtime.server.answers import V2_PATH, overloaded, respond
 from runtime.server.request_images import BodyReader
 from runtime.server.routes import LeanRoute, answers_of, submit
 from runtime.server.served_models import ServedModel, ServedModels
-from runtime.server.status_routes import refused_batcher
+from runtime.server.status_routes import lost_batcher, refused_batcher
 from runtime.server.v2_answers import Wanted, answer_with, wanted_of
 from runtime.server.v2_description import (
     BODY,
@@ -97,7 +97,7 @@ def add_v2(
         add(path, asked.v2_model, V2Model, *known)
         add(f"{path}/ready", asked.v2_model_ready, V2ModelReady, *known, 503)
     add(V2_PATH, asked.v2_server, V2Server, *guard.statuses)
-    add(f"{V2_PATH}/health/live", asked.v2_live, V2Live)
+    add(f"{V2_PATH}/health/live", asked.v2_live, V2Live, 503)
     add(f"{V2_PATH}/health/ready", asked.v2_ready, V2Ready, 503)
 
 
@@ -132,8 +132,10 @@ class _Asked:
         self._guard.check(request)
         return respond(V2Server(name="skd-edge", version=VERSION, extensions=list(EXTENSIONS)))
 
-    async def v2_live(self, _: Request) -> Response:
-        """Whether the process lives."""
+    async def v2_live(self, request: Request) -> Response:
+        """Whether the process lives. 503: it must be started again, since it has lost its GPU."""
+        if (lost := lost_batcher(self._models)) is not None:
+            return overloaded(request.scope, str(lost.refusal()), 0)
         return respond(V2Live(live=True))
 
     async def v2_ready(self, request: Request) -> Response:

@@ -15,6 +15,8 @@ from export.build_trt import main, parse_profile
 from export.bundles.export_options import ExportOptions
 from export.engines import bundled_engines, flavors
 from export.engines.flavors import TensorRt, TensorRtRtx
+from runtime.backends import preflight
+from runtime.backends.gpu import Gpu
 from runtime.base.errors import BackendError, UserError
 from runtime.model.bundle import read_card
 from runtime.model.card import Profile
@@ -48,6 +50,28 @@ def test_without_a_gpu_the_desktop_generations_are_built(bundle: Path, monkeypat
     monkeypatch.setattr(build_trt, "_show", lambda *_: None)
     assert main([str(bundle)]) == 0
     assert built == [("8.6", "8.9", "12.0")]
+
+
+def test_on_a_gpu_that_rtx_does_not_know_the_portable_engine_is_built(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make run` goes on to its last step there, as without a GPU."""
+    gpu = Gpu("NVIDIA H200", "9.0", 139 << 30, "13.0")
+    for module in (flavors, preflight):
+        monkeypatch.setattr(module, "missing_gpu", lambda: None)
+        monkeypatch.setattr(module, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(preflight, "bindings_are_installed", lambda: True)
+    monkeypatch.setattr(preflight, "bindings_mismatch", lambda _gpu: None)
+    rtx = ["--flavor", "tensorrt-rtx"]
+    assert main([str(bundle), *rtx]) == 0
+    (engine,) = read_card(bundle).engines
+    assert engine.compute_capability == ("8.6", "8.9", "12.0")
+    assert (engine.parity, engine.threshold) == (None, None)
+    told = capsys.readouterr().out
+    assert "builds nothing for this GPU (NVIDIA H200, compute capability 9.0)" in told
+    assert "not run: tensorrt-rtx does not support compute capability 9.0" in told
+    with pytest.raises(UserError, match=r"capability 9\.0 is unknown to tensorrt-rtx"):
+        main([str(bundle), *rtx, "--compute-capability", "9.0"])
 
 
 def test_list_of_a_bundle_without_engines(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ class FakeCuda:
         self.live: dict[object, object] = {}  # what was made and not destroyed
         self.capturing: dict[int, list[Callable[[], None]]] = {}
         self.fail: str | None = None
+        self.error = 700  # what the call `fail` gives
         self.log: list[str] = []
         self.streams = itertools.count(7000)
         self.lock = threading.Lock()
@@ -29,7 +30,7 @@ class FakeCuda:
     def status(self, name: str) -> int:
         with self.lock:
             self.log.append(name)
-        return 700 if name == self.fail else 0
+        return self.error if name == self.fail else 0
 
     def make(self, name: str, thing: Any, address: int) -> tuple[int, object]:
         if status := self.status(name):
@@ -59,6 +60,10 @@ class FakeCuda:
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
         assert stream not in self.capturing, "not allowed while capturing"
         return (self.status("cudaStreamSynchronize"),)
+
+    def cudaStreamQuery(self, stream: int) -> tuple[int]:
+        unsupported = 900  # cudaErrorStreamCaptureUnsupported
+        return (unsupported if stream in self.capturing else self.status("cudaStreamQuery"),)
 
     def cudaMalloc(self, size: int) -> tuple[int, object]:
         return self.allocate("cudaMalloc", size)

@@ -167,6 +167,29 @@ def test_an_engine_is_for_every_gpu_of_its_capability(
     monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
     assert rtx.targets(None) == (("8.9",),)
     assert rtx.gpu_name() is None
+    assert rtx.unknown_gpu() is None
+
+
+@pytest.mark.parametrize("capability", ["9.0", "10.0", "10.3"])  # H200, B200, B300
+def test_a_gpu_that_is_unknown_gets_the_engine_of_a_machine_without_one(
+    capability: str, rtx: EngineFlavor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("NVIDIA B200", capability, 180 << 30, "13.0")
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: None)
+    monkeypatch.setattr(flavors, "find_gpu", lambda: gpu)
+    assert rtx.targets(None) == (RTX_CAPABILITIES,)
+    told = rtx.unknown_gpu()
+    assert told is not None
+    assert f"this GPU (NVIDIA B200, compute capability {capability})" in told
+    with pytest.raises(UserError, match=rf"{re.escape(capability)} is unknown to tensorrt-rtx"):
+        rtx.targets(capability)
+
+
+def test_without_a_gpu_nothing_is_unknown(
+    rtx: EngineFlavor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flavors, "missing_gpu", lambda: GpuError("no driver", remedy="install one"))
+    assert rtx.unknown_gpu() is None
 
 
 def test_an_engine_can_be_captured_in_a_cuda_graph(rtx: EngineFlavor) -> None:

@@ -19,7 +19,9 @@ from runtime import (
     BundleError,
     UserError,
 )
+from runtime.backends.cuda_runtime import LOST_DEVICE
 from runtime.backends.engine_slot import graph_batch
+from runtime.base.errors import DeviceLostError
 from runtime.model.card import Profile
 from runtime.model.holdout import Labelled
 
@@ -211,6 +213,41 @@ def test_every_failing_cuda_call_is_reported_and_nothing_leaks(trt11: FakeTrt) -
                 session.run(batch(2))
             trt11.cuda.fail = None
         assert trt11.cuda.live == {}
+
+
+# Out of memory, illegal address, launch failure: only behind the last two does CUDA work no more.
+@pytest.mark.parametrize(("error", "lost"), [(2, False), (700, True), (719, True)])
+def test_an_error_that_ends_all_use_of_cuda_is_marked(
+    error: int, lost: bool, trt11: FakeTrt
+) -> None:
+    with open_session(trt11) as session:
+        trt11.cuda.fail, trt11.cuda.error = "cudaStreamSynchronize", error
+        with pytest.raises(BackendError, match=rf"\(CUDA {error}\)") as raised:
+            session.run(batch(2))
+        assert isinstance(raised.value, DeviceLostError) == lost
+        assert ("start it again" in str(raised.value)) == lost
+        trt11.cuda.fail = None
+
+
+def test_where_tensorrt_fails_cuda_is_asked_whether_it_still_works(trt11: FakeTrt) -> None:
+    with open_session(trt11) as session:
+        trt11.fail_execute = True
+        trt11.cuda.fail, trt11.cuda.error = "cudaStreamQuery", 600  # not ready
+        with pytest.raises(BackendError, match="execute_async_v3 failed: cuTensor problem"):
+            session.run(batch(1))
+        trt11.cuda.error = 700
+        with pytest.raises(DeviceLostError, match=r"an illegal memory access .*start it again"):
+            session.run(batch(1))
+        trt11.cuda.fail, trt11.fail_execute = None, False
+
+
+def test_the_errors_that_end_all_use_of_cuda_are_those_of_its_documentation() -> None:
+    errors = pytest.importorskip("cuda.bindings.runtime").cudaError_t
+    words = {int(error): " ".join((error.__doc__ or "").split()) for error in errors}
+    documented = {code for code, text in words.items() if "must be terminated and rel" in text}
+    if not documented:
+        pytest.skip("this version of cuda-bindings does not say what its errors mean")
+    assert documented == LOST_DEVICE & set(words)
 
 
 def test_a_failure_while_capturing_leaves_nothing_behind(trt11: FakeTrt) -> None:

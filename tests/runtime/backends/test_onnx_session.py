@@ -6,13 +6,15 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from runtime import (
     BackendError,
+    BundleError,
     UserError,
     open_classifier,
 )
@@ -20,6 +22,7 @@ from runtime.backends import onnx_provider
 from runtime.backends.diagnosis import diagnose
 from runtime.backends.onnx_session import OnnxSession
 from runtime.backends.session import Threads
+from runtime.base.errors import DeviceLostError
 
 
 def test_cuda_is_loaded_from_its_wheels_without_a_word_on_stdout(
@@ -107,6 +110,29 @@ def test_a_silent_fallback_of_onnxruntime_is_refused(
         OnnxSession(
             (toy_bundle / "model.onnx").read_bytes(), source="model.onnx", backend="onnx-cuda"
         )
+
+
+# As ONNX Runtime's cuda_call.cc words it. 700: an illegal address, 2: out of memory.
+@pytest.mark.parametrize(("code", "lost"), [(700, True), (2, False)])
+def test_an_error_that_ends_all_use_of_cuda_is_marked(
+    code: int, lost: bool, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = (toy_bundle / "model.onnx").read_bytes()
+
+    def fail(*_: object, **__: object) -> object:
+        raise RuntimeError(
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv "
+            f"node.\nCUDA failure {code}: it failed ; GPU=0 ; hostname=box ; file=a.cc ; line=7"
+        )
+
+    with OnnxSession(model, source="model.onnx", backend="onnx-cpu") as session:
+        monkeypatch.setattr(session, "_session", SimpleNamespace(run=fail))
+        with pytest.raises(BackendError, match="onnx-cpu failed") as running:
+            session.run(np.zeros((1, 32, 32, 3), np.uint8))
+    assert isinstance(running.value, DeviceLostError) == lost
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(DeviceLostError if lost else BundleError):
+        OnnxSession(model, source="model.onnx", backend="onnx-cpu")
 
 
 def test_sessions_check_their_input(toy_bundle: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from runtime import BackendError, Batcher, Classifier, ImageError, OverloadedError, UserError
 from runtime.backends.session import Session
+from runtime.base.errors import DeviceLostError
 from runtime.inference.open_classifier import open_classifier
 
 
@@ -176,6 +177,24 @@ def test_broken_images_and_failing_batches_spare_the_others(
         gated.fail = False
         assert batcher.submit(colour("blue")).result(timeout=10)[0].label == "blue"
         until(lambda: batcher.waiting == 0)
+
+
+def test_a_lost_gpu_ends_the_acceptance_of_images(
+    classifier: Classifier, gated: GatedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(_: object) -> NDArray[np.float32]:
+        raise DeviceLostError("CUDA 700")
+
+    gated.gate.release(100)
+    with Batcher(classifier) as batcher:
+        assert batcher.submit(colour("red")).result(timeout=10)
+        assert (batcher.running, batcher.device_lost) == (True, False)
+        monkeypatch.setattr(gated, "_run", lose)
+        with pytest.raises(DeviceLostError, match="CUDA 700"):
+            batcher.submit(colour("red")).result(timeout=10)
+        assert (batcher.running, batcher.device_lost) == (False, True)
+        with pytest.raises(BackendError, match=r"has lost its GPU .* only a new process"):
+            batcher.submit(colour("red"))
 
 
 def test_an_answer_without_numbers_fails_alone(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.base.errors import BackendError
 from runtime.server import reloading
 from runtime.server.reloading import Reloader, Source, source_of, state_of
 from runtime.server.served_models import ServedModel
@@ -26,6 +27,8 @@ class FakeClassifier:
 class FakeBatcher:
     """Closes, or cannot be closed."""
 
+    device_lost = False
+
     def __init__(self, error: Exception | None = None) -> None:
         self.classifier = FakeClassifier()
         self.closed = False
@@ -35,6 +38,9 @@ class FakeBatcher:
         self.closed = True
         if self._error is not None:
             raise self._error
+
+    def refusal(self) -> BackendError:
+        return BackendError("it has lost its GPU")
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +148,24 @@ def test_a_successor_that_cannot_take_its_place_is_closed(bundle: Path) -> None:
         assert comes(lambda: source.served.failed_reloads == 1)
     assert source.served.current.batcher is first  # type: ignore[comparison-overlap]
     assert (first.closed, second.closed, second.classifier.closed) == (False, True, True)
+
+
+def test_nothing_is_loaded_into_a_process_that_has_lost_its_gpu(bundle: Path) -> None:
+    """It could not run there, or would be another backend's model. Each is told once."""
+    sources = [source_at(bundle, FakeBatcher()) for _ in range(2)]
+    sources[1].served.current.batcher.device_lost = True
+    notes: list[str] = []
+    opened: list[Path | None] = []
+    with Reloader(sources, opened.append, watch=True, note=notes.append) as reloader:  # type: ignore[arg-type]
+        reloader.request()
+        assert comes(lambda: len(notes) == 2)
+        (bundle / "next").write_bytes(b"the next one")
+        (bundle / "next").replace(bundle / "model.onnx")  # at once: half a file is a change, too
+        assert comes(lambda: len(notes) == 4)
+        time.sleep(0.5)  # the files are looked at ten times
+    assert set(notes) == {"toy: the new model is not loaded: it has lost its GPU"}
+    assert (len(notes), opened) == (4, [])
+    assert [source.served.failed_reloads for source in sources] == [2, 2]
 
 
 def test_a_bundle_that_is_complete_during_the_last_attempt_is_loaded(bundle: Path) -> None:

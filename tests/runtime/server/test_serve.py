@@ -29,7 +29,7 @@ from PIL import Image
 
 from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.backends.session import Session
-from runtime.base.errors import BackendError
+from runtime.base.errors import BackendError, DeviceLostError
 from runtime.commands import serve
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
@@ -396,7 +396,7 @@ def test_slow_answers_and_slow_bodies_are_cut_off(
         is_problem(client.post("/v1/classify", content=dribble(), headers=PNG), 408, "0.2 s")
 
 
-# A GPU that has failed once fails for good. So "try again" would be wrong for it, too.
+# A network that has failed once may fail for good. So "try again" would be wrong for it, too.
 @pytest.mark.parametrize("failure", [RuntimeError, BackendError])
 def test_a_failing_network_is_500_without_its_insides(
     slow: Callable[[float], Classifier],
@@ -415,6 +415,29 @@ def test_a_failing_network_is_500_without_its_insides(
         assert "secret" not in response.text
         assert "retry-after" not in response.headers
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_server_that_has_lost_its_gpu_is_neither_ready_nor_alive(
+    slow: Callable[[float], Classifier], red: bytes
+) -> None:
+    """So load balancers send nothing more to it, and a liveness probe has it started again."""
+    classifier = slow(0)
+
+    def fail(images: Any) -> Any:
+        raise DeviceLostError("secret path /home/user (CUDA 700)")
+
+    health = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+    with serving(build_api(classifier)) as client:
+        assert [client.get(path).status_code for path in health] == [200] * 4
+        classifier.session._run = fail  # type: ignore[method-assign]
+        for _ in range(2):  # the one whose batch has failed, and one that comes later
+            response = post_image(client, red)
+            is_problem(response, 503, "has lost its GPU", "only a new process")
+            assert "secret" not in response.text
+        for path in health:
+            answer = client.get(path)
+            assert answer.status_code == client.head(path).status_code == 503
+            assert "has lost its GPU" in answer.text
 
 
 def test_a_closed_batcher_is_503_everywhere(classifier: Classifier, red: bytes) -> None:

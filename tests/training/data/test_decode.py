@@ -49,7 +49,13 @@ def test_processes_and_one_process_give_preprocess_bytes(
     assert np.array_equal(alone, expected)
     assert [image.row for image in broken] == [6]
     monkeypatch.setattr(decode, "_MIN_IMAGES_FOR_PROCESSES", 1)
+    monkeypatch.setattr(decode, "usable_cores", lambda: 2)
+    workers, real = [], decode._in_processes
+    monkeypatch.setattr(
+        decode, "_in_processes", lambda *given: (workers.append(given[1]), real(*given))[1]
+    )
     together, broken = decoded(tmp_path, files)
+    assert workers == [2]
     assert np.array_equal(together, expected)
     assert [image.row for image in broken] == [6]
     assert str(files[6]) in broken[0].message
@@ -97,12 +103,13 @@ def test_arrays_are_preprocessed_like_files(tmp_path: Path) -> None:
     assert not broken
 
 
-def test_a_killed_worker_is_one_clear_line(
+def test_a_killed_worker_is_one_clear_line_for_arrays(
     tmp_path: Path, write_image: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [write_image(tmp_path / f"{n}.jpg", seed=n) for n in range(4)]
     monkeypatch.setattr(decode, "_CHUNK_IMAGES", 1)
     monkeypatch.setattr(decode, "_MIN_IMAGES_FOR_PROCESSES", 1)
+    monkeypatch.setattr(decode, "usable_cores", lambda: 2)
     monkeypatch.setattr(decode, "_follow_parent", _die)
     with pytest.raises(UserError, match="was killed"):
         decoded(tmp_path, files)

@@ -256,6 +256,54 @@ def test_known_forms() -> None:
     ]
 
 
+# Each process imports this file, and so gets what is patched here.
+KILLED_WORKER = """
+import multiprocessing, os, sys
+import numpy as np
+from training.data import encoded_images, load_dataset
+from training.data.worker_pool import KilledWorkerError
+
+def dying(*given):
+    if multiprocessing.parent_process() is not None and not os.path.exists(sys.argv[2]):
+        os._exit(9)
+    return real(*given)
+
+real, encoded_images.decode_places = encoded_images.decode_places, dying
+encoded_images.usable_cores = lambda: 2
+if __name__ == "__main__":
+    images = load_dataset(sys.argv[1], image_size=96, cache="encoded", progress=False).train_images
+    rows = np.arange(len(images))
+    whole = images[rows]  # decoded here, while the processes start
+    encoded_images._decoders._ready.result()
+    try:
+        images[rows]
+    except KilledWorkerError as error:
+        print(error)
+    print(encoded_images._decoders._pool, encoded_images._decoders._memory)
+    open(sys.argv[2], "w").close()
+    images[rows]
+    encoded_images._decoders._ready.result()
+    encoded_images.decode_places = None  # from now on the processes decode
+    print(np.array_equal(images[rows], whole))
+"""
+
+
+def test_a_killed_process_is_one_clear_line_and_the_next_call_starts_others(
+    photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "killed.py").write_text(KILLED_WORKER)
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "killed.py", photos, tmp_path / "healthy"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    told, freed, equal = ended.stdout.splitlines()
+    assert "a process that decodes images was killed, perhaps for want of memory (2 ran)" in told
+    assert (freed, equal) == ("None None", "True")
+
+
 def test_the_processes_end_with_a_killed_training(photos: Path) -> None:
     code = (
         "import os, signal, sys, numpy as np;"

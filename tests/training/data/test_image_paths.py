@@ -222,7 +222,8 @@ def test_paths_are_read_in_a_locale_without_utf8(class_tree: Path) -> None:
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, str(class_tree)],
-        env={**os.environ, "LC_ALL": "C"},
+        # By itself Python would take UTF-8 for the locale C (PEP 538 and 540).
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         check=True,
         capture_output=True,
         text=True,

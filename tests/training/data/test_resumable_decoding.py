@@ -242,10 +242,12 @@ def test_several_processes_decode_the_same_bytes(shards: Path) -> None:
     code = (
         "import sys; from training.data import load_dataset, resumable_decoding as r;"
         "r._MIN_IMAGES_FOR_PROCESSES, r._CHUNK_IMAGES = map(int, sys.argv[2:]);"
-        "print(load_dataset(sys.argv[1], image_size=32, progress=False, refresh=True)"
-        ".train_images.tobytes().__hash__())"
+        "r.usable_cores = lambda: 2; workers, real = [], r.in_processes;"
+        "r.in_processes = lambda *a, **k: (workers.append(k['workers']), real(*a, **k))[1];"
+        "data = load_dataset(sys.argv[1], image_size=32, progress=False, refresh=True);"
+        "print(data.train_images.tobytes().__hash__(), *workers)"
     )
-    found = {
+    several, one = [
         subprocess.run(
             [sys.executable, "-c", code, str(shards), *numbers],
             env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -253,7 +255,74 @@ def test_several_processes_decode_the_same_bytes(shards: Path) -> None:
             text=True,
             check=True,
             timeout=120,
-        ).stdout
+        ).stdout.split()
         for numbers in (("1", "8"), ("512", "64"))
-    }
-    assert len(found) == 1
+    ]
+    assert several == [*one, "2", "2"]  # of the training and the test images
+
+
+# Each worker imports this file, and so gets what is patched here. The first chunk that a worker
+# takes kills it, when the parent has kept 24 pictures that it or the other worker has decoded.
+KILLED_WORKER = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from runtime.base.command import run_command
+from training.data import decode, load_dataset, resumable_decoding
+
+def poisoned(chunk):
+    if multiprocessing.parent_process() is not None:
+        try:
+            os.close(os.open(KILLER, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            while not os.path.exists(KEPT) or os.path.getsize(KEPT) < 24:
+                time.sleep(0.01)
+            os._exit(9)
+    return decoded(chunk)
+
+def kept(self, stored):
+    taken = real(self, stored)
+    with open(KEPT, "ab") as file:
+        file.write(b"." * len(taken.decoded.rows))
+    return taken
+
+def main(arguments):
+    load_dataset(arguments[0], image_size=32)
+    return 0
+
+KILLER, KEPT = (str(Path(__file__).with_name(name)) for name in ("killer", "kept"))
+decoded, decode.decode_chunk = decode.decode_chunk, poisoned
+real, resumable_decoding.Decoding._kept = resumable_decoding.Decoding._kept, kept
+resumable_decoding.usable_cores = lambda: 2
+resumable_decoding._MIN_IMAGES_FOR_PROCESSES, resumable_decoding._CHUNK_IMAGES = 1, 4
+if __name__ == "__main__":
+    run_command(main, extra="train")
+"""
+
+
+def test_a_killed_worker_is_one_clear_line_and_loses_nothing(
+    shards: Path,
+    tmp_path: Path,
+    cache: Path,
+    decoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "killed").mkdir()
+    script = tmp_path / "killed" / "killed.py"
+    script.write_text(KILLED_WORKER)
+    ended = subprocess.run(
+        [sys.executable, script, shards], capture_output=True, text=True, check=False, timeout=240
+    )
+    assert ended.returncode == 2, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert "a process that decodes images was killed, perhaps for want of memory (2 ran)" in line
+    kept = (script.parent / "kept").stat().st_size
+    assert 24 <= kept < PICTURES
+    load(shards)
+    assert f"{kept} of 60 pictures are decoded already" in capsys.readouterr().out
+    assert sum(decoded) == PICTURES - kept
+    resumed = arrays_of(load(shards))
+    monkeypatch.setenv("SKD_EDGE_CACHE", str(cache) + "2")
+    assert arrays_of(load(shards)) == resumed

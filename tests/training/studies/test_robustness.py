@@ -1,15 +1,19 @@
 """Corruptions: they grow with severity; a line of robustness agrees with its run's result."""
 
 import colorsys
+import io
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from runtime.base.errors import UserError
 from training import robustness, run
@@ -36,9 +40,10 @@ def photographs(size: int = 32) -> np.ndarray:
     return images.astype(np.uint8)
 
 
+@pytest.mark.parametrize("size", [32, 96])  # the strengths of CIFAR-10-C and of ImageNet-C
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_severity_moves_images_further_away(corruption: str) -> None:
-    images = photographs()
+def test_severity_moves_images_further_away(corruption: str, size: int) -> None:
+    images = photographs(size)
     distances = []
     for severity in SEVERITIES:
         corrupted = corrupt(images, corruption, severity, seed=0)
@@ -46,7 +51,34 @@ def test_severity_moves_images_further_away(corruption: str) -> None:
         assert corrupted.shape == images.shape
         distances.append(np.abs(corrupted.astype(int) - images).mean())
     assert distances[0] > 0
-    assert distances == sorted(distances)
+    assert all(nearer < further for nearer, further in pairwise(distances)), distances
+
+
+# Numbers of make_cifar_c.py and make_imagenet_c.py. The kernel covers 4 deviations to each side.
+@pytest.mark.parametrize(
+    ("size", "severity", "deviation", "side"), [(32, 3, 0.7, 7), (96, 2, 2.0, 17)]
+)
+def test_blur_is_torchvisions_with_the_strength_of_the_table(
+    size: int, severity: int, deviation: float, side: int
+) -> None:
+    images = photographs(size)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    expected = gaussian_blur(pixels, [side, side], [deviation, deviation])
+    found = corrupt(images, "blur", severity, seed=0)
+    assert np.array_equal(found, expected.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize(("size", "severity", "quality"), [(32, 3, 58), (96, 2, 18)])
+def test_jpeg_is_pillows_with_the_quality_of_the_table(
+    size: int, severity: int, quality: int
+) -> None:
+    images = photographs(size)
+    found = corrupt(images, "jpeg", severity, seed=0)
+    for before, after in zip(images, found, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(before).save(file, "JPEG", quality=quality)
+        with Image.open(file) as expected:
+            assert np.array_equal(after, np.asarray(expected))
 
 
 def test_noise_has_its_deviation_and_depends_on_the_seed_alone() -> None:
