@@ -95,7 +95,7 @@ class Batcher(BatchThreads):
     @property
     def running(self) -> bool:
         """Whether images are accepted and can be answered, in this process."""
-        lost = self._failed or self.device_lost or os.getpid() != self._process  # a fork: no threads
+        lost = self._failed or self.device_lost or os.getpid() != self._process  # no threads
         return not (self._closed or lost)
 
     def require_room(self, count: int) -> None:
