@@ -202,11 +202,9 @@ def _show(bundle: Bundle, records: Sequence[EngineRecord]) -> None:
     say(engine_table(bundle.path, records))
     for line in threshold_lines(records):
         say(line)
-    for doubt in dict.fromkeys(
-        backend_named(record.flavor).doubts.get(record.precision) for record in records
-    ):
-        if doubt is not None:
-            say(f"note: {doubt}")
+    doubts = (backend_named(record.flavor).doubts.get(record.precision) for record in records)
+    for doubt in filter(None, dict.fromkeys(doubts)):
+        say(f"note: {doubt}")
 
 
 def _list(bundle: Bundle) -> int:

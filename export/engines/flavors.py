@@ -84,10 +84,7 @@ class EngineFlavor(ABC):
         """
 
     def unknown_gpu(self) -> str | None:
-        """A sentence if this package builds nothing for the GPU of this machine; None if it does.
-
-        None also if there is no GPU.
-        """
+        """A sentence if there is a GPU here for which this package builds nothing; else None."""
         return None
 
     def default_workspace(self) -> int | None:
@@ -207,27 +204,29 @@ class TensorRtRtx(EngineFlavor):
         found: tuple[Target, ...] = (RTX_CAPABILITIES,)  # one engine for all of them
         if wanted is not None:
             found = tuple((capability,) for capability in parse_capabilities(wanted))
-        elif missing_gpu() is None and self._member_of(find_gpu().compute_capability) is not None:
+        elif missing_gpu() is None and self.unknown_gpu() is None:
             found = ((find_gpu().compute_capability,),)
-        for target in found:
-            for capability in target:
-                self._member(capability)
+        for capability in (each for target in found for each in target):
+            if self._member(capability) is None:
+                members = dir(self.trt.ComputeCapability)
+                known = [f"{m[2:-1]}.{m[-1]}" for m in members if re.fullmatch(r"SM\d+", m)]
+                raise UserError(
+                    f"compute capability {capability} is unknown to tensorrt-rtx {self.version}; "
+                    f"it builds for {', '.join(sorted(known, key=float))} (desktop RTX GPUs). "
+                    "Jetson and data-centre GPUs need `--flavor tensorrt`"
+                )
         return found
 
     def gpu_name(self) -> str | None:
         return None  # the build tries nothing out on a GPU, also if there is one
 
     def unknown_gpu(self) -> str | None:
-        if missing_gpu() is not None:
-            return None
-        gpu = find_gpu()
-        if self._member_of(gpu.compute_capability) is not None:
+        if missing_gpu() is not None or self._member(find_gpu().compute_capability) is not None:
             return None
         return (
-            f"tensorrt-rtx {self.version} builds nothing for this GPU ({gpu.name}, compute "
-            f"capability {gpu.compute_capability}), so the engine is for other machines; "
-            f"for this GPU install tensorrt: {how_to_install('tensorrt')}, then "
-            "`--flavor tensorrt`"
+            f"tensorrt-rtx {self.version} builds nothing for this GPU ({find_gpu().name}, compute "
+            f"capability {find_gpu().compute_capability}), so the engine is for other machines; "
+            f"for this one: {how_to_install('tensorrt')}, then `--flavor tensorrt`"
         )
 
     def default_workspace(self) -> int | None:
@@ -241,22 +240,9 @@ class TensorRtRtx(EngineFlavor):
         # An engine that allocates memory while it runs cannot be captured in a CUDA graph.
         config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
-    def _member_of(self, capability: str) -> Any:
+    def _member(self, capability: str) -> Any:
         """The package's own name of a compute capability; None if it does not know that one."""
         return getattr(self.trt.ComputeCapability, f"SM{capability.replace('.', '')}", None)
-
-    def _member(self, capability: str) -> Any:
-        """The same; a UserError if the package does not know it."""
-        member = self._member_of(capability)
-        if member is None:
-            members = self.trt.ComputeCapability
-            known = [f"{m[2:-1]}.{m[-1]}" for m in dir(members) if re.fullmatch(r"SM\d+", m)]
-            raise UserError(
-                f"compute capability {capability} is unknown to tensorrt-rtx {self.version}; it "
-                f"builds for {', '.join(sorted(known, key=float))} (desktop RTX GPUs). Jetson and "
-                "data-centre GPUs need `--flavor tensorrt`"
-            )
-        return member
 
 
 def load_flavor(name: Flavor | None) -> EngineFlavor:
