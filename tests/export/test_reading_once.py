@@ -70,7 +70,7 @@ def test_a_build_from_a_run_does_not_read_the_card_that_it_has_just_written(
     copy = tmp_path / "quick"
     shutil.copytree(fitted_run, copy)
     legacy = SimpleNamespace(newest_opset=17, name="none", version="0", default_workspace=int)
-    legacy.targets = lambda _wanted: (("8.6",),)
+    legacy.targets, legacy.unknown_gpu = lambda _wanted: (("8.6",),), lambda: None
     monkeypatch.setattr(flavors, "load_flavor", lambda _name: legacy)
     built: list[Any] = []
     monkeypatch.setattr(bundled_engines, "add_engine", lambda *of: built.append(of[0]))

@@ -96,6 +96,7 @@ def test_engines_are_built_though_others_are_refused(
         version="10",
         newest_opset=17,
         targets=lambda _: [("8.6",)],
+        unknown_gpu=lambda: None,
         default_workspace=lambda: None,
     )
     monkeypatch.setattr(build_trt, "_try_flavor", lambda _: (flavor, ""))

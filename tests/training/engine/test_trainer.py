@@ -174,7 +174,7 @@ def test_the_temperature_that_fits_is_that_of_checkpoint_and_result(
 ) -> None:
     fitted: list[int] = []
 
-    def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    def fit(logits: np.ndarray, labels: np.ndarray, _groups: None) -> Calibration:
         fitted.extend(labels)
         return Calibration(1.75)
 
