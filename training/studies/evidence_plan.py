@@ -12,6 +12,7 @@ from training.studies.grids import BOTH_GRID, CE_GRID, DRG_GRID, DSR_GRID
 from training.studies.result_lines import RESULTS
 from training.studies.study_methods import METHODS, StudyMethod
 from training.studies.study_run import StudyRun
+from training.studies.variants import KNOWN_METHODS
 
 COST = "cost"  # of a step, with every method
 ROBUSTNESS = "robustness"  # of the finished runs of the study ROBUSTNESS_OF
@@ -117,7 +118,7 @@ SCALES = {scale.name: scale for scale in (FULL, TINY)}
 
 
 def _methods(*names: str) -> tuple[StudyMethod, ...]:
-    return tuple(METHODS[name] for name in names)
+    return tuple(KNOWN_METHODS[name] for name in names)
 
 
 # Settings are chosen on images that no run trains on: 50 of each class of CIFAR-100. No run of a
@@ -128,7 +129,7 @@ PLAN = (
     PlannedStudy(
         "main",
         "Does DRG+DSR pay on both students, which of its terms, and more than plain controls?",
-        _methods("ce", "drg+dsr", "drg", "dsr", "ds", "ls"),
+        _methods("ce", "drg+dsr", "drg", "dsr", "ds", "ls", "drg+dsr-paper"),
         epochs=200,
         seeds=3,
         recipe="cifar-plain",
@@ -136,7 +137,7 @@ PLAN = (
     PlannedStudy(
         "strong",
         "How accurate is the strong recipe, and what is left of the gain?",
-        _methods("ce", "drg+dsr", "drg", "dsr", "ds"),
+        _methods("ce", "drg+dsr", "drg", "dsr", "ds", "drg+dsr-paper"),
         epochs=200,
         seeds=3,
         recipe="cifar-strong",

@@ -14,6 +14,7 @@ from training.config.recipe import (
 )
 from training.data import data_names
 from training.engine.optimizers import distillation_scale, learning_rate, mix_share
+from training.studies.variants import VARIANTS
 
 GOOD = {"epochs": 3, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.1}
 
@@ -25,10 +26,12 @@ def write(path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid_and_has_the_papers_defaults(name: str) -> None:
+def test_every_recipe_is_valid_and_distils_as_the_confirmed_variant(name: str) -> None:
+    confirmed = VARIANTS["drg-multi-a1+dsr-fade"].changes
+    own = {"drg_weight": 0.5} if name == "cifar-strong" else {}
     recipe = load_recipe(name)
-    alpha = 0.5 if name == "cifar-strong" else 0.2
-    assert (recipe.drg_weight, recipe.dsr_weight, recipe.temperature) == (alpha, 1.0, 4.0)
+    assert recipe == load_recipe(name, {**confirmed, **own})
+    assert recipe.temperature == 4.0
 
 
 def test_of_tap_and_taps_the_one_that_is_laid_on_counts(tmp_path: Path) -> None:

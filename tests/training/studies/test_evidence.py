@@ -50,7 +50,9 @@ def test_what_decides_comes_first() -> None:
     assert PLAN[0].name == "main"
     assert {run.recipe.epochs for run in runs} == {200}
     assert [run.method.name for run in runs] == [
-        name for name in ("ce", "drg+dsr", "drg", "dsr", "ds", "ls") for _ in range(6)
+        name
+        for name in ("ce", "drg+dsr", "drg", "dsr", "ds", "ls", "drg+dsr-paper")
+        for _ in range(6)
     ]
     assert [(run.seed, run.arch) for run in runs[:3]] == [
         *((0, "mobilenetv2"), (0, "shufflenetv2"), (1, "mobilenetv2"))
@@ -257,9 +259,9 @@ def test_a_block_holds_a_short_table_and_the_page_all_the_rest(tmp_path: Path) -
     assert "```console\npython training/evidence.py --only main\n```\n" in page
     assert "Hardware: H100, bf16  \nVersions: torch 2\n" in page
     found = " ".join(page.split())
-    assert "28 of 36 runs of 200 epochs" in found
+    assert "34 of 42 runs of 200 epochs" in found
     # Of each method, seed 2 is missing.
-    assert "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls)" in found
+    assert "(mobilenetv2 and shufflenetv2: ce, drg+dsr, drg, dsr, ds, ls, drg+dsr-paper)" in found
 
 
 def test_what_is_open_is_one_table(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_what_is_open_is_one_table(tmp_path: Path) -> None:
     table = block("open", tmp_path)
     command = "`python training/evidence.py --only"
     assert "| [main](results/main.md) | Does DRG+DSR pay" in table
-    assert f"| 8 of 36 | {command} main` |" in table
+    assert f"| 8 of 42 | {command} main` |" in table
     assert f"| 0 of 90 | {command} peers` |" in table
     assert f"| none | {command} cost` |" in table
     assert "| [main](main.md) | Does DRG+DSR pay" in page_texts(tmp_path)["README.md"]
