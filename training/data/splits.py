@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from training.config.recipe import FEWEST_TO_SHARE as FEWEST_TO_SHARE  # export reads it here
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
 from training.data.group_draw import draw
@@ -20,9 +21,6 @@ from training.data.rare_classes import thinned
 _HELD_OUT_SEED = 0
 _SHARE_STREAM = 1
 _APART_STREAM = 3
-# With fewer held out images, half of them could not bound the rate of errors by 5 % even if all
-# answers were right (`runtime.evaluation.threshold`).
-FEWEST_TO_SHARE = 90
 _OF_GROUP_STREAM = 4
 _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
 
