@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         UserError: an argument cannot be used, or a model cannot be opened.
     """
     options = _parser().parse_args(arguments)
+    hang_up = HangUp()
+    signal.signal(signal.SIGHUP, hang_up)
     if options.names is not None and len(options.names) != max(1, len(options.models)):
         raise UserError(
             f"--names gives {len(options.names)} names for {max(1, len(options.models))} models; "
@@ -73,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
             after=freeze_loaded,
         )
         closing.enter_context(reloader)
-        _serve(models, reloader, listener, options)
+        hang_up.hand_over(reloader)
+        _serve(models, listener, options)
     return 0
 
 
@@ -109,9 +112,7 @@ def _open_batcher(path: Path | None, options: argparse.Namespace) -> Batcher:
     return batcher
 
 
-def _serve(
-    models: ServedModels, reloader: Reloader, listener: socket.socket, options: argparse.Namespace
-) -> None:
+def _serve(models: ServedModels, listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
 
     from runtime.server.admission import MEMORY_BYTES, ServerSettings
@@ -142,7 +143,6 @@ def _serve(
         application, keep_alive=options.keep_alive, timeout_graceful_shutdown=_GRACE_SECONDS
     )
     server = uvicorn.Server(config)
-    signal.signal(signal.SIGHUP, HangUp(reloader))
     if len(models.names) > 1:
         print(f"models: {', '.join(models.names)} (?model=NAME; default: the first)")
     if is_open_to_others(listener) and token is None:
