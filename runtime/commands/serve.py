@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--names gives {len(options.names)} names for {max(1, len(options.models))} models; "
             "give one for each, in the same order"
         )
+    token = bearer_token()
     if not options.models:
         model_or_latest(None, sys.stdout)
     with listen(options.host, options.port) as listener, ExitStack() as closing:
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         closing.enter_context(reloader)
         hang_up.hand_over(reloader)
-        _serve(models, listener, options)
+        _serve(models, listener, options, token=token)
     return 0
 
 
@@ -112,7 +113,13 @@ def _open_batcher(path: Path | None, options: argparse.Namespace) -> Batcher:
     return batcher
 
 
-def _serve(models: ServedModels, listener: socket.socket, options: argparse.Namespace) -> None:
+def _serve(
+    models: ServedModels,
+    listener: socket.socket,
+    options: argparse.Namespace,
+    *,
+    token: str | None,
+) -> None:
     import uvicorn
 
     from runtime.server.admission import MEMORY_BYTES, ServerSettings
@@ -121,7 +128,6 @@ def _serve(models: ServedModels, listener: socket.socket, options: argparse.Name
 
     # It logs a warning for every malformed form. That is the client's mistake and is answered 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    token = bearer_token()
     max_body_bytes = options.max_body_mb << 20
     settings = ServerSettings(
         max_body_bytes=max_body_bytes,
