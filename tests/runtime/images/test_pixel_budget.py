@@ -6,7 +6,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ def encoded(edge: int, kind: str = "PNG", **options: object) -> bytes:
     return content.getvalue()
 
 
-def wait_until(condition: object) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.001)
 
@@ -102,11 +103,8 @@ def test_a_picture_that_fails_gives_its_room_back_and_leaves_no_pixels(
     assert isinstance(error, ImageError)
     # The frames that hold the decoded picture are those of preprocess.py.
     assert error.__cause__ is error.__context__ is None
-    trace, files = error.__traceback__, []
-    while trace is not None:
-        files.append(Path(trace.tb_frame.f_code.co_filename).name)
-        trace = trace.tb_next
-    assert {*files} == {"batcher.py", "pending_image.py"}
+    files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+    assert files == {"batcher.py", "pending_image.py"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,8 @@ def test_a_thread_takes_once_and_only_inside_of_the_block(budget: PixelBudget) -
 
 
 def test_the_sum_stays_below_the_bound_and_everybody_gets_a_turn() -> None:
-    budget, sums = PixelBudget(100), []
+    budget = PixelBudget(100)
+    sums: list[tuple[int, int]] = []
 
     def work(seed: int) -> None:
         draw = random.Random(seed)
@@ -164,7 +163,8 @@ def test_the_sum_stays_below_the_bound_and_everybody_gets_a_turn() -> None:
 
 
 def test_who_comes_later_does_not_overtake() -> None:
-    budget, order = PixelBudget(100), []
+    budget = PixelBudget(100)
+    order: list[int] = []
     budget.take(60)
 
     def work(pixels: int) -> None:
@@ -181,7 +181,7 @@ def test_who_comes_later_does_not_overtake() -> None:
     budget.give_back(60)
     for thread in threads:
         thread.join(SECONDS)
-    assert [*order] == [90, 20]
+    assert list(order) == [90, 20]
 
 
 def test_a_forked_process_begins_with_all_of_it() -> None:
