@@ -265,8 +265,8 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
     except UserError as error:
         facts = None
         if image and not label and asked == Columns():
-            at = table.names.index(usual_columns(table.names).image)
-            names = [cells[at] for cells in table.rows[:_COMPARED]]
+            place_of_image = table.names.index(usual_columns(table.names).image)
+            names = [cells[place_of_image] for cells in table.rows[:_COMPARED]]
             images = ListedImages(file, place.reader, place.has)
             paths = [images.find_anywhere(name) for name in names if isinstance(name, str)]
             facts = facts_of(file, table, role, paths)
