@@ -83,7 +83,8 @@ class RunToExport:
             np.stack([preprocess(image, dataset.input) for image in dataset.train_images[rows]])
             for rows in (observed, others)
         )
-        return CalibrationData(images, validation, dataset.train_labels[others])
+        own = bool(dataset.validation_images)
+        return CalibrationData(images, validation, dataset.train_labels[others], own_images=own)
 
     def _calibration_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training images to observe, and others to choose by: the user's own, if there are any.

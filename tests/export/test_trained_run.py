@@ -27,6 +27,7 @@ def test_a_calibration_is_chosen_by_the_users_validation_images(
     data = run.calibration_data()
     observed, chosen = (
         {int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]) for image in part}
+    assert data.own_images is bool(validation_images)
         for part in (data.images, data.validation_images)
     )
     assert not observed & chosen
