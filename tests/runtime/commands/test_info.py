@@ -24,7 +24,7 @@ def test_info_shows_a_bundle_of_schema_1(cli: Cli) -> None:
     assert "int8-cpu, opset 20, calibrated by minmax of 6 training images; top-1" in shown.stdout
     assert "tensorrt-rtx 1.7.0.29, compute capability 8.6, batch 1-16" in shown.stdout
     card = json.loads(cli("info", OLD_BUNDLE, "--json").stdout)
-    assert (card["schema_version"], card["provenance"]["terms"]) == (3, ["drg", "dsr"])
+    assert (card["schema_version"], card["provenance"]["terms"]) == (4, ["drg", "dsr"])
 
 
 def test_a_bundle_without_files_is_no_lone_file(cli: Cli, toy_bundle: Path, tmp_path: Path) -> None:
