@@ -37,7 +37,7 @@ from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
-from training.data.splits import FEWEST_TO_SHARE, rows_of_run
+from training.data.splits import FEWEST_TO_SHARE, choosing_images, rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
 from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained
@@ -141,12 +141,12 @@ def read_run(
             VALIDATION_FILE: None if kept is None else validation_bytes(kept),
         },
         kept=kept,
-        no_threshold=_why_none(trained) if kept is None else None,
+        no_threshold=_why_none(trained, dataset) if kept is None else None,
         learned=trained.learned,
     )
 
 
-def _why_none(trained: TrainedRun) -> str:
+def _why_none(trained: TrainedRun, dataset: Dataset) -> str:
     """Why a run has no images that thresholds could be found with."""
     result = trained.result
     if not result:
@@ -163,6 +163,13 @@ def _why_none(trained: TrainedRun) -> str:
             f"the run holds out {held_out} images, and fewer than {FEWEST_TO_SHARE} cannot serve "
             "both the calibration and a bound; train with more images or a higher "
             "validation_fraction"
+        )
+    recipe = trained.plan.recipe
+    if recipe.thresholds and choosing_images(dataset, rows_of_run(dataset, recipe)[1]).all():
+        return (
+            f"half of the {held_out} images that are held out would leave fewer than "
+            f"{FEWEST_TO_SHARE // 2} for a bound, which counts one of each group and at most 64 "
+            "MiB, so all of them have chosen; train with more groups or smaller images"
         )
     return (
         f"all {held_out} images that are held out have chosen the epoch or the temperature, so no "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.holdout import most_for_validation
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
 from training.data.group_draw import draw
@@ -104,7 +105,8 @@ def choosing_images(
 
     The others are kept apart for the thresholds of the exported files, whose bound holds only on
     images that have chosen nothing. They are every second image of each class, with whole groups
-    together; below `FEWEST_TO_SHARE` images there are none.
+    together. There are none if a bound would have less than half of `FEWEST_TO_SHARE` images: it
+    counts one of each group, and `validation.npz` holds few large ones.
 
     Args:
         dataset: the data set.
@@ -128,8 +130,8 @@ def choosing_images(
     for group in order[np.argsort(labels[order], kind="stable")]:
         apart[group] = surplus > 0
         surplus += -sizes[group] if apart[group] else sizes[group]
-    kept = apart[group_of]
-    return choosing if 2 * kept.sum() < FEWEST_TO_SHARE else ~kept
+    usable = min(int(apart.sum()), most_for_validation(dataset.input.size))
+    return choosing if 2 * usable < FEWEST_TO_SHARE else ~apart[group_of]
 
 
 def one_of_each_group(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
