@@ -40,7 +40,8 @@ from training.data import Dataset
 from training.data.splits import FEWEST_TO_SHARE, choosing_images, rows_of_run
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
-from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained
+from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained, rewrite_words
+from training.records.kept_apart import without_kept_apart
 from training.records.run_data import load_run_dataset
 
 # A GPU may have evaluated the student when it was trained, with other rounding than this CPU's. One
@@ -230,7 +231,7 @@ def _card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32])
     except (KeyError, msgspec.ValidationError) as error:
         raise UserError(
             f"{trained.folder / RESULT} is not that of a finished run ({error}); "
-            "delete it, and `python training/run.py ... --resume` writes it again"
+            f"{rewrite_words(learned=bool(trained.learned))}"
         ) from error
     return Card(
         arch=plan.arch,
