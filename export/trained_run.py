@@ -90,17 +90,16 @@ class RunToExport:
     def _calibration_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training images to observe, and others to choose by: the user's own, if there are any.
 
-        None of them is one that thresholds are found with.
+        None of them is one that thresholds are found with, or of the group of one.
         """
         dataset, count = self.dataset, len(self.dataset.train_labels)
-        apart = self.kept.rows if self.kept is not None else np.empty(0, np.int64)
         if not dataset.validation_images:
-            usable = np.setdiff1d(np.arange(count), apart)
+            usable = without_kept_apart(np.arange(count), dataset, self.kept)
             observed, others = draw_rows(len(usable))
             return usable[observed], usable[others]
         trained = count - dataset.validation_images
         observed, _ = draw_rows(trained)
-        usable = np.setdiff1d(np.arange(trained, count), apart)
+        usable = without_kept_apart(np.arange(trained, count), dataset, self.kept)
         chosen = np.concatenate(draw_rows(len(usable)))
         return observed, usable[np.sort(chosen)]
 
