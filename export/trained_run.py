@@ -37,11 +37,15 @@ from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
-from training.data.splits import FEWEST_TO_SHARE, choosing_images, rows_of_run
+from training.data.splits import (
+    FEWEST_TO_SHARE,
+    choosing_images,
+    rows_of_run,
+    without_kept_apart,
+)
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
 from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained, rewrite_words
-from training.records.kept_apart import without_kept_apart
 from training.records.run_data import load_run_dataset
 
 # A GPU may have evaluated the student when it was trained, with other rounding than this CPU's. One

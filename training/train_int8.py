@@ -22,6 +22,7 @@ from runtime.model.locate import CHECKPOINT, DATA_REPORT, RESULT, RUNS, find_run
 from runtime.model.preprocess import preprocess
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
+from training.data.splits import without_kept_apart
 from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
 from training.engine.device import choose_device, device_name, keep_freed_memory, versions
 from training.engine.full_memory import full_memory_told, images_words
@@ -40,7 +41,6 @@ from training.records.checkpoint import (
     save_checkpoint,
 )
 from training.records.journal import Progress, counted
-from training.records.kept_apart import without_kept_apart
 from training.records.plots import CURVES, plot_curves
 from training.records.run_data import load_run_dataset
 from training.records.run_folder import (
@@ -181,7 +181,7 @@ class _Learning:
         self._nearest = NearestEpoch(self._prepared(rows), partial(self._exact, device))
         self._answer = partial(trainer.learner.deployed_logits, spec=self._dataset.input)
         if former is not None:
-            none: dict[str, None] = dict.fromkeys(("raw_student", "auxiliary", "selection"))
+            none: dict[str, Any] = dict.fromkeys(("raw_student", "auxiliary", "selection"))
             trainer.restore(replace(self._source, **former["state"], **none))
             self._nearest.load_state_dict(former["nearest"])
             progress.say(f"resumed after {counted(former['state']['epoch'], 'epoch')}")

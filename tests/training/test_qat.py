@@ -185,7 +185,9 @@ def test_one_whose_result_is_gone_is_one_line(
         qat.main([str(finished), "--out", str(stopped), "--resume", "--device", "cpu"])
 
 
-@pytest.mark.parametrize(("content", "words"), [("{", "is not valid JSON"), ("{}", "not that of")])
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "not valid JSON"), ('{"arch": ""}', "not that of")]
+)
 def test_a_damaged_result_names_the_command_that_makes_another(
     learned: Path, tmp_path: Path, content: str, words: str
 ) -> None:

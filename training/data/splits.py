@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
-from runtime.model.holdout import most_for_validation
+from runtime.model.holdout import KeptApart, most_for_validation
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
 from training.data.group_draw import draw
@@ -145,6 +145,21 @@ def one_of_each_group(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.i
     shuffled = np.random.default_rng((_HELD_OUT_SEED, _OF_GROUP_STREAM)).permutation(rows)
     _, first = np.unique(dataset.train_groups[shuffled], return_index=True)
     return np.sort(shuffled[first])
+
+
+def without_kept_apart(
+    rows: NDArray[np.int64], dataset: Dataset, kept: KeptApart | None
+) -> NDArray[np.int64]:
+    """Those of the `rows` (N,) of the training images that may choose numbers of a file.
+
+    All but those that thresholds are found with, and all other images of their groups.
+    """
+    if kept is None:
+        return rows
+    groups = dataset.train_groups
+    if groups is None:
+        return np.setdiff1d(rows, kept.rows)
+    return rows[~np.isin(groups[rows], groups[kept.rows])]
 
 
 def _share_of(

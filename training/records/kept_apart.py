@@ -18,21 +18,6 @@ from training.data import Dataset
 from training.data.splits import one_of_each_group
 
 
-def without_kept_apart(
-    rows: NDArray[np.int64], dataset: Dataset, kept: KeptApart | None
-) -> NDArray[np.int64]:
-    """Those of the `rows` (N,) of the training images that may choose numbers of a file.
-
-    All but those that thresholds are found with, and all other images of their groups.
-    """
-    if kept is None:
-        return rows
-    groups = dataset.train_groups
-    if groups is None:
-        return np.setdiff1d(rows, kept.rows)
-    return rows[~np.isin(groups[rows], groups[kept.rows])]
-
-
 def write_kept_apart(
     folder: Path,
     dataset: Dataset,
