@@ -108,8 +108,13 @@ def end_by_signals() -> None:
 
 
 def _credentials(given: str | None) -> tuple[str, str] | None:
-    if not given:
+    if given is None:
         return None
+    if not given.strip():  # the parser refuses an empty --auth
+        raise UserError(
+            f"received an empty {AUTH_VARIABLE}, expected USER:PASSWORD; set it to those, or unset "
+            "it to ask nobody"
+        )
     user, colon, password = given.partition(":")
     if not (user and colon and password):
         raise UserError("--auth takes USER:PASSWORD with neither part empty")

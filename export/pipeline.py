@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from export.bundles.export_options import FILES_OF, ExportOptions
 from export.bundles.file_threshold import check_max_error, fitted, threshold_lines
+from export.bundles.holdout_images import compared
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
@@ -234,9 +235,7 @@ def _verify(
         model, {**IMAGE_PROPERTIES, METADATA_KEY: embedded, PRECISION_KEY: precision}
     )
     probabilities = _probabilities(content, name, run.test.images)
-    parity = gate.compare(
-        probabilities, run.test.probabilities, run.test.labels, run.card.class_names
-    )
+    parity, on_holdout = compared(probabilities, run.test, run.card.class_names)
     # On a CPU the int8 file for TensorRT only simulates its arithmetic, so a time would mislead.
     timed = precision != "int8"
     record = ModelFile(
@@ -247,6 +246,7 @@ def _verify(
         exporter=graph.exporter,
         quantization=None if quantized is None else _quantization(quantized),
         parity=parity,
+        holdout_parity=on_holdout,
         no_threshold=run.no_threshold,
     )
     if run.kept is not None:

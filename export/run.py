@@ -100,7 +100,7 @@ def _parser() -> CommandParser:
         choices=CALIBRATIONS,
         default="auto",
         help="how int8 finds its ranges; auto takes those that training/qat.py has learned, or "
-        "measures all three on held-out training images (default: %(default)s)",
+        "measures all three on images that were not observed (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-drop",

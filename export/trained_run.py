@@ -37,10 +37,15 @@ from runtime.model.preprocess import preprocess
 from training.config.method_registry import BASE
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
-from training.data.splits import FEWEST_TO_SHARE, rows_of_run
+from training.data.splits import (
+    FEWEST_TO_SHARE,
+    choosing_images,
+    rows_of_run,
+    without_kept_apart,
+)
 from training.evaluation.logits import logits_of
 from training.networks.students import cost_of
-from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained
+from training.records.checkpoint import LearnedInt8, TrainedRun, load_trained, rewrite_words
 from training.records.run_data import load_run_dataset
 
 # A GPU may have evaluated the student when it was trained, with other rounding than this CPU's. One
@@ -83,22 +88,22 @@ class RunToExport:
             np.stack([preprocess(image, dataset.input) for image in dataset.train_images[rows]])
             for rows in (observed, others)
         )
-        return CalibrationData(images, validation, dataset.train_labels[others])
+        own = bool(dataset.validation_images)
+        return CalibrationData(images, validation, dataset.train_labels[others], own_images=own)
 
     def _calibration_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training images to observe, and others to choose by: the user's own, if there are any.
 
-        None of them is one that thresholds are found with.
+        None of them is one that thresholds are found with, or of the group of one.
         """
         dataset, count = self.dataset, len(self.dataset.train_labels)
-        apart = self.kept.rows if self.kept is not None else np.empty(0, np.int64)
         if not dataset.validation_images:
-            usable = np.setdiff1d(np.arange(count), apart)
+            usable = without_kept_apart(np.arange(count), dataset, self.kept)
             observed, others = draw_rows(len(usable))
             return usable[observed], usable[others]
         trained = count - dataset.validation_images
         observed, _ = draw_rows(trained)
-        usable = np.setdiff1d(np.arange(trained, count), apart)
+        usable = without_kept_apart(np.arange(trained, count), dataset, self.kept)
         chosen = np.concatenate(draw_rows(len(usable)))
         return observed, usable[np.sort(chosen)]
 
@@ -140,12 +145,12 @@ def read_run(
             VALIDATION_FILE: None if kept is None else validation_bytes(kept),
         },
         kept=kept,
-        no_threshold=_why_none(trained) if kept is None else None,
+        no_threshold=_why_none(trained, dataset) if kept is None else None,
         learned=trained.learned,
     )
 
 
-def _why_none(trained: TrainedRun) -> str:
+def _why_none(trained: TrainedRun, dataset: Dataset) -> str:
     """Why a run has no images that thresholds could be found with."""
     result = trained.result
     if not result:
@@ -162,6 +167,13 @@ def _why_none(trained: TrainedRun) -> str:
             f"the run holds out {held_out} images, and fewer than {FEWEST_TO_SHARE} cannot serve "
             "both the calibration and a bound; train with more images or a higher "
             "validation_fraction"
+        )
+    recipe = trained.plan.recipe
+    if recipe.thresholds and choosing_images(dataset, rows_of_run(dataset, recipe)[1]).all():
+        return (
+            f"half of the {held_out} images that are held out would leave fewer than "
+            f"{FEWEST_TO_SHARE // 2} for a bound, which counts one of each group and at most 64 "
+            "MiB, so all of them have chosen; train with more groups or smaller images"
         )
     return (
         f"all {held_out} images that are held out have chosen the epoch or the temperature, so no "
@@ -222,7 +234,7 @@ def _card_of(trained: TrainedRun, dataset: Dataset, logits: NDArray[np.float32])
     except (KeyError, msgspec.ValidationError) as error:
         raise UserError(
             f"{trained.folder / RESULT} is not that of a finished run ({error}); "
-            "delete it, and `python training/run.py ... --resume` writes it again"
+            f"{rewrite_words(learned=bool(trained.learned))}"
         ) from error
     return Card(
         arch=plan.arch,

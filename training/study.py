@@ -37,7 +37,13 @@ from training.studies.place_options import (
     without_place,
 )
 from training.studies.pool import fail_runs, run_all
-from training.studies.result_lines import RESULTS, Line, merge_lines
+from training.studies.result_lines import (
+    RESULTS,
+    Line,
+    merge_lines,
+    read_lines,
+    refuse_other_data,
+)
 from training.studies.study_methods import (
     NAMED_METHODS,
     StudyMethod,
@@ -69,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         failed = run_all(runs, jobs=options.jobs or place.usual_jobs, place=place).failed
     lines = [line for run in runs if (line := run.recorded_line()) is not None]
     if lines:
-        results = RESULTS / f"{options.study}.jsonl"
+        results = _lines_file(options.study)
         merge_lines(results, lines)
         plot = results.with_name(plot_name(options.study, lines[0]))
         plot_study(plot, lines)
@@ -136,6 +142,8 @@ def _runs(
     stated = without_place(vars(options) | without_paths(vars(options), data=data.name))
     shared = shared_options(options, command=stated_command("training/study.py", stated, _parser()))
     digest, content_digest = data.digest(), data.content_digest(show=True)
+    results = _lines_file(options.study)
+    refuse_other_data(read_lines(results), results, data.name, content_digest)
     return [
         StudyRun(
             method=method,
@@ -154,6 +162,10 @@ def _runs(
 
 def _folder(study: str) -> Path:
     return RUNS / "studies" / study
+
+
+def _lines_file(study: str) -> Path:
+    return RESULTS / f"{study}.jsonl"
 
 
 def command() -> NoReturn:

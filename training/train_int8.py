@@ -1,6 +1,5 @@
 """The training of a student for int8, from a finished run to a new run with learned ranges."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,15 +13,16 @@ from numpy.typing import NDArray
 
 from runtime.base.command import fail
 from runtime.base.errors import UserError
-from runtime.base.files import atomic_path, write_atomic
+from runtime.base.files import write_atomic
 from runtime.base.shown_text import pasted
 from runtime.evaluation.class_report import REPORT_FILES
 from runtime.model.figures import top_k
-from runtime.model.holdout import VALIDATION_FILE
+from runtime.model.holdout import VALIDATION_FILE, read_validation
 from runtime.model.locate import CHECKPOINT, DATA_REPORT, RESULT, RUNS, find_run
 from runtime.model.preprocess import preprocess
 from training.config.plan import MovedData, Plan
 from training.data import Dataset
+from training.data.splits import without_kept_apart
 from training.engine.build_quantized import build_quantized_learner, recipe_for_int8
 from training.engine.device import choose_device, device_name, keep_freed_memory, versions
 from training.engine.full_memory import full_memory_told, images_words
@@ -90,9 +90,7 @@ def train_int8(
     source = read_checkpoint(folder / CHECKPOINT)
     epochs = epochs or max(_FEWEST, round(source.plan.recipe.epochs / _SHARE))
     plan = msgspec.structs.replace(
-        source.plan,
-        methods=("ce",),
-        recipe=recipe_for_int8(source.plan.recipe, epochs),
+        source.plan, methods=("ce",), recipe=recipe_for_int8(source.plan.recipe, epochs)
     )
     progress = Progress(epochs=epochs)
     base = out or folder.with_name(f"{folder.name}-{kind}")
@@ -156,9 +154,10 @@ class _Learning:
                 "--resume"
             )
         if not (run.finished and found["finished"]) and found.get("nearest") is None:
-            raise UserError(
-                f"{run.path} is of an older version of SKD Edge: train without --resume"
-            )
+            why = "is of an older version of SKD Edge"
+            if found["finished"]:  # the last save drops what writes the result
+                why = f"has lost its {RESULT}, and its checkpoint cannot write it again"
+            raise UserError(f"{run.path} {why}: train without --resume")
         return found
 
     def run(
@@ -175,13 +174,15 @@ class _Learning:
         quantized = trainer.learner.student
         assert isinstance(quantized, QuantizedStudent)
         self._quantized = quantized
-        rows, judging = judging_rows(trainer.train_rows, trainer.validation_rows[trainer.choosing])
+        choosing = trainer.validation_rows[trainer.choosing]
+        kept = read_validation(self._trained.folder, remedy="remove it, or train the run again")
+        choosing = without_kept_apart(choosing, self._dataset, kept)
+        rows, judging = judging_rows(trainer.train_rows, choosing)
         self._nearest = NearestEpoch(self._prepared(rows), partial(self._exact, device))
         self._answer = partial(trainer.learner.deployed_logits, spec=self._dataset.input)
         if former is not None:
-            trainer.restore(
-                replace(self._source, **former["state"], auxiliary=None, selection=None)
-            )
+            none: dict[str, Any] = dict.fromkeys(("raw_student", "auxiliary", "selection"))
+            trainer.restore(replace(self._source, **former["state"], **none))
             self._nearest.load_state_dict(former["nearest"])
             progress.say(f"resumed after {counted(former['state']['epoch'], 'epoch')}")
         else:
@@ -269,8 +270,7 @@ class _Learning:
         }
         for name in _COPIED:
             if (self._trained.folder / name).is_file():
-                with atomic_path(self._path / name) as temporary:
-                    shutil.copyfile(self._trained.folder / name, temporary)
+                write_atomic(self._path / name, (self._trained.folder / name).read_bytes())
         title = f"{self._plan.arch} for {self._kind}, {self._trained.folder.name}"
         plot_curves(self._path / CURVES, trainer.history, terms=SelfTeacher.term_names, title=title)
         content = msgspec.json.format(msgspec.json.encode(result), indent=2)
@@ -292,8 +292,8 @@ class _Learning:
 
     def _exact(self, device: torch.device, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the float32 student answers."""
-        student = self._trained.student.to(device)
-        return logits_of(student, images, self._dataset.input, device=device)
+        student, spec = self._trained.student.to(device), self._dataset.input
+        return logits_of(student, images, spec, device=device)
 
     def _prepared(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         images, spec = self._dataset.train_images, self._dataset.input

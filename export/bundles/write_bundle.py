@@ -21,9 +21,9 @@ from types import MappingProxyType
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from export.bundles.holdout_images import drawn, holdout_bytes
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
@@ -50,9 +50,6 @@ from runtime.model.card import (
 from runtime.model.holdout import Labelled, read_holdout
 
 MAX_EXAMPLES = 12
-MAX_HOLDOUT_IMAGES = 1000
-_MAX_HOLDOUT_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -112,8 +109,9 @@ def write_bundle(
     A bundle of the same checkpoint keeps the files that are not made anew. A bundle of another
     checkpoint is replaced whole. `refused` are precisions whose new file was not kept: a former
     file of such a precision stays only if it is within its tolerance, because it may have been kept
-    with `--allow-drop`. `test` gives the held-out images, unless the bundle has them already.
-    `reports` are other files of the run, by name; one that is None is removed from the bundle.
+    with `--allow-drop`. `test` gives the held-out images. If the bundle had others, the files that
+    stay lose what their records say of those. `reports` are other files of the run, by name; one
+    that is None is removed from the bundle.
 
     Returns:
         What is now in the bundle; None if nothing was written, since there is no file and no
@@ -159,14 +157,17 @@ def _write(
     former = existing_card(folder, card.provenance.checkpoint_sha256)
     if former is None and not files:
         return None
+    same_holdout = former is not None and _has_holdout(folder, card, test)
+    if former is not None and not same_holdout:
+        former = _without_holdout_parity(former)
     merged = _merged(former, card, [record for record, _ in files], refused)
     with atomic_folder(folder) as staging:
         if former is not None:
             _take_over(folder, staging, former, merged)
         for record, content in files:
             write_atomic(staging / record.path, content)
-        # Those of a former bundle may have been removed or damaged since.
-        if former is None or not _has_examples(staging, card):
+        # Those of a former bundle may have been removed, damaged or drawn otherwise.
+        if not (same_holdout and (staging / EXAMPLE_FOLDER).is_dir()):
             _write_examples(staging, card, test)
         for name, report in reports.items():
             if report is None:
@@ -227,13 +228,20 @@ def _link_or_copy(path: Path, target: Path) -> None:
         shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _has_examples(folder: Path, card: Card) -> bool:
-    """Whether the held-out arrays can be read and the folder of example pictures is there."""
+def _has_holdout(folder: Path, card: Card, test: Labelled) -> bool:
+    """Whether the bundle has the held-out images that are drawn of `test`."""
     try:
-        read_holdout(folder, card)
+        held = read_holdout(folder, card)
     except BundleError:
         return False
-    return (folder / EXAMPLE_FOLDER).is_dir()
+    now = drawn(test)
+    return np.array_equal(held.images, now.images) and np.array_equal(held.labels, now.labels)
+
+
+def _without_holdout_parity(card: Card) -> Card:
+    """`card` for a bundle that gets other held-out images than its files answered."""
+    files = (msgspec.structs.replace(file, holdout_parity=None) for file in card.files)
+    return msgspec.structs.replace(card, files=tuple(files))
 
 
 def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
@@ -241,35 +249,6 @@ def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
     write_atomic(folder / HOLDOUT_FILE, holdout_bytes(test))
     for name, image in _examples(card.class_names, test).items():
         write_atomic(folder / EXAMPLE_FOLDER / name, image)
-
-
-def holdout_bytes(test: Labelled) -> bytes:
-    """The content of `holdout.npz`: test images with labels and probabilities.
-
-    At most 1,000 images and 64 MiB, drawn class by class, so that the gate can judge as many
-    classes as there is room for.
-    """
-    count = min(len(test.images), MAX_HOLDOUT_IMAGES, _MAX_HOLDOUT_BYTES // test.images[0].nbytes)
-    rows = _drawn_by_class(test.labels, count)
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        images=test.images[rows],
-        labels=test.labels[rows],
-        probabilities=test.probabilities[rows],
-    )
-    return file.getvalue()
-
-
-def _drawn_by_class(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows of `count` images: one of each class in turn, at random, until there are enough."""
-    order = np.random.default_rng(_SEED).permutation(len(labels))
-    turns = np.empty(len(labels), dtype=np.int64)  # the turn in which a row would be drawn
-    for label in np.unique(labels):
-        own = order[labels[order] == label]
-        turns[own] = np.arange(len(own))
-    drawn = order[np.argsort(turns[order], kind="stable")[:count]]
-    return np.sort(drawn)
 
 
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:

@@ -243,7 +243,8 @@ def _verified(
     """
     card = bundle.card
     parity = verify_engine(built.plan, record, holdout, card.class_names, loaded=built.loaded)
-    complaint = gate.complaint(parity, record.precision)
+    exported = gate.at_export(card, record)
+    complaint = gate.complaint(parity, record.precision, exported=exported)
     if complaint is not None and not allow_drop:
         raise VerificationError(
             f"{record.path} not kept: {complaint}; --allow-drop keeps it in spite of that"

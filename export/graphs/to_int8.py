@@ -1,4 +1,4 @@
-"""The two int8 graphs, with the calibration that loses least on training images kept for it.
+"""The two int8 graphs, with the calibration that loses least on other images than it observed.
 
 Where a graph loses too much, its most sensitive layers are left in a higher precision.
 """
@@ -47,17 +47,19 @@ Evaluate = Callable[[ir.Model, NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Training images as the network sees them.
+    """Training images, or the user's own validation images, as the network sees them.
 
     Attributes:
-        images: uint8 (N, S, S, 3), on which the ranges are observed.
+        images: uint8 (N, S, S, 3), training images on which the ranges are observed.
         validation_images: uint8 (M, S, S, 3), other images, by which `auto` chooses a method.
         validation_labels: int64 (M,), their classes.
+        own_images: whether `validation_images` are of the user's own validation split.
     """
 
     images: NDArray[np.uint8]
     validation_images: NDArray[np.uint8]
     validation_labels: NDArray[np.int64]
+    own_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class Int8Exporter:
         candidates = {method: self._with(kind, method) for method in METHODS}
         scores = {method: self._score(model) for method, model in candidates.items()}
         best = max(scores, key=lambda method: scores[method])
-        words += f", chosen by top-1 on {len(self._data.validation_images)} others"
+        others = "validation images" if self._data.own_images else "others"
+        words += f", chosen by top-1 on {len(self._data.validation_images)} {others}"
         return Quantized(_finished(kind, candidates[best]), f"{best} {words}")
 
     def repair(self, kind: Kind, calibration: Calibration) -> Quantized | None:

@@ -23,6 +23,8 @@ _MOST_REPLICAS = 10
 _MOST_NAME = 50  # Kubernetes allows 63, and adds its own suffixes
 _GRACE_SECONDS = 40  # the server takes up to 30 to answer what it has accepted
 _CPU = {"cpu": "2", "memory": "1Gi"}
+# The largest picture takes 2.0 GiB for a moment (pixel_budget.py), all bodies together 256 MiB.
+_MOST_MEMORY = "3Gi"
 _GPU = {"nvidia.com/gpu": "1"}
 _USER = 10001  # as in docs/docker/Dockerfile
 
@@ -216,7 +218,7 @@ def _pod(name: str, image: str) -> dict[str, Any]:
 
 
 def _resources(*, gpu: bool) -> dict[str, dict[str, str]]:
-    limits = {"memory": _CPU["memory"], **(_GPU if gpu else {})}
+    limits = {"memory": _MOST_MEMORY, **(_GPU if gpu else {})}
     # No limit of processor time: it would stop the threads in the middle of a batch.
     return {"requests": {**_CPU, **(_GPU if gpu else {})}, "limits": limits}
 

@@ -17,7 +17,12 @@ _INSTALL_DRIVER = (
     "install NVIDIA's driver (https://www.nvidia.com/drivers), if this machine has a GPU"
 )
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-_VISIBLE = "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use"
+# A user who may not open the devices gets errors that say nothing of it.
+_PERMIT = "let this user open the GPU's devices (on a Jetson: the groups video and render)"
+_VISIBLE = (
+    "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES must not hide the one to use; if it does "
+    f"not, {_PERMIT}"
+)
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 
@@ -143,5 +148,6 @@ def _integer(function: "ctypes._NamedFuncPointer", *arguments: object) -> int:
 def _check(status: int, call: str) -> None:
     if status != 0:
         raise GpuError(
-            f"the NVIDIA driver does not work ({call} gave error {status})", remedy=_INSTALL_DRIVER
+            f"the NVIDIA driver does not work ({call} gave error {status})",
+            remedy=f"{_PERMIT}; or {_INSTALL_DRIVER}",
         )

@@ -86,12 +86,15 @@ def input_words(spec: InputSpec) -> str:
 
 
 def _file_words(file: ModelFile) -> str:
-    quantized = f", calibrated by {file.quantization.calibration}" if file.quantization else ""
-    if file.quantization is not None and (kept := file.quantization.higher_precision):
-        quantized += (
-            f", without {', '.join(kept)} ({file.quantization.higher_precision_macs:.1%} of the "
-            "multiply-adds), which stay in a higher precision"
-        )
+    quantized = ""
+    if (found := file.quantization) is not None:
+        ranges = "ranges " if found.learned_ranges else "calibrated by "
+        quantized = f", {ranges}{found.calibration}"
+        if found.higher_precision:
+            quantized += (
+                f", without {', '.join(found.higher_precision)} ({found.higher_precision_macs:.1%} "
+                "of the multiply-adds), which stay in a higher precision"
+            )
     built = f"{file.precision}, opset {file.opset}{quantized}"
     return f"{file.path}: {built}; {_parity_words(file.parity)}{_threshold_words(file)}"
 

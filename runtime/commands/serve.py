@@ -52,11 +52,14 @@ def main(arguments: Sequence[str]) -> int:
         UserError: an argument cannot be used, or a model cannot be opened.
     """
     options = _parser().parse_args(arguments)
+    hang_up = HangUp()
+    signal.signal(signal.SIGHUP, hang_up)
     if options.names is not None and len(options.names) != max(1, len(options.models)):
         raise UserError(
             f"--names gives {len(options.names)} names for {max(1, len(options.models))} models; "
             "give one for each, in the same order"
         )
+    token = bearer_token()
     if not options.models:
         model_or_latest(None, sys.stdout)
     with listen(options.host, options.port) as listener, ExitStack() as closing:
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
             after=freeze_loaded,
         )
         closing.enter_context(reloader)
-        _serve(models, reloader, listener, options)
+        hang_up.hand_over(reloader)
+        _serve(models, listener, options, token=token)
     return 0
 
 
@@ -110,7 +114,11 @@ def _open_batcher(path: Path | None, options: argparse.Namespace) -> Batcher:
 
 
 def _serve(
-    models: ServedModels, reloader: Reloader, listener: socket.socket, options: argparse.Namespace
+    models: ServedModels,
+    listener: socket.socket,
+    options: argparse.Namespace,
+    *,
+    token: str | None,
 ) -> None:
     import uvicorn
 
@@ -120,7 +128,6 @@ def _serve(
 
     # It logs a warning for every malformed form. That is the client's mistake and is answered 400.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    token = bearer_token()
     max_body_bytes = options.max_body_mb << 20
     settings = ServerSettings(
         max_body_bytes=max_body_bytes,
@@ -142,7 +149,6 @@ def _serve(
         application, keep_alive=options.keep_alive, timeout_graceful_shutdown=_GRACE_SECONDS
     )
     server = uvicorn.Server(config)
-    signal.signal(signal.SIGHUP, HangUp(reloader))
     if len(models.names) > 1:
         print(f"models: {', '.join(models.names)} (?model=NAME; default: the first)")
     if is_open_to_others(listener) and token is None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
 from runtime.base.shown_text import some
+from runtime.evaluation.labelled_folder import composed
 
 LEVEL = 0.01
 
@@ -143,11 +144,15 @@ def mcnemar(worse: int, better: int) -> float:
 def shared_classes(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int64]:
     """For each class of the new model its number in the old one, int64 (K,).
 
+    A name in two Unicode forms is one class, as in training.
+
     Raises:
         UserError: if the models know different classes.
     """
+    if set(old) != set(new):
+        old, new = ([composed(name) for name in names] for names in (old, new))
     positions = {name: number for number, name in enumerate(old)}
-    if positions.keys() != set(new):
+    if sorted(old) != sorted(new):
         differing = sorted(positions.keys() ^ set(new))
         raise UserError(
             f"the two models know different classes ({some(differing)}: in one of them only); "

@@ -94,7 +94,7 @@ class _Search:
         self._reader = reader
         self._names = class_names
         self.beside: list[Path] = []
-        self._labels = {_composed(name): label for label, name in enumerate(class_names)}
+        self._labels = {composed(name): label for label, name in enumerate(class_names)}
 
     def classes_in(self, folder: Path) -> _Classes:
         """The images of the classes whose folders lie in `folder`, or deeper.
@@ -175,7 +175,7 @@ class _Search:
         return self._labels.get(path, self._labels.get(path.rpartition("/")[2]))
 
     def _path_of(self, folder: Path) -> str:
-        return _composed(folder.relative_to(self._root).as_posix())
+        return composed(folder.relative_to(self._root).as_posix())
 
     @staticmethod
     def _leads_back(folder: Path) -> bool:
@@ -184,5 +184,6 @@ class _Search:
         return folder.resolve() in (here, *here.parents)
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """The name in the Unicode form NFC, in which names of classes are compared."""
     return unicodedata.normalize("NFC", name)

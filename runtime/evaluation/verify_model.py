@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from runtime.backends.choice import Option, check_precision, open_session, options
 from runtime.backends.session import Session
 from runtime.base.errors import BackendError, BundleError
-from runtime.evaluation.gate import compare, complaint
+from runtime.evaluation.gate import at_export, compare, complaint
 from runtime.evaluation.threshold import accepted_figures
 from runtime.model.bundle import Bundle
 from runtime.model.card import ClassChange
@@ -36,7 +36,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         accepted_share: the share of the answers that the file's threshold accepts; null if it has
             none.
         accepted_error: the share of wrong answers among those; null if there are none.
-        passed: whether the file is whole, runs and is within its precision's tolerance.
+        passed: whether the file is whole, runs and is within its precision's tolerance, which
+            counts from what it did at export where that is worse than the student.
         complaint: in words what is wrong; null if nothing is.
     """
 
@@ -128,7 +129,7 @@ def _verify(bundle: Bundle, option: Option, holdout: Labelled) -> Verified:
     accepted: tuple[float | None, float | None] = (None, None)
     if record.threshold is not None:
         accepted = accepted_figures(found, holdout.labels, record.threshold)
-    wrong = complaint(parity, record.precision)
+    wrong = complaint(parity, record.precision, exported=at_export(bundle.card, record))
     return Verified(
         path=record.path,
         precision=option.precision,

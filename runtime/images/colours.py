@@ -39,12 +39,16 @@ def rgb_of(image: Image.Image, warn: Warn) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def rgb_of_16_bits(image: Image.Image, warn: Warn, *, bits: int) -> Image.Image:
-    """RGB of a grey image of mode I;16, whose values have so many bits."""
+def rgb_of_16_bits(
+    image: Image.Image, warn: Warn, *, bits: int, inverted: bool = False
+) -> Image.Image:
+    """RGB of a grey image of mode I;16, whose values have so many bits. Inverted, zero is white."""
     values = np.asarray(image).astype(np.uint16)
     if bits == _FULL_BITS:
-        warn_of_few_bits(int(values.max()), warn)
+        warn_of_few_bits(int(values.max()), warn, looks="pale" if inverted else "dark")
     grey = eight_bits(values, bits)
+    if inverted:
+        grey = ~grey
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = _WHITE
@@ -61,11 +65,11 @@ def eight_bits(values: NDArray[np.uint16], bits: int) -> NDArray[np.uint8]:
     return small.astype(np.uint8)
 
 
-def warn_of_few_bits(largest: int, warn: Warn) -> None:
+def warn_of_few_bits(largest: int, warn: Warn, *, looks: str = "dark") -> None:
     """Warns if the largest of an image's 16-bit values has so few bits that they may be all."""
     bits = max(_BYTE, largest.bit_length())
     if largest > 0 and bits <= _SUSPICIOUS_BITS:
         warn(
-            f"the 16-bit values end below {2**bits}, as those of {bits} bits do, and give a dark "
-            "picture; if they are such, scale them to 16 bits"
+            f"the 16-bit values end below {2**bits}, as those of {bits} bits do, and give a "
+            f"{looks} picture; if they are such, scale them to 16 bits"
         )

@@ -51,7 +51,7 @@ class Picture(NamedTuple):
         exif: EXIF data. None: those that the decoder finds are used.
         xmp: XMP data.
         most: the largest number of pixels that is decoded in bounded time; None: of any format.
-        load: decodes the opened image; None: Pillow's own way.
+        load: decodes the opened image; None: Pillow's own way, of a JPEG in a single scan.
         rgb: makes an RGB image of the decoded one, and warns; None: the way of all formats.
     """
 

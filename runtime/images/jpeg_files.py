@@ -125,7 +125,7 @@ def _data(
     if frame not in _HUFFMAN:  # libjpeg cannot wait for more data where they are arithmetic codes
         if bytes(rest).count(b"\xff\xda") >= MAX_SCANS:
             raise UnreadableError(_TOO_MANY)
-        return header + rest, None
+        return header + rest, _load_whole
     if frame != _SOF2 and scan[0] == len(components):
         return b"".join((header, rest[: next_marker(rest, 0)], _ONES * _FILLERS)), None
     scans = [*islice(_scans(rest, scan), MAX_SCANS + 1)]
@@ -178,6 +178,11 @@ def next_marker(content: bytes | memoryview, start: int) -> int:
             return start + int(places[ends[0]])
         start += len(block) - 1
     return len(content)
+
+
+def _load_whole(image: Image.Image) -> None:
+    """Decodes a JPEG of arithmetic codes, which may have several scans, in Pillow's own way."""
+    image.load()
 
 
 def _load_scans(image: Image.Image, data: bytes) -> None:

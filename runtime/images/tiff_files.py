@@ -17,12 +17,30 @@ from runtime.images.colours import rgb_of, rgb_of_16_bits, warn_of_few_bits
 from runtime.images.image_metadata import EndsEarlyError, Picture, UnreadableError, Warn
 
 _SUBFILE, _COMPRESSION, _ORIENTATION, _BITS_PER_SAMPLE = 254, 259, 274, 258
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _PLACES = ((273, 279), (324, 325))  # where strips and tiles begin, and how long they are
 _RAW_VERSION = 50706  # DNGVersion
 _KEPT = {
-    *(256, 257, _BITS_PER_SAMPLE, _COMPRESSION, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317),
+    *(
+        256,
+        257,
+        _BITS_PER_SAMPLE,
+        _COMPRESSION,
+        _PHOTOMETRIC,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+    ),
     *(320, 322, 323, 324, 325, 332, 338, 339, 347, 529, 530, 531, 532),
 }
+_READ = (_SUBFILE, _COMPRESSION, _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC)
 # None, CCITT, LZW, JPEG, deflate, pack bits: what scanners and cameras write. Each is decoded in a
 # time that the number of pixels bounds.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
@@ -32,6 +50,7 @@ _MAX_PARTS = 40_000
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I"}
 _MAX_SHORT_BITS = 16
+_SHORT_BITS = (12, _MAX_SHORT_BITS)
 _INSIDE = 4  # bytes of a value that stands in the tag itself
 
 
@@ -58,13 +77,18 @@ def read_tiff(content: bytes) -> Picture:
     numbers = {
         tag: _numbers(content, entry, order)
         for tag, entry in entries.items()
-        if tag in (_SUBFILE, _COMPRESSION, _ORIENTATION, _BITS_PER_SAMPLE, *sum(_PLACES, ()))
+        if tag in (*_READ, *sum(_PLACES, ()))
     }
     if _RAW_VERSION in entries or numbers.get(_SUBFILE, (0,))[0] & 1:
         raise UnreadableError("the raw data of a camera; convert them to JPEG or PNG")
     compression = numbers.get(_COMPRESSION, (1,))[0]
     if compression not in _COMPRESSIONS:
         raise UnreadableError(f"a TIFF file of compression {compression}; save it again with LZW")
+    bits, *of_others = numbers.get(_BITS_PER_SAMPLE, (1,))
+    zero = numbers.get(_PHOTOMETRIC, (_BLACK_IS_ZERO,))[0]
+    inverted = bits in _SHORT_BITS and not of_others and zero == _WHITE_IS_ZERO
+    if inverted:  # Pillow inverts up to 8 bits only, and does not know some of the others
+        entries[_PHOTOMETRIC] = struct.pack(order + "HHIHH", _PHOTOMETRIC, 3, 1, _BLACK_IS_ZERO, 0)
     kept = [entry for tag, entry in sorted(entries.items()) if tag in _KEPT]
     _check_places(content, kept, numbers, order)
     data = content + b"\0" * (len(content) % 2)
@@ -73,8 +97,7 @@ def read_tiff(content: bytes) -> Picture:
     exif = b""
     if _ORIENTATION in entries:
         exif = content[:4] + struct.pack(order + "IH", 8, 1) + entries[_ORIENTATION]
-    bits = numbers.get(_BITS_PER_SAMPLE, (1,))[0]
-    return Picture(data, "TIFF", exif, rgb=partial(_rgb_of_tiff, bits=bits))
+    return Picture(data, "TIFF", exif, rgb=partial(_rgb_of_tiff, bits=bits, inverted=inverted))
 
 
 @cache
@@ -126,9 +149,9 @@ def _check_places(
                 raise EndsEarlyError
 
 
-def _rgb_of_tiff(image: Image.Image, warn: Warn, *, bits: int) -> Image.Image:
+def _rgb_of_tiff(image: Image.Image, warn: Warn, *, bits: int, inverted: bool) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return rgb_of_16_bits(image, warn, bits=min(bits, _MAX_SHORT_BITS))
+        return rgb_of_16_bits(image, warn, bits=min(bits, _MAX_SHORT_BITS), inverted=inverted)
     if bits == _MAX_SHORT_BITS and image.mode in ("RGB", "RGBA", "CMYK"):  # the upper bytes
         highest = max(int(most) for _, most in image.getextrema()[:3])  # type: ignore[misc]
         warn_of_few_bits(highest << 8 | bool(highest), warn)

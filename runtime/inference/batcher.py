@@ -199,8 +199,7 @@ class Batcher(BatchThreads):
         failure: BaseException | None = None
         if wanted:
             try:
-                source, name, warn = request.source, request.name, request.warnings.append
-                request.image = self.classifier.prepare(source, name=name, warn=warn)
+                request.prepare(self.classifier)
             except BaseException as error:  # the future passes it on
                 failure = error
         request.source = b""  # frees the file's content while the image waits

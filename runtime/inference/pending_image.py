@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError
+from runtime.images.pixel_budget import bounded_decoding
 from runtime.inference.classifier import Classifier
 from runtime.inference.hand_over import own_image
 from runtime.inference.predictions import Predictions
@@ -59,3 +60,19 @@ class PendingImage:
             self.future.set_exception(error)
             return False
         return True
+
+    def prepare(self, classifier: Classifier) -> None:
+        """Decodes the source to `image`. A large picture waits until there is room for it.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        with bounded_decoding():
+            try:
+                self.image = classifier.prepare(
+                    self.source, name=self.name, warn=self.warnings.append
+                )
+            except ImageError as error:
+                # The frames of its traceback would keep the decoded picture until the answer.
+                error.__cause__ = error.__context__ = None
+                raise error.with_traceback(None) from None

@@ -14,6 +14,7 @@ from runtime.base.errors import UserError
 from runtime.base.resources import Closable
 from runtime.inference.frame_numbers import FrameNumbers
 from runtime.inference.live_frames import LiveFrames
+from runtime.inference.stated_frames import seconds_shown, states_number
 
 INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
@@ -50,7 +51,7 @@ class Video(Closable):
 
         Args:
             source: a file, the number of a camera ("0"), or whatever else OpenCV can open.
-            every: gives every n-th frame only.
+            every: gives every n-th frame only, of those that can be read.
             reconnect: opens a stream or camera again when it breaks, and gives its newest frame:
                 frames that came while nobody asked for one are dropped.
             note: is told of each break, and at the end how many frames were dropped.
@@ -94,10 +95,9 @@ class Video(Closable):
             UserError: a video has no frame that can be read, or has ended before its end; or a
                 camera or stream gives no more pictures.
         """
-        frames = self._of_file() if self._live is None else iter(self._live)
+        frames = self._of_file() if self._live is None else self._of_live(self._live)
         for index, seconds, image in frames:
-            if index % self._every == 0:
-                yield Frame(index, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
+            yield Frame(index, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
 
     def close(self) -> None:
         """Closes the source; tells how many frames were dropped."""
@@ -108,6 +108,9 @@ class Video(Closable):
         live.close()
         self._note(f"{self._source}: {live.dropped} of {live.arrived} frames were dropped")
 
+    def _of_live(self, live: LiveFrames) -> Iterator[tuple[int, float, Any]]:
+        return (frame for frame in live if frame[0] % self._every == 0)
+
     def _of_file(self) -> Iterator[tuple[int, float, Any]]:
         numbers = FrameNumbers(0.0)
         while self._capture.grab():
@@ -115,7 +118,7 @@ class Video(Closable):
                 numbers = FrameNumbers(self._capture.get(self._cv2.CAP_PROP_FPS))
             seconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / _MILLISECONDS
             index, seconds = numbers.next(seconds)
-            wanted = index % self._every == 0
+            wanted = (numbers.read - 1) % self._every == 0
             decoded, image = self._capture.retrieve() if wanted else (True, None)
             if not decoded:
                 numbers.lose()
@@ -132,12 +135,19 @@ class Video(Closable):
             raise UserError(
                 f"{self._source} broke after {numbers.read} frames; --reconnect opens it again"
             )
-        exact = _states_number(Path(self._source))
-        if total := numbers.missing_of(self._number_of_frames(), exact=exact):
+        if total := self._total_if_some_are_missing(numbers):
             raise UserError(
                 f"{self._source} ended after {numbers.read} of {total} frames; it is cut off or "
                 "damaged: copy it again"
             )
+
+    def _total_if_some_are_missing(self, numbers: FrameNumbers) -> int:
+        path = Path(self._source)
+        seconds = seconds_shown(path)
+        if seconds is None:
+            return numbers.missing_of(self._number_of_frames(), exact=states_number(path))
+        frames = round(seconds * self._capture.get(self._cv2.CAP_PROP_FPS))
+        return numbers.missing_of(frames, exact=False)
 
     def _number_of_frames(self) -> int:
         """What the file says, or OpenCV's estimate; 0 or less for a stream."""
@@ -149,19 +159,6 @@ class Video(Closable):
         if self.is_camera and capture.isOpened():
             capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # gives the newest frame
         return capture
-
-
-def _states_number(path: Path) -> bool:
-    """Whether a file states how many frames it has: AVI, MP4 and MOV do.
-
-    Of other files OpenCV computes the number from the duration, which may be that of the sound.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(12)
-    except OSError:  # an address
-        return False
-    return start[8:] == b"AVI " or start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free")
 
 
 def _load_cv2() -> Any:

@@ -21,7 +21,7 @@ from runtime.model.acceptance import Fraction, Positive
 from runtime.model.acceptance import Threshold as Threshold
 
 # `runtime.model.card_json` has the rule for changes of these two.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MINIMUM_READER = 2
 _READER_OF_FITS = 3  # an older one would crop every picture
 CARD_FILE = "card.json"
@@ -32,8 +32,7 @@ METADATA_KEY = "skd_edge_card"  # key of the card's JSON in an ONNX file's metad
 PRECISION_KEY = "skd_edge_precision"  # key of the file's precision in the same metadata
 INPUT_NAME = "images"  # uint8 (N, size, size, 3), RGB
 OUTPUT_NAME = "probabilities"  # float32 (N, num_classes)
-# Bytes of an example's name. File systems allow 255, and a temporary name is longer.
-_LONGEST_NAME = 100
+_LONGEST_NAME = 100  # bytes: file systems allow 255, and a temporary name is longer
 
 EnginePrecision = Literal["fp32", "fp16", "int8"]
 Precision = Literal[EnginePrecision, "int8-cpu"]
@@ -173,6 +172,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     exporter: str  # e.g. "torch 2.14.1 dynamo"
     quantization: Quantization | None = None  # None: the file is not quantised
     parity: Parity | None = None
+    holdout_parity: Parity | None = None  # at export, on the images of `holdout.npz` alone
     threshold: Threshold | None = None  # None: every answer counts
     no_threshold: str | None = None  # why it has none, in words
 

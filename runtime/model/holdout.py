@@ -123,6 +123,11 @@ def _check_validation(found: KeptApart) -> None:
         raise ValueError("its arrays are of different lengths")
 
 
+def most_for_validation(image_size: int) -> int:
+    """How many images of `image_size` px the 64 MiB of `validation.npz` hold."""
+    return _MAX_VALIDATION_BYTES // (3 * image_size**2)
+
+
 def drawn_for_validation(
     rows: NDArray[np.int64], *, image_size: int, most: int = MAX_VALIDATION_IMAGES
 ) -> NDArray[np.int64]:
@@ -131,7 +136,7 @@ def drawn_for_validation(
     They are drawn at random and not class by class, because the bound of a threshold holds for
     images that are mixed as these are.
     """
-    most = min(most, _MAX_VALIDATION_BYTES // (3 * image_size**2))
+    most = min(most, most_for_validation(image_size))
     return np.sort(np.random.default_rng(_SEED).permutation(rows)[:most])
 
 

@@ -32,6 +32,7 @@ from runtime.images.image_metadata import (
 )
 from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
 from runtime.images.other_files import read_other
+from runtime.images.pixel_budget import wait_for_room
 from runtime.images.png_files import PNG_START, read_png
 from runtime.images.reading_errors import reading_error
 from runtime.model.card import InputSpec
@@ -252,10 +253,14 @@ def _decode_opened(
         _check_pixels(
             image, picture.most, f"{name}: {picture.kind} of a kind that is decoded slowly"
         )
+    decoded = image.size
     if picture.kind == "JPEG":
         # libjpeg decodes faster at 1/2, 1/4 or 1/8. `draft` keeps at least the size that we need.
         # HEIC's would give a thumbnail.
         image.draft(None, _size_needed(image.size, spec))
+        if picture.load is None:  # of several scans, libjpeg keeps the whole picture
+            decoded = image.size
+    wait_for_room(math.prod(decoded))
     if picture.load is not None:
         picture.load(image)
     image.load()

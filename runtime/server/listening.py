@@ -20,8 +20,18 @@ _NEW_OBJECTS, _YOUNG, _MIDDLE = 20_000, 20, 20
 
 
 def bearer_token() -> str | None:
-    """The token that programs must send; None, which asks for none, if the variable is not set."""
-    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    """The token that programs must send; None, which asks for none, if the variable is not set.
+
+    Raises:
+        UserError: it is set to nothing, as by a script whose own variable has no value.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is not None and not token.strip():
+        raise UserError(
+            f"received an empty {TOKEN_VARIABLE}, expected a token; set it to the token, or unset "
+            "it to ask for none"
+        )
+    return token and token.strip()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """`python demo/app.py`: its address, its mistakes, logins, and the API beside the page."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,10 @@ import uvicorn
 from fastapi.responses import PlainTextResponse
 from live_server import serving
 
+from demo import app
 from demo import server as page_server
 from demo.service.models import Models
+from runtime.base.errors import UserError
 from runtime.model.bundle import read_card, write_card
 
 Open = Callable[..., Any]
@@ -65,6 +68,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.parametrize("name", ["SKD_EDGE_AUTH", "SKD_EDGE_TOKEN"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_secret_that_is_set_to_nothing_is_refused(
+    name: str, value: str, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose variable has no value must not open the page to all."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.delattr(app, "listen")  # so far it must not come
+    with pytest.raises(UserError, match=f"received an empty {name}, expected .* or unset it"):
+        app.main([str(toy_bundle), "--port", "0"])
+
+
 def test_it_says_which_run_it_shows_and_where(
     toy_bundle: Path, tmp_path: Path, serve_page: Callable[..., Any]
 ) -> None:
@@ -76,6 +91,16 @@ def test_it_says_which_run_it_shows_and_where(
         assert served.printed[0] == "model: runs/colours-toy-ce-s0"
         assert "on onnx-cpu in fp32: the best that runs here; onnx-cuda:" in served.printed[1]
         assert httpx.get(served.url).status_code == 200
+
+
+def test_behind_a_proxy_the_page_calls_the_host_that_visitors_see(toy_page: Any) -> None:
+    """Its CSP lets a browser call no other one, such as the proxy's name of the page."""
+    text = (APP.parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^    proxy_set_header (\S+) (\$\w+);", text, flags=re.MULTILINE))
+    seen = {"$http_host": "example.org", "$scheme": "https"}
+    headers = {"Host": "127.0.0.1:8000"} | {name: seen[value] for name, value in told.items()}
+    config = httpx.get(f"{toy_page.url}/config", headers=headers).json()
+    assert config["root"] == "https://example.org"
 
 
 # The command with a stand-in for the page, which gets a signal while it is served.

@@ -117,6 +117,9 @@ def test_holdout_and_parity_come_from_torch(fitted_bundle: Path) -> None:
     content = (fitted_bundle / "model.onnx").read_bytes()
     with OnnxSession(content, source="model.onnx", backend="onnx-cpu") as session:
         np.testing.assert_allclose(session.run(images), expected, atol=1e-5)
+    for file in read_card(fitted_bundle).files:
+        assert file.holdout_parity is not None
+        assert file.holdout_parity.images == len(images)
 
 
 def test_it_says_what_it_does_and_adds_to_the_bundle(

@@ -45,6 +45,9 @@ def test_slurm(commands: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     options = re.findall(r"^#SBATCH --([a-z-]+)", block("sh"), flags=re.MULTILINE)
     assert {"cpus-per-task", "signal", "requeue", "output", "time"} <= set(options)
+    # The script starts no job step (srun), and without the B: Slurm signals steps alone.
+    assert "srun" not in block("sh")
+    assert re.search(r"^#SBATCH --signal=B:TERM@\d+$", block("sh"), flags=re.MULTILINE)
     for index, said in ((1, "0"), (3, "2")):
         task = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_CPUS_PER_TASK": "4"}
         assert output_of(["bash", str(script)], commands, **task) == f"[\"a study's\", '{said}']\n"

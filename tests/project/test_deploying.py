@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
 CHROMIUM = shutil.which("chromium")
 INSTALLED = "/opt/skd-edge"
+NOBODY = "http://127.0.0.1:9"  # the port "discard", where nobody listens
 
 
 def blocks(language: str) -> list[str]:
@@ -167,19 +168,23 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
     clean |= {key: os.environ[key] for key in os.environ if key.startswith("PIP_")}  # the index
     lines = re.findall(r"^RUN (.*)$", text, re.M)
     assert len(lines) == text.count("\nRUN ") >= 3
+    stand_in = tmp_path / "system" / "tensorrt.py"
+    stand_in.parent.mkdir()
+    assert any("'tensorrt'" in line for line in lines) == (name == "Dockerfile.jetson")
     for line in lines:
         own = line.replace(INSTALLED, str(place)).replace("/src", str(ROOT))
         own = own.replace("apt-get update && ", "").replace(
             "apt-get install -y", "apt-get install -s"
         )
-        ran = subprocess.run(
-            ["sh", "-euc", own],
-            cwd=tmp_path,
-            env=clean,
-            capture_output=True,
-            text=True,
-            check=False,
+        run = functools.partial(
+            subprocess.run, ["sh", "-euc", own], cwd=tmp_path, capture_output=True, text=True
         )
+        if "'tensorrt'" in line:  # JetPack has it
+            assert "python3-libnvinfer" in run(env=clean).stderr
+            stand_in.touch()
+            ran = run(env=clean | {"PYTHONPATH": str(stand_in.parent)})
+        else:
+            ran = run(env=clean)
         if ran.returncode != 0 and "No matching distribution" in ran.stderr:
             pytest.skip(f"there is no package index: {ran.stderr.splitlines()[-1]}")
         if ran.returncode != 0 and "Unable to locate package" in ran.stderr:
@@ -212,7 +217,8 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
                 raise AssertionError(shown)
             check = json.loads(health.replace(INSTALLED, str(place)).replace(port, found[1]))
             deadline = time.monotonic() + 30
-            while subprocess.run(check, env=clean, stderr=subprocess.DEVNULL).returncode != 0:
+            proxied = clean | {"http_proxy": NOBODY}  # as Docker may set it
+            while subprocess.run(check, env=proxied, stderr=subprocess.DEVNULL).returncode != 0:
                 assert time.monotonic() < deadline, "the health check fails"
                 time.sleep(0.1)
             with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/v1/model") as answer:
@@ -220,6 +226,30 @@ def test_the_lines_of_a_container_file_run_in_a_clean_environment(
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.jetson"])
+def test_the_health_check_of_a_container_asks_no_proxy(name: str, address: str) -> None:
+    text = (ROOT / "docs" / "docker" / name).read_text()
+    (health,) = re.findall(r"^HEALTHCHECK CMD (.*)$", text, re.M)
+    for server, healthy in ((address, True), (NOBODY, False)):
+        check = json.loads(health.replace("http://127.0.0.1:8000", server))
+        asked = subprocess.run(
+            [sys.executable, *check[1:]],
+            env=os.environ | {"http_proxy": NOBODY},
+            stderr=subprocess.DEVNULL,
+        )
+        assert (asked.returncode == 0) == healthy
+
+
+@pytest.mark.parametrize("name", ["deploying.md", "docker/Dockerfile.jetson"])
+def test_a_jetson_is_served_by_its_gpu_or_not_at_all(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8").replace("\\\n#", "\\\n")
+    served = re.search(r"docker run --restart(?:.*\\\n)*.* skd-edge-jetson (.*?)(?:  +#|\n)", text)
+    assert served is not None
+    assert serve_parser().parse_args(shlex.split(served[1])).backend == "tensorrt"
+    for group in ("video", "render"):
+        assert f'--group-add "$(getent group {group} | cut -d: -f3)"' in served[0]
 
 
 @pytest.mark.parametrize("name", ["deploying.md", "docker/Dockerfile.jetson"])

@@ -35,13 +35,15 @@ def serving(application: Any, **options: Any) -> Iterator[httpx.Client]:
 
 @contextmanager
 def running(
-    *arguments: str | Path, errors: Path | None = None
+    *arguments: str | Path, errors: Path | None = None, script: str | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m runtime serve ARGUMENTS`, and its address.
 
-    What it says on stderr goes to the file `errors`, or into a pipe, which takes 64 kB.
+    What it says on stderr goes to the file `errors`, or into a pipe, which takes 64 kB. A `script`
+    is run in place of the module; it gets the same arguments.
     """
-    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, arguments)]
+    program = ["-m", "runtime"] if script is None else ["-c", script]
+    command = [sys.executable, *program, "serve", "--port", "0", *map(str, arguments)]
     with (
         nullcontext(subprocess.PIPE) if errors is None else errors.open("w") as stderr,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,

@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
+from export.trained_run import read_run
 from runtime.base.errors import UserError
+from runtime.model.holdout import KeptApart, validation_bytes
 from training import qat, run, train_int8
 from training.engine import build_quantized, nearest_epoch
 from training.engine.interruption import InterruptedRunError
@@ -169,16 +172,79 @@ def test_a_run_that_was_stopped_while_its_last_files_were_written_goes_on(
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
 
 
-def test_one_of_a_version_that_kept_nothing_to_go_on_with_is_one_line(
+def test_one_whose_result_is_gone_is_one_line(
     finished: Path, learned: Path, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "stopped"
     shutil.copytree(learned, stopped)
     (stopped / "result.json").unlink()
     with pytest.raises(
-        UserError, match=r"is of an older version of SKD Edge: train without --resume"
+        UserError,
+        match=r"has lost its result.json, and its checkpoint cannot write it again: train without",
     ):
         qat.main([str(finished), "--out", str(stopped), "--resume", "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "not valid JSON"), ('{"arch": ""}', "not that of")]
+)
+def test_a_damaged_result_names_the_command_that_makes_another(
+    learned: Path, tmp_path: Path, content: str, words: str
+) -> None:
+    damaged = shutil.copytree(learned, tmp_path / "damaged")
+    (damaged / "result.json").write_text(content)
+    with pytest.raises(UserError, match=words) as error:
+        read_run(damaged, lambda _text: None)
+    assert "train it again with `python training/qat.py ...`, without --resume" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_it_goes_on_from_a_run_whose_weights_were_averaged(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's last weights have no place in the student for int8."""
+    averaged = shutil.copytree(finished, tmp_path / "averaged")
+    path = averaged / "checkpoint.pt"
+    checkpoint = read_checkpoint(path)
+    recipe = msgspec.structs.replace(checkpoint.plan.recipe, ema_decay=0.9)
+    plan = msgspec.structs.replace(checkpoint.plan, recipe=recipe)
+    save_checkpoint(path, replace(checkpoint, plan=plan, raw_student=dict(checkpoint.student)))
+    arguments = [str(averaged), "--epochs", "1", "--out", str(tmp_path / "again")]
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_int8, "plot_curves", no_room)
+        with pytest.raises(OSError, match="No space left"):
+            qat.main([*arguments, "--device", "cpu"])
+    assert qat.main([*arguments, "--device", "cpu", "--resume"]) == 0
+    assert (tmp_path / "again" / "result.json").is_file()
+
+
+def test_no_image_of_a_threshold_judges_an_epoch(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shutil.copytree(finished, tmp_path / "source")
+    (source / "validation.npz").unlink(missing_ok=True)
+    asked = []
+
+    def asking(_train: np.ndarray, choosing: np.ndarray) -> None:
+        asked.append(choosing)
+        raise UserError("asked")
+
+    monkeypatch.setattr(train_int8, "judging_rows", asking)
+    for rows in ((), (0, 2)):
+        if rows:
+            kept = asked[0][[*rows]]
+            none = np.zeros(0)
+            images = np.zeros((len(kept), 2, 2, 3), np.uint8)
+            found = KeptApart(images, np.zeros(len(kept), int), kept, none, none > 0)
+            (source / "validation.npz").write_bytes(validation_bytes(found))
+        with pytest.raises(UserError, match="asked"):
+            qat.main([str(source), "--out", str(tmp_path / "new"), "--device", "cpu"])
+    assert len(asked[0]) > 2
+    assert asked[1].tolist() == np.delete(asked[0], [0, 2]).tolist()
 
 
 def test_the_run_may_be_the_current_folder(

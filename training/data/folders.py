@@ -23,6 +23,7 @@ from training.data.layouts import EXPECTED, TEST_SHARE, Layout, find_layout
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.source import BESIDE_CLASSES, Contents, Source, source_of_files
+from training.data.sub_folders import sub_folder_warnings
 
 FOLDERS, LEAVES = CLASSES
 
@@ -69,7 +70,8 @@ def folder_contents(
     reader.report()
     if classes == LEAVES:
         return contents
-    return replace(contents, warnings=(*contents.warnings, *_called_like_others(layout, contents)))
+    found = (*_called_like_others(layout, contents), *sub_folder_warnings(layout, contents))
+    return replace(contents, warnings=(*contents.warnings, *found))
 
 
 def _passed(root: Path, layout: Layout) -> list[Path]:
@@ -222,13 +224,17 @@ def _named(splits: Sequence[Classes]) -> list[Classes]:
 def _say_deeper(folder: Path, found: Mapping[Path, list[tuple[Path, list[Path]]]]) -> None:
     """Names the classes that hold images in several folders below them and none themselves."""
     deeper = []
+    known: Counter[str] = Counter()
     for below, parts in found.items():
         leaves = [leaf.name for leaf, images in parts if images]
+        known.update({*leaves})
         if len(leaves) > 1 and below not in [leaf for leaf, images in parts if images]:
             deeper.append(f"{below.name} is one class, with the images of {some(leaves)}")
     if deeper:
         named = some(deeper, between="; ")
-        report(f"{folder}: {named}. With --classes leaves, each of those is a class")
+        # A name in two classes is that of a part, or of a class that `leaves` would take for two.
+        advice = ". If each of those is a class, take --classes leaves"
+        report(f"{folder}: {named}{advice if max(known.values()) == 1 else ''}")
 
 
 def _whole(folder: Path, classes: Classes) -> Classes:

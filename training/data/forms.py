@@ -17,6 +17,7 @@ from training.data.data_name import PARQUET, TAR, ZIP, data_name
 from training.data.folders import FOLDERS, folder_contents, folder_source
 from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
 from training.data.list_choice import lists_beside
+from training.data.list_facts import check_nothing_is_lost
 from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
@@ -120,6 +121,7 @@ def _folder(root: Path, request: Request) -> Source:
     source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress
     )
+    check_nothing_is_lost(chosen.beside, source.read(), of_a_run=request.of_a_run)
     return replace(source, warnings=(*source.warnings, *chosen.warnings))
 
 
@@ -253,16 +255,15 @@ def _archive(
         _refuse_columns(archive, request)
         reader = ArchiveReader(archive, members)
         reader.left_out += left_out
-        contents = _packed(
-            folder_contents(
-                archive,
-                reader,
-                split_seed=request.split_seed,
-                classes=request.classes,
-                progress=request.progress,
-            ),
+        found = folder_contents(
+            archive,
             reader,
+            split_seed=request.split_seed,
+            classes=request.classes,
+            progress=request.progress,
         )
+        check_nothing_is_lost(chosen.beside, found, of_a_run=request.of_a_run)
+        contents = _packed(found, reader)
     contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings, *doubts))
     return source_of_pictures(
         data_name(archive), archive, contents, [archive], left_out=+reader.left_out

@@ -18,13 +18,19 @@ from training.data.class_folders import (
     may_have_classes,
 )
 from training.data.data_name import NAMES_OF_LISTS
+from training.data.list_facts import Facts, facts_of
 from training.data.listed_data import Place, role_of_list, table_of_list
 from training.data.listed_images import ListedImages
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
 from training.data.split_words import Role, is_plain, role_of
 from training.data.table_cells import plain_label
-from training.data.table_columns import find_columns, has_image_column, has_label_column
+from training.data.table_columns import (
+    find_columns,
+    has_image_column,
+    has_label_column,
+    usual_columns,
+)
 from training.data.text_tables import LIST_SUFFIXES, Cell
 
 _COMPARED = 50  # rows whose classes are compared with the names of folders
@@ -33,10 +39,14 @@ _SPLITS = (Role.TRAIN, Role.VALIDATION, Role.TEST)
 
 @dataclass(frozen=True)
 class ListChoice:
-    """The lists that are read, () if class folders are; and warnings of those that are not."""
+    """The lists that are read, () if class folders are; and warnings of those that are not.
+
+    `beside` is what lists state that are not read, and whose classes are those of the folders.
+    """
 
     lists: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
+    beside: tuple[Facts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class _Candidate:
         label: whether it has a column for their classes.
         there: whether one of the first images that it names is there.
         agrees: whether the first ones lie in folders that are called as their classes.
+        facts: what it states beside classes, if it agrees or has no classes.
     """
 
     file: Path
@@ -62,6 +73,7 @@ class _Candidate:
     label: bool = False
     there: bool = False
     agrees: bool = False
+    facts: Facts | None = None
 
     @property
     def is_meant(self) -> bool:
@@ -134,7 +146,9 @@ def lists_beside(root: Path, place: Place, asked: Columns, *, packed: bool) -> L
             )
         others = [one.file for one in labelled if one.there and not one.agrees]
         listing = [one for one in labelled if one.image and one.label]
-        return ListChoice(warnings=(*_warning(others, folder), *_unread(listing, folder)))
+        warnings = (*_warning(others, folder), *_unread(listing, folder))
+        beside = tuple(one.facts for one in labelled if one.facts is not None)
+        return ListChoice(warnings=warnings, beside=beside)
     if packed and not usable and not holds_images(folder, place.reader):
         for one in found:
             if one.is_meant:
@@ -249,7 +263,14 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
     try:
         columns = find_columns(table.names, asked, where=str(file))
     except UserError as error:
-        return _Candidate(file, role, error, image=image, label=label)
+        facts = None
+        if image and not label and asked == Columns():
+            place_of_image = table.names.index(usual_columns(table.names).image)
+            names = [cells[place_of_image] for cells in table.rows[:_COMPARED]]
+            images = ListedImages(file, place.reader, place.has)
+            paths = [images.find_anywhere(name) for name in names if isinstance(name, str)]
+            facts = facts_of(file, table, role, paths)
+        return _Candidate(file, role, error, image=image, label=label, facts=facts)
     at = [table.names.index(name) for name in (columns.image, columns.label)]
     rows = [(cells[at[0]], cells[at[1]]) for cells in table.rows]
     labels = {name: label for name, label in rows if isinstance(name, str)}
@@ -257,7 +278,8 @@ def _judged(file: Path, folder: Path, place: Place, asked: Columns) -> _Candidat
     there = images.some_exist([*labels])
     first = [(images.find_anywhere(name), labels[name]) for name in [*labels][:_COMPARED]]
     agrees = all(path is None or _is_in(path, label) for path, label in first)
-    return _Candidate(file, role, image=True, label=True, there=there, agrees=agrees)
+    facts = facts_of(file, table, role, [path for path, _ in first]) if agrees else None
+    return _Candidate(file, role, image=True, label=True, there=there, agrees=agrees, facts=facts)
 
 
 def _is_in(path: Path, label: Cell) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import UserError
+from runtime.model.holdout import KeptApart, most_for_validation
+from training.config.recipe import FEWEST_TO_SHARE as FEWEST_TO_SHARE  # export reads it here
 from training.config.recipe import Recipe
 from training.data.dataset import Dataset
 from training.data.group_draw import draw
@@ -20,9 +22,6 @@ from training.data.rare_classes import thinned
 _HELD_OUT_SEED = 0
 _SHARE_STREAM = 1
 _APART_STREAM = 3
-# With fewer held out images, half of them could not bound the rate of errors by 5 % even if all
-# answers were right (`runtime.evaluation.threshold`).
-FEWEST_TO_SHARE = 90
 _OF_GROUP_STREAM = 4
 _NOISE_STREAM = 2  # keeps these draws apart from those of orders and partners with the same seed
 
@@ -104,7 +103,8 @@ def choosing_images(
 
     The others are kept apart for the thresholds of the exported files, whose bound holds only on
     images that have chosen nothing. They are every second image of each class, with whole groups
-    together; below `FEWEST_TO_SHARE` images there are none.
+    together. There are none if a bound would have less than half of `FEWEST_TO_SHARE` images: it
+    counts one of each group, and `validation.npz` holds few large ones.
 
     Args:
         dataset: the data set.
@@ -128,8 +128,8 @@ def choosing_images(
     for group in order[np.argsort(labels[order], kind="stable")]:
         apart[group] = surplus > 0
         surplus += -sizes[group] if apart[group] else sizes[group]
-    kept = apart[group_of]
-    return choosing if 2 * kept.sum() < FEWEST_TO_SHARE else ~kept
+    usable = min(int(apart.sum()), most_for_validation(dataset.input.size))
+    return choosing if 2 * usable < FEWEST_TO_SHARE else ~apart[group_of]
 
 
 def one_of_each_group(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -143,6 +143,21 @@ def one_of_each_group(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.i
     shuffled = np.random.default_rng((_HELD_OUT_SEED, _OF_GROUP_STREAM)).permutation(rows)
     _, first = np.unique(dataset.train_groups[shuffled], return_index=True)
     return np.sort(shuffled[first])
+
+
+def without_kept_apart(
+    rows: NDArray[np.int64], dataset: Dataset, kept: KeptApart | None
+) -> NDArray[np.int64]:
+    """Those of the `rows` (N,) of the training images that may choose numbers of a file.
+
+    All but those that thresholds are found with, and all other images of their groups.
+    """
+    if kept is None:
+        return rows
+    groups = dataset.train_groups
+    if groups is None:
+        return np.setdiff1d(rows, kept.rows)
+    return rows[~np.isin(groups[rows], groups[kept.rows])]
 
 
 def _share_of(

@@ -32,7 +32,7 @@ _MAX_NAMED = 12
 
 @dataclass(frozen=True)
 class Found:
-    """The names of the columns that are read. "": there is no such column."""
+    """The names of columns by what they hold. "": there is no such column."""
 
     image: str
     label: str
@@ -66,6 +66,11 @@ def find_columns(names: Sequence[str], asked: Columns, *, where: str) -> Found:
             f"found {_listed(names)}; name them with {EXAMPLE}"
         )
     return Found(**found)
+
+
+def usual_columns(names: Sequence[str]) -> Found:
+    """The columns with usual names; "" for each purpose that none is called after."""
+    return Found(**{purpose: _usual(purpose, names) for purpose in PURPOSES})
 
 
 def has_columns(names: Sequence[str], asked: Columns) -> bool:

@@ -2,7 +2,8 @@
 
 `cat/17.jpg` and `cat/17.cls` are a picture and its class. The class may also be in a `.json` file,
 under a usual name such as "label" or the one that `--columns label=...` gives, or in a `.txt` file.
-The `.json` file says the split and the group.
+The `.json` file says the split and the group. `17.meta.json` stands for `17.json` where no other
+member does; beside `17.cls`, `17.noisy.cls` states no class.
 """
 
 from collections import Counter
@@ -33,10 +34,26 @@ _COMPARED = 2000  # texts that are compared with each other and with the names o
 
 @dataclass
 class Sample:
-    """The members of one sample: its pictures, and the others by their endings."""
+    """The members of one sample: its pictures, and the others by all behind the first dot."""
 
     pictures: list[PackedImage] = field(default_factory=list)
     others: dict[str, PackedImage] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> list[PackedImage]:
+        """`17.json`, or all of `17.meta.json`, `17.more.json`... where there is no such."""
+        if kind in self.others:
+            return [self.others[kind]]
+        return [member for ending, member in self.others.items() if _kind(ending) == kind]
+
+    @property
+    def labels(self) -> list[PackedImage]:
+        """The member that states the class; without a plain ending, all that may state it."""
+        plain = [self.others[kind] for kind in _LABELS if kind in self.others]
+        return plain[:1] or [member for kind in _LABELS for member in self.of_kind(kind)]
+
+
+def _kind(ending: str) -> str:
+    return ending.rpartition(".")[2]
 
 
 def samples_of(members: Mapping[Path, PackedImage]) -> dict[Path, Sample]:
@@ -47,20 +64,18 @@ def samples_of(members: Mapping[Path, PackedImage]) -> dict[Path, Sample]:
             continue
         stem, _, ending = path.name.partition(".")
         sample = samples.setdefault(path.with_name(stem), Sample())
-        kind = ending.lower().rpartition(".")[2]
+        ending = ending.lower()
+        kind = _kind(ending)
         if path.name.lower().endswith(SUFFIXES) or (kind not in _LABELS and _is_picture(member)):
             sample.pictures.append(member)
         else:
-            sample.others[kind] = member
+            sample.others[ending] = member
     return samples
 
 
 def is_web_dataset(samples: Mapping[Path, Sample]) -> bool:
     """Whether there is a sample of a picture and its class; others are folders in a tar file."""
-    return any(
-        sample.pictures and any(ending in sample.others for ending in _LABELS)
-        for sample in samples.values()
-    )
+    return any(sample.pictures and sample.labels for sample in samples.values())
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,10 @@ def captions_of(archive: Path, members: Members, samples: Mapping[Path, Sample])
     They state the classes if there is a `.cls` or `.json` file beside a picture, too, if they name
     the folders, or if few different ones lie in numbered folders, which are parts of the data then.
     """
-    labelled = {name: sample.others for name, sample in samples.items() if sample.pictures}
-    texts = {name: others["txt"] for name, others in labelled.items() if "txt" in others}
-    if not texts or any("cls" in others or "json" in others for others in labelled.values()):
+    labelled = {name: sample for name, sample in samples.items() if sample.pictures}
+    found = {name: sample.of_kind("txt") for name, sample in labelled.items()}
+    texts = {name: members[0] for name, members in found.items() if members}
+    if not texts or any(one.of_kind("cls") or one.of_kind("json") for one in labelled.values()):
         return None
     if all(name.parent == archive for name in samples):
         return None  # without reading what a million files are, one by one
@@ -93,10 +109,10 @@ def captions_of(archive: Path, members: Members, samples: Mapping[Path, Sample])
     if not has_class_folders(root, reader):
         return None
     some = [*texts][:: max(1, len(texts) // _COMPARED)][:_COMPARED]
-    found = {name: _text(texts[name], errors="replace").strip() for name in some}
-    if all(text in name.parent.relative_to(archive).parts for name, text in found.items()):
+    read = {name: _text(texts[name], errors="replace").strip() for name in some}
+    if all(text in name.parent.relative_to(archive).parts for name, text in read.items()):
         return None
-    repeated = 1 < len({*found.values()}) <= len(found) / 2
+    repeated = 1 < len({*read.values()}) <= len(read) / 2
     if repeated and all(folder.name.isdecimal() for folder in reader.listing(root).folders):
         return None
     said = (
@@ -159,26 +175,38 @@ def _said(
 
     A `.cls` file states the class, unless the user has named a key for it; split and group are
     those of the `.json` file beside it.
+
+    Raises:
+        UserError: if several files may state the class, or what they say cannot be used.
     """
-    member = next((sample.others[ending] for ending in _LABELS if ending in sample.others), None)
-    if member is None:
+    if not sample.labels:
         return "", split, ""
-    fields = _fields(sample.others["json"]) if "json" in sample.others else None
+    member, *others = sample.labels
+    if others and asked.label is None:
+        may = " or ".join(one.path.name for one in sample.labels)
+        plain = f"{name.name}.{_kind(member.path.name)}"
+        raise UserError(
+            f"{name}: {may} may state the class; expected one file that does, such as {plain}"
+        )
+    objects = sample.of_kind("json")
+    keys = objects[0] if len(objects) == 1 else None
+    fields = None if keys is None else _fields(keys)
     named = asked.label or asked.split or asked.group
-    if not isinstance(fields, dict):
+    if keys is None or not isinstance(fields, dict):
         if named:
+            has = "several .json files" if len(objects) > 1 else "no .json file with keys"
             raise UserError(
-                f"{name}: has no .json file with keys, and --columns names {named!r}; expected one "
+                f"{name}: has {has}, and --columns names {named!r}; expected one "
                 "beside each picture"
             )
-        text = text_of(fields) if member is sample.others.get("json") else _text(member).strip()
+        text = text_of(fields) if member is keys else _text(member).strip()
         return label_in(text, where=str(member.path)), split, ""
-    at = str(sample.others["json"].path)
+    at = str(keys.path)
     cells: dict[str, Cell] = {key: text_of(value) for key, value in fields.items()}
     label = asked.label
-    if label is None and "cls" in sample.others:
-        label, at_label = _LABELS[0], str(sample.others["cls"].path)
-        cells[label] = _text(sample.others["cls"]).strip()
+    if label is None and member is not keys:
+        label, at_label = _LABELS[0], str(member.path)
+        cells[label] = _text(member).strip()
     else:
         at_label = at
     names = ["image", *(key for key in cells if key != "image")]

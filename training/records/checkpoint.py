@@ -188,7 +188,7 @@ def load_trained(run: Path) -> TrainedRun:
         student=student,
         plan=plan,
         temperature=checkpoint.temperature,
-        result=_read_result(run / RESULT) if checkpoint.finished else {},
+        result=_read_result(run / RESULT, checkpoint) if checkpoint.finished else {},
         history=points,
         checkpoint_sha256=digest,
         learned={
@@ -214,13 +214,21 @@ def _student_with(weights: dict[str, Tensor], plan: Plan, path: Path) -> nn.Modu
     return student.eval().requires_grad_(requires_grad=False)
 
 
-def _read_result(path: Path) -> dict[str, Any]:
+def rewrite_words(*, learned: bool) -> str:
+    """What helps where `result.json` is of no use, for a run that `training/qat.py` made or not."""
+    if learned:
+        return "train it again with `python training/qat.py ...`, without --resume"
+    return "delete it, and `python training/run.py ... --resume` writes it again"
+
+
+def _read_result(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         result: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         return {}
     except ValueError as error:  # msgspec's errors are ValueErrors
         raise UserError(
-            f"{path} is not valid JSON ({error}); delete it and resume the run to rewrite it"
+            f"{path} is not valid JSON ({error}); "
+            f"{rewrite_words(learned=checkpoint.learned is not None)}"
         ) from error
     return result

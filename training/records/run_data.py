@@ -93,8 +93,11 @@ def find_renamed_run(plan: Plan) -> RunFolder | None:
         if folder.is_symlink() or not path.is_file():
             continue
         try:
-            former = read_checkpoint(path).plan
+            checkpoint = read_checkpoint(path)
         except UserError:  # not the run that is looked for, whatever it is
+            continue
+        former = checkpoint.plan
+        if checkpoint.learned is not None:  # of training/qat.py: it has the plan of its source
             continue
         if same_images(former, plan) and not differences(former, plan):
             found.append((not (folder / RESULT).is_file(), path.stat().st_mtime, folder))

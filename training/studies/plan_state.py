@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from training.config.recipe import Recipe
+from training.data.load import PUBLISHED
 from training.records.journal import counted
 from training.studies.evidence_plan import (
     COST,
@@ -15,7 +20,7 @@ from training.studies.evidence_plan import (
     planned_runs,
 )
 from training.studies.queue_studies import QUEUED
-from training.studies.result_lines import Line, read_lines
+from training.studies.result_lines import Line, read_lines, whole_recipe
 from training.studies.robustness_lines import lines_file
 from training.studies.study_table import paragraph, table_head, table_line
 from training.studies.table_rows import method_name
@@ -84,11 +89,31 @@ def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
 
 
 def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str, str, int]]:
-    """Student, method and seed of the planned runs that have no line."""
-    measured = {
-        (line["arch"], method_name(line), line["seed"])
+    """Student, method and seed of the planned runs that have no line.
+
+    A line of another width, image size or recipe is of another run.
+    """
+    size = FULL.image_size or PUBLISHED[FULL.data].image_size
+    measured = [
+        (
+            *(line["arch"], line["width"], line["image_size"]),
+            *(method_name(line), line["seed"], whole_recipe(line)),
+        )
         for line in lines
-        if line["data"] == FULL.data and line["epochs"] == FULL.epochs(study)
-    }
-    planned = [(run.arch, run.method.name, run.seed) for run in planned_runs(study, FULL)]
-    return [run for run in planned if run not in measured]
+        if line["data"] == FULL.data
+    ]
+    return [
+        (run.arch, run.method.name, run.seed)
+        for run in planned_runs(study, FULL)
+        if (
+            *(run.arch, run.shared.width, size),
+            *(run.method.name, run.seed, _plain(run.recipe)),
+        )
+        not in measured
+    ]
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON has it."""
+    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(recipe))
+    return values

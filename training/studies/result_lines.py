@@ -12,8 +12,9 @@ import msgspec
 from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
 from training.config.command_words import command_line
+from training.config.former_recipes import recipe_of_result
 from training.config.options import Options
-from training.config.recipe import Recipe, default_recipe, load_recipe, recipe_of_result
+from training.config.recipe import Recipe, default_recipe, load_recipe
 from training.studies.grids import changes_of
 
 Line = dict[str, Any]

@@ -50,7 +50,7 @@ class StudyMethod:
     def methods(self) -> tuple[str, ...]:
         """The names, as the registry has them, of the methods of its runs."""
         chosen = {"drg": self.drg, "dsr": self.dsr}
-        terms = [name for name in method_names("term") if chosen[name]]
+        terms = [name for name in method_names("term") if chosen.get(name, False)]
         return chosen_methods(terms, peer=str(self.changes.get("peer", NO_PEER)))
 
     def recipe_on(self, shared: Recipe) -> Recipe:

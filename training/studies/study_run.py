@@ -8,8 +8,9 @@ import msgspec
 
 from runtime.base.errors import UserError
 from runtime.model.locate import RESULT
+from training.config.former_recipes import recipe_of_result
 from training.config.options import Options
-from training.config.recipe import Recipe, recipe_from_values, recipe_of_result
+from training.config.recipe import Recipe, recipe_from_values
 from training.records.run_folder import IMAGES
 from training.studies.study_methods import StudyMethod
 

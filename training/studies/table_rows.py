@@ -84,6 +84,9 @@ def rows_of(lines: Sequence[Line], *, shared: Mapping[str, Any] | None = None) -
     Args:
         lines: of one student.
         shared: settings that the names leave out; None: those that all `lines` share.
+
+    Raises:
+        UserError: if a row has two lines of one seed, which would count twice.
     """
     shared = shared_settings(lines) if shared is None else shared
     found: list[Row] = []
@@ -98,7 +101,8 @@ def rows_of(lines: Sequence[Line], *, shared: Mapping[str, Any] | None = None) -
     methods = list(dict.fromkeys(row.method for row in found))
     found.sort(key=lambda row: (methods.index(row.method), row.name != row.method))
     for row in found:
-        row.lines.sort(key=lambda line: int(line["seed"]))
+        row.lines.sort(key=_seeds)
+        _refuse_repeated_seed(row)
     return found
 
 
@@ -118,13 +122,13 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def paired_lines(row: Row, other: Row) -> list[tuple[Line, Line]]:
-    """The runs of both that have the same seed, in the order of the seeds.
+    """The runs of both that have the same seeds, in the order of the seeds.
 
     Raises:
         UserError: if they are not all of the same images.
     """
-    of_seed = {line["seed"]: line for line in other.lines}
-    pairs = [(line, of_seed[line["seed"]]) for line in row.lines if line["seed"] in of_seed]
+    of_seed = {_seeds(line): line for line in other.lines}
+    pairs = [(line, of_seed[_seeds(line)]) for line in row.lines if _seeds(line) in of_seed]
     if not are_of_one_data([line for pair in pairs for line in pair]):
         raise UserError(
             f"runs of {row.name} and {other.name} on {row.lines[0]['data']} are of other images or "
@@ -132,6 +136,22 @@ def paired_lines(row: Row, other: Row) -> list[tuple[Line, Line]]:
             "keep the others in a file of their own"
         )
     return pairs
+
+
+def _refuse_repeated_seed(row: Row) -> None:
+    seeds = [_seeds(line) for line in row.lines]
+    if repeated := sorted({seed for seed, noise in seeds if seeds.count((seed, noise)) > 1}):
+        first = row.lines[0]
+        raise UserError(
+            f"{row.name} of {first['arch']} on {first['data']} has several lines of seed "
+            f"{', '.join(map(str, repeated))}; expected one, because each seed counts once; "
+            "keep the others in a file of their own"
+        )
+
+
+def _seeds(line: Line) -> tuple[int, int]:
+    """The seed of a run, and that of the noise with which it was tested on corrupted images."""
+    return int(line["seed"]), int(line.get("noise_seed", 0))
 
 
 def _settings(line: Line) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from training.tuning.trial_runs import Bounds, SearchSettings, cost_of_trial, ru
 
 MACS, MILLISECONDS, PARAMETERS = "macs", "ms", "params"  # what is noted of a trial
 REFUSED = "refused"  # why a proposal was not trained
+_SEEDS = 2**32  # NumPy takes none above, and --seed may be as large
 _MOST_REFUSED = 200  # proposals in a row beyond a bound: then there is nothing within it
 
 Shape = tuple[str, float, int | None]
@@ -70,7 +71,7 @@ class Proposer:
         would have; of several jobs, their speed decides which have ended.
         """
         self._study.sampler = optuna.samplers.TPESampler(
-            seed=self._settings.seed * 100_003 + number, multivariate=True
+            seed=(self._settings.seed * 100_003 + number) % _SEEDS, multivariate=True
         )
 
     def _checked(self, trial: Trial) -> tuple[StudyRun | None, str]:

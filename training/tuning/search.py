@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from runtime.base.errors import UserError
 from runtime.model.locate import CHECKPOINT
 from training.engine.interruption import stop_request
+from training.records.run_folder import is_locked
 from training.studies.local_runs import LocalRuns
 from training.studies.place import Place
 from training.studies.pool import GRACE_SECONDS
@@ -71,6 +72,7 @@ class Search:
             self.study.enqueue_trial(own)
         self._proposer = Proposer(self.study, space, settings, bounds)
         self._running: list[tuple[Trial, StudyRun]] = []
+        self._broken_off = 0  # runs of this call that were ended from outside
         self._place = place or LocalRuns()
         self._told: dict[int, set[int]] = {  # epochs, by the trial's number
             each.number: set(each.intermediate_values) for each in self.trials()
@@ -86,12 +88,16 @@ class Search:
         """
         outcome = Outcome()
         deadline = float("inf") if minutes is None else monotonic() + 60 * minutes
-        waiting = [each for each in self.trials() if each.state == TrialState.RUNNING]
+        waiting = self._begun()
+        # A run that a killed search has left writes its last checkpoint meanwhile.
+        locked_until = monotonic() + GRACE_SECONDS
         with stop_request() as stop:
             try:
                 while not (stop.requested or monotonic() >= deadline):
+                    if monotonic() >= locked_until:
+                        waiting = _without_locked(waiting)
                     self._start_more(waiting, outcome, trials=trials, jobs=jobs)
-                    if not self._running:
+                    if not (self._running or waiting):
                         break
                     self._look(outcome)
                     sleep(_POLL_SECONDS)
@@ -109,9 +115,7 @@ class Search:
         Raises:
             UserError: if no proposal is within the bounds.
         """
-        begun = [each for each in self.trials() if each.state == TrialState.RUNNING]
-        going_on = [taken[1] for each in begun if (taken := self._proposer.begun(each))]
-        runs = [run for run in going_on if judged(run) is None]
+        runs = [run for _, run in self._begun() if judged(run) is None]
         while len(self.trials()) < trials:
             runs.append(self._proposer.proposed()[1])
         return runs
@@ -149,13 +153,20 @@ class Search:
             default=None,
         )
 
+    def _begun(self) -> list[tuple[Trial, StudyRun]]:
+        """The trials that wait to go on."""
+        found = [each for each in self.trials() if each.state == TrialState.RUNNING]
+        return [taken for each in found if (taken := self._proposer.begun(each))]
+
     def _start_more(
-        self, waiting: list[FrozenTrial], outcome: Outcome, *, trials: int, jobs: int
+        self, waiting: list[tuple[Trial, StudyRun]], outcome: Outcome, *, trials: int, jobs: int
     ) -> None:
         while len(self._running) < jobs:
             if waiting:
-                if (taken := self._proposer.begun(waiting.pop(0))) is None:
-                    continue
+                free = (each for each in waiting if not is_locked(each[1].folder))
+                if (taken := next(free, None)) is None:
+                    return  # they are looked at again
+                waiting.remove(taken)
                 trial, run = taken
                 if judged(run) is not None:  # it was finished while no search looked at it
                     self._tell_epochs(trial, run)
@@ -196,10 +207,17 @@ class Search:
         found = judged(run) if code == 0 else None
         if found is None:
             outcome.failed.append(run)
-            self.study.tell(trial, state=TrialState.FAIL)
-            print(f"{_words(trial)}: failed, see {run.log}", flush=True)  # noqa: T201
+            # A signal from outside, or a folder in which another process trains, says nothing of
+            # the trial's settings: it waits for the next call.
+            if code < 0 or is_locked(run.folder):
+                self._broken_off += 1
+                said = "broken off, goes on with the next call"
+            else:
+                self.study.tell(trial, state=TrialState.FAIL)
+                said = "failed"
+            print(f"{_words(trial)}: {said}, see {run.log}", flush=True)  # noqa: T201
             states = [each.state for each in self.trials()]
-            failed = states.count(TrialState.FAIL)
+            failed = states.count(TrialState.FAIL) + self._broken_off
             if failed >= _FAILURES and TrialState.COMPLETE not in states:
                 raise UserError(f"the first {failed} trials that ended failed: see {run.log}")
             return
@@ -257,6 +275,18 @@ class Search:
                 if judged(run) is not None and not self._has_to_be_timed(run):
                     self._close(trial, run, code, outcome)
             sleep(_POLL_SECONDS)
+
+
+def _without_locked(waiting: list[tuple[Trial, StudyRun]]) -> list[tuple[Trial, StudyRun]]:
+    """Those in whose folders no other process trains; says which are left to it."""
+    free = []
+    for trial, run in waiting:
+        if is_locked(run.folder):
+            said = f"another process trains in {run.folder}, left for the next call"
+            print(f"{_words(trial)}: {said}", flush=True)  # noqa: T201
+        else:
+            free.append((trial, run))
+    return free
 
 
 def _words(trial: Trial) -> str:

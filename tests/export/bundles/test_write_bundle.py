@@ -16,14 +16,12 @@ import numpy as np
 import pytest
 
 from export.bundles import write_bundle as bundle_module
-from export.bundles.write_bundle import (
-    check_place,
-    holdout_bytes,
-    write_bundle,
-)
+from export.bundles.holdout_images import compared, holdout_bytes
+from export.bundles.write_bundle import check_place, write_bundle
 from runtime.base import files as runtime_files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import check_writable, sha256_of_bytes, write_atomic
+from runtime.evaluation.gate import compare
 from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
@@ -391,6 +389,42 @@ def test_the_holdout_is_drawn_class_by_class() -> None:
         assert len(set(numbers)) == 1000
         assert (labels[numbers] == arrays["labels"]).all()
         assert not (np.diff(numbers[:495]) == 1).all()  # at random, not the first of the class
+
+
+def test_what_a_file_did_on_the_held_out_images_is_of_those_in_the_bundle(
+    tmp_path: Path,
+) -> None:
+    labels = np.repeat([0, 1], [1100, 100])
+    images = np.arange(1200, dtype=np.uint32).view(np.uint8).reshape(1200, 1, 1, 4)[..., :3]
+    test = Labelled(images, labels, np.eye(2, dtype=np.float32)[labels])
+    answers = np.eye(2, dtype=np.float32)[np.where(np.arange(1200) % 7 == 0, 1 - labels, labels)]
+    whole, part = compared(answers, test, "ab")
+    assert whole == compare(answers, test.probabilities, labels, "ab")
+    with np.load(io.BytesIO(holdout_bytes(test))) as held:
+        rows = held["images"].reshape(-1, 3).astype(int) @ [1, 256, 65536]
+        assert part == compare(answers[rows], held["probabilities"], held["labels"], "ab")
+    assert (whole.images, part.images) == (1200, 1000)
+
+
+def test_files_that_stay_beside_other_held_out_images_state_nothing_of_the_former(
+    folder: Path, test_split: Labelled
+) -> None:
+    found = Parity(images=60, top1=1, reference_top1=1, agreement=1, max_difference=0)
+
+    def stating(precision: str) -> tuple[ModelFile, bytes]:
+        record, content = model(precision, precision.encode())
+        return msgspec.structs.replace(record, parity=found, holdout_parity=found), content
+
+    def stated() -> dict[str, bool]:
+        return {f.precision: f.holdout_parity is not None for f in read_card(folder).files}
+
+    write_bundle(folder, card(), [stating("fp16")], test_split)
+    write_bundle(folder, card(), [stating("int8")], test_split)
+    assert stated() == {"fp32": False, "fp16": True, "int8": True}
+    fewer = Labelled(*(array[:40] for array in vars(test_split).values()))
+    write_bundle(folder, card(), [stating("int8")], fewer)
+    assert stated() == {"fp32": False, "fp16": False, "int8": True}
+    assert len(read_holdout(folder, card()).images) == 40
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", json.dumps({}).encode()])

@@ -92,7 +92,7 @@ def test_a_bundle_of_schema_1_gets_engines_and_the_present_schema(tmp_path: Path
     before, built = read_card(bundle).engines
     assert (before.compute_capability, built.compute_capability) == (("8.6",), ("8.9",))
     assert sha256_of(bundle / built.path) == built.sha256
-    assert json.loads((bundle / "card.json").read_text())["schema_version"] == 3
+    assert json.loads((bundle / "card.json").read_text())["schema_version"] == 4
 
 
 def test_building_again_replaces_the_record(bundle: Path) -> None:
@@ -126,6 +126,38 @@ def test_an_engine_outside_its_tolerance_is_not_kept(
     )
     assert main([*arguments, "--allow-drop"]) == 0
     assert read_card(bundle).engines[0].parity == bad
+
+
+def test_an_engine_that_does_what_its_file_did_at_export_is_kept(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate passed the file on the whole test split, of which the held-out images are a part."""
+    bundle = shutil.copytree(toy_bundle, tmp_path / "bundle")
+    found = Parity(images=360, top1=0.88, reference_top1=0.9, agreement=0.97, max_difference=0.1)
+    monkeypatch.setattr(bundled_engines, "why_not_here", lambda *_: None)
+    monkeypatch.setattr(bundled_engines, "verify_engine", lambda *_, **__: found)
+    built = SimpleNamespace(plan=b"plan", seconds=1.0, loaded=None)
+    monkeypatch.setattr(bundled_engines, "build_engine", lambda *_: built)
+
+    def stating(exported: Parity | None) -> None:
+        card = read_card(bundle)
+        files = [msgspec.structs.replace(file, holdout_parity=exported) for file in card.files]
+        write_card(bundle, msgspec.structs.replace(card, files=tuple(files)))
+
+    arguments = [str(bundle), "--compute-capability", "8.6"]
+    for exported, words in (
+        (None, r"2\.00 points below the student's 90\.00%"),
+        (
+            msgspec.structs.replace(found, top1=0.89),
+            r"1\.00 points below its own at export, 89\.00%",
+        ),
+    ):
+        stating(exported)
+        with pytest.raises(VerificationError, match=words):
+            main(arguments)
+    stating(found)
+    assert main(arguments) == 0
+    assert read_card(bundle).engines[0].parity == found
 
 
 def test_an_engine_that_is_not_kept_does_not_keep_the_others_from_being_built(

@@ -41,6 +41,17 @@ def test_auto_keeps_the_method_that_measures_best(
     )
 
 
+def test_the_card_names_images_of_the_users_own_validation_split(
+    small_graph: ExportedGraph, images: np.ndarray
+) -> None:
+    answers = np.zeros((len(images), 5), np.float32)
+    data = CalibrationData(images, images, np.zeros(len(images), np.int64), own_images=True)
+    exporter = Int8Exporter(small_graph.model, data, lambda *_: answers)
+    assert exporter.quantize("int8-cpu", "auto").calibration.endswith(
+        "of 67 training images, chosen by top-1 on 67 validation images"
+    )
+
+
 def test_a_named_method_is_not_measured(small_graph: ExportedGraph, images: np.ndarray) -> None:
     data = CalibrationData(images, images, np.zeros(len(images), np.int64))
 

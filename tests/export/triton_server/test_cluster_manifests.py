@@ -58,7 +58,10 @@ def test_our_own_server_is_probed_and_scales_by_its_queue(repository: Path) -> N
     (container,) = template["spec"]["containers"]
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in PROBES}
     assert paths == PROBES
-    assert container["resources"]["requests"] == {"cpu": "2", "memory": "1Gi"}
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "memory": "1Gi"},
+        "limits": {"memory": "3Gi"},
+    }
     labels = template["metadata"]["labels"]
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert found["Service"]["spec"]["selector"] == labels

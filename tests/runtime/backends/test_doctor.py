@@ -226,6 +226,7 @@ def test_the_driver_is_read_and_its_errors_are_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(GpuError, match="cuInit gave error 999") as no_driver:
         find()
     assert "install NVIDIA's driver" in no_driver.value.remedy
+    assert "the groups video and render" in no_driver.value.remedy
     monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(count=0))
     with pytest.raises(BackendError, match="finds no GPU"):
         find()
@@ -235,3 +236,4 @@ def test_the_driver_is_read_and_its_errors_are_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(GpuError, match="finds no GPU: CUDA_VISIBLE_DEVICES is ''") as hidden:
         find()
     assert "CUDA_VISIBLE_DEVICES must not hide" in hidden.value.remedy
+    assert "the groups video and render" in hidden.value.remedy

@@ -79,6 +79,12 @@ def test_classes_are_matched_by_name() -> None:
     assert shared_classes(("a", "b", "c"), ("c", "a", "b")).tolist() == [2, 0, 1]
     with pytest.raises(UserError, match=r"different classes \(c, d: in one of them only\)"):
         shared_classes(("a", "b", "c"), ("a", "b", "d"))
+    one, two = "caf\u00e9", "cafe\u0301"  # a Mac writes the second form
+    assert shared_classes((one, "tea"), ("tea", two)).tolist() == [1, 0]
+    assert shared_classes((two, "tea"), ("tea", one)).tolist() == [1, 0]
+    assert shared_classes((one, two), (two, one)).tolist() == [1, 0]  # two classes of both models
+    with pytest.raises(UserError, match="know different classes"):
+        shared_classes((one, two), (one,))
 
 
 @pytest.fixture

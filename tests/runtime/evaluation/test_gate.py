@@ -7,12 +7,14 @@ import pytest
 from runtime.evaluation.gate import (
     CLASS_LEVEL,
     CLASS_LOSS,
+    at_export,
     compare,
     complaint,
     fewest_too_many,
     unjudged_words,
 )
-from runtime.model.card import ClassChange, Parity
+from runtime.model.bundle import read_card
+from runtime.model.card import ClassChange, ModelFile, Parity
 
 SAME = Parity(images=1000, top1=0.9, reference_top1=0.9, agreement=1.0, max_difference=0.0)
 
@@ -156,3 +158,61 @@ def test_of_many_lost_classes_three_are_named() -> None:
     words = complaint(found, "int8")
     assert words is not None
     assert "it loses the classes 'b', 'c', 'd' and 4 more: of the 10 images of 'b'" in words
+
+
+def test_worse_images_than_the_whole_split_are_no_fault_of_the_file() -> None:
+    """In the split, 30 of 10,000 answers are lost, all of a rare class that is half of the part."""
+    labels = np.repeat([0, 1], [9500, 500])
+    exact = np.eye(2, dtype=np.float32)[labels]
+    found = exact.copy()
+    found[-30:] = found[-30:, ::-1]
+    part = np.r_[0:500, 9500:10_000]
+    assert complaint(compare(found, exact, labels, "ab"), "int8") is None
+    exported = compare(found[part], exact[part], labels[part], "ab")
+    assert complaint(exported, "int8") is not None
+    assert complaint(exported, "int8", exported=exported) is None
+
+    def with_lost(more: int) -> str | None:
+        worse = found.copy()
+        worse[-30 - more : -30] = worse[-30 - more : -30, ::-1]
+        again = compare(worse[part], exact[part], labels[part], "ab")
+        return complaint(again, "int8", exported=exported)
+
+    assert with_lost(10) is None
+    words = with_lost(11)
+    assert words == "top-1 95.90% is 1.10 points below its own at export, 97.00% (allowed 1.0)"
+
+
+def test_a_file_that_was_better_than_the_student_at_export_need_not_be() -> None:
+    assert complaint(parity(top1=0.891), "int8", exported=parity(top1=0.92)) is None
+    words = complaint(parity(top1=0.889), "int8", exported=parity(top1=0.92))
+    assert words is not None
+    assert "below the student's 90.00%" in words
+
+
+def test_agreement_and_lost_classes_count_from_the_export() -> None:
+    exported = parity(agreement=0.997, lost_classes=("a",))
+    same = parity(agreement=0.996, lost_classes=("a",))
+    assert complaint(same, "fp32") is not None
+    assert complaint(same, "fp32", exported=exported) is None
+    words = complaint(parity(agreement=0.995), "fp32", exported=exported)
+    assert (
+        words
+        == "it agrees with the student on 99.50% of 1000 images, at export 99.70% (needed 99.6%)"
+    )
+    words = complaint(parity(lost_classes=("a", "b")), "fp32", exported=exported)
+    assert words is not None
+    assert words.startswith("it loses the class 'b' (")
+
+
+def test_a_file_that_was_kept_in_spite_of_the_gate_is_measured_by_the_student(toy_bundle) -> None:
+    card = read_card(toy_bundle)
+
+    def record(top1: float) -> ModelFile:
+        return msgspec.structs.replace(
+            card.files[1], parity=parity(top1=top1), holdout_parity=parity(top1=0.7)
+        )
+
+    for top1, found in ((0.899, parity(top1=0.7)), (0.8, None)):
+        file = record(top1)
+        assert at_export(msgspec.structs.replace(card, files=(file,)), file) == found

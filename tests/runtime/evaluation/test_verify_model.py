@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from runtime.model.bundle import read_card, write_card
+from runtime.evaluation.verify_model import verify_bundle
+from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import Card, EngineRecord, Profile
 
 Cli = Callable[..., CompletedProcess[str]]
@@ -137,6 +138,42 @@ def test_a_lost_class_is_named(cli: Cli, bundle: Path) -> None:
     assert result["worst_class"]["recall_before"] == 1.0
     assert result["worst_class"]["recall_after"] == 0.5
     assert "it loses the class" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("right_at_export", "words"),
+    [
+        (None, "12.50 points below the student's 100.00%"),
+        (21, None),
+        (22, None),  # one image is always allowed
+        (23, "top-1 87.50% is 8.33 points below its own at export, 95.83% (allowed 0.2)"),
+    ],
+)
+def test_a_file_is_judged_by_what_it_did_at_export_on_these_images(
+    bundle: Path, right_at_export: int | None, words: str | None
+) -> None:
+    """It is right on 21 of 24, and the student on all of them."""
+    with np.load(bundle / "holdout.npz") as holdout:
+        labels, probabilities = holdout["labels"], holdout["probabilities"]
+    rows = np.flatnonzero(labels == 0)[:3]
+    labels[rows] = 1
+    probabilities[rows] = probabilities[rows][:, [1, 0, 2]]
+    change_holdout(bundle, labels=labels, probabilities=probabilities)
+
+    def stating(card: Card) -> Card:
+        single, half = card.files
+        exported = None
+        if right_at_export is not None:
+            exported = msgspec.structs.replace(half.parity, top1=right_at_export / 24)
+        half = msgspec.structs.replace(half, holdout_parity=exported)
+        return msgspec.structs.replace(card, files=(single, half))
+
+    change_card(bundle, stating)
+    (found,) = verify_bundle(
+        open_bundle(bundle), not_run=print, backend="onnx-cpu", precision="fp16"
+    )
+    assert (found.top1, found.passed) == (21 / 24, words is None)
+    assert (words or "") in (found.complaint or "")
 
 
 def test_what_does_not_run_here_is_said_and_not_judged(cli: Cli, bundle: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.base.errors import ImageError
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import preprocess
 
@@ -102,6 +103,63 @@ def test_a_transparent_colour_of_few_bits_is_white() -> None:
         assert np.all(found[20:] == 0x12)
 
 
+def with_tag(content: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF whose tag, a short, has another value on every page."""
+    found = bytearray(content)
+    (place,) = struct.unpack_from("<I", found, 4)
+    while place:
+        (count,) = struct.unpack_from("<H", found, place)
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            if struct.unpack_from("<H", found, entry)[0] == tag:
+                struct.pack_into("<H", found, entry + 8, value)
+        (place,) = struct.unpack_from("<I", found, place + 2 + 12 * count)
+    return bytes(found)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_tiff_of_16_bits_whose_zero_is_white(compression: str, pages: int) -> None:
+    values = ramp(1, 16)[..., 0]
+    expected = np.broadcast_to(255 - (values >> 8).astype(np.uint8)[..., None], (40, 40, 3))
+    buffer = io.BytesIO()
+    others = [Image.fromarray(values.T)] * (pages - 1)
+    Image.fromarray(values).save(
+        buffer, "TIFF", compression=compression, save_all=True, append_images=others
+    )
+    assert np.array_equal(asked(with_tag(buffer.getvalue(), 262, 0))[0], expected)
+    # As Pillow reads eight bits.
+    buffer = io.BytesIO()
+    Image.fromarray((values >> 8).astype(np.uint8)).save(buffer, "TIFF", compression=compression)
+    assert np.array_equal(asked(with_tag(buffer.getvalue(), 262, 0))[0], expected)
+
+
+def test_a_tiff_of_16_bits_in_the_other_order_of_bytes() -> None:
+    values = ramp(1, 16)[..., 0]
+    for zero, expected in ((0, 255 - (values >> 8)), (1, values >> 8)):
+        tags = {256: 40, 257: 40, 258: 16, 259: 1, 262: zero, 273: 8, 277: 1, 278: 40, 279: 3200}
+        entries = [struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()]
+        table = struct.pack(">H", len(tags)) + b"".join(entries)
+        data = values.astype(">u2").tobytes()
+        content = b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + table + bytes(4)
+        assert np.array_equal(asked(content)[0][..., 0], expected)
+
+
+def test_few_bits_of_a_tiff_whose_zero_is_white_are_pale() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(ramp(1, 12)[..., 0]).save(buffer, "TIFF")
+    found, warnings = asked(with_tag(buffer.getvalue(), 262, 0))
+    assert found.min() == 255 - 15
+    assert "as those of 12 bits do, and give a pale picture" in warnings[0]
+
+
+def test_a_tiff_of_floats_is_refused_whatever_its_zero_is() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(ramp(1, 16)[..., 0].astype(np.float32)).save(buffer, "TIFF")
+    for zero in (0, 1):
+        with pytest.raises(ImageError, match="mode F has no defined range of values"):
+            asked(with_tag(buffer.getvalue(), 262, zero))
+
+
 @pytest.mark.parametrize("bits", [10, 12, 16])
 def test_a_tiff_of_few_bits_is_told(bits: int) -> None:
     buffer = io.BytesIO()
@@ -123,3 +181,4 @@ def test_a_tiff_of_12_bits_a_value_fills_the_range() -> None:
     found, warnings = asked(content)
     assert np.array_equal(found[..., 0], values >> 4)
     assert warnings == []
+    assert np.array_equal(asked(with_tag(content, 262, 0))[0][..., 0], 255 - (values >> 4))

@@ -137,8 +137,9 @@ def test_a_changing_rate_is_no_damage() -> None:
     for number, seconds in enumerate((0, 0.034, 0.081, 0.133, 0.2, 0.3)):
         assert changing.next(seconds) == (number, seconds)
     assert changing.missing_of(6, exact=True) == 0
-    assert changing.missing_of(12, exact=False) == 0  # sound of a fifth of a second more
-    assert changing.missing_of(16, exact=False) == 16
+    # The last picture is shown for 0.1 s, as the one before: 12 / 30 s are seen.
+    assert changing.missing_of(18, exact=False) == 0  # sound of a fifth of a second more
+    assert changing.missing_of(20, exact=False) == 20
 
 
 class Stream:

@@ -96,7 +96,7 @@ def test_a_card_is_read_as_it_was_written(full_card: Card, tmp_path: Path) -> No
     write_card(tmp_path, full_card)
     assert read_card(tmp_path) == full_card
     written = json.loads((tmp_path / "card.json").read_bytes())
-    assert (written["schema_version"], written["minimum_reader"]) == (3, 2)
+    assert (written["schema_version"], written["minimum_reader"]) == (4, 2)
     assert written["provenance"]["terms"] == ["drg", "dsr"]
     assert written["engines"][0]["compute_capability"] == ["8.6", "8.9", "12.0"]
 
@@ -226,7 +226,7 @@ def test_a_newer_card_that_allows_it_is_read_without_the_files_of_new_kinds(
 @pytest.mark.parametrize(
     ("versions", "needed"),
     [
-        ({"schema_version": 9, "minimum_reader": 4}, 4),
+        ({"schema_version": 9, "minimum_reader": 5}, 5),
         ({"schema_version": 9, "minimum_reader": None}, 9),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_card_for_newer_readers_is_refused_in_one_line(
         card_from_json(changed(full_card, edit), source="bundle/card.json")
     assert str(refused.value) == (
         f"bundle/card.json needs a reader of card schema {needed}, and this version reads schemas "
-        "up to 3; update SKD Edge here, or export the run again with this version"
+        "up to 4; update SKD Edge here, or export the run again with this version"
     )
 
 

@@ -177,7 +177,7 @@ def test_the_card_carries_the_fit(toy_bundle: Path, tmp_path: Path, fit: Fit) ->
     written = json.loads((tmp_path / "card.json").read_bytes())
     assert written["input"]["fit"] == fit
     # A reader that knows no fits would crop: it must refuse the card, unless crop is right.
-    assert (written["schema_version"], written["minimum_reader"]) == (3, 2 if fit == "crop" else 3)
+    assert (written["schema_version"], written["minimum_reader"]) == (4, 2 if fit == "crop" else 3)
 
 
 def test_a_card_without_a_fit_means_crop(toy_bundle: Path) -> None:

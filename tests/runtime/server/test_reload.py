@@ -406,3 +406,32 @@ def test_many_signals_at_once_do_no_harm(variants: tuple[Path, Path]) -> None:
         assert last > 1
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: version_of(client, name) > last)
+
+
+# The command, which gets the signal when it begins to open its model.
+SIGNALLED = """
+import signal, sys
+from runtime.commands import serve
+
+def signalled(path, options, opened=serve._open_batcher):
+    serve._open_batcher = opened
+    signal.raise_signal(signal.SIGHUP)
+    return opened(path, options)
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+serve._open_batcher = signalled
+sys.exit(serve.main(sys.argv[2:]))
+"""
+
+
+def test_a_signal_before_the_server_answers_loads_the_model_again(toy_bundle: Path) -> None:
+    """By default it would end the process, which `systemctl reload` must not do."""
+    with (
+        running(toy_bundle, script=SIGNALLED) as (process, address),
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        wait_for(lambda: _answers(address))
+        name = client.get("/v1/model").json()["name"]
+        wait_for(lambda: version_of(client, name) == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0

@@ -29,12 +29,12 @@ from PIL import Image
 
 from runtime import Batcher, Classifier, Limits, open_classifier
 from runtime.backends.session import Session
-from runtime.base.errors import BackendError, DeviceLostError
+from runtime.base.errors import BackendError, DeviceLostError, UserError
 from runtime.commands import serve
 from runtime.commands.serve import _batcher, _parser
 from runtime.server.admission import ServerSettings
 from runtime.server.api import build_api
-from runtime.server.listening import listen
+from runtime.server.listening import bearer_token, listen
 from runtime.server.multipart_form import FormFiles
 from runtime.server.reloading import Reloader
 from runtime.server.server_config import server_config
@@ -631,6 +631,22 @@ def test_mistakes_are_one_line(
             assert finished.returncode == 2
             assert len(finished.stderr.splitlines()) == 1
             assert words in finished.stderr
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_token_that_is_set_to_nothing_is_refused(
+    value: str, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose variable has no value must not open the server to all."""
+    monkeypatch.setenv("SKD_EDGE_TOKEN", value)
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.delattr(serve, "listen")  # so far it must not come
+    with pytest.raises(UserError, match="received an empty SKD_EDGE_TOKEN, expected a token;"):
+        serve.main([str(toy_bundle), "--port", "0"])
+    monkeypatch.setenv("SKD_EDGE_TOKEN", " secret ")
+    assert bearer_token() == "secret"
+    monkeypatch.delenv("SKD_EDGE_TOKEN")
+    assert bearer_token() is None
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:

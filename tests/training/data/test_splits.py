@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -112,11 +113,11 @@ def test_half_of_the_held_out_images_of_each_class_choose() -> None:
 
 
 def test_images_of_one_group_choose_together_or_are_kept_apart_together() -> None:
-    groups = np.arange(200) // 4
-    data = replace(relabelled(np.arange(200) % 4), train_groups=groups)
-    choosing = choosing_images(data, np.arange(200))
+    groups = np.arange(400) // 4
+    data = replace(relabelled(np.arange(400) % 4), train_groups=groups)
+    choosing = choosing_images(data, np.arange(400))
     assert set(np.bincount(groups, weights=choosing)) == {0.0, 4.0}
-    assert choosing.sum() == 100
+    assert choosing.sum() == 200
     # A bound counts images as independent: one of each group.
     apart = np.flatnonzero(~choosing)
     drawn = one_of_each_group(data, apart)
@@ -125,8 +126,21 @@ def test_images_of_one_group_choose_together_or_are_kept_apart_together() -> Non
     assert len({row % 4 for row in drawn.tolist()}) > 1  # at random, not the first of each
     assert np.array_equal(drawn, one_of_each_group(data, apart))
     assert np.array_equal(one_of_each_group(replace(data, train_groups=None), apart), apart)
-    # One group of 80 and 20 single images: either side has the group, or all of them choose.
-    lopsided = replace(data, train_groups=np.maximum(np.arange(200) - 79, 0))
-    choosing = choosing_images(lopsided, np.arange(100))
-    assert (~choosing).sum() in (0, *range(80, 100))
+    # One group of 80 and 220 single images: either side has the group.
+    lopsided = replace(data, train_groups=np.maximum(np.arange(400) - 79, 0))
+    choosing = choosing_images(lopsided, np.arange(300))
+    assert (~choosing).sum() == 150
     assert len(set(choosing[:80])) == 1
+
+
+def test_images_that_could_prove_no_threshold_choose() -> None:
+    """A bound has one of each group, and those that 64 MiB hold: 45 are the fewest."""
+    labels = np.arange(400) % 2
+    grouped = replace(relabelled(labels), train_groups=np.arange(400) // 4)
+    for groups, shared in ((90, True), (89, False)):
+        assert bool(choosing_images(grouped, np.arange(4 * groups)).all()) is not shared
+    for size, shared in ((704, True), (706, False)):  # 45.1 and 44.9 images
+        spec = msgspec.structs.replace(dataset(5).input, size=size, resize=size, crop=size)
+        test = {"test_images": np.zeros((1, size, size, 3), np.uint8), "test_labels": labels[:1]}
+        data = replace(relabelled(labels), input=spec, **test)
+        assert bool(choosing_images(data, np.arange(400)).all()) is not shared

@@ -101,6 +101,41 @@ def test_json_beside_cls_says_group_and_split_and_a_named_class(
         load(path, columns="group=who")
 
 
+@pytest.mark.parametrize(
+    ("plain", "texts", "other", "said"),
+    [
+        ("cls", ["cat", "dog"], "noisy.cls", ["web1", "web2"]),
+        ("json", ['{"label": "cat"}', '{"label": "dog"}'], "aug.json", ['{"type": "flip"}'] * 2),
+        ("json", ['{"label": "cat"}', '{"label": "dog"}'], "old.cls", ["x", "y"]),
+        ("txt", ["cat", "dog"], "en.txt", ["a cat", "a dog"]),
+        ("txt", ["cat", "dog"], "aug.json", ['{"type": "flip"}'] * 2),
+    ],
+)
+def test_a_plain_ending_states_the_class(
+    shard: Callable[..., Path], plain: str, texts: list[str], other: str, said: list[str | None]
+) -> None:
+    assert load(beside(shard("a.tar", plain, texts * 4), other, said * 4)).class_names == (
+        "cat",
+        "dog",
+    )
+    first = shard("b.tar", other, [*said * 4])
+    assert load(beside(first, plain, [*texts * 4])).class_names == ("cat", "dog")
+
+
+def test_of_several_endings_in_two_parts_none_states_the_class(shard: Callable[..., Path]) -> None:
+    path = beside(shard("a.tar", "fine.cls", ["x", "y"] * 4), "coarse.cls", ["p"] * 8)
+    with pytest.raises(UserError, match=r"000: 000.fine.cls or 000.coarse.cls may state the class"):
+        load(path)
+    path = beside(shard("b.tar", "meta.json", ['{"label": "x"}'] * 8), "caption.txt", ["p"] * 8)
+    with pytest.raises(UserError, match=r"expected one file that does, such as 000\.json"):
+        load(path)
+    path = beside(path, "json", ['{"kind": "x"}', '{"kind": "y"}'] * 4)
+    assert load(path, columns="label=kind").class_names == ("x", "y")
+    both = beside(shard("c.tar", "a.json", ['{"label": "x"}'] * 8), "b.json", ["{}"] * 8)
+    with pytest.raises(UserError, match=r"has several .json files, and --columns names 'label'"):
+        load(both, columns="label=label")
+
+
 def test_columns_that_no_json_file_has_are_refused(shard: Callable[..., Path]) -> None:
     path = shard("a.tar", "cls", ["x", "y"] * 8)
     with pytest.raises(UserError, match=r"000: has no .json file with keys, and --columns na"):

@@ -10,8 +10,9 @@ import torch
 
 from runtime.base.errors import UserError
 from training import run
+from training.config.former_recipes import recipe_of_result
 from training.config.plan import Plan, differences
-from training.config.recipe import recipe_from_values, recipe_of_result
+from training.config.recipe import recipe_from_values
 from training.data import Dataset
 from training.data.batches import Batch
 from training.engine import device, execution

@@ -151,6 +151,21 @@ def test_an_unfinished_run_is_found_by_the_content_of_its_data(
     assert "run folder runs/animals-mobilenetv2-ce-s0" in capsys.readouterr().out
 
 
+def test_a_run_that_learned_int8_is_passed_over(
+    pictures: Path, here: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is newer than its source, and its checkpoint has the plan of that."""
+    assert run.main([*options, "--data", str(pictures)]) == 0
+    source = here / "runs" / "pets-mobilenetv2-ce-s0"
+    learned = shutil.copytree(source, source.with_name(f"{source.name}-int8"))
+    path = learned / "checkpoint.pt"
+    save_checkpoint(path, replace(read_checkpoint(path), learned={"int8": {}}))
+    copy = shutil.copytree(pictures, here / "animals")
+    capsys.readouterr()
+    assert run.main([*options, "--data", str(copy), "--resume"]) == 0
+    assert "runs/pets-mobilenetv2-ce-s0 is finished: nothing to resume" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_something_else_is_passed_over(
     pictures: Path, here: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import re
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,6 +12,7 @@ from scipy import stats
 from runtime.base.errors import UserError
 from tests.support.study_lines import cells, line
 from training.studies.confirmation import deviations_table
+from training.studies.evidence_plan import FULL, STUDIES, planned_runs
 from training.studies.evidence_tables import (
     Question,
     answers_table,
@@ -182,6 +184,27 @@ def test_a_question_of_which_no_method_was_run_is_open() -> None:
         answers_table([line("ce", 0, 0.5)], [question], {})
     )
     assert (difference, answer, p_value) == ("open", "open", "")
+
+
+def test_a_line_of_another_student_or_recipe_is_not_of_a_planned_run(tmp_path: Path) -> None:
+    main = planned_runs(STUDIES["main"], FULL)
+    of_plan = [
+        {
+            **line(run.method.name, run.seed, 0.5, study="main", data="cifar100", arch=run.arch),
+            "width": 1.0,
+            "image_size": 32,
+            "epochs": run.recipe.epochs,
+            "recipe": msgspec.json.decode(msgspec.json.encode(run.recipe)),
+        }
+        for run in main[:6]
+    ]
+    of_plan[1]["width"] = 0.25
+    of_plan[2]["image_size"] = 64
+    of_plan[3]["recipe"]["learning_rate"] = 9.0
+    del of_plan[4]["recipe"]["fit"]  # of an older version: the default
+    merge_lines(tmp_path / "main.jsonl", of_plan)
+    rows = {row[0].split("]")[0].strip("["): row for row in cells(open_table(tmp_path, links=""))}
+    assert rows["main"][2] == f"3 of {len(main)}"
 
 
 def test_the_state_of_the_queue_counts_its_runs(tmp_path: Path) -> None:

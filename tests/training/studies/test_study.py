@@ -22,12 +22,14 @@ from runtime.base.errors import GpuError, UserError
 from tests.support.noise_arrays import write_noise_arrays
 from tests.support.study_lines import line
 from training import study
+from training.config.method_registry import METHOD_REGISTRY, MethodEntry
 from training.config.options import Options, option_parser, recipe_of
 from training.config.recipe import load_recipe, parsed_settings
 from training.evaluation.confidence import read_image_record
 from training.studies import local_runs
 from training.studies import pool as study_pool
 from training.studies.pool import fail_runs
+from training.studies.result_lines import merge_lines
 from training.studies.study_methods import (
     METHODS,
     StudyMethod,
@@ -276,6 +278,14 @@ def test_methods_are_terms_and_changes() -> None:
         methods_named("ce,kd")
 
 
+def test_a_new_term_of_the_registry_leaves_the_known_methods_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {name: method.methods for name, method in METHODS.items()}
+    monkeypatch.setitem(METHOD_REGISTRY, "new", MethodEntry("new:New", "term"))
+    assert {name: method.methods for name, method in METHODS.items()} == before
+
+
 def test_a_row_that_would_be_the_training_of_another_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,6 +404,11 @@ def test_a_study_is_resumed_run_by_run(
     other = shutil.copytree(tiny_folder, tmp_path / "fold2" / tiny_folder.name)
     np.save(other / "test_labels.npy", np.load(other / "test_labels.npy")[::-1])
     of_other = [str(other) if option == str(tiny_folder) else option for option in options]
+    with pytest.raises(
+        UserError, match=r"^tiny has the content_digest .* the lines of .*main\.jsonl"
+    ):
+        study.main([*of_other, "--terms", "ce", "--seeds", "1"])
+    Path("results/main.jsonl").unlink()
     with pytest.raises(UserError, match="is a run of other data of that name"):
         study.main([*of_other, "--terms", "ce", "--seeds", "1"])
 
@@ -465,6 +480,19 @@ def test_a_data_set_smaller_than_the_default_batch(
     if chosen:
         with pytest.raises(UserError, match="batch size 64 does not fit 45 training images"):
             study.main([*options, *(word.replace("32", "64") for word in chosen)])
+
+
+def test_lines_of_other_images_are_refused_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "run_all", lambda *_, **__: pytest.fail("it trains"))
+    facts = {"study": "main", "data": tiny_folder.name, "content_digest": "another"}
+    merge_lines(Path("results/main.jsonl"), [line("ce", 0, 0.5, **facts)])
+    options = ["--arch", "mobilenetv2", "--data", str(tiny_folder)]
+    for more in ([], ["--print-commands"]):
+        with pytest.raises(UserError, match=r"^tiny has the content_digest \w+, but the lines of"):
+            study.main([*options, *more])
 
 
 def test_printed_commands_are_all_that_stdout_has(

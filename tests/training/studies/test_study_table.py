@@ -10,10 +10,11 @@ from runtime.base.errors import UserError
 from tests.support.published import published_recipe
 from training.config.idle_keys import DISTILLATION_KEYS, idle_keys
 from training.config.recipe import load_recipe
-from training.studies.result_lines import merge_lines, read_lines
+from training.studies.kept_lines import former_line
+from training.studies.result_lines import commands_of, merge_lines, read_lines
 from training.studies.study_methods import METHODS
 from training.studies.study_table import best_validated, plot_name, plot_study, study_table
-from training.studies.table_rows import rows_of, shared_settings
+from training.studies.table_rows import paired_lines, rows_of, shared_settings
 
 
 def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
@@ -201,6 +202,39 @@ def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:
     # A line that does not state these has their defaults.
     merge_lines(path, [{**old, "weights": "random", "noise_seed": 0, "top1": 0.9}])
     assert [found["top1"] for found in read_lines(path)] == [0.6, 0.5, 0.9]
+
+
+def test_a_line_from_before_thresholds_is_of_a_run_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "main.jsonl"
+    old = digits_line("ce", 0, 0.5) | {"validation_images": 90}
+    del old["recipe"]["thresholds"]  # type: ignore[attr-defined]
+    now = digits_line("ce", 0, 0.5, thresholds=False) | {"validation_images": 90}
+    merge_lines(path, [old])
+    assert former_line(read_lines(path), now) == old
+    assert (
+        "--set thresholds=false" in commands_of("main", [{**old, "width": 1, "image_size": 8}])[0]
+    )
+    # Of a version that kept images apart and had no key, and of too few images for the key.
+    with_them = digits_line("ce", 0, 0.5) | {"validation_images": 90}
+    assert former_line([{**old, "threshold_images": 45}], with_them)
+    assert former_line([{**old, "validation_images": 89}], with_them)
+
+
+def test_a_seed_counts_once() -> None:
+    first = digits_line("ce", 0, 0.5, thresholds=False)
+    with pytest.raises(UserError, match=r"^ce of a on digits has several lines of seed 0;"):
+        rows_of([first, digits_line("ce", 1, 0.5), digits_line("ce", 0, 0.5)])
+
+
+def test_a_run_that_is_tested_with_two_noises_is_paired_with_the_same_noise() -> None:
+    lines = [
+        digits_line(method, 0, 0.5 + noise / 10) | {"noise_seed": noise}
+        for method in ("ce", "dsr")
+        for noise in (0, 1)
+    ]
+    ce, dsr = rows_of(lines)
+    pairs = paired_lines(dsr, ce)
+    assert [(one["top1"], other["top1"]) for one, other in pairs] == [(0.5, 0.5), (0.6, 0.6)]
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:

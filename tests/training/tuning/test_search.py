@@ -52,6 +52,7 @@ class Simulated:
 
     fails: Callable[[StudyRun], bool] = staticmethod(lambda run: False)
     test_top1: Callable[[StudyRun], float] = staticmethod(lambda run: 0.5)
+    failure = 1  # the exit code of one that fails
     started: ClassVar[list[str]] = []
     looks = 0
     stop_after: int | None = None
@@ -75,7 +76,7 @@ class Simulated:
             with journal.open("a") as file:
                 file.write(json.dumps({**line, "top1": Simulated.test_top1(self.run)}) + "\n")
             return None
-        self.code = 1 if Simulated.fails(self.run) else 0
+        self.code = Simulated.failure if Simulated.fails(self.run) else 0
         if self.code == 0:
             self._finish()
         return self.code
@@ -345,6 +346,63 @@ def test_a_trial_that_fails_is_told_and_others_go_on(
     assert len(a_search(tmp_path / "few").run(trials=2, jobs=1).failed) == 2
     with pytest.raises(UserError, match=r"the first 3 trials that ended failed: see .*\.log"):
         a_search(tmp_path / "all").run(trials=5, jobs=1)
+
+
+@pytest.mark.parametrize("cause", ["signal", "lock"])
+def test_a_trial_that_is_ended_from_outside_goes_on_with_the_next_call(
+    cause: str, tmp_path: Path, simulated: type[Simulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.fails = staticmethod(lambda run: run.method.name == "trial-0001")
+    if cause == "signal":
+        monkeypatch.setattr(simulated, "failure", -signal.SIGKILL)
+    else:
+        monkeypatch.setattr(searching, "is_locked", lambda folder: "0001" in folder.name)
+    outcome = a_search(tmp_path).run(trials=3, jobs=1)
+    assert [run.method.name for run in outcome.failed] == ["trial-0001"]
+    assert (outcome.waiting, outcome.stopped) == (1, False)
+    simulated.fails = staticmethod(lambda run: False)
+    monkeypatch.setattr(searching, "is_locked", lambda _folder: False)
+    search = a_search(tmp_path)
+    assert search.run(trials=3, jobs=1).failed == []
+    assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
+
+
+def test_runs_that_are_all_ended_from_outside_end_the_search(
+    tmp_path: Path, simulated: type[Simulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.fails = staticmethod(lambda run: True)
+    monkeypatch.setattr(simulated, "failure", -signal.SIGKILL)
+    with pytest.raises(UserError, match="the first 3 trials that ended failed"):
+        a_search(tmp_path).run(trials=5, jobs=1)
+
+
+@pytest.mark.parametrize("seconds", [120, 0])
+def test_a_trial_in_whose_folder_another_process_trains_is_waited_for(
+    seconds: int,
+    tmp_path: Path,
+    simulated: type[Simulated],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is another scheduler's, or one that a killed search has left."""
+    (run,) = a_search(tmp_path).missing_runs(trials=1)
+    looks = iter([True, True, False])
+    monkeypatch.setattr(searching, "is_locked", lambda _folder: next(looks, False))
+    monkeypatch.setattr(searching, "GRACE_SECONDS", seconds)
+    outcome = a_search(tmp_path).run(trials=1, jobs=1)
+    assert outcome.failed == []
+    if seconds:
+        assert (simulated.started, outcome.waiting) == (["trial-0000"], 0)
+    else:
+        assert (simulated.started, outcome.waiting) == ([], 1)
+        said = f"trial 0: another process trains in {run.folder}, left for the next call"
+        assert said in capsys.readouterr().out
+
+
+def test_every_seed_of_the_command_line_seeds_the_proposals(tmp_path: Path) -> None:
+    settings = replace(settings_in(tmp_path), seed=2**32 - 1)
+    search = Search(SPACE, settings, NO_BOUNDS, latency=lambda run: 0.0, place=SimulatedPlace())
+    assert search.run(trials=2, jobs=1).failed == []
 
 
 def test_students_with_more_macs_than_the_bound_are_not_trained(
