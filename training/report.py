@@ -1,9 +1,9 @@
-"""Writes the pages below results/ and the tables of RESULTS.md: `python training/report.py`.
+"""Writes results/*.md and the tables of RESULTS.md and README.md: `python training/report.py`.
 
 All of them are made of the raw lines in `results/` alone, so whoever runs this gets the same bytes.
-In RESULTS.md only what stands between `<!-- results:NAME -->` and `<!-- /results -->` is written;
+In both documents only what stands between `<!-- results:NAME -->` and `<!-- /results -->` is written;
 NAME is a study, `robustness`, `cost`, `h100` for what was printed there, `open` for the plan, or
-`answer` for what the confirming study says in three sentences.
+`answer` and `gain` for what the confirming study says in three sentences and in one.
 """
 
 import re
@@ -23,20 +23,21 @@ from training.studies.report_pages import (
 )
 from training.studies.result_lines import RESULTS
 
-REPORT = Path("RESULTS.md")
+REPORT, README = Path("RESULTS.md"), Path("README.md")
 _BLOCK = re.compile(r"(<!-- results:([\w.-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the tables, the pages and the plots; removes pages that have no lines any more."""
     _parser().parse_args(arguments)
-    try:
-        text = REPORT.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{REPORT} cannot be read ({error.strerror}); run this beside it"
-        ) from error
-    write_atomic(REPORT, rendered(text, RESULTS))
+    for document in (REPORT, README):
+        try:
+            text = document.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{document} cannot be read ({error.strerror}); run this beside it"
+            ) from error
+        write_atomic(document, rendered(text, RESULTS))
     pages = page_texts(RESULTS)
     for former in RESULTS.glob("*.md"):
         if former.name not in pages and former not in other_pages(RESULTS):
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, page in pages.items():
         write_atomic(RESULTS / name, page)
     plots = draw_plots(RESULTS)
-    print(f"tables  {REPORT}\npages   {', '.join(pages)}")  # noqa: T201
+    print(f"tables  {REPORT}, {README}\npages   {', '.join(pages)}")  # noqa: T201
     print(f"plots   {', '.join(map(str, plots)) or 'none'}")  # noqa: T201
     return 0
 
@@ -60,7 +61,7 @@ def rendered(text: str, results: Path) -> str:
         content = block_text(match[2], results)
         if content is None:
             raise UserError(
-                f"{REPORT}: the mark results:{match[2]} names nothing; "
+                f"the mark results:{match[2]} names nothing; "
                 f"expected one of {', '.join(block_names(results))}"
             )
         return f"{match[1]}{content}\n{match[3]}"

@@ -9,6 +9,7 @@ from training.studies.confirmation import (
     answer_in_sentences,
     confirmed_parts,
     deviations_table,
+    gain_in_a_sentence,
     weights_table,
 )
 from training.studies.costs import cost_table
@@ -47,7 +48,7 @@ from training.studies.waiting import wanted_seeds, why_it_waits
 
 INDEX = "README.md"
 OPEN = "open"
-ANSWER = "answer"  # of the confirming study, in three sentences
+ANSWER, GAIN = "answer", "gain"  # of the confirming study, in three sentences and in one
 PRINTED = "h100"  # what commands printed on that GPU
 _LEGEND = """\
 Top-1 and top-5 are those of the last epoch on the whole test split, mean ± standard deviation over
@@ -95,7 +96,7 @@ def other_pages(results: Path) -> list[Path]:
 
 
 def block_text(name: str, results: Path) -> str | None:
-    """What stands in RESULTS.md between the marks of `name`; None if the name has no meaning.
+    """What stands in a document between the marks of `name`; None if the name has no meaning.
 
     Args:
         name: one of `block_names`. For a study it gives the short tables, with a link to its page.
@@ -103,8 +104,8 @@ def block_text(name: str, results: Path) -> str | None:
     """
     if name == OPEN:
         return open_table(results, links="results/")
-    if name == ANSWER:
-        return _answer(results)
+    if name in (ANSWER, GAIN):
+        return _answer(results, in_one=name == GAIN)
     if name == PRINTED:
         return "\n\n".join(_printed(results / f"{PRINTED}.json"))
     if name == COST:
@@ -125,9 +126,9 @@ def block_text(name: str, results: Path) -> str | None:
 
 
 def block_names(results: Path) -> list[str]:
-    """The names that blocks of RESULTS.md can have."""
+    """The names that blocks of a document can have."""
     measured = [file.stem for file in study_files(results)]
-    return list(dict.fromkeys([*measured, *STUDIES, ROBUSTNESS, COST, PRINTED, OPEN, ANSWER]))
+    return list(dict.fromkeys([*measured, *STUDIES, ROBUSTNESS, COST, PRINTED, OPEN, ANSWER, GAIN]))
 
 
 def draw_plots(results: Path) -> list[Path]:
@@ -206,13 +207,15 @@ def _deviations(queued: QueueStudy, lines: Sequence[Line]) -> list[str]:
     )
 
 
-def _answer(results: Path) -> str:
-    """What the confirming study says in three sentences, or that its runs are not all there."""
+def _answer(results: Path, *, in_one: bool) -> str:
+    """What the confirming study says in one sentence or three, or that runs are missing."""
     (study,) = (each for each in QUEUED.values() if each.roles)
     if waits := why_it_waits(study, results):
         return paragraph(f"{study.question} {waits}")
-    lines = read_lines(results / f"{study.name}.jsonl")
-    return paragraph(answer_in_sentences(by_student(lines), ASKED, study.roles))
+    students = by_student(read_lines(results / f"{study.name}.jsonl"))
+    if in_one:
+        return paragraph(gain_in_a_sentence(students, study.roles))
+    return paragraph(answer_in_sentences(students, ASKED, study.roles))
 
 
 def _chosen(queued: QueueStudy, students: Mapping[str, Sequence[Line]]) -> list[str]:

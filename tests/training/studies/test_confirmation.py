@@ -12,6 +12,7 @@ from training.studies.confirmation import (
     answer_in_sentences,
     confirmed_parts,
     deviations_table,
+    gain_in_a_sentence,
     gains_table,
     seeds_asked_for,
     weights_table,
@@ -112,6 +113,17 @@ def test_the_answer_is_three_sentences_and_one_where_a_paired_t_test_does_not_ag
     )
     # Their pairs have one area, 1/2, so a paired t-test knows nothing of it.
     assert fourth == "By the paired t-test “Does it rank its answers as well?” is not."
+
+
+def test_the_gain_is_one_sentence_with_the_heads_alone_beside_it() -> None:
+    lines = lines_of("mobilenetv2", 0.1)
+    lines += [line("ds", seed, 0.56, top1=0.56, **OTHERS) for seed in range(SEEDS)]
+    sentence = gain_in_a_sentence({"a": lines, "b": lines_of("shufflenetv2", 0.01)}, ROLES)
+    assert sentence.startswith("digits at 16 px, 2 epochs, points of top-1 over cross-entropy with")
+    assert f"over {SEEDS} seeds and the test images: DRG+DSR is +10.00 [+7" in sentence
+    assert " with a and +1.00 [" in sentence
+    assert "; the cross-entropy of its heads alone is +6.00 [" in sentence
+    assert sentence.endswith(" with a and not measured with b.")
 
 
 def test_a_yes_with_which_a_paired_t_test_does_not_agree_is_named() -> None:

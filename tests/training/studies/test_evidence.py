@@ -328,7 +328,10 @@ def test_the_runs_of_a_study_of_the_queue_are_one_command(tmp_path: Path) -> Non
 
 def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    assert report.rendered(text, ROOT / "results") == text, "run `make results`"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for document in (text, readme):
+        assert report.rendered(document, ROOT / "results") == document, "run `make results`"
+    assert re.findall("<!-- results:(.*) -->", readme) == ["gain"]
     pages = page_texts(ROOT / "results")
     others = {page.name for page in other_pages(ROOT / "results")}
     assert others == {"encoded-accuracy.md", "learned-int8.md", "tuned.md"}  # see the next test
@@ -344,12 +347,14 @@ def test_results_are_what_the_lines_say(tmp_path: Path, monkeypatch: pytest.Monk
     # And the command writes just that.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "results", "results")
-    Path("RESULTS.md").write_text(re.sub(r"\d\d\.\d\d", "0", text), encoding="utf-8")
+    for name, document in (("RESULTS.md", text), ("README.md", readme)):
+        Path(name).write_text(report._BLOCK.sub(r"\1\3", document), encoding="utf-8")
     for name in pages:
         Path("results", name).write_text("old")
     Path("results", "of-lines-that-are-gone.md").write_text("old")
     assert report.main([]) == 0
     assert Path("RESULTS.md").read_text(encoding="utf-8") == text
+    assert Path("README.md").read_text(encoding="utf-8") == readme
     left = {path.name: path.read_bytes() for path in Path("results").glob("*.md")}
     assert left.keys() - written.keys() == others
     assert {name: left[name] for name in written} == written
