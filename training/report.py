@@ -1,7 +1,7 @@
 """Writes results/*.md and the tables of RESULTS.md and README.md: `python training/report.py`.
 
 All of them are made of the raw lines in `results/` alone, so whoever runs this gets the same bytes.
-In both documents only what stands between `<!-- results:NAME -->` and `<!-- /results -->` is written;
+Of both documents only what is between `<!-- results:NAME -->` and `<!-- /results -->` is written;
 NAME is a study, `robustness`, `cost`, `h100` for what was printed there, `open` for the plan, or
 `answer` and `gain` for what the confirming study says in three sentences and in one.
 """

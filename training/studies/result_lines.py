@@ -24,6 +24,7 @@ IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
 _DEFAULTS = {"weights": "random", "noise_seed": 0}
 _OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
 _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
+_RECIPE_DEFAULTS = {x.name: x.default for x in msgspec.structs.fields(Recipe) if not x.required}
 
 
 def merge_lines(path: Path, lines: Sequence[Line]) -> None:
@@ -94,9 +95,7 @@ def refuse_other_data(
 
 def whole_recipe(line: Line) -> dict[str, Any]:
     """The line's recipe as JSON has it. Keys that are younger than the line have their defaults."""
-    fields = msgspec.structs.fields(Recipe)
-    defaults = {field.name: field.default for field in fields if not field.required}
-    whole = {**defaults, **recipe_of_result(line)}
+    whole = {**_RECIPE_DEFAULTS, **recipe_of_result(line)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
 
 
