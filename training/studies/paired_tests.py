@@ -50,7 +50,7 @@ def mean_of(column: str) -> Statistic:
 
 def area(columns: Columns, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """AUROC of right against wrong answers of each run; an image counts `weights` times."""
-    of_weights = blake2b(np.ascontiguousarray(weights)).digest()
+    of_weights = blake2b(weights.tobytes()).digest()
     areas = []
     for confidence, right in zip(columns["confidence"], columns["right"], strict=True):
         run = blake2b(confidence.tobytes() + right.tobytes() + of_weights).digest()
