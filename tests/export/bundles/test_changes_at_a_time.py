@@ -20,6 +20,7 @@ from runtime.model.card import Card, EngineRecord
 from runtime.model.holdout import read_holdout
 
 BUNDLE = Path(__file__).parents[2] / "runtime" / "data" / "bundle_of_schema_1"
+SECONDS = 60  # until a thread that does not come is an error
 PATIENCE = 0.3  # seconds in which the other thread would come to its end if no lock held it
 
 
@@ -70,7 +71,7 @@ def test_two_engines_that_are_listed_at_a_time_are_both_in_the_card(
     begun = wait_within(monkeypatch, bundled_engines, "write_card", ended)
 
     def second() -> None:
-        begun.wait()
+        begun.wait(SECONDS)
         list_engine(bundle, *record_of(bundle, "b"))
         ended.set()
 
@@ -90,13 +91,14 @@ def test_an_engine_that_is_listed_during_an_export_stays(
     ended = threading.Event()
     begun = wait_within(monkeypatch, bundle_module, "write_card", ended)
     card = read_card(bundle)
+    test = read_holdout(bundle, card)
 
     def second() -> None:
-        begun.wait()
+        begun.wait(SECONDS)
         list_engine(bundle, *record_of(bundle, "b"))
         ended.set()
 
-    beside_each_other(lambda: write_bundle(bundle, card, [], None), second)  # type: ignore[arg-type]
+    beside_each_other(lambda: write_bundle(bundle, card, [], test), second)
     opened = open_bundle(bundle)
     assert len(opened.card.engines) == 2
     assert opened.read(opened.card.engines[1]) == b"b"
@@ -117,7 +119,7 @@ def test_files_of_two_first_exports_are_both_in_the_bundle(
         write_bundle(folder, empty, [(record, whole.read(record))], test)
 
     def second() -> None:
-        begun.wait()
+        begun.wait(SECONDS)
         export("fp16")
         ended.set()
 
