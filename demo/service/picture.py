@@ -14,6 +14,7 @@ from PIL import Image
 from demo.look.markup import picture_uri
 from runtime.base.errors import ImageError
 from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
+from runtime.images.pixel_budget import bounded_decoding
 from runtime.model.card import InputSpec
 from runtime.model.preprocess import Limits, decode_image, fit_image
 
@@ -102,21 +103,22 @@ def open_picture(
     Raises:
         ImageError: the image cannot be decoded or is over a limit; the message names it.
     """
-    started = time.perf_counter()
-    decoded = decode_image(content, specs[0], limits=limits, name=name)
-    decode_s = time.perf_counter() - started
-    views = {specs[0]: fit_image(decoded, specs[0])}
-    preprocess_s = time.perf_counter() - started - decode_s
-    largest = decoded
-    for spec in specs[1:]:
-        # The decoder of JPEG alone may reduce a picture, by what the network's input needs.
-        if start_of_jpeg(content) >= 0:
-            decoded = decode_image(content, spec, limits=limits, name=name)
-        views[spec] = fit_image(decoded, spec)
-        largest = max(largest, decoded, key=lambda image: image.width)
-    if _is_reduced_too_far(largest, content):
-        largest = decode_image(content, _PREVIEW_SPEC, limits=limits, name=name)
-    largest.thumbnail((PREVIEW, PREVIEW))
+    with bounded_decoding():
+        started = time.perf_counter()
+        decoded = decode_image(content, specs[0], limits=limits, name=name)
+        decode_s = time.perf_counter() - started
+        views = {specs[0]: fit_image(decoded, specs[0])}
+        preprocess_s = time.perf_counter() - started - decode_s
+        largest = decoded
+        for spec in specs[1:]:
+            # The decoder of JPEG alone may reduce a picture, by what the network's input needs.
+            if start_of_jpeg(content) >= 0:
+                decoded = decode_image(content, spec, limits=limits, name=name)
+            views[spec] = fit_image(decoded, spec)
+            largest = max(largest, decoded, key=lambda image: image.width)
+        if _is_reduced_too_far(largest, content):
+            largest = decode_image(content, _PREVIEW_SPEC, limits=limits, name=name)
+        largest.thumbnail((PREVIEW, PREVIEW))
     return Picture(
         name=name,
         views=views,

@@ -21,6 +21,7 @@ from demo.service.models import LIMITS, Model, Models
 from demo.service.picture import Upload
 from runtime.base.errors import ImageError
 from runtime.base.resources import usable_cores
+from runtime.inference.pending_image import prepare_bounded
 from runtime.inference.predictions import Predictions
 
 MAX_PICTURES = 200
@@ -140,7 +141,7 @@ def classify_many(
 def _classify_chunk(model: Model, uploads: Sequence[Upload]) -> list[PictureAnswer]:
     def prepare(upload: Upload) -> NDArray[np.uint8] | ImageError:
         try:
-            return model.classifier.prepare(upload.read(LIMITS), name=upload.name)
+            return prepare_bounded(model.classifier, upload.read(LIMITS), name=upload.name)
         except ImageError as error:
             return error
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime import open_classifier
 from runtime.base.errors import ImageError, SkdEdgeError, UserError
 from runtime.base.resources import usable_cores
-from runtime.images.pixel_budget import bounded_decoding
+from runtime.inference.pending_image import prepare_bounded
 from runtime.model.card import INPUT_NAME, OUTPUT_NAME
 from runtime.model.model_name import ENCODED_NAME
 
@@ -73,8 +73,7 @@ class TritonPythonModel:
             return error
 
     def _prepare(self, file: bytes, name: str) -> NDArray[np.uint8]:
-        with bounded_decoding():
-            return self._classifier.prepare(file, name=name)
+        return prepare_bounded(self._classifier, file, name=name)
 
     def finalize(self) -> None:
         """Closes the session when the model is unloaded."""

@@ -14,6 +14,18 @@ MOST_PIXELS = 64_000_000  # of all large pictures together
 _SMALL = 1_000_000  # a picture of so many pixels waits for nobody
 
 
+class NoRoom(BaseException):
+    """There is no room for a picture now. It is no error of it, so decoders must not handle it.
+
+    Attributes:
+        pixels: of the picture.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.pixels = pixels
+
+
 class PixelBudget:
     """Large pictures wait here, first come first served, until there is room for their pixels."""
 
@@ -40,6 +52,19 @@ class PixelBudget:
                 self._line.remove(place)
                 self._changed.notify_all()  # there may be room for the next one, too
 
+    def take_now(self, pixels: int) -> bool:
+        """Takes room for `pixels` if there is some and nobody waits for it; whether it did."""
+        with self._changed:
+            if self._line or not self._has_room(pixels):
+                return False
+            self._used += pixels
+            return True
+
+    def has_room(self, pixels: int) -> bool:
+        """Whether `take_now` would find room at this moment."""
+        with self._changed:
+            return not self._line and self._has_room(pixels)
+
     def give_back(self, pixels: int) -> None:
         """Gives back what was taken."""
         with self._changed:
@@ -51,9 +76,10 @@ class PixelBudget:
 
 
 class _OfThread(threading.local):
-    """What a thread holds of the budget; None: it needs none of it."""
+    """What a thread holds of the budget (None: it needs none of it), and whether it waits."""
 
     held: int | None = None
+    waits: bool = True
 
 
 _budget = PixelBudget(MOST_PIXELS)
@@ -62,12 +88,19 @@ os.register_at_fork(after_in_child=_budget.clear)
 
 
 @contextmanager
-def bounded_decoding() -> Iterator[None]:
-    """Lets this thread wait for room before it decodes a large picture inside the block."""
+def bounded_decoding(*, wait: bool = True) -> Iterator[None]:
+    """Bounds the large pictures that this thread decodes inside the block.
+
+    Args:
+        wait: whether it waits for room.
+
+    Raises:
+        NoRoom: it does not wait, and there is no room.
+    """
     if _own.held is not None:  # the outer block gives back
         yield
         return
-    _own.held = 0
+    _own.held, _own.waits = 0, wait
     try:
         yield
     finally:
@@ -77,7 +110,20 @@ def bounded_decoding() -> Iterator[None]:
 
 
 def wait_for_room(pixels: int) -> None:
-    """Called before a picture is decoded. Waits only inside of `bounded_decoding`, and once."""
-    if pixels > _SMALL and _own.held == 0:
+    """Called before a picture is decoded. Takes room only inside of `bounded_decoding`, and once.
+
+    Raises:
+        NoRoom: as `bounded_decoding`.
+    """
+    if pixels <= _SMALL or _own.held != 0:
+        return
+    if _own.waits:
         _budget.take(pixels)
-        _own.held = pixels
+    elif not _budget.take_now(pixels):
+        raise NoRoom(pixels)
+    _own.held = pixels
+
+
+def is_room_for(pixels: int) -> bool:
+    """Whether a picture of so many pixels could be decoded now."""
+    return _budget.has_room(pixels)

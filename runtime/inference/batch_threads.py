@@ -4,14 +4,19 @@ import logging
 import os
 import threading
 from abc import abstractmethod
+from collections import deque
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import sleep
 
 from runtime.base.errors import BackendError, DeviceLostError
 from runtime.base.parallel import start_threads
 from runtime.base.resources import Closable
+from runtime.images.pixel_budget import NoRoom, is_room_for
 from runtime.inference.pending_image import PendingImage
+
+_LOOK_SECONDS = 0.02  # between two looks at whether there is room
 
 
 class BatchThreads(Closable):
@@ -29,6 +34,7 @@ class BatchThreads(Closable):
         self._unanswered: set[PendingImage] = set()  # accepted
         # An executor of the standard library would take 30 us more for each image.
         self._inbox: SimpleQueue[PendingImage | None] = SimpleQueue()
+        self._aside: deque[PendingImage] = deque()  # large ones, until there is room for them
         self._closed = False
         self._failed = False  # a thread has ended by an error
         self.device_lost = False
@@ -87,9 +93,45 @@ class BatchThreads(Closable):
             with suppress(InvalidStateError):  # it was cancelled
                 image.future.set_exception(self.refusal())
 
-    @abstractmethod
     def _decode_all(self) -> None:
         """The loop of a decoder."""
+        while (request := self._next_request()) is not None:
+            try:
+                self._prepare(request)
+            except NoRoom as full:
+                request.pixels = full.pixels
+                with self._changed:
+                    self._aside.append(request)
+
+    def _next_request(self) -> PendingImage | None:
+        """What to decode next, those first that were put aside; None behind the last one.
+
+        A large picture that has no room is put aside, so that small ones need not wait behind it.
+        """
+        while True:
+            if (request := self._fitting()) is not None:
+                return request
+            try:
+                request = self._inbox.get(timeout=_LOOK_SECONDS if self._aside else None)
+            except Empty:
+                continue
+            if request is not None or not self._aside:
+                return request
+            self._inbox.put(None)  # all that were accepted are answered before the end
+            sleep(_LOOK_SECONDS)
+
+    def _fitting(self) -> PendingImage | None:
+        """The first one that was put aside, if there is room for it or nobody wants it."""
+        with self._changed:
+            if self._aside and (
+                self._aside[0].future.unwanted or is_room_for(self._aside[0].pixels)
+            ):
+                return self._aside.popleft()
+        return None
+
+    @abstractmethod
+    def _prepare(self, request: PendingImage) -> None:
+        """Decodes one image and hands it on; raises NoRoom if it is large and cannot be now."""
 
     @abstractmethod
     def _run_all(self) -> None:

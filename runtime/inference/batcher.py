@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.base.resources import usable_cores
+from runtime.images.pixel_budget import NoRoom
 from runtime.inference.batch_threads import BatchThreads
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, check_top_k
 from runtime.inference.hand_over import require_many
@@ -188,18 +189,15 @@ class Batcher(BatchThreads):
             self._changed.notify_all()
         return [request.future for request in requests]
 
-    def _decode_all(self) -> None:
-        """The loop of a decoder."""
-        while (request := self._inbox.get()) is not None:
-            self._prepare(request)
-
     def _prepare(self, request: PendingImage) -> None:
         """Decodes one image and hands it to the runners."""
-        wanted = request.future.set_running_or_notify_cancel()
+        wanted = request.begin()
         failure: BaseException | None = None
         if wanted:
             try:
                 request.prepare(self.classifier)
+            except NoRoom:
+                raise
             except BaseException as error:  # the future passes it on
                 failure = error
         request.source = b""  # frees the file's content while the image waits

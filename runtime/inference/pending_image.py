@@ -1,12 +1,13 @@
 """An image that a batcher has accepted and not yet answered."""
 
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError
+from runtime.images.image_metadata import Warn
 from runtime.images.pixel_budget import bounded_decoding
 from runtime.inference.classifier import Classifier
 from runtime.inference.hand_over import own_image
@@ -21,10 +22,17 @@ class FutureAnswer(Future[Predictions]):
         network_seconds: how long the network ran for its batch; 0 before that. The rest of the time
             until the answer is decoding and waiting.
         probabilities: of all classes, float32 (num_classes,); None before that.
+        unwanted: whether somebody has wanted to cancel it.
     """
 
     network_seconds: float = 0.0
     probabilities: "NDArray[np.float32] | None" = None
+    unwanted: bool = False
+
+    def cancel(self) -> bool:
+        """Cancels it if it has not begun, and notes that nobody waits for it in any case."""
+        self.unwanted = True
+        return super().cancel()
 
 
 @dataclass(eq=False)
@@ -37,6 +45,7 @@ class PendingImage:
         top_k: how many classes its answer lists.
         future: gets its answer.
         image: the network's input, uint8 RGB (size, size, 3); None until it is decoded.
+        pixels: of the picture, if it was put aside because there was no room for them.
         warnings: of the decoder.
     """
 
@@ -45,6 +54,7 @@ class PendingImage:
     top_k: int
     future: FutureAnswer = field(default_factory=FutureAnswer)
     image: "NDArray[np.uint8] | None" = None
+    pixels: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def own(self, classifier: Classifier) -> bool:
@@ -61,18 +71,44 @@ class PendingImage:
             return False
         return True
 
+    def begin(self) -> bool:
+        """Whether its answer is wanted still. From now on its future cannot be cancelled."""
+        if not self.future.running():
+            return self.future.set_running_or_notify_cancel()
+        if self.future.unwanted:  # nobody waited any longer when it was put aside
+            self.future.set_exception(CancelledError())
+        return not self.future.unwanted
+
     def prepare(self, classifier: Classifier) -> None:
-        """Decodes the source to `image`. A large picture waits until there is room for it.
+        """Decodes the source to `image`.
 
         Raises:
             ImageError: it cannot be decoded.
+            NoRoom: it is large, and so are pictures that are being decoded.
         """
-        with bounded_decoding():
-            try:
-                self.image = classifier.prepare(
-                    self.source, name=self.name, warn=self.warnings.append
-                )
-            except ImageError as error:
-                # The frames of its traceback would keep the decoded picture until the answer.
-                error.__cause__ = error.__context__ = None
-                raise error.with_traceback(None) from None
+        self.image = prepare_bounded(
+            classifier, self.source, name=self.name, warn=self.warnings.append, wait=False
+        )
+
+
+def prepare_bounded(
+    classifier: Classifier,
+    source: ImageSource,
+    *,
+    name: str | None,
+    warn: Warn | None = None,
+    wait: bool = True,
+) -> NDArray[np.uint8]:
+    """`Classifier.prepare` for those who decode for others: it bounds what is decoded at one time.
+
+    Raises:
+        ImageError: it cannot be decoded.
+        NoRoom: `wait` is false, and there is no room.
+    """
+    with bounded_decoding(wait=wait):
+        try:
+            return classifier.prepare(source, name=name, warn=warn)
+        except ImageError as error:
+            # The frames of its traceback would keep the decoded picture as long as the error.
+            error.__cause__ = error.__context__ = None
+            raise error.with_traceback(None) from None

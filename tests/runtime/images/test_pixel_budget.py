@@ -8,7 +8,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_large_pictures_of_a_batcher_wait_for_each_other(
         decoded, inside = decoded + 1, inside + 1
         most = max(most, inside)
         last = decoded == 4
-        wait_until(lambda: last or most > 1 or budget._line)
+        wait_until(lambda: last or most > 1 or batcher._aside)
         inside -= 1
         return fit(*arguments)  # type: ignore[arg-type]
 
@@ -90,6 +92,71 @@ def test_small_pictures_of_a_batcher_wait_for_nobody(
     with Batcher(classifier, decoders=2) as batcher:
         for answer in batcher.submit_all([encoded(1000)] * 2):
             assert answer.result(SECONDS)[0].label == "red"
+
+
+def test_large_pictures_that_are_put_aside_hold_nobody_up(
+    classifier: Classifier, budget: PixelBudget
+) -> None:
+    budget.take(2_000_000)
+    with Batcher(classifier, decoders=2) as batcher:
+        large = batcher.submit_all([encoded(1200)] * 4)
+        wait_until(lambda: len(batcher._aside) == 4)
+        small = batcher.submit_all([encoded(1000)] * 4)
+        assert [answer.result(SECONDS)[0].label for answer in small] == ["red"] * 4
+        assert not any(answer.done() for answer in large)
+        large[0].cancel()  # nobody waits for it, though it has begun
+        with pytest.raises(CancelledError):
+            large[0].result(SECONDS)
+        ending = threading.Thread(target=batcher.close)
+        ending.start()
+        budget.give_back(2_000_000)  # and what was accepted is answered before the end
+        assert [answer.result(SECONDS)[0].label for answer in large[1:]] == ["red"] * 3
+        ending.join(SECONDS)
+        assert not ending.is_alive()
+    assert batcher.waiting == 0
+    assert budget._used == 0
+
+
+def test_the_page_decodes_large_pictures_one_after_another(
+    classifier: Classifier, budget: PixelBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from demo.service.picture import open_picture
+    from demo.tabs import many
+
+    inside, most = 0, 0
+    real = preprocess.fit_image
+
+    def observed(*arguments: object) -> NDArray[np.uint8]:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)  # the others would come meanwhile
+        inside -= 1
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preprocess, "fit_image", observed)
+    monkeypatch.setattr("demo.service.picture.fit_image", observed)
+    monkeypatch.setattr(many, "usable_cores", lambda: 4)
+    uploads = [SimpleNamespace(name="a", read=lambda _limits: encoded(1200))] * 4
+    spec, limits = classifier.card.input, classifier.limits
+    with Batcher(classifier) as batcher:
+        model = SimpleNamespace(classifier=classifier, batcher=batcher)
+        answers = many._classify_chunk(model, uploads)  # type: ignore[arg-type]
+    assert [answer.predictions[0].label for answer in answers] == ["red"] * 4
+    opened = [
+        threading.Thread(
+            target=open_picture,
+            args=(encoded(1200), [spec]),
+            kwargs={"name": "a", "limits": limits},
+        )
+        for _ in range(4)
+    ]
+    for thread in opened:
+        thread.start()
+    for thread in opened:
+        thread.join(SECONDS)
+    assert most == 1
+    assert budget._used == 0
 
 
 def test_a_picture_that_fails_gives_its_room_back_and_leaves_no_pixels(
