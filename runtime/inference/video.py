@@ -14,7 +14,7 @@ from runtime.base.errors import UserError
 from runtime.base.resources import Closable
 from runtime.inference.frame_numbers import FrameNumbers
 from runtime.inference.live_frames import LiveFrames
-from runtime.inference.stated_frames import seconds_shown, states_number
+from runtime.inference.stated_frames import last_shown_at, states_number
 
 INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
@@ -143,10 +143,10 @@ class Video(Closable):
 
     def _total_if_some_are_missing(self, numbers: FrameNumbers) -> int:
         path = Path(self._source)
-        seconds = seconds_shown(path)
-        if seconds is None:
+        last = last_shown_at(path)
+        if last is None:
             return numbers.missing_of(self._number_of_frames(), exact=states_number(path))
-        frames = round(seconds * self._capture.get(self._cv2.CAP_PROP_FPS))
+        frames = 1 + round(last * self._capture.get(self._cv2.CAP_PROP_FPS))
         return numbers.missing_of(frames, exact=False)
 
     def _number_of_frames(self) -> int:

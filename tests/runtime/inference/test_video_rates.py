@@ -8,7 +8,7 @@ import pytest
 
 from runtime import UserError
 from runtime.inference.frame_numbers import FrameNumbers
-from runtime.inference.stated_frames import seconds_shown
+from runtime.inference.stated_frames import last_shown_at
 from runtime.inference.video import Video
 
 cv2 = pytest.importorskip("cv2", reason="needs the extra `video`")
@@ -36,12 +36,20 @@ def field(content: bytearray, kind: bytes, offset: int) -> tuple[int, int]:
     return place, struct.unpack_from(">I", content, place)[0]
 
 
-def trimmed(content: bytearray, number: int, hidden: int) -> bytes:
-    """The same samples, with an edit list that begins behind `hidden` of them."""
+def trimmed(content: bytearray, number: int, hidden: int, behind: int = 0) -> bytes:
+    """The same samples, with an edit list that hides the first and the last ones."""
     place, shown = field(content, b"elst", 12)
-    struct.pack_into(">I", content, place, shown * (number - hidden) // number)
+    struct.pack_into(">I", content, place, shown * (number - hidden - behind) // number)
     struct.pack_into(">I", content, place + 4, hidden * field(content, b"stts", 16)[1])
     return bytes(content)
+
+
+def put_in_stbl(content: bytearray, start: int, table: bytes, instead_of: int) -> None:
+    """Puts a box at `start`, instead of as many bytes."""
+    content[start : start + instead_of] = table
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place, whole = field(content, parent, -4)
+        struct.pack_into(">I", content, place, whole + len(table) - instead_of)
 
 
 def with_intervals(content: bytearray, intervals: list[int]) -> bytes:
@@ -50,10 +58,7 @@ def with_intervals(content: bytearray, intervals: list[int]) -> bytes:
     entries = b"".join(struct.pack(">II", 1, delta * interval) for interval in intervals)
     start, size = field(content, b"stts", -4)
     table = struct.pack(">I4sII", 16 + len(entries), b"stts", 0, len(intervals)) + entries
-    content[start : start + size] = table
-    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        place, whole = field(content, parent, -4)
-        struct.pack_into(">I", content, place, whole + len(table) - size)
+    put_in_stbl(content, start, table, size)
     for kind, offset in ((b"mdhd", 20), (b"elst", 12)):
         place, duration = field(content, kind, offset)
         struct.pack_into(">I", content, place, duration * sum(intervals) // len(intervals))
@@ -83,14 +88,39 @@ def matroska(times: list[int]) -> bytes:
     )
 
 
-@pytest.mark.parametrize("hidden", [5, 15])
-def test_frames_that_an_edit_list_hides_are_not_missing(hidden: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hidden", "behind"), [(5, 0), (15, 0), (5, 15)])
+def test_frames_that_an_edit_list_hides_are_not_missing(
+    hidden: int, behind: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.mp4"
     content = written(path, 60)
-    assert seconds_shown(path) is None
-    path.write_bytes(trimmed(content, 60, hidden))
-    assert seconds_shown(path) == pytest.approx((60 - hidden) / 30, abs=0.001)
-    assert [index for index, _ in frames(path)] == list(range(60 - hidden))
+    assert last_shown_at(path) is None
+    path.write_bytes(trimmed(content, 60, hidden, behind))
+    shown = 60 - hidden - behind
+    assert last_shown_at(path) == pytest.approx((shown - 1) / 30, abs=0.001)
+    assert [index for index, _ in frames(path)] == list(range(shown))
+
+
+@pytest.mark.parametrize("end", [None, 12 + 30 + 60])  # the latter is within the pause of 3 s
+@pytest.mark.parametrize("offset", [0, 2])  # frames from decoding to showing
+def test_a_trimmed_video_ends_with_a_frame_that_is_shown_for_long(
+    end: int | None, offset: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    intervals = [1] * 12 + [1, 2] * 10 + [90] + ([] if end is None else [1, 2] * 10)
+    plain = written(path, len(intervals))
+    frame = field(plain, b"stts", 16)[1]
+    content = bytearray(with_intervals(plain, intervals))
+    if offset:
+        table, size = field(content, b"stts", -4)
+        box = struct.pack(">I4sIIIi", 24, b"ctts", 0, 1, len(intervals), offset * frame)
+        put_in_stbl(content, table + size, box, 0)
+    place, _ = field(content, b"elst", 12)
+    ticks = ((end or sum(intervals)) - 12) * 1000 // 30
+    struct.pack_into(">II", content, place, ticks, (12 + offset) * frame)
+    path.write_bytes(content)
+    assert last_shown_at(path) == pytest.approx(1, abs=0.001)  # its number is 20
+    assert [index for index, _ in frames(path)] == list(range(21))
 
 
 def test_a_trimmed_video_that_is_damaged_is_an_error(tmp_path: Path) -> None:
@@ -107,8 +137,8 @@ def test_a_trimmed_video_that_is_damaged_is_an_error(tmp_path: Path) -> None:
 def test_boxes_that_are_damaged_state_nothing(head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"\0\0\0\x0cftypisom" + head)
-    assert seconds_shown(path) is None
-    assert seconds_shown(tmp_path / "absent.mp4") is None
+    assert last_shown_at(path) is None
+    assert last_shown_at(tmp_path / "absent.mp4") is None
 
 
 def test_an_early_pause_is_no_damage(tmp_path: Path) -> None:
