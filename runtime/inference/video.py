@@ -112,24 +112,24 @@ class Video(Closable):
         return (frame for frame in live if frame[0] % self._every == 0)
 
     def _of_file(self) -> Iterator[tuple[int, float, Any]]:
-        numbers = FrameNumbers(0.0)
+        numbers: FrameNumbers | None = None
         while self._capture.grab():
-            if numbers.last < 0 and not self.is_live:
-                numbers = FrameNumbers(self._capture.get(self._cv2.CAP_PROP_FPS))
+            if numbers is None:
+                rate = 0.0 if self.is_live else self._capture.get(self._cv2.CAP_PROP_FPS)
+                numbers = FrameNumbers(rate)
             seconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / _MILLISECONDS
-            index, seconds = numbers.next(seconds)
-            wanted = (numbers.read - 1) % self._every == 0
+            wanted = numbers.read % self._every == 0
             decoded, image = self._capture.retrieve() if wanted else (True, None)
-            if not decoded:
-                numbers.lose()
-            elif wanted:
-                yield index, seconds, image
+            ready = numbers.add(seconds, image if decoded else None, decoded=decoded)
+            yield from (frame for frame in ready if frame[2] is not None)
+        if numbers is not None:
+            yield from (frame for frame in numbers.rest() if frame[2] is not None)
         if self.is_camera:
             raise UserError(
                 f"camera {self._source} gives no more pictures; is it still plugged in? "
                 "--reconnect opens it again"
             )
-        if numbers.read == 0:
+        if numbers is None or numbers.read == 0:
             raise UserError(f"{self._source} has no frame that can be read; convert it, or another")
         if self.is_live:
             raise UserError(

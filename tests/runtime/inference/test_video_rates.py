@@ -181,13 +181,76 @@ def test_every_counts_the_frames_that_can_be_read(tmp_path: Path) -> None:
     assert indices[10] == indices[1][::10]
 
 
-def test_the_rule_of_jumps() -> None:
-    late = FrameNumbers(30.0)
-    numbers = [late.next(place / 30)[0] for place in (0, 4, 5, 6, 7)]
-    assert numbers == [0, 1, 2, 6, 7]  # one jump is seldom after four frames
-    assert late.missing_of(0, exact=False) == 8
-    assert late.missing_of(5, exact=True) == 0  # all that the file states were read
-    assert late.next(7.5 / 30)[0] == 8
-    assert late.missing_of(0, exact=False) == 0  # jumps are none where times are no grid
-    late.lose()
-    assert late.missing_of(0, exact=False) == 6  # a frame that came was not decoded
+def numbered(numbers: FrameNumbers, times: list[float]) -> list[int]:
+    found = [frame for seconds in times for frame in numbers.add(seconds)]
+    return [number for number, _, _ in found + numbers.rest()]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [0, 2, 3, 4, 5, 6],
+        [0, 4, 5, 6, 7],
+        [1, 2, 3, 4],  # the first one is missing
+        [0, 2, 4, 5, 7, 8, 10, *range(11, 40)],
+    ],
+)
+def test_frames_that_are_missing_at_the_start_leave_gaps(places: list[int]) -> None:
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in places]) == places
+    assert numbers.missing_of(0, exact=False) == places[-1] + 1
+
+
+@pytest.mark.parametrize("steps", [[1, 1, 3, 2, 1, 2, 2, 3], [1, 1, 1, 2, 2, 2], [33], [1, 2]])
+def test_jumps_that_are_the_rule_leave_no_gaps(steps: list[int]) -> None:
+    """Few of them come in the first frames."""
+    places = np.cumsum([0, *steps * 8])
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in places]) == list(range(len(places)))
+    assert numbers.missing_of(int(places[-1]) + 1, exact=False) == 0
+    few = FrameNumbers(30.0)
+    assert numbered(few, [0.0, 1.1]) == [0, 1]
+    assert few.missing_of(0, exact=False) == 0
+
+
+def test_frames_wait_for_their_numbers_only_behind_an_early_jump() -> None:
+    numbers = FrameNumbers(30.0)
+    given = [len(numbers.add(place / 30)) for place in (0, 1, *range(4, 20), 30)]
+    assert given == [1, 1, *[0] * 13, 14, 1, 1, 1]
+
+
+def test_frames_that_cannot_be_decoded_are_missing() -> None:
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in (0, 4, 5, 6, 7)]) == [0, 4, 5, 6, 7]
+    assert numbers.missing_of(5, exact=True) == 0  # all that the file states were read
+    assert numbers.add(7.5 / 30)[0][0] == 8
+    assert numbers.missing_of(0, exact=False) == 0  # jumps are none where times are no grid
+    assert numbers.add(8 / 30, decoded=False)[0][0] == 9
+    assert numbers.missing_of(0, exact=False) == 7
+
+
+def test_a_long_pause_hides_no_cut_of_its_length() -> None:
+    """The last frame is shown for 1 s at most, and sound may be a quarter of a second longer."""
+    numbers = FrameNumbers(1000.0)
+    numbered(numbers, [0.0, 4.0, 4.033, 4.07, 4.1])
+    assert numbers.missing_of(4100 + 1250, exact=False) == 0
+    assert numbers.missing_of(4100 + 1300, exact=False) > 0
+    # Nor is it shown for longer than the frames before it.
+    steady = FrameNumbers(1000.0)
+    numbered(steady, [0.0, 0.033, 0.07, 0.1])
+    assert steady.missing_of(100 + 286, exact=False) == 0
+    assert steady.missing_of(100 + 288, exact=False) > 0
+
+
+def test_a_video_says_which_frames_are_missing_at_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    times = [round(number * 1000 / 30) for number in (0, *range(2, 30))]
+    path.write_bytes(matroska(times))
+    found = []
+    with Video(str(path), every=2) as video, pytest.raises(UserError, match="29 of 30"):
+        found.extend((frame.index, frame.seconds, frame.image.shape) for frame in video)
+    assert [index for index, _, _ in found] == [0, *range(3, 30, 2)]
+    assert [seconds for _, seconds, _ in found] == [
+        pytest.approx(index / 30, abs=0.001) for index, _, _ in found
+    ]
+    assert {shape for _, _, shape in found} == {(64, 96, 3)}
