@@ -1,5 +1,6 @@
-"""Whether a file states the number of its frames, and how long its edit list shows them."""
+"""Whether a file states the number of its frames, and when its edit list shows the last one."""
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ def states_number(path: Path) -> bool:
     return start[8:] == b"AVI " or start[4:8] in _MP4
 
 
-def seconds_shown(path: Path) -> float | None:
-    """How long the edit list of an MP4 or MOV file shows its pictures; None if it hides none.
+def last_shown_at(path: Path) -> float | None:
+    """When the edit list of an MP4 or MOV file shows the last picture, s; None if it hides none.
 
     Trimming without encoding keeps frames that are not shown, and the stated number counts them.
     Boxes are those of ISO/IEC 14496-12.
@@ -32,9 +33,15 @@ def seconds_shown(path: Path) -> float | None:
         for kind, track in _boxes(movie):
             if kind == b"trak" and _box(track, b"mdia", b"hdlr")[8:12] == b"vide":
                 tick, _ = _tick_and_seconds(_box(movie, b"mvhd"))
-                _, all_seconds = _tick_and_seconds(_box(track, b"mdia", b"mdhd"))
-                shown = tick * _ticks_shown(_box(track, b"edts", b"elst"))
-                return shown if 0 < shown < all_seconds - tick else None
+                media_tick, all_seconds = _tick_and_seconds(_box(track, b"mdia", b"mdhd"))
+                edits = _edits(_box(track, b"edts", b"elst"))
+                shown = tick * sum(duration for duration, _ in edits)
+                if not 0 < shown < all_seconds - tick:
+                    return None
+                duration, start = edits[-1]
+                end = start * media_tick + duration * tick
+                table = _box(track, b"mdia", b"minf", b"stbl")
+                return shown - end + media_tick * _last_below(end / media_tick, table)
     except (OSError, struct.error, ZeroDivisionError):  # an address, or boxes that are damaged
         pass
     return None
@@ -89,11 +96,25 @@ def _tick_and_seconds(header: bytes) -> tuple[float, float]:
     return 1 / ticks, duration / ticks
 
 
-def _ticks_shown(edits: bytes) -> int:
-    """Sum of the edits that show something; 0 without a list."""
+def _edits(edits: bytes) -> list[tuple[int, int]]:
+    """Duration and start of each edit that shows something."""
     if not edits:
-        return 0
+        return []
     (number,) = struct.unpack_from(">4xI", edits)
     form = struct.Struct(">Qq4x" if edits[:1] == b"\1" else ">Ii4x")
     entries = form.iter_unpack(edits[8 : 8 + form.size * number])
-    return sum(duration for duration, start in entries if start >= 0)
+    return [(duration, start) for duration, start in entries if start >= 0]
+
+
+def _last_below(end: float, table: bytes) -> int:
+    """When the last sample before `end` comes, by a box `stbl`; in ticks of the media."""
+    offsets = _box(table, b"ctts")  # from decoding to showing, about the same for all
+    time = last = struct.unpack_from(">12xi", offsets)[0] if offsets else 0
+    durations = _box(table, b"stts")
+    (number,) = struct.unpack_from(">4xI", durations)
+    for count, duration in struct.iter_unpack(">II", durations[8 : 8 + 8 * number]):
+        if count and time < end:
+            before = math.ceil((end - time) / duration) if duration else count
+            last = time + (min(count, before) - 1) * duration
+        time += count * duration
+    return last

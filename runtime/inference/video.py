@@ -14,7 +14,7 @@ from runtime.base.errors import UserError
 from runtime.base.resources import Closable
 from runtime.inference.frame_numbers import FrameNumbers
 from runtime.inference.live_frames import LiveFrames
-from runtime.inference.stated_frames import seconds_shown, states_number
+from runtime.inference.stated_frames import last_shown_at, states_number
 
 INSTALL = "pip install opencv-python-headless"
 _MILLISECONDS = 1e3
@@ -112,24 +112,24 @@ class Video(Closable):
         return (frame for frame in live if frame[0] % self._every == 0)
 
     def _of_file(self) -> Iterator[tuple[int, float, Any]]:
-        numbers = FrameNumbers(0.0)
+        numbers: FrameNumbers | None = None
         while self._capture.grab():
-            if numbers.last < 0 and not self.is_live:
-                numbers = FrameNumbers(self._capture.get(self._cv2.CAP_PROP_FPS))
+            if numbers is None:
+                rate = 0.0 if self.is_live else self._capture.get(self._cv2.CAP_PROP_FPS)
+                numbers = FrameNumbers(rate)
             seconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / _MILLISECONDS
-            index, seconds = numbers.next(seconds)
-            wanted = (numbers.read - 1) % self._every == 0
+            wanted = numbers.read % self._every == 0
             decoded, image = self._capture.retrieve() if wanted else (True, None)
-            if not decoded:
-                numbers.lose()
-            elif wanted:
-                yield index, seconds, image
+            ready = numbers.add(seconds, image if decoded else None, decoded=decoded)
+            yield from (frame for frame in ready if frame[2] is not None)
+        if numbers is not None:
+            yield from (frame for frame in numbers.rest() if frame[2] is not None)
         if self.is_camera:
             raise UserError(
                 f"camera {self._source} gives no more pictures; is it still plugged in? "
                 "--reconnect opens it again"
             )
-        if numbers.read == 0:
+        if numbers is None or numbers.read == 0:
             raise UserError(f"{self._source} has no frame that can be read; convert it, or another")
         if self.is_live:
             raise UserError(
@@ -143,10 +143,10 @@ class Video(Closable):
 
     def _total_if_some_are_missing(self, numbers: FrameNumbers) -> int:
         path = Path(self._source)
-        seconds = seconds_shown(path)
-        if seconds is None:
+        last = last_shown_at(path)
+        if last is None:
             return numbers.missing_of(self._number_of_frames(), exact=states_number(path))
-        frames = round(seconds * self._capture.get(self._cv2.CAP_PROP_FPS))
+        frames = 1 + round(last * self._capture.get(self._cv2.CAP_PROP_FPS))
         return numbers.missing_of(frames, exact=False)
 
     def _number_of_frames(self) -> int:

@@ -130,12 +130,13 @@ def test_frames_keep_their_numbers_and_times_beside_damaged_ones(
 
 def test_a_changing_rate_is_no_damage() -> None:
     steady, changing = FrameNumbers(30.0), FrameNumbers(30.0)
-    for number in (0, 1, 2, 5, 6):  # two are missing
-        assert steady.next(number / 30 + 0.0004)[0] == number
-    assert steady.next(0.0) == (7, pytest.approx(7 / 30))  # its time is lost
+    found = [frame for number in (0, 1, 2, 5, 6) for frame in steady.add(number / 30 + 0.0004)]
+    found += steady.add(0.0) + steady.rest()  # the time of the last one is lost
+    assert [number for number, _, _ in found] == [0, 1, 2, 5, 6, 7]  # two are missing
+    assert found[-1] == (7, pytest.approx(7 / 30), None)
     assert steady.missing_of(8, exact=True) == 8
     for number, seconds in enumerate((0, 0.034, 0.081, 0.133, 0.2, 0.3)):
-        assert changing.next(seconds) == (number, seconds)
+        assert changing.add(seconds) == [(number, seconds, None)]
     assert changing.missing_of(6, exact=True) == 0
     # The last picture is shown for 0.1 s, as the one before: 12 / 30 s are seen.
     assert changing.missing_of(18, exact=False) == 0  # sound of a fifth of a second more

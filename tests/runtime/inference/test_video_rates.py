@@ -8,7 +8,7 @@ import pytest
 
 from runtime import UserError
 from runtime.inference.frame_numbers import FrameNumbers
-from runtime.inference.stated_frames import seconds_shown
+from runtime.inference.stated_frames import last_shown_at
 from runtime.inference.video import Video
 
 cv2 = pytest.importorskip("cv2", reason="needs the extra `video`")
@@ -36,12 +36,20 @@ def field(content: bytearray, kind: bytes, offset: int) -> tuple[int, int]:
     return place, struct.unpack_from(">I", content, place)[0]
 
 
-def trimmed(content: bytearray, number: int, hidden: int) -> bytes:
-    """The same samples, with an edit list that begins behind `hidden` of them."""
+def trimmed(content: bytearray, number: int, hidden: int, behind: int = 0) -> bytes:
+    """The same samples, with an edit list that hides the first and the last ones."""
     place, shown = field(content, b"elst", 12)
-    struct.pack_into(">I", content, place, shown * (number - hidden) // number)
+    struct.pack_into(">I", content, place, shown * (number - hidden - behind) // number)
     struct.pack_into(">I", content, place + 4, hidden * field(content, b"stts", 16)[1])
     return bytes(content)
+
+
+def put_in_stbl(content: bytearray, start: int, table: bytes, instead_of: int) -> None:
+    """Puts a box at `start`, instead of as many bytes."""
+    content[start : start + instead_of] = table
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place, whole = field(content, parent, -4)
+        struct.pack_into(">I", content, place, whole + len(table) - instead_of)
 
 
 def with_intervals(content: bytearray, intervals: list[int]) -> bytes:
@@ -50,10 +58,7 @@ def with_intervals(content: bytearray, intervals: list[int]) -> bytes:
     entries = b"".join(struct.pack(">II", 1, delta * interval) for interval in intervals)
     start, size = field(content, b"stts", -4)
     table = struct.pack(">I4sII", 16 + len(entries), b"stts", 0, len(intervals)) + entries
-    content[start : start + size] = table
-    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        place, whole = field(content, parent, -4)
-        struct.pack_into(">I", content, place, whole + len(table) - size)
+    put_in_stbl(content, start, table, size)
     for kind, offset in ((b"mdhd", 20), (b"elst", 12)):
         place, duration = field(content, kind, offset)
         struct.pack_into(">I", content, place, duration * sum(intervals) // len(intervals))
@@ -83,14 +88,39 @@ def matroska(times: list[int]) -> bytes:
     )
 
 
-@pytest.mark.parametrize("hidden", [5, 15])
-def test_frames_that_an_edit_list_hides_are_not_missing(hidden: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hidden", "behind"), [(5, 0), (15, 0), (5, 15)])
+def test_frames_that_an_edit_list_hides_are_not_missing(
+    hidden: int, behind: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.mp4"
     content = written(path, 60)
-    assert seconds_shown(path) is None
-    path.write_bytes(trimmed(content, 60, hidden))
-    assert seconds_shown(path) == pytest.approx((60 - hidden) / 30, abs=0.001)
-    assert [index for index, _ in frames(path)] == list(range(60 - hidden))
+    assert last_shown_at(path) is None
+    path.write_bytes(trimmed(content, 60, hidden, behind))
+    shown = 60 - hidden - behind
+    assert last_shown_at(path) == pytest.approx((shown - 1) / 30, abs=0.001)
+    assert [index for index, _ in frames(path)] == list(range(shown))
+
+
+@pytest.mark.parametrize("end", [None, 12 + 30 + 60])  # the latter is within the pause of 3 s
+@pytest.mark.parametrize("offset", [0, 2])  # frames from decoding to showing
+def test_a_trimmed_video_ends_with_a_frame_that_is_shown_for_long(
+    end: int | None, offset: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    intervals = [1] * 12 + [1, 2] * 10 + [90] + ([] if end is None else [1, 2] * 10)
+    plain = written(path, len(intervals))
+    frame = field(plain, b"stts", 16)[1]
+    content = bytearray(with_intervals(plain, intervals))
+    if offset:
+        table, size = field(content, b"stts", -4)
+        box = struct.pack(">I4sIIIi", 24, b"ctts", 0, 1, len(intervals), offset * frame)
+        put_in_stbl(content, table + size, box, 0)
+    place, _ = field(content, b"elst", 12)
+    ticks = ((end or sum(intervals)) - 12) * 1000 // 30
+    struct.pack_into(">II", content, place, ticks, (12 + offset) * frame)
+    path.write_bytes(content)
+    assert last_shown_at(path) == pytest.approx(1, abs=0.001)  # its number is 20
+    assert [index for index, _ in frames(path)] == list(range(21))
 
 
 def test_a_trimmed_video_that_is_damaged_is_an_error(tmp_path: Path) -> None:
@@ -107,8 +137,8 @@ def test_a_trimmed_video_that_is_damaged_is_an_error(tmp_path: Path) -> None:
 def test_boxes_that_are_damaged_state_nothing(head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"\0\0\0\x0cftypisom" + head)
-    assert seconds_shown(path) is None
-    assert seconds_shown(tmp_path / "absent.mp4") is None
+    assert last_shown_at(path) is None
+    assert last_shown_at(tmp_path / "absent.mp4") is None
 
 
 def test_an_early_pause_is_no_damage(tmp_path: Path) -> None:
@@ -151,13 +181,76 @@ def test_every_counts_the_frames_that_can_be_read(tmp_path: Path) -> None:
     assert indices[10] == indices[1][::10]
 
 
-def test_the_rule_of_jumps() -> None:
-    late = FrameNumbers(30.0)
-    numbers = [late.next(place / 30)[0] for place in (0, 4, 5, 6, 7)]
-    assert numbers == [0, 1, 2, 6, 7]  # one jump is seldom after four frames
-    assert late.missing_of(0, exact=False) == 8
-    assert late.missing_of(5, exact=True) == 0  # all that the file states were read
-    assert late.next(7.5 / 30)[0] == 8
-    assert late.missing_of(0, exact=False) == 0  # jumps are none where times are no grid
-    late.lose()
-    assert late.missing_of(0, exact=False) == 6  # a frame that came was not decoded
+def numbered(numbers: FrameNumbers, times: list[float]) -> list[int]:
+    found = [frame for seconds in times for frame in numbers.add(seconds)]
+    return [number for number, _, _ in found + numbers.rest()]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [0, 2, 3, 4, 5, 6],
+        [0, 4, 5, 6, 7],
+        [1, 2, 3, 4],  # the first one is missing
+        [0, 2, 4, 5, 7, 8, 10, *range(11, 40)],
+    ],
+)
+def test_frames_that_are_missing_at_the_start_leave_gaps(places: list[int]) -> None:
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in places]) == places
+    assert numbers.missing_of(0, exact=False) == places[-1] + 1
+
+
+@pytest.mark.parametrize("steps", [[1, 1, 3, 2, 1, 2, 2, 3], [1, 1, 1, 2, 2, 2], [33], [1, 2]])
+def test_jumps_that_are_the_rule_leave_no_gaps(steps: list[int]) -> None:
+    """Few of them come in the first frames."""
+    places = np.cumsum([0, *steps * 8])
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in places]) == list(range(len(places)))
+    assert numbers.missing_of(int(places[-1]) + 1, exact=False) == 0
+    few = FrameNumbers(30.0)
+    assert numbered(few, [0.0, 1.1]) == [0, 1]
+    assert few.missing_of(0, exact=False) == 0
+
+
+def test_frames_wait_for_their_numbers_only_behind_an_early_jump() -> None:
+    numbers = FrameNumbers(30.0)
+    given = [len(numbers.add(place / 30)) for place in (0, 1, *range(4, 20), 30)]
+    assert given == [1, 1, *[0] * 13, 14, 1, 1, 1]
+
+
+def test_frames_that_cannot_be_decoded_are_missing() -> None:
+    numbers = FrameNumbers(30.0)
+    assert numbered(numbers, [place / 30 for place in (0, 4, 5, 6, 7)]) == [0, 4, 5, 6, 7]
+    assert numbers.missing_of(5, exact=True) == 0  # all that the file states were read
+    assert numbers.add(7.5 / 30)[0][0] == 8
+    assert numbers.missing_of(0, exact=False) == 0  # jumps are none where times are no grid
+    assert numbers.add(8 / 30, decoded=False)[0][0] == 9
+    assert numbers.missing_of(0, exact=False) == 7
+
+
+def test_a_long_pause_hides_no_cut_of_its_length() -> None:
+    """The last frame is shown for 1 s at most, and sound may be a quarter of a second longer."""
+    numbers = FrameNumbers(1000.0)
+    numbered(numbers, [0.0, 4.0, 4.033, 4.07, 4.1])
+    assert numbers.missing_of(4100 + 1250, exact=False) == 0
+    assert numbers.missing_of(4100 + 1300, exact=False) > 0
+    # Nor is it shown for longer than the frames before it.
+    steady = FrameNumbers(1000.0)
+    numbered(steady, [0.0, 0.033, 0.07, 0.1])
+    assert steady.missing_of(100 + 286, exact=False) == 0
+    assert steady.missing_of(100 + 288, exact=False) > 0
+
+
+def test_a_video_says_which_frames_are_missing_at_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    times = [round(number * 1000 / 30) for number in (0, *range(2, 30))]
+    path.write_bytes(matroska(times))
+    found = []
+    with Video(str(path), every=2) as video, pytest.raises(UserError, match="29 of 30"):
+        found.extend((frame.index, frame.seconds, frame.image.shape) for frame in video)
+    assert [index for index, _, _ in found] == [0, *range(3, 30, 2)]
+    assert [seconds for _, seconds, _ in found] == [
+        pytest.approx(index / 30, abs=0.001) for index, _, _ in found
+    ]
+    assert {shape for _, _, shape in found} == {(64, 96, 3)}
