@@ -391,6 +391,7 @@ def test_a_trial_that_is_ended_from_outside_goes_on_with_the_next_call(
         (1, "Traceback (most recent call last):\nRuntimeError: CUDA error"),
         (1, "error: nothing was heard from process 1"),
     ],
+    ids=["diverged", "crashed", "said otherwise"],
 )
 def test_a_trial_that_goes_on_and_fails_by_itself_has_failed(
     code: int,
