@@ -16,8 +16,8 @@ from training.data.class_folders import has_class_folders
 from training.data.data_name import PARQUET, TAR, ZIP, data_name
 from training.data.folders import FOLDERS, folder_contents, folder_source
 from training.data.labelled_rows import Row, contents_of_rows, with_changed_splits
+from training.data.list_advice import check_nothing_is_lost
 from training.data.list_choice import lists_beside
-from training.data.list_facts import check_nothing_is_lost
 from training.data.listed_data import Place, list_contents, root_of_lists
 from training.data.listing import FolderReader
 from training.data.loading_progress import report
@@ -121,7 +121,7 @@ def _folder(root: Path, request: Request) -> Source:
     source = folder_source(
         root, split_seed=request.split_seed, classes=request.classes, progress=request.progress
     )
-    check_nothing_is_lost(chosen.beside, source.read(), of_a_run=request.of_a_run)
+    check_nothing_is_lost(root, place, chosen.beside, source.read(), of_a_run=request.of_a_run)
     return replace(source, warnings=(*source.warnings, *chosen.warnings))
 
 
@@ -262,7 +262,7 @@ def _archive(
             classes=request.classes,
             progress=request.progress,
         )
-        check_nothing_is_lost(chosen.beside, found, of_a_run=request.of_a_run)
+        check_nothing_is_lost(archive, place, chosen.beside, found, of_a_run=request.of_a_run)
         contents = _packed(found, reader)
     contents = replace(contents, warnings=(*contents.warnings, *chosen.warnings, *doubts))
     return source_of_pictures(

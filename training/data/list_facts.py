@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.base.errors import UserError
-from training.config.data_columns import EXAMPLE
-from training.data.source import Contents, splits_of
 from training.data.split_words import Role, role_of
 from training.data.table_columns import Found, usual_columns
 from training.data.text_tables import Cell, Table
@@ -27,7 +24,7 @@ class Facts:
         columns: of the list, by their usual names.
         images: the files of the first images that it names.
         grouped: whether it says that several images are of one group.
-        by_name: whether the list's name says that its images are held out.
+        role: what the list's name says.
         by_column: whether a column says that some images are held out.
     """
 
@@ -35,8 +32,13 @@ class Facts:
     columns: Found
     images: tuple[Path, ...]
     grouped: bool
-    by_name: bool
+    role: Role | None
     by_column: bool
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the list's name says that its images are held out."""
+        return self.role in _HELD_OUT
 
     def __bool__(self) -> bool:
         return self.grouped or self.by_name or self.by_column
@@ -51,13 +53,24 @@ class Facts:
             parts.append("a split by its name")
         return " and ".join(parts)
 
-    @property
-    def option(self) -> str:
-        """The option that reads the list."""
-        option = f"--columns image={self.columns.image},label={self.columns.label or 'label'}"
-        if self.columns.split:
-            option += f",split={self.columns.split if self.by_column else ''}"
-        return f"{option},group={self.columns.group}" if self.grouped else option
+
+def option_for(lists: Sequence[Facts]) -> str:
+    """The `--columns` that read these lists together, as far as their names decide.
+
+    A purpose whose columns have several names is left to the usual names of each list.
+    """
+    parts = []
+    for purpose in ("image", "label"):
+        names = {getattr(one.columns, purpose) or purpose for one in lists}
+        parts += [f"{purpose}={name}" for name in names if len(names) == 1]
+    splits, groups = ({getattr(one.columns, of) for one in lists} for of in ("split", "group"))
+    if not any(one.by_column for one in lists):
+        parts += ["split="] if any(splits) or not parts else []
+    elif len(splits) == 1:
+        parts.append(f"split={splits.pop()}")
+    if len(groups) == 1 and any(one.grouped for one in lists):
+        parts.append(f"group={groups.pop()}")
+    return ",".join(parts)
 
 
 def facts_of(file: Path, table: Table, role: Role | None, images: Sequence[Path | None]) -> Facts:
@@ -71,36 +84,8 @@ def facts_of(file: Path, table: Table, role: Role | None, images: Sequence[Path 
         columns,
         tuple(image for image in images if image),
         grouped=len({*map(str, groups)}) < len(groups),
-        by_name=role in _HELD_OUT,
+        role=role,
         by_column=held_out,
-    )
-
-
-def check_nothing_is_lost(lists: Sequence[Facts], contents: Contents, *, of_a_run: bool) -> None:
-    """Checks that no list states more of the images in class folders than the folders do.
-
-    Args:
-        lists: beside the folders, which agree with the folders or state no classes.
-        contents: of the folders. Where the folders state the split, they are what the user means.
-        of_a_run: whether a run was trained on the folders. Then they are meant, too.
-
-    Raises:
-        UserError: if one states groups or a split. It says how to read the list, and how not to.
-    """
-    if of_a_run or contents.redraw is None or not any(lists):
-        return
-    pictures = {picture for split in splits_of(contents) for picture in split.images}
-    found = [one for one in lists if one and not pictures.isdisjoint(one.images)]
-    if not found:
-        return
-    options = {one.option for one in found}
-    option = options.pop() if len(options) == 1 else EXAMPLE
-    if not all(one.columns.label for one in found):
-        option = f"it a column for the classes, called label, and {option}"
-    stated = ", and ".join(f"{one.file} states {one.in_words}" for one in found)
-    raise UserError(
-        f"{stated}, and the class folders beside it do not; give {option} to read "
-        f"{'it' if len(found) == 1 else 'them'}, or take the file away to read the folders alone"
     )
 
 

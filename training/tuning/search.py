@@ -31,6 +31,7 @@ from training.tuning.trial_runs import (
     judged,
     run_of_trial,
     validation_of,
+    was_asked_to_stop,
 )
 
 _NAME = "tune"
@@ -209,7 +210,7 @@ class Search:
             outcome.failed.append(run)
             # A signal from outside, or a folder in which another process trains, says nothing of
             # the trial's settings: it waits for the next call.
-            if code < 0 or is_locked(run.folder):
+            if code < 0 or was_asked_to_stop(run, code) or is_locked(run.folder):
                 self._broken_off += 1
                 said = "broken off, goes on with the next call"
             else:

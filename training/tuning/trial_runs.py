@@ -21,6 +21,8 @@ from training.tuning.search_space import apart
 
 # A share of the images below this would choose by chance.
 LEAST_VALIDATION = 0.2
+# Of a run that was asked to stop (`InterruptedRunError`), but also of one that crashed.
+_STOPPED = 1
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,18 @@ def validation_of(run: StudyRun) -> list[float]:
             break  # it is being written
         found.append(float(msgspec.json.decode(line, type=_Epoch).validation_top1))
     return found
+
+
+def was_asked_to_stop(run: StudyRun, code: int) -> bool:
+    """Whether a run that has ended with `code` had got SIGINT, SIGTERM or SIGHUP.
+
+    It ends itself then, with the exit code of a crash, so the end of its log decides. A run that
+    diverged has the exit code of a user's error.
+    """
+    if code != _STOPPED or not run.log.is_file():
+        return False
+    last = f"\n{run.log.read_text(errors='replace')}".rpartition("\nerror: ")[2]
+    return last.startswith("interrupted") and "\nTraceback " not in last
 
 
 class _Epoch(msgspec.Struct):

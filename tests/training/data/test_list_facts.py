@@ -1,5 +1,6 @@
 """Lists beside class folders that state groups or a split are never left out without a choice."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def test_the_option_that_is_named_reads_the_list(
             load(path)
         assert str(caught.value) == (
             f"{path / 'metadata.csv'} states {stated}, and the class folders beside it do not; "
-            f"give --columns {option} to read it, or take the file away to read the folders alone"
+            f"give --columns {option} to read it; to read the folders alone, take the file away"
+            + (", or give a folder of links to them" if path == root else "")
         )
         data = load(path, columns=option)
         patient = {row[0]: row[2] for row in rows}
@@ -88,10 +90,143 @@ def test_the_option_that_is_named_reads_the_list(
     assert load(root).class_names == ("benign", "malignant")
 
 
-def test_a_list_without_classes(tmp_path: Path, rows: list[Row]) -> None:
-    (tmp_path / "scans" / "people.csv").write_text(listed("image,patient_id", rows, 0, 2))
-    with pytest.raises(UserError, match=r"give it a column for the classes, called label, and --c"):
-        load(tmp_path / "scans")
+def said_of(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def option_in(message: str) -> str:
+    """What the message says behind `--columns`."""
+    *_, words = message.partition("--columns ")
+    return shlex.split(words.replace(";", " "))[0]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_list_without_classes(
+    tmp_path: Path, rows: list[Row], write_image: Any, others: bool
+) -> None:
+    root = tmp_path / "scans"
+    (root / "people.csv").write_text(listed("image,patient_id", rows, 0, 2))
+    if others:  # images to be predicted, which lie in no class folder
+        write_image(root / "t0.png", seed=50)
+        (root / "test.csv").write_text("image\nt0.png")
+    said = said_of(root)
+    assert "give it a column for the classes, called label, and --columns" in said
+    (root / "people.csv").write_text(listed("image,patient_id,label", rows, 0, 2, 1))
+    assert load(root, columns=option_in(said)).train_groups is not None
+
+
+@pytest.mark.parametrize("name", ["test.csv", "Valid.csv"])
+@pytest.mark.parametrize(
+    ("head", "places"), [("file,label", (0, 1)), ("file,patient", (0, 2)), ("file,dx", (0, 1))]
+)
+def test_a_list_of_images_that_are_held_out_alone(
+    tmp_path: Path, rows: list[Row], name: str, head: str, places: tuple[int, ...]
+) -> None:
+    root = tmp_path / "scans"
+    parts = [[row for row in rows if row[3] == split] for split in ("train", "test")]
+    (root / name).write_text(listed(head, parts[1], *places))
+    said = said_of(root)
+    without = "patient" in head
+    assert ("give it a column for the classes, called label, and add a list" in said) == without
+    assert "add a list to train on with the same columns, such as train.csv, and give" in said
+    with pytest.raises(UserError):  # without that list it cannot be read
+        load(root, columns=option_in(said))
+    if without:
+        head, places = f"{head},label", (*places, 1)
+    for file, part in zip(("train.csv", name), parts, strict=True):
+        (root / file).write_text(listed(head, part, *places))
+    whole = load(root, columns=option_in(said))
+    assert {*whole.test_paths} == {row[0] for row in parts[1]}
+
+
+@pytest.mark.parametrize("name", ["test", "val"])
+def test_folders_for_the_splits_take_the_place_of_a_list(
+    tmp_path: Path, rows: list[Row], name: str
+) -> None:
+    root = tmp_path / "scans"
+    part = [row for row in rows if row[3] == "test"]
+    (root / f"{name}.csv").write_text(listed("image,label", part, 0, 1))
+    assert f"or put the images into folders called train and {name}; to read" in said_of(root)
+    for row in rows:
+        new = root / (name if row in part else "train") / row[0]
+        new.parent.mkdir(parents=True, exist_ok=True)
+        (root / row[0]).rename(new)
+    for label in ("benign", "malignant"):
+        (root / label).rmdir()
+    assert {*load(root).test_paths} == {f"{name}/{row[0]}" for row in part}
+
+
+def test_folders_are_read_alone_where_files_cannot_be_taken_away(
+    tmp_path: Path, rows: list[Row]
+) -> None:
+    root = tmp_path / "scans"
+    (root / "test.csv").write_text(listed("image,label", rows[8:12], 0, 1))
+    assert "to read the folders alone, take the file away, or give a folder of l" in said_of(root)
+    assert said_of(packed(root)).endswith("to read the folders alone, take the file away")
+    links = tmp_path / "links"
+    links.mkdir()
+    for label in ("benign", "malignant"):
+        (links / label).symlink_to(root / label)
+    assert len(load(links).train_paths) == 20
+
+
+def test_several_lists_that_are_not_one_for_each_split(tmp_path: Path, rows: list[Row]) -> None:
+    root = tmp_path / "my scans"
+    (tmp_path / "scans").rename(root)
+    head, places = "image,label,patient id", (0, 1, 2)
+    for name in ("a", "b"):
+        (root / f"{name}.csv").write_text(listed(head, rows, *places))
+    for path in (root, packed(root)):
+        said = said_of(path)
+        assert "put one list of all images in place of the lists, with a column for the c" in said
+        assert "take the files away" in said
+        assert ("--data" in said) == (path == root)
+    words = shlex.split(said_of(root).partition("such as --data ")[2].replace(";", " "))
+    assert load(Path(words[0]), columns=words[2]).train_groups is not None
+    for name in ("a", "b"):
+        (root / f"{name}.csv").unlink()
+    (root / "all.csv").write_text(listed(head, rows, *places))
+    assert load(root, columns=option_in(said_of(root))).train_groups is not None
+
+
+def test_two_lists_of_images_that_are_held_out(tmp_path: Path, rows: list[Row]) -> None:
+    root = tmp_path / "scans"
+    for name, part in (("test", rows[:4]), ("test_2", rows[12:16])):
+        (root / f"{name}.csv").write_text(listed("image,label", part, 0, 1))
+    assert "called label, and one for the split, called split; to read" in said_of(root)
+    for name in ("test", "test_2"):
+        (root / f"{name}.csv").unlink()
+    (root / "all.csv").write_text(listed("image,label,split", rows, 0, 1, 3))
+    assert len(load(root, columns=option_in(said_of(root))).test_paths) == 8
+
+
+@pytest.mark.parametrize("more", ["", ",patient"])
+def test_lists_for_splits_whose_columns_have_other_names(
+    tmp_path: Path, rows: list[Row], more: str
+) -> None:
+    root = tmp_path / "scans"
+    for split, head in (("train", "file,dx"), ("test", "image,label")):
+        part = [row for row in rows if row[3] == split]
+        places = (0, 1, 2) if more and split == "train" else (0, 1)
+        (root / f"{split}.csv").write_text(
+            listed(head + more if split == "train" else head, part, *places)
+        )
+    data = load(root, columns=option_in(said_of(root)))
+    assert {*data.test_paths} == {row[0] for row in rows if row[3] == "test"}
+    assert (data.train_groups is not None) == bool(more)
+
+
+def test_a_list_for_a_split_without_classes(tmp_path: Path, rows: list[Row]) -> None:
+    root = tmp_path / "scans"
+    parts = [[row for row in rows if row[3] == split] for split in ("train", "test")]
+    (root / "train.csv").write_text(listed("image,label", parts[0], 0, 1))
+    (root / "test.csv").write_text(listed("image", parts[1], 0))
+    said = said_of(root)
+    assert "give it a column for the classes, called label, and --columns" in said
+    (root / "test.csv").write_text(listed("image,label", parts[1], 0, 1))
+    assert {*load(root, columns=option_in(said)).test_paths} == {row[0] for row in parts[1]}
 
 
 def test_a_list_for_each_split(tmp_path: Path, rows: list[Row]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import log10
 from pathlib import Path
+from time import sleep
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,12 +15,15 @@ import pytest
 from numpy.typing import NDArray
 from optuna.trial import Trial, TrialState
 
+from runtime.base.command import EXIT_USER
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.data import Dataset
 from training.data.splits import rows_of_run
+from training.studies.local_runs import LocalRuns
+from training.studies.study_methods import StudyMethod
 from training.studies.study_run import StudyRun
 from training.tuning import proposer as proposing
 from training.tuning import search as searching
@@ -32,10 +36,12 @@ from training.tuning.trial_runs import (
     Bounds,
     SearchSettings,
     judged_by_validation,
+    was_asked_to_stop,
     with_fresh_validation,
 )
 
 EPOCHS = 6
+STOPPED = "error: interrupted in epoch 3, step 8; runs/a goes on with --resume"
 NO_BOUNDS = Bounds()
 SPACE: Space = {"learning_rate": Range(0.01, 1.0, log=True), "label_smoothing": Choices((0.0, 0.1))}
 
@@ -53,6 +59,7 @@ class Simulated:
     fails: Callable[[StudyRun], bool] = staticmethod(lambda run: False)
     test_top1: Callable[[StudyRun], float] = staticmethod(lambda run: 0.5)
     failure = 1  # the exit code of one that fails
+    last_words = "Traceback (most recent call last):\nRuntimeError: CUDA error"  # of that one
     started: ClassVar[list[str]] = []
     looks = 0
     stop_after: int | None = None
@@ -79,6 +86,8 @@ class Simulated:
         self.code = Simulated.failure if Simulated.fails(self.run) else 0
         if self.code == 0:
             self._finish()
+        else:
+            self._say(Simulated.last_words)
         return self.code
 
     def _finish(self) -> None:
@@ -93,7 +102,13 @@ class Simulated:
         (self.run.folder / "result.json").write_bytes(msgspec.json.encode(whole))
 
     def terminate(self) -> None:
-        self.code = 1 if self.code is None else self.code
+        if self.code is None:
+            self.code = 1
+            self._say(STOPPED)
+
+    def _say(self, words: str) -> None:
+        with self.run.log.open("a") as log:
+            log.write(f"epoch 1\n{words}\n")
 
 
 class SimulatedPlace:
@@ -348,13 +363,15 @@ def test_a_trial_that_fails_is_told_and_others_go_on(
         a_search(tmp_path / "all").run(trials=5, jobs=1)
 
 
-@pytest.mark.parametrize("cause", ["signal", "lock"])
+@pytest.mark.parametrize("cause", ["kill", "stop", "lock"])
 def test_a_trial_that_is_ended_from_outside_goes_on_with_the_next_call(
     cause: str, tmp_path: Path, simulated: type[Simulated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated.fails = staticmethod(lambda run: run.method.name == "trial-0001")
-    if cause == "signal":
+    if cause == "kill":
         monkeypatch.setattr(simulated, "failure", -signal.SIGKILL)
+    elif cause == "stop":
+        monkeypatch.setattr(simulated, "last_words", STOPPED)
     else:
         monkeypatch.setattr(searching, "is_locked", lambda folder: "0001" in folder.name)
     outcome = a_search(tmp_path).run(trials=3, jobs=1)
@@ -365,6 +382,61 @@ def test_a_trial_that_is_ended_from_outside_goes_on_with_the_next_call(
     search = a_search(tmp_path)
     assert search.run(trials=3, jobs=1).failed == []
     assert [each.state for each in search.trials()] == 3 * [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("code", "last_words"),
+    [
+        (2, "error: the loss is not finite at step 40 (epoch 2); lower learning_rate"),
+        (1, "Traceback (most recent call last):\nRuntimeError: CUDA error"),
+        (1, "error: nothing was heard from process 1"),
+    ],
+    ids=["diverged", "crashed", "said otherwise"],
+)
+def test_a_trial_that_goes_on_and_fails_by_itself_has_failed(
+    code: int,
+    last_words: str,
+    tmp_path: Path,
+    simulated: type[Simulated],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its log tells of the stop before, too."""
+    simulated.fails = staticmethod(lambda run: run.method.name == "trial-0001")
+    monkeypatch.setattr(simulated, "last_words", STOPPED)
+    assert a_search(tmp_path).run(trials=3, jobs=1).waiting == 1
+    monkeypatch.setattr(simulated, "last_words", last_words)
+    monkeypatch.setattr(simulated, "failure", code)
+    search = a_search(tmp_path)
+    assert search.run(trials=3, jobs=1).waiting == 0
+    states = [each.state for each in search.trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+
+
+@pytest.mark.slow
+def test_a_training_that_is_asked_to_stop_is_told_from_one_that_diverges(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    place = LocalRuns()
+    shared = replace(settings_in(tmp_path).shared, data=str(tiny_folder), width=0.25)
+
+    def ended(name: str, **changes: Any) -> tuple[StudyRun, int]:
+        recipe = load_recipe("digits", {"batch_size": 8, "compile": False, **changes})
+        method = StudyMethod(name, drg=False, dsr=False)
+        run = StudyRun(method, 0, "s", recipe, parent=tmp_path, shared=shared)
+        place.start(run, 1)
+        while place.poll(run) is None and not (run.folder / "journal.jsonl").exists():
+            sleep(0.05)
+        place.stop(run)
+        while (code := place.poll(run)) is None:
+            sleep(0.05)
+        return run, code
+
+    stopped, code = ended("stopped", epochs=10_000)
+    assert was_asked_to_stop(stopped, code), stopped.log.read_text()
+    assert (stopped.folder / "checkpoint.pt").exists()
+    diverged, code = ended("diverged", learning_rate=1e30, warmup_epochs=0)
+    assert code == EXIT_USER, diverged.log.read_text()
+    assert not was_asked_to_stop(diverged, code)
 
 
 def test_runs_that_are_all_ended_from_outside_end_the_search(
