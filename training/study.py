@@ -143,7 +143,9 @@ def _runs(
     shared = shared_options(options, command=stated_command("training/study.py", stated, _parser()))
     digest, content_digest = data.digest(), data.content_digest(show=True)
     results = _lines_file(options.study)
-    refuse_other_data(read_lines(results), results, data.name, content_digest)
+    size, fit = data.input.size, recipe.fit
+    kept = read_lines(results)
+    refuse_other_data(kept, results, data.name, content_digest, image_size=size, fit=fit)
     return [
         StudyRun(
             method=method,

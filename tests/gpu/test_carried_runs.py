@@ -301,7 +301,7 @@ def test_lines_of_a_stand_in_of_cifar100_count_as_measured(
     give_back(Path("back"), FULL, **MANY)
     place("home")
     assert minutes.main(["keep", "../there/back"]) == 0
-    assert "| 2 of 36 | `python training/evidence.py --only main` |" in open_table(
+    assert "| 2 of 42 | `python training/evidence.py --only main` |" in open_table(
         Path("results"), links=""
     )
     capsys.readouterr()

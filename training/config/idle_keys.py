@@ -1,6 +1,7 @@
 """Which keys of a recipe have no effect in a run, and a line for each that a user has set."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -48,6 +49,29 @@ def idle_keys(terms: str, recipe: Mapping[str, object]) -> set[str]:
     if recipe.get("taps"):
         idle.add("tap")
     return idle
+
+
+def one_form(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with `tap` for one head of DRG: `taps` with one stage means the same.
+
+    Whole methods read `taps` alone, so their recipes stay as they are.
+    """
+    taps = recipe["taps"]
+    if len(taps) != 1 or recipe["peer"] != NO_PEER:
+        return dict(recipe)
+    return {**recipe, "tap": taps[0], "taps": taps[1:]}
+
+
+def read_settings(terms: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that has an effect in a run of these terms, in one form.
+
+    Args:
+        terms: as in result.json.
+        recipe: with all keys.
+    """
+    own = one_form(recipe)
+    idle = idle_keys(terms, own)
+    return {key: value for key, value in own.items() if key not in idle}
 
 
 def idle_words(

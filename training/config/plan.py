@@ -8,6 +8,7 @@ import msgspec
 from runtime.base.errors import UserError
 from runtime.model.card import InputSpec
 from training.config.cache_form import ARRAYS, jpeg_quality
+from training.config.idle_keys import idle_keys, one_form
 from training.config.method_registry import terms_word
 from training.config.recipe import Recipe
 
@@ -102,7 +103,8 @@ def moved_words(former: Plan, wanted: Plan) -> str | None:
 def differences(former: Plan, wanted: Plan) -> list[str]:
     """What sets two plans apart, as "arch: resnet18, now mobilenetv2"; empty for equal ones.
 
-    Data may have another name if they hold the same images and labels.
+    Data may have another name if they hold the same images and labels. Keys of the recipe that no
+    term of either plan reads may differ: their defaults may have changed since.
     """
     found = []
     apart = {"recipe", "class_names", "data_digest", "content_digest", "methods", "input"}
@@ -117,13 +119,7 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     found += _input_differences(former, wanted)
     if former.terms != wanted.terms:  # other methods differ in the recipe, too
         found.append(f"terms: {former.terms}, now {wanted.terms}")
-    recipe = former.recipe
-    if recipe.compile and wanted.recipe.compile:
-        # Both leave it to the decision that the run's checkpoints hold. Before there was "auto",
-        # true meant what it means.
-        recipe = msgspec.structs.replace(recipe, compile=wanted.recipe.compile)
-    for name, old, new in _compared(recipe, wanted.recipe, set()):
-        found.append(f"recipe {name}: {old}, now {new}")
+    found += _recipe_differences(former, wanted)
     if former.class_names != wanted.class_names:
         old, new = former.class_names, wanted.class_names
         if len(old) != len(new):
@@ -134,6 +130,23 @@ def differences(former: Plan, wanted: Plan) -> list[str]:
     if not found and same is False:
         found.append(f"data: {former.data} now has other images or labels")
     return found
+
+
+def _recipe_differences(former: Plan, wanted: Plan) -> list[str]:
+    """What sets the recipes apart, of what a term of either plan reads."""
+    old, new = (one_form(msgspec.to_builtins(plan.recipe)) for plan in (former, wanted))
+    if old["compile"] and new["compile"]:
+        # Both leave it to the decision that the run's checkpoints hold. Before there was "auto",
+        # true meant what it means.
+        old["compile"] = new["compile"]
+    idle = idle_keys(former.terms, old) & idle_keys(wanted.terms, new)
+    if "dsr" in former.methods:
+        idle.discard("dsr_teacher")  # DSR's memory in the checkpoint has the form of its teacher
+    return [
+        f"recipe {key}: {value}, now {new[key]}"
+        for key, value in old.items()
+        if key not in idle and value != new[key]
+    ]
 
 
 def _same_pixels(former: Plan, wanted: Plan) -> set[str]:

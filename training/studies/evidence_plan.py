@@ -8,7 +8,7 @@ from runtime.model.locate import RUNS
 from training.config.archs import MOBILENET, SHUFFLENET
 from training.config.options import Options
 from training.config.recipe import load_recipe
-from training.studies.grids import BOTH_GRID, CE_GRID, DRG_GRID, DSR_GRID
+from training.studies.grids import BOTH_GRID, CE_GRID, DRG_CENTRE, DRG_GRID, DSR_GRID
 from training.studies.result_lines import RESULTS
 from training.studies.study_methods import METHODS, StudyMethod
 from training.studies.study_run import StudyRun
@@ -177,7 +177,7 @@ PLAN = (
     PlannedStudy(
         "grid-drg",
         "Which tap, weight, temperature and head make DRG pay, and how much is deep supervision?",
-        (*_methods("ce", "ds", "drg"), *DRG_GRID),
+        (*_methods("ce", "ds-single", DRG_CENTRE.name), *DRG_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,
@@ -186,7 +186,7 @@ PLAN = (
     PlannedStudy(
         "grid-both",
         "What does DSR add to DRG, by teacher and weight?",
-        (*_methods("ce", "drg"), *BOTH_GRID),
+        (*_methods("ce", DRG_CENTRE.name), *BOTH_GRID),
         epochs=30,
         seeds=2,
         changes=_CHOOSING,

@@ -7,6 +7,7 @@ from runtime.base.errors import UserError
 from training.studies.result_lines import (
     IDENTITY,
     Line,
+    fit_of,
     identity_of,
     merge_lines,
     read_lines,
@@ -48,11 +49,18 @@ def add_lines(file: Path, results: Path) -> tuple[int, int]:
     here, new, there = results / file.name, list[Line](), 0
     kept = read_lines(here)
     for number, line in enumerate(read_lines(file), start=1):
-        if missing := [key for key in (*IDENTITY, "recipe") if key not in line]:
+        if missing := [key for key in (*IDENTITY, "terms", "recipe") if key not in line]:
             raise UserError(
                 f"{file}: line {number} has no {missing[0]}; expected lines of runs, one each"
             )
-        refuse_other_data(kept, here, line["data"], line.get("content_digest"))
+        refuse_other_data(
+            kept,
+            here,
+            line["data"],
+            line.get("content_digest"),
+            image_size=line["image_size"],
+            fit=fit_of(line),
+        )
         former = former_line(kept, line)
         if former is None:
             new.append(line)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from training.config.recipe import default_recipe
 from training.records.journal import counted
 from training.studies.grids import changes_of
-from training.studies.result_lines import Line
-from training.studies.table_rows import method_name, shared_settings
+from training.studies.result_lines import Line, method_name
+from training.studies.table_rows import shared_settings
 
 _GROUP = ("data", "arch", "width", "image_size")
 _EPOCHS = "epochs"

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from training.config.idle_keys import read_settings
 from training.config.recipe import Recipe
 from training.data.load import PUBLISHED
 from training.records.journal import counted
@@ -20,10 +21,9 @@ from training.studies.evidence_plan import (
     planned_runs,
 )
 from training.studies.queue_studies import QUEUED
-from training.studies.result_lines import Line, read_lines, whole_recipe
+from training.studies.result_lines import Line, method_name, read_lines, terms_of, whole_recipe
 from training.studies.robustness_lines import lines_file
 from training.studies.study_table import paragraph, table_head, table_line
-from training.studies.table_rows import method_name
 from training.studies.waiting import runs_of_queue, why_it_waits
 
 
@@ -91,13 +91,14 @@ def missing_sentence(study: PlannedStudy, lines: Sequence[Line]) -> list[str]:
 def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str, str, int]]:
     """Student, method and seed of the planned runs that have no line.
 
-    A line of another width, image size or recipe is of another run.
+    A line of another width, image size or recipe is of another run. Keys of a recipe that the run
+    does not read do not count.
     """
     size = FULL.image_size or PUBLISHED[FULL.data].image_size
     measured = [
         (
             *(line["arch"], line["width"], line["image_size"]),
-            *(method_name(line), line["seed"], whole_recipe(line)),
+            *(method_name(line), line["seed"], read_settings(terms_of(line), whole_recipe(line))),
         )
         for line in lines
         if line["data"] == FULL.data
@@ -107,7 +108,7 @@ def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str,
         for run in planned_runs(study, FULL)
         if (
             *(run.arch, run.shared.width, size),
-            *(run.method.name, run.seed, _plain(run.recipe)),
+            *(run.method.name, run.seed, read_settings(run.method.terms, _plain(run.recipe))),
         )
         not in measured
     ]

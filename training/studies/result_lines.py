@@ -13,15 +13,21 @@ from runtime.base.errors import UserError
 from runtime.base.files import write_atomic
 from training.config.command_words import command_line
 from training.config.former_recipes import recipe_of_result
+from training.config.idle_keys import idle_keys, read_settings
 from training.config.options import Options
 from training.config.recipe import Recipe, default_recipe, load_recipe
 from training.studies.grids import changes_of
+from training.studies.study_methods import NAMED_METHODS, method_of
 
 Line = dict[str, Any]
 RESULTS = Path("results")
-# What tells runs apart, next to the recipe. A line without the last two has their defaults.
+# What tells runs apart, next to what they read of their recipes. A line without the last two has
+# their defaults.
 IDENTITY = ("study", "method", "data", "arch", "width", "image_size", "seed")
 _DEFAULTS = {"weights": "random", "noise_seed": 0}
+# Keys that say what the held out images are for. They do not make a run or a row of their own: the
+# first is set seed by seed, and older lines than the second had no thresholds.
+OF_HELD_OUT = frozenset({"validation_fold", "thresholds"})
 _OF_OPTIONS = ("epochs", "batch_size")  # keys of the recipe that `training/run.py` has options for
 _RUN_OF_QUEUE = re.compile(r"(--queue [^/ ]+)/.+")  # and not the whole study
 _RECIPE_DEFAULTS = {x.name: x.default for x in msgspec.structs.fields(Recipe) if not x.required}
@@ -53,16 +59,48 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def identity_of(line: Line) -> tuple[object, ...]:
-    """What tells its run apart from others; equal for two lines of one run."""
+    """What tells its run apart from others; equal for two lines of one run.
+
+    Defaults of a recipe may change between two runs: keys that the run does not read do not count.
+    """
     values = [line.get(key) for key in IDENTITY]
-    return (*values, *(line.get(*default) for default in _DEFAULTS.items()), whole_recipe(line))
+    defaults = (line.get(*default) for default in _DEFAULTS.items())
+    return (*values, terms_of(line), *defaults, read_recipe(line))
+
+
+def method_name(line: Line) -> str:
+    """The line's method. Of a run outside of a study it follows from its terms and its recipe."""
+    if "method" in line:
+        return str(line["method"])
+    return method_of(line["terms"], whole_recipe(line), data=line["data"]).name
+
+
+def terms_of(line: Line) -> str:
+    """The line's terms. Of methods that have a name they are known, whatever the line states."""
+    known = NAMED_METHODS.get(method_name(line))
+    return known.terms if known else str(line["terms"])
+
+
+def idle_in(line: Line) -> set[str]:
+    """The keys of its recipe that make no run or row of their own."""
+    return idle_keys(terms_of(line), whole_recipe(line)) | OF_HELD_OUT
+
+
+def read_recipe(line: Line) -> dict[str, Any]:
+    """The part of the recipe that makes a run or a row of its own."""
+    read = read_settings(terms_of(line), whole_recipe(line))
+    return {key: value for key, value in read.items() if key not in OF_HELD_OUT}
 
 
 def are_of_one_data(lines: Sequence[Line]) -> bool:
     """Whether no two lines state that they are of other images or labels.
 
-    Newer lines state `content_digest`, which tells every image and does not depend on its size.
-    Older ones state `data_digest`, or nothing: then nothing is known.
+    Newer lines state `content_digest`, which tells every image. Older ones state `data_digest`, or
+    nothing: then nothing is known. Both may depend on the image size and the fit, because they may
+    be made of pixels. So lines of other sizes say nothing about the data.
+
+    Args:
+        lines: of one image size and one fit.
     """
     contents = {line["content_digest"] for line in lines if line.get("content_digest")}
     newer = {line.get("data_digest") for line in lines if line.get("content_digest")} - {None}
@@ -71,26 +109,45 @@ def are_of_one_data(lines: Sequence[Line]) -> bool:
 
 
 def refuse_other_data(
-    lines: Sequence[Line], path: Path, data: str, content_digest: str | None
+    lines: Sequence[Line],
+    path: Path,
+    data: str,
+    content_digest: str | None,
+    *,
+    image_size: int,
+    fit: str,
 ) -> None:
     """Refuses images that are not those of `lines` on data of that name.
+
+    Lines of another image size or fit are not compared: the same pictures have other pixels there,
+    of which the digest may be made.
 
     Args:
         lines: of one file.
         path: of the file, for the message.
         data: the data's name.
         content_digest: `Dataset.content_digest()`; None: not known.
+        image_size: in pixels.
+        fit: as in the recipe.
 
     Raises:
         UserError: if a line states another digest.
     """
-    known = {x.get("content_digest") for x in lines if x["data"] == data} - {None}
+    own = (data, image_size, fit)
+    known = {
+        x.get("content_digest") for x in lines if (x["data"], x["image_size"], fit_of(x)) == own
+    } - {None}
     if content_digest is not None and known - {content_digest}:
         raise UserError(
             f"{data} has the content_digest {content_digest}, but the lines of {path} are of "
             f"{', '.join(map(str, known))}: other images or labels; use the data of these lines "
             "(docs/evidence.md says which), or keep other lines elsewhere"
         )
+
+
+def fit_of(line: Line) -> str:
+    """How its pictures became squares."""
+    return str(whole_recipe(line)["fit"])
 
 
 def whole_recipe(line: Line) -> dict[str, Any]:

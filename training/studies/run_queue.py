@@ -16,6 +16,7 @@ from training.studies.queue_plan import QUEUE_RUNS, PlanLine, run_of
 from training.studies.result_lines import (
     RESULTS,
     Line,
+    fit_of,
     merge_lines,
     read_lines,
     refuse_other_data,
@@ -106,7 +107,9 @@ def keep_line(run: StudyRun, file: Path, *, trained: bool) -> None:
     line = run.recorded_line()
     assert line is not None
     kept = read_lines(file)
-    refuse_other_data(kept, file, line["data"], line.get("content_digest"))
+    size, fit = line["image_size"], fit_of(line)
+    digest = line.get("content_digest")
+    refuse_other_data(kept, file, line["data"], digest, image_size=size, fit=fit)
     former = former_line(kept, line)
     if former is None:
         merge_lines(file, [with_commit(line, run)])
@@ -122,7 +125,10 @@ def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:
 
     Where no line states its images there is nothing to compare, and the data are not read.
     """
-    firsts = {(run.study, run.options.data): run for run in reversed(runs)}
+    firsts = {
+        (run.study, run.options.data, run.options.image_size, run.recipe.fit): run
+        for run in reversed(runs)
+    }
     for run in firsts.values():
         file, name = results / f"{run.study}.jsonl", Path(run.options.data).name
         kept = read_lines(file)
@@ -130,7 +136,9 @@ def _refuse_other_data(runs: Sequence[StudyRun], results: Path) -> None:
             from training.data import load_stated  # takes seconds to import
 
             dataset = load_stated(run.options, recipe=run.recipe)
-            refuse_other_data(kept, file, dataset.name, dataset.content_digest(show=True))
+            size, fit = dataset.input.size, run.recipe.fit
+            digest = dataset.content_digest(show=True)
+            refuse_other_data(kept, file, dataset.name, digest, image_size=size, fit=fit)
 
 
 def with_commit(line: Line, run: StudyRun) -> Line:

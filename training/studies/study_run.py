@@ -9,6 +9,7 @@ import msgspec
 from runtime.base.errors import UserError
 from runtime.model.locate import RESULT
 from training.config.former_recipes import recipe_of_result
+from training.config.idle_keys import read_settings
 from training.config.options import Options
 from training.config.recipe import Recipe, recipe_from_values
 from training.records.run_folder import IMAGES
@@ -93,7 +94,13 @@ class StudyRun:
         if not path.is_file():
             return None
         result: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        if recipe_from_values(recipe_of_result(result), source=str(path)) != self.recipe:
+        former = recipe_from_values(recipe_of_result(result), source=str(path))
+        # Defaults of keys that the run does not read may have changed since.
+        read, wanted = (
+            read_settings(self.method.terms, msgspec.to_builtins(recipe))
+            for recipe in (former, self.recipe)
+        )
+        if read != wanted:
             raise UserError(
                 f"{self.folder} is a run of another recipe; remove it, or give this study another "
                 "name (--study)"

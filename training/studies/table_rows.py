@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runtime.base.errors import UserError
-from training.config.idle_keys import DISTILLATION_KEYS, idle_keys
+from training.config.idle_keys import DISTILLATION_KEYS
 from training.studies.grids import changes_of
-from training.studies.result_lines import Line, are_of_one_data, changed_settings, whole_recipe
-from training.studies.study_methods import (
-    BASELINE,
-    NAMED_METHODS,
-    method_of,
+from training.studies.result_lines import (
+    OF_HELD_OUT,
+    Line,
+    are_of_one_data,
+    changed_settings,
+    idle_in,
+    method_name,
+    read_recipe,
+    whole_recipe,
 )
-
-# Keys that say what the held out images are for. They do not make a row of their own: the first is
-# set seed by seed, and older lines than the second had no thresholds.
-_OF_HELD_OUT = frozenset({"validation_fold", "thresholds"})
+from training.studies.study_methods import BASELINE
 
 
 class Row(NamedTuple):
@@ -45,13 +46,6 @@ def by_student(lines: Sequence[Line]) -> dict[str, list[Line]]:
     return students
 
 
-def method_name(line: Line) -> str:
-    """The line's method. Of a run outside of a study it follows from its terms and its recipe."""
-    if "method" in line:
-        return str(line["method"])
-    return method_of(line["terms"], whole_recipe(line), data=line["data"]).name
-
-
 def shared_settings(lines: Sequence[Line]) -> dict[str, Any]:
     """The settings in which all lines differ from the recipe of their data, and agree.
 
@@ -60,7 +54,7 @@ def shared_settings(lines: Sequence[Line]) -> dict[str, Any]:
     """
     settings = [_settings(line) for line in lines]
     keys = dict.fromkeys(key for own in settings for key in own)
-    for key in set.intersection(*map(_idle, lines)):
+    for key in set.intersection(*map(idle_in, lines)):
         keys.pop(key, None)
     shared = {}
     for key in keys:
@@ -91,9 +85,9 @@ def rows_of(lines: Sequence[Line], *, shared: Mapping[str, Any] | None = None) -
     shared = shared_settings(lines) if shared is None else shared
     found: list[Row] = []
     for line in lines:
-        method, recipe = method_name(line), _read_recipe(line)
+        method, recipe = method_name(line), read_recipe(line)
         same = (row for row in found if row.method == method)
-        own = next((row for row in same if _read_recipe(row.lines[0]) == recipe), None)
+        own = next((row for row in same if read_recipe(row.lines[0]) == recipe), None)
         if own is None:
             own = Row(_row_name(line, shared), method, [])
             found.append(own)
@@ -114,7 +108,7 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     """
     if row.method == BASELINE:
         return None
-    free = DISTILLATION_KEYS | _OF_HELD_OUT | changes_of(row.method).keys()
+    free = DISTILLATION_KEYS | OF_HELD_OUT | changes_of(row.method).keys()
     for other in rows:
         if other.method == BASELINE and not _differing(other.lines[0], row.lines[0]) - free:
             return other
@@ -158,19 +152,8 @@ def _settings(line: Line) -> dict[str, Any]:
     return changed_settings(line, apart_from=changes_of(method_name(line)))
 
 
-def _idle(line: Line) -> set[str]:
-    known = NAMED_METHODS.get(method_name(line))
-    return idle_keys(known.terms if known else line["terms"], whole_recipe(line)) | _OF_HELD_OUT
-
-
-def _read_recipe(line: Line) -> dict[str, Any]:
-    """The part of the recipe that has an effect in this run."""
-    idle = _idle(line)
-    return {key: value for key, value in whole_recipe(line).items() if key not in idle}
-
-
 def _row_name(line: Line, shared: Mapping[str, Any]) -> str:
-    without = _idle(line) | shared.keys()
+    without = idle_in(line) | shared.keys()
     words = [f"{key}={value}" for key, value in _settings(line).items() if key not in without]
     return f"{method_name(line)} ({', '.join(words)})" if words else method_name(line)
 

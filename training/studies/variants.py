@@ -41,6 +41,7 @@ VARIANTS = {
     method.name: method
     for method in (
         StudyMethod("compiled", changes={"compile": True}),  # cross-entropy, also on a CPU
+        StudyMethod("ds-single", drg=True, changes={**_ONE_HEAD, "drg_weight": 0.0}),
         StudyMethod("ds-multi", drg=True, changes={**_TWO_HEADS, "drg_weight": 0.0}),
         *(
             StudyMethod(f"drg-a{weight:g}", drg=True, changes={**_ONE_HEAD, "drg_weight": weight})

@@ -318,6 +318,48 @@ def test_differences_between_plans_are_named(make_plan: MakePlan) -> None:
     assert differences(plan, moved) == []
 
 
+@pytest.mark.parametrize(
+    ("terms", "former", "now", "found"),
+    [
+        ("ce", {"taps": [2, 3], "drg_weight": 1.0, "dsr_fade": True}, {}, []),
+        ("ce", {"temperature": 2.0, "dsr_teacher": "mean", "head_width": 2.0}, {}, []),
+        ("ce", {"learning_rate": 0.1}, {}, ["learning_rate: 0.1, now 0.05"]),
+        ("ce", {"peer": "dlb"}, {}, ["peer: dlb, now none"]),
+        ("ce+teacher", {"teacher_weight": 2.0}, {}, ["teacher_weight: 2.0, now 1.0"]),
+        ("dsr", {"taps": [2, 3], "drg_weight": 1.0}, {}, []),
+        ("dsr", {"dsr_weight": 0.3}, {}, ["dsr_weight: 0.3, now 1.0"]),
+        ("drg", {"dsr_weight": 0.3}, {}, []),
+        ("drg", {"taps": [2, 3]}, {}, ["taps: (2, 3), now ()"]),
+        ("drg", {"taps": [3]}, {"tap": 3}, []),
+        ("drg", {"taps": [3]}, {}, ["tap: 3, now 2"]),
+        ("ce", {"peer": "dks-like", "taps": [2]}, {"peer": "dks-like"}, ["taps: (2,), now ()"]),
+        (
+            "dsr",
+            {"dsr_momentum": 0.5, "dsr_teacher": "ema"},
+            {"dsr_teacher": "ema"},
+            ["dsr_momentum: 0.5, now 0.9"],
+        ),
+        # Neither reads it, but a checkpoint of one does not fit the other.
+        (
+            "dsr",
+            {"dsr_shape": "norm-variance", "dsr_teacher": "ema"},
+            {"dsr_shape": "norm-variance"},
+            ["dsr_teacher: ema, now previous"],
+        ),
+    ],
+)
+def test_plans_may_differ_in_what_no_term_of_theirs_reads(
+    make_plan: MakePlan,
+    terms: str,
+    former: dict[str, object],
+    now: dict[str, object],
+    found: list[str],
+) -> None:
+    """Defaults of a recipe may have changed since a run began."""
+    expected = [f"recipe {words}" for words in found]
+    assert differences(make_plan(terms, **former), make_plan(terms, **now)) == expected
+
+
 def test_the_runs_data_set_is_found_again(tmp_path: Path, finished: Path) -> None:
     trained = load_trained(finished)
     digits = msgspec.structs.replace(trained.plan, data_argument="digits")

@@ -18,12 +18,16 @@ import pytest
 import torch
 
 from runtime.base.errors import UserError
+from tests.support.published import published_recipe
 from training import evidence, report
+from training.config.idle_keys import read_settings
+from training.config.method_registry import METHOD_REGISTRY
 from training.config.options import Options
 from training.config.recipe import load_recipe, recipe_from_values
 from training.evaluation.confidence import read_image_record
 from training.studies.costs import measure_cost
 from training.studies.evidence_plan import FULL, PLAN, SCALES, STUDIES, TINY, planned_runs
+from training.studies.grids import BOTH_GRID, CE_GRID, DRG_GRID, DSR_GRID
 from training.studies.pool import run_all
 from training.studies.queue_plan import PLAN_FILE
 from training.studies.report_pages import other_pages, page_texts
@@ -79,6 +83,38 @@ def test_grids_vary_what_their_names_say() -> None:
     assert methods["drg+dsr-ema-w1"].terms == "drg+dsr"
     noise = {study.name: study.changes.get("label_noise") for study in PLAN}
     assert (noise["label-noise-20"], noise["label-noise-40"], noise["main"]) == (0.2, 0.4, None)
+
+
+def test_every_row_of_a_grid_is_one_key_away_from_a_centre_that_is_trained_as_well() -> None:
+    """Whatever the recipe has by default."""
+    read = {
+        (name, run.method.name): read_settings(run.method.terms, msgspec.to_builtins(run.recipe))
+        for name in ("grid-ce", "grid-dsr", "grid-drg", "grid-both")
+        for run in planned_runs(STUDIES[name], FULL)
+    }
+    published = published_recipe(
+        "cifar", {"epochs": 30, "validation_fraction": 0.1, "thresholds": False}
+    )
+
+    def apart(name: str, one: str, other: str) -> set[str]:
+        first, second = read[name, one], read[name, other]
+        return {key for key in first | second if first.get(key) != second.get(key)}
+
+    for name, centre, terms, grid in (
+        ("grid-ce", "ce", "ce", CE_GRID),
+        ("grid-drg", "drg-a0.2", "drg", DRG_GRID),
+        ("grid-dsr", "dsr-previous-w1", "dsr", DSR_GRID),
+        ("grid-both", "drg+dsr-previous-w1", "drg+dsr", BOTH_GRID),
+    ):
+        assert read[name, centre] == read_settings(terms, msgspec.to_builtins(published))
+        for method in (each.name for each in grid):
+            teacher = re.search("mean|ema", method)
+            own = centre.replace("previous", teacher[0] if teacher else "previous")
+            assert len(apart(name, own, method)) == (method != own), method
+    # What the rows are compared with: the same head, without the term that the grid is about.
+    without = {"drg_weight", "temperature", "distillation_warmup_epochs"}  # nothing is distilled
+    assert apart("grid-drg", "drg-a0.2", "ds-single") == without
+    assert apart("grid-both", "drg-a0.2", "drg+dsr-previous-w1") <= METHOD_REGISTRY["dsr"].keys
 
 
 def test_the_dry_run_lists_every_run(
@@ -274,6 +310,16 @@ def test_what_is_open_is_one_table(tmp_path: Path) -> None:
     assert f"| none | {command} cost` |" in table
     assert "| [main](main.md) | Does DRG+DSR pay" in page_texts(tmp_path)["README.md"]
     assert block("peers", tmp_path).splitlines()[1] == f"Not measured yet: {command} peers`."
+
+
+def test_a_planned_run_is_measured_if_its_line_has_another_default_that_it_does_not_read(
+    tmp_path: Path,
+) -> None:
+    lines = made_up("main", ("ce", "drg"), seeds=2)
+    for line in lines:
+        line["recipe"] |= {"taps": [], "drg_weight": 0.2}  # the plan has others for `drg`
+    merge_lines(tmp_path / "main.jsonl", lines)
+    assert "| 4 of 42 |" in block("open", tmp_path)
 
 
 def test_a_finished_study_misses_nothing_and_its_grid_names_the_best(tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ class Pretended:
             (run.folder / "checkpoint.pt").touch()
             return
         stated = {"arch": run.arch, "data": "tiny", "seed": run.seed, "terms": "ce", "epochs": 2}
+        stated["image_size"] = 16
         figures = {"top1": 0.4321, "top5": 1.0, "ece": 0.1, "seconds": 7.0, "width": 0.25}
         recipe = {"recipe": msgspec.to_builtins(run.recipe), "command": run.options.command}
         result = stated | figures | recipe | self.digest
@@ -350,6 +351,10 @@ def test_lines_of_a_clone_are_added_and_replace_none(
         ),
         ({**own[0], "seed": 7, "content_digest": "b"}, "digits has the content_digest b, but"),
         ({"study": "it"}, "line 2 has no method; expected lines of runs"),
+        (
+            {key: own[2][key] for key in own[2] if key != "terms"} | {"method": "drg-a0.2"},
+            "line 2 has no terms",
+        ),
     ):
         clone.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (one, wrong)))
         with pytest.raises(UserError, match=words):
@@ -382,6 +387,25 @@ def test_lines_of_other_images_under_one_name_do_not_come_into_one_file(
     with pytest.raises(UserError, match="tiny has the content_digest another, but"):
         run(2)
     assert len(read_lines(file)) == 1
+
+
+def test_lines_of_another_size_or_fit_say_nothing_about_the_data(
+    queue_folder: Path, monkeypatch: pytest.MonkeyPatch, pretended: type[Pretended]
+) -> None:
+    file = Path("results/small.jsonl")
+    facts = {"study": "small", "data": "tiny", "width": 0.25, "content_digest": "another"}
+    larger = study_lines.line("ce", 9, 0.5, **facts, image_size=32)
+    stretched = study_lines.line("ce", 9, 0.5, **facts)
+    stretched["recipe"] |= {"fit": "stretch"}
+    merge_lines(file, [larger, stretched])
+    digest = load_dataset("data/tiny", image_size=16, progress=False).content_digest()
+    monkeypatch.setattr(pretended, "digest", {"content_digest": digest})
+    run_queue.run_queue(SMALL.lines()[:1], data_root=Path("data"), jobs=1, minutes=None)
+    assert [each["content_digest"] for each in read_lines(file)] == ["another", "another", digest]
+    for line in ({**larger, "seed": 8}, {**stretched, "seed": 8}):
+        merge_lines(Path("clone/small.jsonl"), [{**line, "content_digest": "a third"}])
+        with pytest.raises(UserError, match=r"content_digest a third, but .* are of another:"):
+            evidence.main(["--keep", "clone/small.jsonl"])
 
 
 def test_a_tree_that_was_carried_without_git_has_the_commit_that_the_environment_says(

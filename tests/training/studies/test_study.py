@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from training import study
 from training.config.method_registry import METHOD_REGISTRY, MethodEntry
 from training.config.options import Options, option_parser, recipe_of
 from training.config.recipe import load_recipe, parsed_settings
+from training.data import load_dataset
 from training.evaluation.confidence import read_image_record
 from training.studies import local_runs
 from training.studies import pool as study_pool
@@ -493,6 +495,49 @@ def test_lines_of_other_images_are_refused_before_any_run(
     for more in ([], ["--print-commands"]):
         with pytest.raises(UserError, match=r"^tiny has the content_digest \w+, but the lines of"):
             study.main([*options, *more])
+
+
+def test_another_image_size_of_the_same_data_is_taken_and_other_data_of_that_size_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of digits is made of pixels, and they have others at another size."""
+    monkeypatch.chdir(tmp_path)
+    results = Path("results/main.jsonl")
+    digest = load_dataset("digits", image_size=16, progress=False).content_digest()
+    merge_lines(results, [line("ce", 0, 0.5, study="main", image_size=16, content_digest=digest)])
+
+    def plan(size: int) -> int:
+        options = ["--arch", "mobilenetv2", "--terms", "ce", "--seeds", "1", "--print-commands"]
+        return study.main([*options, "--image-size", str(size)])
+
+    assert (plan(16), plan(32)) == (0, 0)
+    merge_lines(results, [line("ce", 0, 0.5, study="main", image_size=32, content_digest="other")])
+    assert plan(16) == 0
+    with pytest.raises(
+        UserError, match=r"^digits has the content_digest \w+, but .* are of other:"
+    ):
+        plan(32)
+
+
+def test_a_finished_run_is_that_of_a_recipe_that_differs_in_what_it_does_not_read(
+    tmp_path: Path,
+) -> None:
+    def of(name: str, **changes: object) -> StudyRun:
+        made = study_run(tmp_path, METHODS[name])
+        return replace(made, recipe=load_recipe("digits", changes))
+
+    for name, read, unread in (
+        ("ce", "learning_rate", {"taps": [], "drg_weight": 0.2, "dsr_weight": 1.0}),
+        ("dsr", "dsr_weight", {"taps": [1], "drg_weight": 0.2}),
+    ):
+        run = of(name)
+        run.folder.mkdir()
+        recipe = msgspec.to_builtins(run.recipe)
+        result = {"top1": 0.5, "top5": 1.0, "ece": 0.1, "recipe": recipe}
+        (run.folder / "result.json").write_bytes(msgspec.json.encode(result))
+        assert run.line() == of(name, **unread).line()
+        with pytest.raises(UserError, match="is a run of another recipe"):
+            of(name, **{read: 0.9}).line()
 
 
 def test_printed_commands_are_all_that_stdout_has(

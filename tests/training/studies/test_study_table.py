@@ -194,6 +194,54 @@ def test_lines_are_replaced_by_those_of_the_same_run(tmp_path: Path) -> None:
             read_lines(path)
 
 
+@pytest.mark.parametrize(
+    ("method", "former", "replaced"),
+    [
+        ("ce", {"taps": [], "drg_weight": 0.2, "dsr_weight": 1.0, "dsr_fade": False}, True),
+        ("ce", {"learning_rate": 0.1}, False),
+        ("ce", {"thresholds": False}, True),  # a table would count the seed twice
+        ("drg", {"dsr_weight": 1.0, "dsr_fade": False}, True),
+        ("drg", {"drg_weight": 0.2}, False),
+        ("dsr", {"taps": [], "drg_weight": 0.2}, True),
+        ("dsr", {"dsr_weight": 1.0}, False),
+        ("dks-like", {"dsr_weight": 1.0}, True),
+        ("dks-like", {"taps": [2]}, False),
+    ],
+)
+def test_a_line_is_replaced_where_its_run_does_not_read_what_differs(
+    tmp_path: Path, method: str, former: dict[str, object], replaced: bool
+) -> None:
+    """A recipe's defaults may have changed between two runs of one method."""
+    path, now = tmp_path / "main.jsonl", digits_line(method, 0, 0.6)
+    old = digits_line(method, 0, 0.5, **former)
+    merge_lines(path, [old, digits_line(method, 1, 0.5, **former)])
+    assert (former_line(read_lines(path), now) is not None) is replaced
+    merge_lines(path, [now])
+    assert len(lines := read_lines(path)) == (2 if replaced else 3)
+    assert len(rows_of(lines)) == (1 if replaced else 2)
+
+
+def test_one_head_is_the_same_by_tap_and_by_taps(tmp_path: Path) -> None:
+    for method, count in (("drg", 1), ("dks-like", 2)):  # which reads `taps` alone
+        path = tmp_path / f"{method}.jsonl"
+        merge_lines(path, [digits_line(method, 0, 0.5, tap=3)])
+        merge_lines(path, [digits_line(method, 0, 0.5, taps=[3])])
+        assert len(read_lines(path)) == count
+
+
+def test_lines_that_state_no_method_are_told_apart_by_their_terms(tmp_path: Path) -> None:
+    lines = [digits_line(method, 0, 0.5) for method in ("ce", "drg", "drg+dsr")]
+    for each in lines:
+        del each["method"]
+    for each in lines:
+        merge_lines(tmp_path / "runs.jsonl", [each])
+    assert [each["terms"] for each in read_lines(tmp_path / "runs.jsonl")] == [
+        "ce",
+        "drg",
+        "drg+dsr",
+    ]
+
+
 def test_lines_of_other_weights_or_other_noise_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "main.jsonl"
     old, pretrained = line("ce", 0, 0.5), {**line("ce", 0, 0.6), "weights": "torchvision"}
