@@ -18,6 +18,7 @@ from training.config.options import Options
 from training.config.recipe import Recipe, default_recipe, load_recipe
 from training.studies.grids import changes_of
 from training.studies.study_methods import NAMED_METHODS, method_of
+from training.studies.variants import AS_PUBLISHED
 
 Line = dict[str, Any]
 RESULTS = Path("results")
@@ -187,9 +188,26 @@ def commands_of(study: str, lines: Sequence[Line]) -> list[str]:
 
     The runs of a study of the queue are one command: there may be hundreds.
     """
-    commands = (line.get("command") or _rebuilt_command(study, line, lines) for line in lines)
+    commands = (
+        _stated_command(line) if line.get("command") else _rebuilt_command(study, line, lines)
+        for line in lines
+    )
     whole = r"\1 --data-root DIR --repeat  # one run alone: the command in its line"
     return list(dict.fromkeys(_RUN_OF_QUEUE.sub(whole, command) for command in commands))
+
+
+def _stated_command(line: Line) -> str:
+    """The line's own command. What its recipe's defaults of DRG and DSR were then is added."""
+    command = str(line["command"])
+    if "training/run.py" not in command or "--recipe" in command:
+        return command
+    then = {key: value for key, value in changed_settings(line).items() if key in AS_PUBLISHED}
+    if then.get("taps") == []:
+        then = {**then, "tap": whole_recipe(line)["tap"]}
+        del then["taps"]
+    read = read_recipe(line)
+    words = [f" --set {key}={_yaml(value)}" for key, value in then.items() if key in read]
+    return command + "".join(word for word in words if word.partition("=")[0] not in command)
 
 
 def _rebuilt_command(study: str, line: Line, lines: Sequence[Line]) -> str:

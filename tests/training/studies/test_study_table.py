@@ -1,6 +1,7 @@
 """Lines, rows, tables and plots of a study."""
 
 import json
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -9,12 +10,14 @@ import pytest
 from runtime.base.errors import UserError
 from tests.support.published import published_recipe
 from training.config.idle_keys import DISTILLATION_KEYS, idle_keys
-from training.config.recipe import load_recipe
+from training.config.recipe import load_recipe, parsed_settings
 from training.studies.kept_lines import former_line
 from training.studies.result_lines import commands_of, merge_lines, read_lines
 from training.studies.study_methods import METHODS
 from training.studies.study_table import best_validated, plot_name, plot_study, study_table
 from training.studies.table_rows import paired_lines, rows_of, shared_settings
+
+PAPER = {"drg_weight": 0.2, "dsr_weight": 1.0, "dsr_fade": False}
 
 
 def line(method: str, seed: int, top1: float, **others: object) -> dict[str, object]:
@@ -306,3 +309,19 @@ def test_figures_of_the_probabilities_are_shown_where_all_lines_have_them() -> N
     assert (found["validation NLL"], found["AUROC"]) == ("1.500 ± 0.000", "0.800 ± 0.000")
     lines[0]["auroc"] = None  # every answer was right
     assert "AUROC" not in study_table(lines)
+
+
+def test_a_stated_command_says_the_defaults_of_its_time() -> None:
+    """Recipes have two heads and a DSR that fades since; the command alone would train that."""
+    command = "python training/run.py --arch mobilenetv2 --drg --dsr"
+    both = digits_line("drg+dsr", 0, 0.9)
+    assert commands_of("main", [{**both, "command": command}]) == [command]
+    former = digits_line("drg+dsr", 0, 0.9, tap=2, taps=[], **PAPER)
+    (found,) = commands_of("main", [{**former, "command": command}])
+    words = shlex.split(found.removeprefix(command))
+    settings = parsed_settings([word for word in words if word != "--set"])
+    assert settings == {"tap": 2, **PAPER}
+    assert load_recipe("digits", settings) == load_recipe("digits", {**PAPER, "taps": []})
+    alone = digits_line("drg", 0, 0.9, tap=2, taps=[], **PAPER)  # DSR's keys have no effect there
+    stated = f"{command} --set drg_weight=0.2"
+    assert commands_of("main", [{**alone, "command": stated}]) == [f"{stated} --set tap=2"]
