@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from export.bundles.export_options import FILES_OF, ExportOptions
 from export.bundles.file_threshold import check_max_error, fitted, threshold_lines
-from export.bundles.holdout_images import compared
 from export.bundles.printed_tables import model_table, say
 from export.bundles.write_bundle import Written, write_bundle
 from export.graphs.to_fp16 import to_fp16
@@ -235,7 +234,7 @@ def _verify(
         model, {**IMAGE_PROPERTIES, METADATA_KEY: embedded, PRECISION_KEY: precision}
     )
     probabilities = _probabilities(content, name, run.test.images)
-    parity, on_holdout = compared(probabilities, run.test, run.card.class_names)
+    parity, on_holdout = gate.compared(probabilities, run.test, run.card.class_names)
     # On a CPU the int8 file for TensorRT only simulates its arithmetic, so a time would mislead.
     timed = precision != "int8"
     record = ModelFile(

@@ -23,7 +23,6 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from export.bundles.holdout_images import drawn, holdout_bytes
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import (
     atomic_folder,
@@ -33,7 +32,7 @@ from runtime.base.files import (
     temporaries,
     write_atomic,
 )
-from runtime.evaluation.gate import complaint
+from runtime.evaluation.gate import complaint, drawn
 from runtime.model.bundle import locked_card, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
@@ -249,6 +248,13 @@ def _write_examples(folder: Path, card: Card, test: Labelled) -> None:
     write_atomic(folder / HOLDOUT_FILE, holdout_bytes(test))
     for name, image in _examples(card.class_names, test).items():
         write_atomic(folder / EXAMPLE_FOLDER / name, image)
+
+
+def holdout_bytes(test: Labelled) -> bytes:
+    """The content of `holdout.npz`: what is drawn of `test`, with labels and probabilities."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **vars(drawn(test)))
+    return file.getvalue()
 
 
 def _examples(class_names: Sequence[str], test: Labelled) -> Mapping[str, bytes]:

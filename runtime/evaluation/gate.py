@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.model.card import Card, ClassChange, EngineRecord, ModelFile, Parity, Precision
+from runtime.model.holdout import Labelled
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8": Tolerance(top1_drop=0.01),
     "int8-cpu": Tolerance(top1_drop=0.01),
 }
+MAX_HOLDOUT_IMAGES = 1000
+_MAX_HOLDOUT_BYTES = 64 << 20  # 445 images of 224 px: a bundle has to fit on a device
+_SEED = 0
 _ROUNDING = 1e-9
 # A class may lose this share of its images. It fails where so many lost images are less probable
 # than the level if each image were lost with that probability.
@@ -128,6 +132,28 @@ def _worst_class(
     )
 
 
+def compared(
+    probabilities: NDArray[np.float32], test: Labelled, class_names: Sequence[str]
+) -> tuple[Parity, Parity]:
+    """Compares a file's answers with torch's: on all of `test`, and on what a bundle carries of it.
+
+    `probabilities` are the file's for the images of `test`, float32 (N, K).
+    """
+    rows = _rows(test)
+    whole = compare(probabilities, test.probabilities, test.labels, class_names)
+    part = compare(probabilities[rows], test.probabilities[rows], test.labels[rows], class_names)
+    return whole, part
+
+
+def drawn(test: Labelled) -> Labelled:
+    """The test images that a bundle carries: at most 1,000 images and 64 MiB.
+
+    They are drawn class by class, so that the gate can judge as many classes as there is room for.
+    """
+    rows = _rows(test)
+    return Labelled(test.images[rows], test.labels[rows], test.probabilities[rows])
+
+
 def at_export(card: Card, record: ModelFile | EngineRecord) -> Parity | None:
     """What the record's ONNX file did at export on the images of `holdout.npz`.
 
@@ -206,3 +232,19 @@ def _lost(parity: Parity, lost: Sequence[str]) -> str:
         )
     classes = "class" if len(lost) == 1 else "classes"
     return f"it loses the {classes} {words}{example} (allowed {CLASS_LOSS:.0%} and chance)"
+
+
+def _rows(test: Labelled) -> NDArray[np.int64]:
+    count = min(len(test.images), MAX_HOLDOUT_IMAGES, _MAX_HOLDOUT_BYTES // test.images[0].nbytes)
+    return _drawn_by_class(test.labels, count)
+
+
+def _drawn_by_class(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows of `count` images: one of each class in turn, at random, until there are enough."""
+    order = np.random.default_rng(_SEED).permutation(len(labels))
+    turns = np.empty(len(labels), dtype=np.int64)  # the turn in which a row would be drawn
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        turns[own] = np.arange(len(own))
+    drawn = order[np.argsort(turns[order], kind="stable")[:count]]
+    return np.sort(drawn)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_PIXELS = 64_000_000  # of all large pictures together
-_SMALL = 1_000_000  # a picture of so many pixels waits for nobody
+SMALL = 1_000_000  # a picture of so many pixels waits for nobody
 
 
 class NoRoom(BaseException):
@@ -83,7 +83,7 @@ class _OfThread(threading.local):
 
 
 _budget = PixelBudget(MOST_PIXELS)
-_own = _OfThread()
+own = _OfThread()
 os.register_at_fork(after_in_child=_budget.clear)
 
 
@@ -97,16 +97,27 @@ def bounded_decoding(*, wait: bool = True) -> Iterator[None]:
     Raises:
         NoRoom: it does not wait, and there is no room.
     """
-    if _own.held is not None:  # the outer block gives back
+    if own.held is not None:  # the outer block gives back
         yield
         return
-    _own.held, _own.waits = 0, wait
+    own.held, own.waits = 0, wait
     try:
         yield
     finally:
-        held, _own.held = _own.held, None
-        if held:
-            _budget.give_back(held)
+        give_back_room()
+        own.held = None
+
+
+def bound_thread() -> None:
+    """Bounds all that this thread decodes; it does not wait, and calls `give_back_room` itself."""
+    own.held, own.waits = 0, False
+
+
+def give_back_room() -> None:
+    """Gives back what this thread holds."""
+    held, own.held = own.held, 0
+    if held:
+        _budget.give_back(held)
 
 
 def wait_for_room(pixels: int) -> None:
@@ -115,13 +126,13 @@ def wait_for_room(pixels: int) -> None:
     Raises:
         NoRoom: as `bounded_decoding`.
     """
-    if pixels <= _SMALL or _own.held != 0:
+    if pixels <= SMALL or own.held != 0:
         return
-    if _own.waits:
+    if own.waits:
         _budget.take(pixels)
     elif not _budget.take_now(pixels):
         raise NoRoom(pixels)
-    _own.held = pixels
+    own.held = pixels
 
 
 def is_room_for(pixels: int) -> bool:

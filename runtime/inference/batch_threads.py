@@ -13,7 +13,7 @@ from time import sleep
 from runtime.base.errors import BackendError, DeviceLostError
 from runtime.base.parallel import start_threads
 from runtime.base.resources import Closable
-from runtime.images.pixel_budget import NoRoom, is_room_for
+from runtime.images.pixel_budget import is_room_for
 from runtime.inference.pending_image import PendingImage
 
 _LOOK_SECONDS = 0.02  # between two looks at whether there is room
@@ -93,27 +93,26 @@ class BatchThreads(Closable):
             with suppress(InvalidStateError):  # it was cancelled
                 image.future.set_exception(self.refusal())
 
+    @abstractmethod
     def _decode_all(self) -> None:
         """The loop of a decoder."""
-        while (request := self._next_request()) is not None:
-            try:
-                self._prepare(request)
-            except NoRoom as full:
-                request.pixels = full.pixels
-                with self._changed:
-                    self._aside.append(request)
 
-    def _next_request(self) -> PendingImage | None:
-        """What to decode next, those first that were put aside; None behind the last one.
+    def _put_aside(self, request: PendingImage, pixels: int) -> None:
+        """Keeps a large picture that has no room, so that small ones need not wait behind it."""
+        request.pixels = pixels
+        with self._changed:
+            self._aside.append(request)
 
-        A large picture that has no room is put aside, so that small ones need not wait behind it.
-        """
+    def _next_beside_large(self) -> PendingImage | None:
+        """What to decode next while some were put aside; None behind the last one of all."""
         while True:
             if (request := self._fitting()) is not None:
                 return request
             try:
-                request = self._inbox.get(timeout=_LOOK_SECONDS if self._aside else None)
+                request = self._inbox.get(timeout=_LOOK_SECONDS)
             except Empty:
+                if not self._aside:
+                    return self._inbox.get()
                 continue
             if request is not None or not self._aside:
                 return request
@@ -128,10 +127,6 @@ class BatchThreads(Closable):
             ):
                 return self._aside.popleft()
         return None
-
-    @abstractmethod
-    def _prepare(self, request: PendingImage) -> None:
-        """Decodes one image and hands it on; raises NoRoom if it is large and cannot be now."""
 
     @abstractmethod
     def _run_all(self) -> None:

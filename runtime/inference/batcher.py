@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from runtime.base.errors import BackendError, OverloadedError, UserError
 from runtime.base.resources import usable_cores
-from runtime.images.pixel_budget import NoRoom
+from runtime.images.pixel_budget import NoRoom, bound_thread, give_back_room, own
 from runtime.inference.batch_threads import BatchThreads
 from runtime.inference.classifier import DEFAULT_TOP_K, Classifier, check_top_k
 from runtime.inference.hand_over import require_many
-from runtime.inference.pending_image import FutureAnswer, PendingImage
+from runtime.inference.pending_image import FutureAnswer, PendingImage, prepared, without_pixels
 from runtime.inference.predictions import Predictions
 from runtime.model.preprocess import ImageSource
 
@@ -53,14 +53,12 @@ class Batcher(BatchThreads):
         Args:
             classifier: the open model; the caller closes it, after the batcher.
             max_batch: the largest number of images of one run of the network.
-            max_wait_ms: how long a decoded image waits for others that are being decoded. If no
-                other image is being decoded, it does not wait.
+            max_wait_ms: how long a decoded image waits for others, if some are being decoded.
             max_queue: the largest number of images that are accepted and not yet answered.
             decoders: how many threads decode; default: one for each core.
             runners: how many threads run the network at the same time. On a CPU, more than one
                 gains if the session has fewer threads than there are cores.
-            niceness: by how many steps the threads have a lower priority than those that submit
-                images (Linux only). So a server with busy cores can still refuse at once.
+            niceness: by how many steps threads stand back behind those that submit (Linux only).
 
         Raises:
             UserError: a number is out of range.
@@ -75,12 +73,10 @@ class Batcher(BatchThreads):
         self.classifier = classifier
         # More images than are accepted never wait, so that no batch is larger.
         self.max_batch = min(max_batch, max_queue, classifier.session.max_batch or max_batch)
-        self.max_queue = max_queue
-        self._max_wait = max_wait_ms / 1e3
+        self.max_queue, self._max_wait = max_queue, max_wait_ms / 1e3
         self.observers: list[Callable[[int, float], None]] = []
         self._ready: deque[PendingImage] = deque()
-        self._decoding = 0
-        self._seconds_an_image = 0.0
+        self._decoding, self._seconds_an_image = 0, 0.0
         super().__init__(decoders=decoders, runners=runners, niceness=niceness)
 
     @property
@@ -96,8 +92,9 @@ class Batcher(BatchThreads):
     @property
     def running(self) -> bool:
         """Whether images are accepted and can be answered, in this process."""
-        lost = self._failed or self.device_lost or os.getpid() != self._process  # no threads
-        return not (self._closed or lost)
+        return not (
+            self._closed or self._failed or self.device_lost or os.getpid() != self._process
+        )
 
     def require_room(self, count: int) -> None:
         """Checks that `count` more images would be accepted now.
@@ -147,9 +144,8 @@ class Batcher(BatchThreads):
             require_many(images)
         self.require_room(len(images))  # before anything is copied or locked
         names = names if names is not None else [None] * len(images)
-        requests = [
-            PendingImage(image, name, top_k) for image, name in zip(images, names, strict=True)
-        ]
+        named = zip(images, names, strict=True)
+        requests = [PendingImage(image, name, top_k) for image, name in named]
         whole = [r for r in requests if isinstance(r.source, bytes) or r.own(self.classifier)]
         with self._changed:
             self.require_room(len(whole))
@@ -176,12 +172,7 @@ class Batcher(BatchThreads):
         """
         check_top_k(top_k)
         self.require_room(0)
-        requests = []
-        for image in images:
-            self.classifier.require_prepared(image)
-            request = PendingImage(b"", None, top_k, image=image.copy())
-            request.future.set_running_or_notify_cancel()  # as for every image that is ready
-            requests.append(request)
+        requests = prepared(images, self.classifier, top_k)
         with self._changed:
             self.require_room(len(requests))
             self._unanswered.update(requests)
@@ -189,17 +180,29 @@ class Batcher(BatchThreads):
             self._changed.notify_all()
         return [request.future for request in requests]
 
+    def _decode_all(self) -> None:
+        """The loop of a decoder. One that puts a picture aside looks for room afterwards."""
+        bound_thread()
+        while request := self._next_beside_large() if self._aside else self._inbox.get():
+            self._prepare(request)
+
     def _prepare(self, request: PendingImage) -> None:
-        """Decodes one image and hands it to the runners."""
-        wanted = request.begin()
+        """Decodes one image and hands it to the runners, or puts it aside."""
+        begun, future = request.pixels > 0, request.future
+        wanted = request.still_wanted() if begun else future.set_running_or_notify_cancel()
         failure: BaseException | None = None
         if wanted:
             try:
-                request.prepare(self.classifier)
-            except NoRoom:
-                raise
+                source, name, warn = request.source, request.name, request.warnings.append
+                request.image = self.classifier.prepare(source, name=name, warn=warn)
+            except NoRoom as full:
+                self._put_aside(request, full.pixels)
+                return
             except BaseException as error:  # the future passes it on
-                failure = error
+                failure = without_pixels(error)
+            finally:
+                if own.held:
+                    give_back_room()
         request.source = b""  # frees the file's content while the image waits
         with self._changed:
             self._decoding -= 1

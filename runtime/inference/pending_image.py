@@ -1,5 +1,6 @@
 """An image that a batcher has accepted and not yet answered."""
 
+from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
@@ -7,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.base.errors import ImageError
-from runtime.images.image_metadata import Warn
 from runtime.images.pixel_budget import bounded_decoding
 from runtime.inference.classifier import Classifier
 from runtime.inference.hand_over import own_image
@@ -22,17 +22,12 @@ class FutureAnswer(Future[Predictions]):
         network_seconds: how long the network ran for its batch; 0 before that. The rest of the time
             until the answer is decoding and waiting.
         probabilities: of all classes, float32 (num_classes,); None before that.
-        unwanted: whether somebody has wanted to cancel it.
+        unwanted: whether nobody waits for it any longer, though it may have begun.
     """
 
     network_seconds: float = 0.0
     probabilities: "NDArray[np.float32] | None" = None
     unwanted: bool = False
-
-    def cancel(self) -> bool:
-        """Cancels it if it has not begun, and notes that nobody waits for it in any case."""
-        self.unwanted = True
-        return super().cancel()
 
 
 @dataclass(eq=False)
@@ -71,44 +66,46 @@ class PendingImage:
             return False
         return True
 
-    def begin(self) -> bool:
-        """Whether its answer is wanted still. From now on its future cannot be cancelled."""
-        if not self.future.running():
-            return self.future.set_running_or_notify_cancel()
-        if self.future.unwanted:  # nobody waited any longer when it was put aside
+    def still_wanted(self) -> bool:
+        """Whether somebody waits for its answer, of an image that has begun and was put aside."""
+        if self.future.unwanted:
             self.future.set_exception(CancelledError())
         return not self.future.unwanted
 
-    def prepare(self, classifier: Classifier) -> None:
-        """Decodes the source to `image`.
 
-        Raises:
-            ImageError: it cannot be decoded.
-            NoRoom: it is large, and so are pictures that are being decoded.
-        """
-        self.image = prepare_bounded(
-            classifier, self.source, name=self.name, warn=self.warnings.append, wait=False
-        )
+def prepared(
+    images: Iterable[NDArray[np.uint8]], classifier: Classifier, top_k: int
+) -> list[PendingImage]:
+    """Images that need no decoding, each uint8 RGB (size, size, 3). They are copied.
+
+    Raises:
+        UserError: an array of another shape or dtype.
+    """
+    requests = []
+    for image in images:
+        classifier.require_prepared(image)
+        request = PendingImage(b"", None, top_k, image=image.copy())
+        request.future.set_running_or_notify_cancel()  # as for every image that is ready
+        requests.append(request)
+    return requests
 
 
 def prepare_bounded(
-    classifier: Classifier,
-    source: ImageSource,
-    *,
-    name: str | None,
-    warn: Warn | None = None,
-    wait: bool = True,
+    classifier: Classifier, source: ImageSource, *, name: str | None
 ) -> NDArray[np.uint8]:
-    """`Classifier.prepare` for those who decode for others: it bounds what is decoded at one time.
+    """`Classifier.prepare` for those who decode for others: large pictures wait for each other.
 
     Raises:
         ImageError: it cannot be decoded.
-        NoRoom: `wait` is false, and there is no room.
     """
-    with bounded_decoding(wait=wait):
+    with bounded_decoding():
         try:
-            return classifier.prepare(source, name=name, warn=warn)
+            return classifier.prepare(source, name=name)
         except ImageError as error:
-            # The frames of its traceback would keep the decoded picture as long as the error.
-            error.__cause__ = error.__context__ = None
-            raise error.with_traceback(None) from None
+            raise without_pixels(error) from None
+
+
+def without_pixels(error: BaseException) -> BaseException:
+    """The error without the frames of its traceback, which keep the decoded picture alive."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -32,7 +32,7 @@ from runtime.images.image_metadata import (
 )
 from runtime.images.jpeg_files import read_jpeg, start_of_jpeg
 from runtime.images.other_files import read_other
-from runtime.images.pixel_budget import wait_for_room
+from runtime.images.pixel_budget import SMALL, wait_for_room
 from runtime.images.png_files import PNG_START, read_png
 from runtime.images.reading_errors import reading_error
 from runtime.model.card import InputSpec
@@ -260,7 +260,8 @@ def _decode_opened(
         image.draft(None, _size_needed(image.size, spec))
         if picture.load is None:  # of several scans, libjpeg keeps the whole picture
             decoded = image.size
-    wait_for_room(math.prod(decoded))
+    if (pixels := math.prod(decoded)) > SMALL:
+        wait_for_room(pixels)
     if picture.load is not None:
         picture.load(image)
     image.load()

@@ -190,6 +190,7 @@ async def answers_of(
         answers = [_answer_or_error(future) for future in futures]
     finally:
         for future in futures:
+            future.unwanted = True  # large ones that have begun may have been put aside
             future.cancel()  # nobody waits any longer for images that are not decoded yet
     served.refusals += [getattr(answer, "accepted", None) for answer in answers].count(False)
     return answers

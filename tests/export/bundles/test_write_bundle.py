@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 from export.bundles import write_bundle as bundle_module
-from export.bundles.holdout_images import compared, holdout_bytes
-from export.bundles.write_bundle import check_place, write_bundle
+from export.bundles.write_bundle import check_place, holdout_bytes, write_bundle
 from runtime.base import files as runtime_files
 from runtime.base.errors import BundleError, UserError
 from runtime.base.files import check_writable, sha256_of_bytes, write_atomic
-from runtime.evaluation.gate import compare
+from runtime.evaluation.gate import compare, compared
 from runtime.model.bundle import open_bundle, read_card, write_card
 from runtime.model.card import (
     CARD_FILE,
