@@ -2,12 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from training.config.idle_keys import read_settings
-from training.config.recipe import Recipe
 from training.data.load import PUBLISHED
 from training.records.journal import counted
 from training.studies.evidence_plan import (
@@ -21,7 +17,14 @@ from training.studies.evidence_plan import (
     planned_runs,
 )
 from training.studies.queue_studies import QUEUED
-from training.studies.result_lines import Line, method_name, read_lines, terms_of, whole_recipe
+from training.studies.result_lines import (
+    Line,
+    as_json,
+    method_name,
+    read_lines,
+    terms_of,
+    whole_recipe,
+)
 from training.studies.robustness_lines import lines_file
 from training.studies.study_table import paragraph, table_head, table_line
 from training.studies.waiting import runs_of_queue, why_it_waits
@@ -108,13 +111,7 @@ def _missing_runs(study: PlannedStudy, lines: Sequence[Line]) -> list[tuple[str,
         for run in planned_runs(study, FULL)
         if (
             *(run.arch, run.shared.width, size),
-            *(run.method.name, run.seed, read_settings(run.method.terms, _plain(run.recipe))),
+            *(run.method.name, run.seed, read_settings(run.method.terms, as_json(run.recipe))),
         )
         not in measured
     ]
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON has it."""
-    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(recipe))
-    return values

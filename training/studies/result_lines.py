@@ -269,7 +269,10 @@ def _yaml(value: object) -> str:
 
 @cache
 def _recipe_of_data(data: str) -> Mapping[str, Any]:
-    recipe: dict[str, Any] = msgspec.json.decode(
-        msgspec.json.encode(load_recipe(default_recipe(data)))
-    )
-    return recipe
+    return as_json(load_recipe(default_recipe(data)))
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as the lines have it."""
+    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(recipe))
+    return values
